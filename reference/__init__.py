@@ -1,0 +1,10 @@
+"""The definition of every op in plain torch: the oracle of the tests and the path without Triton.
+
+Same names and signatures as `segattn_triton.functional`, less `backend` and the checks of the arguments.
+"""
+
+from segattn_triton.reference.channel import channel_gate
+from segattn_triton.reference.local import local_gate, local_pool_gate
+from segattn_triton.reference.spatial import spatial_gate, spatial_pool_gate
+
+__all__ = ["channel_gate", "local_gate", "local_pool_gate", "spatial_gate", "spatial_pool_gate"]

@@ -1,0 +1,47 @@
+"""One weight per value, from its 3x3 surroundings."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segattn_triton.reference._precision import in_full_precision, rounding_point
+from segattn_triton.reference.activations import Spec, activate
+
+
+@in_full_precision
+def local_gate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    gate: str | Spec = "sigmoid",
+    return_map: bool = False,
+):
+    """y = x * gate(conv3x3(x, padding 1) + bias). weight (C, C, 3, 3), or depthwise (C, 1, 3, 3). map (N, C, H, W)."""
+    groups = x.shape[1] // weight.shape[1]
+    z = F.conv2d(rounding_point("conv_x", x), weight, padding=1, groups=groups)
+    z = rounding_point("z", z if bias is None else z + bias.reshape(-1, 1, 1))
+    g = activate(gate, z)
+    return (x * g, g) if return_map else x * g
+
+
+@in_full_precision
+def local_pool_gate(
+    x: Tensor,
+    *,
+    pool: str = "avg",
+    gate: str | Spec = "sigmoid",
+    ties: str = "first",
+    return_map: bool = False,
+):
+    """y = x * gate(pool of the 3x3 neighbours inside the image). pool: avg or max. map (N, C, H, W)."""
+    if pool == "avg":
+        z = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+    elif ties == "first":
+        z = F.max_pool2d(x, 3, stride=1, padding=1)
+    else:
+        H, W = x.shape[2:]
+        padded = F.pad(x, (1, 1, 1, 1), value=float("-inf"))
+        z = torch.stack([padded[..., i : i + H, j : j + W] for i in range(3) for j in range(3)]).amax(0)
+    g = activate(gate, z)
+    return (x * g, g) if return_map else x * g

@@ -1,0 +1,21 @@
+"""Attention for semantic segmentation whose forward and backward are Triton kernels."""
+
+from segattn_triton import functional, reference
+from segattn_triton.modules import (
+    ChannelAttention,
+    LocalAttention,
+    LocalPoolAttention,
+    SpatialAttention,
+    SpatialPoolAttention,
+)
+
+__version__ = "0.1.0"
+__all__ = [
+    "ChannelAttention",
+    "LocalAttention",
+    "LocalPoolAttention",
+    "SpatialAttention",
+    "SpatialPoolAttention",
+    "functional",
+    "reference",
+]

@@ -1,0 +1,149 @@
+"""The operations. Each returns x times a gate, in x's shape, dtype and memory order.
+
+Shared by all of them:
+
+- x is (N, C, *spatial) in float16, bfloat16, float32 or float64, on one device with its parameters, which come in
+  x's dtype or float32. Contiguous and channels_last maps, and channel slices of them, are read as they lie;
+  anything else is copied once.
+- `gate` is a name (sigmoid, hard_sigmoid, tanh, relu, identity), or (name, a, b) with its constants: see
+  `segattn_triton.reference.activations` for the equations. Units: z is a plain number, the gate a factor.
+- `ties`: where a maximum is reached more than once, its gradient goes to the "first" or is "split" evenly.
+- `backend`: None runs Triton on a GPU and the reference elsewhere; "triton" and "reference" run that or raise.
+- `return_map=True` returns (y, map): the gate's values, differentiable. Without it the map is not written.
+- Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device or option, naming the argument;
+  RuntimeError where backend="triton" cannot run. A second derivative raises: use backend="reference".
+"""
+
+from torch import Tensor
+
+from segattn_triton import _checks as check
+from segattn_triton._dispatch import implementation
+from segattn_triton.reference.activations import Spec
+
+TIES = ("first", "split")
+
+
+def spatial_gate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    gate: str | Spec = "sigmoid",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(<weight, x_p> + bias) at every pixel p.
+
+    x (N, C, *spatial); weight (1, C), any trailing ones; bias (1,); map (N, 1, *spatial).
+    Source: sSE of Roy et al. 2018, arXiv:1803.02579.
+    """
+    check.feature_map(x)
+    check.parameter("weight", weight, x, (1, x.shape[1]), trailing_ones=True)
+    if bias is not None:
+        check.parameter("bias", bias, x, (1,))
+    run = implementation("spatial_gate", backend, x)
+    return run(x, weight, bias, gate=check.gate(gate), return_map=return_map)
+
+
+def spatial_pool_gate(
+    x: Tensor,
+    *,
+    pool: str = "mean",
+    gate: str | Spec = "sigmoid",
+    ties: str = "first",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(pool of x_p over the channels) at every pixel p; no parameters.
+
+    x (N, C, *spatial); pool "mean", "max", or "meanmax", half the sum of both; map (N, 1, *spatial).
+    Source: the pooling of CBAM's spatial attention, Woo et al. 2018, arXiv:1807.06521, without its convolution.
+    """
+    check.feature_map(x)
+    check.choice("pool", pool, ("mean", "max", "meanmax"))
+    check.choice("ties", ties, TIES)
+    run = implementation("spatial_pool_gate", backend, x)
+    return run(x, pool=pool, gate=check.gate(gate), ties=ties, return_map=return_map)
+
+
+def channel_gate(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None = None,
+    w2: Tensor | None = None,
+    b2: Tensor | None = None,
+    *,
+    pool: str = "avg",
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    ties: str = "first",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(w2 act(w1 pool(x) + b1) + b2) for every channel; with w2=None, y = x * gate(w1 pool(x) + b1).
+
+    x (N, C, *spatial); w1 (Cr, C), b1 (Cr,), w2 (C, Cr), b2 (C,), the weights with any trailing ones; without w2,
+    w1 (C, C) and b1 (C,). pool over the pixels: "avg", "max", or "avgmax", half the sum of both. act: relu, silu,
+    hardswish, leaky_relu, identity. map (N, C).
+    Source: Hu et al. 2018, arXiv:1709.01507.
+    """
+    check.feature_map(x)
+    C = x.shape[1]
+    check.tensor("w1", w1)
+    Cr = w1.shape[0] if w2 is not None and w1.dim() else C
+    check.parameter("w1", w1, x, (Cr, C), trailing_ones=True)
+    if w2 is None and b2 is not None:
+        raise ValueError("b2: given without w2; with one layer the bias is b1")
+    for name, t, expected in (("b1", b1, (Cr,)), ("w2", w2, (C, Cr)), ("b2", b2, (C,))):
+        if t is not None:
+            check.parameter(name, t, x, expected, trailing_ones=name == "w2")
+    check.choice("pool", pool, ("avg", "max", "avgmax"))
+    check.choice("ties", ties, TIES)
+    run = implementation("channel_gate", backend, x)
+    act, gate = check.act(act), check.gate(gate)
+    return run(x, w1, b1, w2, b2, pool=pool, act=act, gate=gate, ties=ties, return_map=return_map)
+
+
+def local_gate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    gate: str | Spec = "sigmoid",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(conv3x3(x, padding 1) + bias) for every value.
+
+    x (N, C, H, W); weight (C, C, 3, 3), or (C, 1, 3, 3) for a depthwise convolution; bias (C,); map (N, C, H, W).
+    With C = 1 both are the same. Source: the convolution gate that segmentation tutorials call local attention.
+    """
+    check.feature_map(x, (2,))
+    C = x.shape[1]
+    check.tensor("weight", weight)
+    inputs = 1 if weight.dim() == 4 and weight.shape[1] == 1 else C
+    check.parameter("weight", weight, x, (C, inputs, 3, 3))
+    if bias is not None:
+        check.parameter("bias", bias, x, (C,))
+    run = implementation("local_gate", backend, x)
+    return run(x, weight, bias, gate=check.gate(gate), return_map=return_map)
+
+
+def local_pool_gate(
+    x: Tensor,
+    *,
+    pool: str = "avg",
+    gate: str | Spec = "sigmoid",
+    ties: str = "first",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(pool of the 3x3 neighbours that lie inside the image) for every value; no parameters.
+
+    x (N, C, H, W); pool "avg" (torch's count_include_pad=False) or "max"; map (N, C, H, W).
+    """
+    check.feature_map(x, (2,))
+    check.choice("pool", pool, ("avg", "max"))
+    check.choice("ties", ties, TIES)
+    run = implementation("local_pool_gate", backend, x)
+    return run(x, pool=pool, gate=check.gate(gate), ties=ties, return_map=return_map)

@@ -1,0 +1,300 @@
+"""One weight per pixel: y = x * gate(z), z_p a dot product, mean or maximum over the channels of pixel p.
+
+x, y (N, C, P); map (N, P); weight (C,); bias (1,). Up to C = 1024 a program holds all channels of its pixels, so
+the forward makes 2 passes over the map (read x, write y) and the backward 3 (read x and dy, write dx). Above, the
+tile is read a second time, from cache.
+
+Backward, with ds_p = sum_c dy_cp x_cp + dmap_p and dz = ds * gate'(z):
+    dx = dy * g + dz * dz/dx,    dweight_c = sum_p dz_p x_cp,    dbias = sum_p dz_p
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segattn_triton.kernels.activations import Activation
+from segattn_triton.kernels.tile import (
+    accumulator,
+    is_peak,
+    load_tile,
+    load_vector,
+    maps,
+    nan_max,
+    num_pixels,
+    partials,
+    store_tile,
+)
+from segattn_triton.launch import Plan
+from segattn_triton.tuning import SMS, Config, Footprint, choose, space
+
+SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
+WHOLE = 1024  # channels that one program holds at once
+
+
+@triton.jit
+def _squeeze(x, w, offs_c, total, peak, first, count, C: tl.constexpr, POOL: tl.constexpr):
+    """Take a chunk of channels x [BLOCK_C, BLOCK_P] into the running sum, maximum, its first channel and count."""
+    if POOL == "dot":
+        total += tl.sum(x * w[:, None], 0)
+    if POOL == "mean" or POOL == "meanmax":
+        total += tl.sum(x, 0)
+    if POOL == "max" or POOL == "meanmax":
+        x = tl.where((offs_c < C)[:, None], x, float("-inf"))
+        chunk_peak = nan_max(x, 0)
+        here = is_peak(x, chunk_peak[None, :]) & (offs_c < C)[:, None]
+        chunk_first = tl.min(tl.where(here, offs_c[:, None], C), 0)
+        chunk_count = tl.sum(here.to(tl.int32), 0)
+        higher = (chunk_peak > peak) | ((chunk_peak != chunk_peak) & (peak == peak)) | (first == C)
+        count = tl.where(higher, chunk_count, count + tl.where(is_peak(chunk_peak, peak), chunk_count, 0))
+        first = tl.where(higher, chunk_first, first)
+        peak = tl.where(higher, chunk_peak, peak)
+    return total, peak, first, count
+
+
+@triton.jit
+def _logit(total, peak, bias_ptr, C: tl.constexpr, POOL: tl.constexpr):
+    z = total
+    if POOL == "mean":
+        z = total / C
+    elif POOL == "max":
+        z = peak
+    elif POOL == "meanmax":
+        z = 0.5 * (total / C + peak)
+    if bias_ptr is not None:
+        z += tl.load(bias_ptr).to(z.dtype)
+    return z
+
+
+@triton.jit
+def _d_logit(x, w, offs_c, peak, first, count, C: tl.constexpr, POOL: tl.constexpr, SPLIT: tl.constexpr):
+    """dz/dx [BLOCK_C, BLOCK_P]"""
+    if SPLIT:
+        at_peak = tl.where(is_peak(x, peak[None, :]), 1.0 / count[None, :].to(x.dtype), 0.0)
+    else:
+        at_peak = (offs_c[:, None] == first[None, :]).to(x.dtype)
+    mean = tl.zeros_like(x) + tl.full([1, 1], 1.0, x.dtype) / C
+    if POOL == "dot":
+        return w[:, None]
+    elif POOL == "mean":
+        return mean
+    elif POOL == "max":
+        return at_peak
+    else:
+        return 0.5 * (mean + at_peak)
+
+
+@triton.jit
+def _spatial_fwd_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    map_ptr,
+    x_stride,
+    y_stride,
+    pixels,
+    tiles,
+    C: tl.constexpr,
+    POOL: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    n = tl.program_id(0) // tiles
+    P = num_pixels(pixels, LAYOUT)
+    offs_p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    mask_p = offs_p < P
+    total = tl.zeros([BLOCK_P], ACC)
+    peak = tl.full([BLOCK_P], float("-inf"), ACC)
+    first = tl.full([BLOCK_P], C, tl.int32)
+    count = tl.zeros([BLOCK_P], tl.int32)
+    for chunk in tl.static_range(0, C, BLOCK_C):
+        offs_c = chunk + tl.arange(0, BLOCK_C)
+        mask = (offs_c < C)[:, None] & mask_p[None, :]
+        x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+        w = load_vector(weight_ptr, offs_c, C, ACC) if POOL == "dot" else None
+        total, peak, first, count = _squeeze(x, w, offs_c, total, peak, first, count, C, POOL)
+    g = GATE.f(_logit(total, peak, bias_ptr, C, POOL), GATE.a, GATE.b)
+    if map_ptr is not None:
+        tl.store(map_ptr + n.to(tl.int64) * P + offs_p, g.to(map_ptr.dtype.element_ty), mask_p)
+    for chunk in tl.static_range(0, C, BLOCK_C):
+        offs_c = chunk + tl.arange(0, BLOCK_C)
+        mask = (offs_c < C)[:, None] & mask_p[None, :]
+        if C > BLOCK_C:
+            x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        store_tile(y_ptr, y_stride, n, offs_c, offs_p, x * g[None, :], mask, LAYOUT)
+
+
+@triton.jit
+def _spatial_bwd_kernel(
+    dy_ptr,
+    dmap_ptr,
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    dx_ptr,
+    dparam_ptr,
+    dy_stride,
+    x_stride,
+    dx_stride,
+    pixels,
+    tiles,
+    all_tiles,
+    programs,
+    C: tl.constexpr,
+    POOL: tl.constexpr,
+    SPLIT: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    P = num_pixels(pixels, LAYOUT)
+    chunk_ids = tl.arange(0, CHUNKS)[:, None]
+    dw = tl.zeros([CHUNKS, BLOCK_C], ACC)
+    db = tl.zeros([BLOCK_P], ACC)
+    for tile in range(tl.program_id(0), all_tiles, programs):
+        n = tile // tiles
+        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask_p = offs_p < P
+        total = tl.zeros([BLOCK_P], ACC)
+        ds = tl.zeros([BLOCK_P], ACC)
+        peak = tl.full([BLOCK_P], float("-inf"), ACC)
+        first = tl.full([BLOCK_P], C, tl.int32)
+        count = tl.zeros([BLOCK_P], tl.int32)
+        for chunk in tl.static_range(0, C, BLOCK_C):
+            offs_c = chunk + tl.arange(0, BLOCK_C)
+            mask = (offs_c < C)[:, None] & mask_p[None, :]
+            x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+            dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+            w = load_vector(weight_ptr, offs_c, C, ACC) if POOL == "dot" else None
+            total, peak, first, count = _squeeze(x, w, offs_c, total, peak, first, count, C, POOL)
+            ds += tl.sum(dy * x, 0)
+        if dmap_ptr is not None:
+            ds += tl.load(dmap_ptr + n.to(tl.int64) * P + offs_p, mask_p, other=0.0).to(ACC)
+        z = _logit(total, peak, bias_ptr, C, POOL)
+        g = GATE.f(z, GATE.a, GATE.b)
+        dz = tl.where(mask_p, ds * GATE.df(z, GATE.a, GATE.b), 0.0)
+        db += dz
+        for chunk in tl.static_range(0, C, BLOCK_C):
+            offs_c = chunk + tl.arange(0, BLOCK_C)
+            mask = (offs_c < C)[:, None] & mask_p[None, :]
+            if C > BLOCK_C:
+                x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+                dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+                w = load_vector(weight_ptr, offs_c, C, ACC) if POOL == "dot" else None
+            if dx_ptr is not None:
+                dx = dy * g[None, :] + dz[None, :] * _d_logit(x, w, offs_c, peak, first, count, C, POOL, SPLIT)
+                store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
+            if dparam_ptr is not None:
+                dw += tl.where(chunk_ids == chunk // BLOCK_C, tl.sum(x * dz[None, :], 1)[None, :], 0.0)
+    if dparam_ptr is not None:
+        offs_c = chunk_ids * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+        row = dparam_ptr + tl.program_id(0) * (C + 1)
+        tl.store(row + offs_c, dw, offs_c < C)
+        tl.store(row + C, tl.sum(db, 0))
+
+
+def _block_c(C: int) -> int:
+    return min(triton.next_power_of_2(C), WHOLE)
+
+
+def _config(x: Tensor, loads: int, live: float) -> Config:
+    m, block_c, itemsize = maps(x), _block_c(x.shape[1]), x.element_size()
+
+    def footprint(config: Config) -> Footprint:
+        block_p = config.blocks["BLOCK_P"]
+        tiles = -(-m.P // block_p)
+        row = (block_c if m.layout.channels_last else block_p) * itemsize
+        waste = tiles * block_p / max(m.P, 1)
+        return Footprint(block_c * block_p, itemsize, loads, live, m.N * tiles, waste, row)
+
+    return choose(SPACE, footprint)
+
+
+def plan_spatial_fwd(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, y: Tensor, gate_map: Tensor | None, pool: str, gate: Activation
+) -> Plan:
+    m, block_c = maps(x, y), _block_c(x.shape[1])
+    config = _config(x, loads=1, live=1.2)
+    tiles = -(-m.P // config.blocks["BLOCK_P"])
+    args = dict(
+        x_ptr=x,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        y_ptr=y,
+        map_ptr=gate_map,
+        x_stride=m.strides[0],
+        y_stride=m.strides[1],
+        pixels=m.pixels,
+        tiles=tiles,
+        C=m.C,
+        POOL=pool,
+        GATE=gate,
+        LAYOUT=m.layout,
+        ACC=accumulator(x),
+        BLOCK_C=block_c,
+    )
+    grid = m.N * tiles
+    reads = 1 if m.C <= block_c else 2
+    traffic = dict(x_ptr=(reads, 0), weight_ptr=(grid, 0), bias_ptr=(grid, 0), y_ptr=(0, 1), map_ptr=(0, 1))
+    return Plan(_spatial_fwd_kernel, args, config, grid, traffic)
+
+
+def plan_spatial_bwd(
+    dy: Tensor,
+    dmap: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    dx: Tensor | None,
+    with_dparam: bool,
+    pool: str,
+    split: bool,
+    gate: Activation,
+) -> Plan:
+    """With dparam, the plan's `dparam_ptr` is a new buffer (programs, C + 1) of partial dweight and dbias."""
+    m, block_c = maps(*(t for t in (dy, x, dx) if t is not None)), _block_c(x.shape[1])
+    config = _config(x, loads=2, live=2.2)
+    tiles = -(-m.P // config.blocks["BLOCK_P"])
+    grid = min(m.N * tiles, 8 * SMS)  # enough for every SM; few, so that the partial sums stay small
+    args = dict(
+        dy_ptr=dy,
+        dmap_ptr=dmap,
+        x_ptr=x,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        dx_ptr=dx,
+        dparam_ptr=partials(x, grid, m.C + 1) if with_dparam else None,
+        dy_stride=m.strides[0],
+        x_stride=m.strides[1],
+        dx_stride=m.strides[-1],
+        pixels=m.pixels,
+        tiles=tiles,
+        all_tiles=m.N * tiles,
+        programs=grid,
+        C=m.C,
+        POOL=pool,
+        SPLIT=split,
+        GATE=gate,
+        LAYOUT=m.layout,
+        ACC=accumulator(x),
+        CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
+        BLOCK_C=block_c,
+    )
+    reads = 1 if m.C <= block_c else 2
+    each = m.N * tiles
+    traffic = dict(
+        dy_ptr=(reads, 0),
+        x_ptr=(reads, 0),
+        weight_ptr=(reads * each, 0),
+        bias_ptr=(each, 0),
+        dmap_ptr=(1, 0),
+        dx_ptr=(0, 1),
+        dparam_ptr=(0, 1),
+    )
+    return Plan(_spatial_bwd_kernel, args, config, grid, traffic)

@@ -1,0 +1,148 @@
+"""What every kernel family shares: how a feature map lies in memory, and its tiles on the device.
+
+A map (N, C, *S) is *native* when its pixels collapse to one index p and either the pixels (NCHW) or the channels
+(channels_last) are contiguous: contiguous maps, channels_last maps, channel slices of either, any batch stride.
+Kernels see (N, C, P) and for each map a tuple (batch stride, stride of the axis that is not contiguous).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ALIGNMENTS = (8, 4, 2, 1)  # elements: 8 of a 16-bit type fill a 128-bit access
+
+
+def _strides(t: Tensor, channels_last: bool) -> tuple[int, int] | None:
+    """(batch stride, stride of the other axis) of a map read in this memory order, None if it does not lie so.
+
+    The other axis is the channels, or the pixels when channels_last. An axis of length 1 fits any stride.
+    """
+    N, C, *S = t.shape
+    stride_n, stride_c, *stride_s = t.stride()
+    pixel, extent = None, 1  # stride of the pixels, number of pixels in the axes seen so far
+    for size, stride in zip(reversed(S), reversed(stride_s), strict=True):
+        if size == 1:
+            continue
+        pixel = stride if pixel is None else pixel
+        if stride != pixel * extent:
+            return None
+        extent *= size
+    channel = None if C == 1 else stride_c
+    inner, outer = (channel, pixel) if channels_last else (pixel, channel)
+    if inner not in (None, 1):
+        return None
+    return (0 if N == 1 else stride_n), outer or (C if channels_last else extent)
+
+
+def is_channels_last(t: Tensor) -> bool:
+    """Whether a native map has to be read channels_last; NCHW where both orders fit."""
+    return _strides(t, False) is None
+
+
+def native(t: Tensor, like: Tensor | None = None) -> Tensor:
+    """`t` itself if it is native (and in the memory order of `like`), otherwise its one dense copy."""
+    if t.dim() < 3:
+        return t.contiguous()
+    orders = (False, True) if like is None else (is_channels_last(like),)
+    if any(_strides(t, order) for order in orders):
+        return t
+    return t.movedim(1, -1).contiguous().movedim(-1, 1) if orders[0] else t.contiguous()
+
+
+class Layout(NamedTuple):
+    """How kernels address native maps of one memory order; a constexpr."""
+
+    channels_last: bool
+    align: int  # elements: divides every stride and the contiguous extent, so that accesses can be wide
+    int64: bool  # an image reaches past 2^31 elements
+
+
+class Maps(NamedTuple):
+    """The sizes, strides and layout of some native maps of one shape and memory order."""
+
+    N: int
+    C: int
+    P: int
+    strides: tuple[tuple[int, int], ...]  # per map: (batch, other axis), in units of align
+    layout: Layout
+
+    @property
+    def pixels(self) -> int:
+        """P in the unit that `num_pixels` multiplies back on the device."""
+        return self.P if self.layout.channels_last else self.P // self.layout.align
+
+
+def maps(*tensors: Tensor) -> Maps:
+    """The common description of native maps of one shape and memory order."""
+    N, C, *S = tensors[0].shape
+    P = math.prod(S)
+    channels_last = is_channels_last(tensors[0])
+    strides = [_strides(t, channels_last) for t in tensors]
+    common = math.gcd(*(s for pair in strides for s in pair), C if channels_last else P)
+    align = next(a for a in ALIGNMENTS if common % a == 0)
+    far = max(stride for _, stride in strides) * (P if channels_last else C) + max(C, P)
+    in_units = tuple((batch // align, stride // align) for batch, stride in strides)
+    return Maps(N, C, P, in_units, Layout(channels_last, align, far >= 2**31))
+
+
+def accumulator(t: Tensor):
+    """Pointwise maths and sums run in fp32, of fp64 maps in fp64."""
+    return tl.float64 if t.dtype == torch.float64 else tl.float32
+
+
+def partials(like: Tensor, *shape: int) -> Tensor:
+    """A buffer for the first stage of a reduction, in the accumulator's precision."""
+    return torch.empty(shape, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+@triton.jit
+def num_pixels(pixels, LAYOUT: tl.constexpr):
+    return pixels if LAYOUT.channels_last else pixels * LAYOUT.align
+
+
+@triton.jit
+def tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT: tl.constexpr):
+    """Pointers to the tile [BLOCK_C, BLOCK_P] of image n."""
+    image = ptr + n.to(tl.int64) * stride[0] * LAYOUT.align
+    if LAYOUT.int64:
+        offs_c = offs_c.to(tl.int64)
+        offs_p = offs_p.to(tl.int64)
+    if LAYOUT.channels_last:
+        return image + (offs_p[None, :] * (stride[1] * LAYOUT.align) + offs_c[:, None])
+    else:
+        return image + (offs_c[:, None] * (stride[1] * LAYOUT.align) + offs_p[None, :])
+
+
+@triton.jit
+def load_tile(ptr, stride, n, offs_c, offs_p, mask, LAYOUT: tl.constexpr, ACC: tl.constexpr):
+    """The tile [BLOCK_C, BLOCK_P] of image n in the accumulator's precision, 0 where masked."""
+    return tl.load(tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT), mask, other=0.0).to(ACC)
+
+
+@triton.jit
+def store_tile(ptr, stride, n, offs_c, offs_p, value, mask, LAYOUT: tl.constexpr):
+    tl.store(tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT), value.to(ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def load_vector(ptr, offs, size, ACC: tl.constexpr):
+    """A vector in the accumulator's precision, 0 past its end."""
+    return tl.load(ptr + offs, offs < size, other=0.0).to(ACC)
+
+
+@triton.jit
+def nan_max(x, axis: tl.constexpr):
+    """Maximum along an axis; NaN where there is one, as torch's."""
+    peak = tl.max(tl.where(x != x, float("inf"), x), axis)
+    any_nan = tl.max((x != x).to(tl.int32), axis) > 0
+    return tl.where(any_nan, float("nan"), peak)
+
+
+@triton.jit
+def is_peak(x, peak):
+    """Whether x is one of the maxima: equal, or NaN where the maximum is NaN."""
+    return (x == peak) | ((x != x) & (peak != peak))

@@ -1,0 +1,66 @@
+"""Plans and their launch. A plan describes one kernel launch completely; only `launch` here ever launches one.
+
+The ahead-of-time guard, the kernel table, the probe and the tuner read the same plans, through `recorded()`.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from segattn_triton.tuning import Config
+
+MAX_GRID = 2**31 - 1  # Triton skips a larger launch without an error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One launch: `kernel[(grid,)](**args, **config)`.
+
+    `traffic` states, for every tensor argument, the loads and stores per element of it that the kernel makes.
+    """
+
+    kernel: triton.JITFunction
+    args: Mapping[str, Any]  # runtime arguments and the constexprs that the problem fixes, by name
+    config: Config  # the block sizes, warps and stages that tuning chooses
+    grid: int
+    traffic: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.kernel.fn.__name__.removeprefix("_").removesuffix("_kernel")
+
+    @property
+    def device(self) -> torch.device:
+        return next(v.device for v in self.args.values() if isinstance(v, Tensor))
+
+
+_recorder: list[Plan] | None = None
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Plan]]:
+    """Collect the plans that are launched inside. On meta tensors nothing runs: a whole op can be planned so."""
+    global _recorder
+    before, _recorder = _recorder, []
+    try:
+        yield _recorder
+    finally:
+        _recorder = before
+
+
+def launch(plan: Plan) -> None:
+    if plan.grid > MAX_GRID:
+        raise ValueError(f"{plan.name}: {plan.grid} programs, at most {MAX_GRID} can be launched: split the batch")
+    device = plan.device
+    if _recorder is not None:
+        _recorder.append(plan)
+    if plan.grid == 0 or device.type == "meta":
+        return
+    on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with on_device:
+        plan.kernel[(plan.grid,)](**plan.args, **plan.config.launch_options, enable_fp_fusion=True)
