@@ -1,6 +1,5 @@
 """One weight per pixel."""
 
-import torch
 from torch import Tensor
 
 from segattn_triton.reference._precision import in_full_precision

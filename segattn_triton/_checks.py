@@ -39,9 +39,11 @@ def parameter(name: str, t, x: Tensor, expected: tuple[int, ...], *, trailing_on
     tensor(name, t)
     head = tuple(t.shape[: len(expected)])
     tail = t.shape[len(expected) :]
-    if head != expected or not (trailing_ones and all(s == 1 for s in tail) or not tail):
+    if head != expected or not ((trailing_ones and all(s == 1 for s in tail)) or not tail):
         form = ", ".join(map(str, expected)) + (", ..." if trailing_ones else "")
-        raise ValueError(f"{name}: got shape {shape(t)}, expected ({form}) for x of shape {shape(x)}{_permute_hint(t, x)}")
+        raise ValueError(
+            f"{name}: got shape {shape(t)}, expected ({form}) for x of shape {shape(x)}{_permute_hint(t, x)}"
+        )
     if t.device != x.device:
         raise ValueError(f"{name}: is on {t.device}, x is on {x.device}: expected one device")
     if t.dtype not in (x.dtype, torch.float32):

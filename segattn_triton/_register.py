@@ -47,9 +47,7 @@ class DifferentiableOp:
         typed = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
         saved = [f"Tensor {o}" for o in outputs[2:]]
         returned = ", ".join(f"Tensor {o}" for o in outputs)
-        self.op = _define(
-            name, f"({', '.join(typed)}, {options}) -> ({returned})", self.run_forward, allocate
-        )
+        self.op = _define(name, f"({', '.join(typed)}, {options}) -> ({returned})", self.run_forward, allocate)
         douts, grads = ["Tensor? dy", "Tensor? dmap"], ", ".join(["Tensor"] * self.num_tensors)
         grads = f"({grads})" if self.num_tensors > 1 else grads
         self.op_bwd = _define(

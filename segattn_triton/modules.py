@@ -4,11 +4,9 @@ Parameters live in ordinary `nn.Conv2d` and `nn.Linear` children, with torch's i
 that carries hooks (pruning, parametrizations, spectral_norm) is called as a module, so that its hooks run.
 """
 
-import torch
 from torch import Tensor, nn
 
 from segattn_triton import functional as F
-from segattn_triton._checks import choice
 from segattn_triton.reference.activations import Spec, activate
 
 

@@ -217,7 +217,13 @@ def _config(x: Tensor, loads: int, live: float) -> Config:
 
 
 def plan_spatial_fwd(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, y: Tensor, gate_map: Tensor | None, pool: str, gate: Activation
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    y: Tensor,
+    gate_map: Tensor | None,
+    pool: str,
+    gate: Activation,
 ) -> Plan:
     m, block_c = maps(x, y), _block_c(x.shape[1])
     config = _config(x, loads=1, live=1.2)
@@ -240,7 +246,7 @@ def plan_spatial_fwd(
         BLOCK_C=block_c,
     )
     grid = m.N * tiles
-    reads = 1 if m.C <= block_c else 2
+    reads = 1 if block_c >= m.C else 2
     traffic = dict(x_ptr=(reads, 0), weight_ptr=(grid, 0), bias_ptr=(grid, 0), y_ptr=(0, 1), map_ptr=(0, 1))
     return Plan(_spatial_fwd_kernel, args, config, grid, traffic)
 
@@ -286,7 +292,7 @@ def plan_spatial_bwd(
         CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
         BLOCK_C=block_c,
     )
-    reads = 1 if m.C <= block_c else 2
+    reads = 1 if block_c >= m.C else 2
     each = m.N * tiles
     traffic = dict(
         dy_ptr=(reads, 0),

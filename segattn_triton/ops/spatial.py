@@ -34,9 +34,7 @@ def _forward(outputs, x, weight, bias, gate, gate_a, gate_b, return_map):
 def _backward(grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, return_map):
     dx, dweight, dbias = grads
     with_dparam = dweight is not None or dbias is not None
-    plan = plan_spatial_bwd(
-        *douts, x, weight, bias, dx, with_dparam, "dot", False, activation(gate, gate_a, gate_b)
-    )
+    plan = plan_spatial_bwd(*douts, x, weight, bias, dx, with_dparam, "dot", False, activation(gate, gate_a, gate_b))
     launch(plan)
     if with_dparam:
         dweight = torch.empty_like(weight) if dweight is None else dweight
@@ -51,11 +49,7 @@ def _pool_forward(outputs, x, pool, ties, gate, gate_a, gate_b, return_map):
 
 def _pool_backward(grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_map):
     split = ties == "split"
-    launch(
-        plan_spatial_bwd(
-            *douts, x, None, None, grads[0], False, pool, split, activation(gate, gate_a, gate_b)
-        )
-    )
+    launch(plan_spatial_bwd(*douts, x, None, None, grads[0], False, pool, split, activation(gate, gate_a, gate_b)))
 
 
 _spatial_gate = DifferentiableOp(

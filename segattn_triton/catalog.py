@@ -1,0 +1,249 @@
+"""THE table: one row per operation. Tests, the perf suite and the README read it; `segattn_triton` itself does not.
+
+Shapes are strings of sizes: "N C *S" is a map, "Cr C" a matrix; `sizes` binds the names. A trailing "?" on an input's
+name marks it optional. The first value of each option is the default.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from segattn_triton import flops, functional, modules, reference
+from segattn_triton.reference.activations import ACTS, GATES
+
+Sizes = Mapping[str, Any]  # name -> int, and S -> tuple of ints
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem from a real model."""
+
+    name: str
+    N: int
+    C: int
+    S: tuple[int, ...]
+    Cr: int = 0
+
+    @property
+    def sizes(self) -> Sizes:
+        return {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
+
+
+@dataclass(frozen=True)
+class Op:
+    name: str
+    op: Callable
+    reference: Callable
+    module: Callable[..., nn.Module]  # in_channels -> module
+    inputs: Mapping[str, str]
+    parameters: Mapping[str, str]  # input -> key of the module's state_dict
+    outputs: Mapping[str, str]
+    options: Mapping[str, Sequence]
+    flops: Callable[..., tuple[int, int]]  # (pixels * N, C, Cr) -> forward, backward
+    passes: tuple[int, int]  # over the feature map, forward and backward
+    equation: str
+    attends_to: str
+    paper: str
+    cases: tuple[Case, ...]
+    rounding_points: tuple[str, ...] = ()
+    dims: tuple[int, ...] = (2,)
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # module options that make this row
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {name: values[0] for name, values in self.options.items()}
+
+    def shape(self, spec: str, sizes: Sizes) -> tuple[int, ...]:
+        """ "N 1 *S" -> (8, 1, 64, 64)"""
+        shape: list[int] = []
+        for name in spec.split():
+            if name.startswith("*"):
+                shape += sizes[name[1:]]
+            else:
+                shape.append(int(name) if name.isdigit() else sizes[name])
+        return tuple(shape)
+
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """The shape of every input, optional ones included, by name without the question mark."""
+        return {name.removesuffix("?"): self.shape(spec, sizes) for name, spec in self.inputs.items()}
+
+    def fits(self, *tensors: Tensor | None) -> bool:
+        """Whether these tensors, in the order of `inputs`, have this row's shapes."""
+        sizes: dict[str, Any] = {}
+        for t, spec in zip(tensors, self.inputs.values(), strict=False):
+            if t is not None and not _bind(spec, tuple(t.shape), sizes):
+                return False
+        return True
+
+    def floor_bytes(self, sizes: Sizes, itemsize: int) -> tuple[int, int]:
+        """Each input once and each output once: (forward, backward). The backward reads dy, too."""
+        inputs = sum(math.prod(shape) for shape in self.shapes(sizes).values()) * itemsize
+        y = math.prod(self.shape(self.outputs["y"], sizes)) * itemsize
+        return inputs + y, 2 * inputs + y
+
+    def planned_bytes(self, sizes: Sizes, itemsize: int) -> tuple[int, int]:
+        """The bytes of `passes` over the feature map."""
+        x = math.prod(self.shapes(sizes)["x"]) * itemsize
+        return self.passes[0] * x, self.passes[1] * x
+
+    def count_flops(self, sizes: Sizes) -> tuple[int, int]:
+        return self.flops(sizes["N"] * math.prod(sizes["S"]), sizes["C"], sizes["Cr"])
+
+
+def _bind(spec: str, shape: tuple[int, ...], sizes: dict[str, Any]) -> bool:
+    """Match a shape with a spec, adding to `sizes`; trailing ones beyond the spec are allowed."""
+    names = spec.split()
+    if names[-1].startswith("*"):
+        head, rest = shape[: len(names) - 1], shape[len(names) - 1 :]
+        if sizes.setdefault(names[-1][1:], rest) != rest:
+            return False
+        names = names[:-1]
+    else:
+        head, rest = shape[: len(names)], shape[len(names) :]
+        if any(s != 1 for s in rest):
+            return False
+    return len(head) == len(names) and all(
+        s == (int(n) if n.isdigit() else sizes.setdefault(n, s)) for n, s in zip(names, head, strict=True)
+    )
+
+
+UNET = tuple(  # the decoder gates of smp's Unet with decoder_attention_type="scse", 512 x 512 input
+    Case(f"smp-unet-scse-d{i}", 8, C, (S, S), C // 16 or 1)
+    for i, (C, S) in enumerate([(256, 32), (128, 64), (64, 128), (32, 256), (16, 512)], 1)
+)
+BISENET = (Case("bisenet-arm-1024x2048", 1, 128, (64, 128)), Case("bisenet-ffm-1024x2048", 1, 256, (128, 256), 64))
+SE_NETS = (
+    Case("se-resnet50-stage1", 8, 256, (128, 128), 16),
+    Case("se-resnet50-stage4", 8, 2048, (16, 16), 128),
+    Case("efficientnet-b0-stage3", 8, 144, (64, 64), 6),
+    Case("lraspp-mobilenetv3-520", 8, 672, (33, 33), 168),
+)
+VOLUME = (Case("monai-unet3d-128", 2, 32, (64, 64, 64)),)
+LOCAL = (
+    Case("segnext-t-stage1", 8, 32, (128, 128)),
+    Case("segnext-t-stage2", 8, 64, (64, 64)),
+    Case("pidnet-s-pag", 1, 64, (128, 256)),
+    Case("bisenetv2-bga", 1, 128, (64, 128)),
+    Case("convnextv2-t-stage1", 8, 384, (128, 128)),
+)
+
+MAP, PIXEL_MAP = "N C *S", "N 1 *S"
+TIES = ("first", "split")
+
+OPS = (
+    Op(
+        name="spatial_gate",
+        op=functional.spatial_gate,
+        reference=reference.spatial_gate,
+        module=modules.SpatialAttention,
+        inputs={"x": MAP, "weight": "1 C", "bias?": "1"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"gate": GATES},
+        flops=flops.spatial_gate,
+        passes=(2, 3),
+        dims=(1, 2, 3),
+        equation="y = x * gate(<w, x_p> + b)",
+        attends_to="pixels, by a learned direction in channel space",
+        paper="Roy et al. 2018, arXiv:1803.02579 (sSE)",
+        cases=UNET + BISENET + VOLUME,
+    ),
+    Op(
+        name="spatial_pool_gate",
+        op=functional.spatial_pool_gate,
+        reference=reference.spatial_pool_gate,
+        module=modules.SpatialPoolAttention,
+        inputs={"x": MAP},
+        parameters={},
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"pool": ("mean", "max", "meanmax"), "gate": GATES, "ties": TIES},
+        flops=flops.spatial_pool_gate,
+        passes=(2, 3),
+        dims=(1, 2, 3),
+        equation="y = x * gate(pool_c x_p)",
+        attends_to="pixels, by their mean or strongest response",
+        paper="pooling of Woo et al. 2018, arXiv:1807.06521 (CBAM), without its convolution",
+        cases=UNET + BISENET + VOLUME,
+    ),
+    Op(
+        name="channel_gate",
+        op=functional.channel_gate,
+        reference=reference.channel_gate,
+        module=modules.ChannelAttention,
+        inputs={"x": MAP, "w1": "Cr C", "b1?": "Cr", "w2": "C Cr", "b2?": "C"},
+        parameters={"w1": "fc.0.weight", "b1": "fc.0.bias", "w2": "fc.2.weight", "b2": "fc.2.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"pool": ("avg", "max", "avgmax"), "act": ACTS, "gate": GATES, "ties": TIES},
+        flops=flops.channel_gate,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        equation="y = x * gate(W2 act(W1 pool(x) + b1) + b2)",
+        attends_to="channels, by what the whole image holds",
+        paper="Hu et al. 2018, arXiv:1709.01507 (SE)",
+        cases=UNET + SE_NETS + BISENET + VOLUME,
+    ),
+    Op(
+        name="local_gate",
+        op=functional.local_gate,
+        reference=reference.local_gate,
+        module=modules.LocalAttention,
+        inputs={"x": MAP, "weight": "C C 3 3", "bias?": "C"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": MAP},
+        options={"gate": GATES},
+        flops=flops.local_gate,
+        passes=(2, 12),
+        rounding_points=("z", "dz", "dconv_x"),
+        equation="y = x * gate(conv3x3(x) + b)",
+        attends_to="single values, by all channels of their 3x3 surroundings",
+        paper="the convolution gate of segmentation tutorials",
+        cases=LOCAL,
+    ),
+    Op(
+        name="local_gate_depthwise",
+        op=functional.local_gate,
+        reference=reference.local_gate,
+        module=modules.LocalAttention,
+        inputs={"x": MAP, "weight": "C 1 3 3", "bias?": "C"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": MAP},
+        options={"gate": GATES},
+        flops=flops.local_gate_depthwise,
+        passes=(2, 3),
+        fixed={"depthwise": True},
+        equation="y = x * gate(depthwise conv3x3(x) + b)",
+        attends_to="single values, by their own channel's 3x3 surroundings",
+        paper="the same with a depthwise convolution, as in SegNeXt, arXiv:2209.08575",
+        cases=LOCAL,
+    ),
+    Op(
+        name="local_pool_gate",
+        op=functional.local_pool_gate,
+        reference=reference.local_pool_gate,
+        module=modules.LocalPoolAttention,
+        inputs={"x": MAP},
+        parameters={},
+        outputs={"y": MAP, "map": MAP},
+        options={"pool": ("avg", "max"), "gate": GATES, "ties": TIES},
+        flops=flops.local_pool_gate,
+        passes=(2, 3),
+        equation="y = x * gate(pool3x3(x))",
+        attends_to="single values, by the mean or peak of their 3x3 surroundings",
+        paper="the pooling gate of segmentation tutorials",
+        cases=LOCAL,
+    ),
+)
+BY_NAME = {row.name: row for row in OPS}
+
+
+def row_of(op: Callable, *tensors: Tensor | None) -> Op:
+    """The row of a public function called with these tensors."""
+    for row in OPS:
+        if row.op is op and row.fits(*tensors):
+            return row
+    raise KeyError(
+        f"{getattr(op, '__name__', op)}: no row of the catalog fits {[tuple(t.shape) for t in tensors if t is not None]}"
+    )
