@@ -49,7 +49,7 @@ def _why_not_triton(x: Tensor) -> str | None:
 
 
 def implementation(name: str, backend: str | None, x: Tensor) -> Callable:
-    """The function that runs op `name` on x. `backend=None` prefers Triton on a GPU; a named backend never falls back."""
+    """The function that runs op `name` on x. A named backend never falls back; None prefers Triton on a GPU."""
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(map(repr, BACKENDS))}")
     if backend == "reference" or torch.onnx.is_in_onnx_export():

@@ -66,21 +66,26 @@ def _logit(total, peak, bias_ptr, C: tl.constexpr, POOL: tl.constexpr):
 
 
 @triton.jit
+def _at_peak(x, offs_c, peak, first, count, SPLIT: tl.constexpr):
+    """d max / dx [BLOCK_C, BLOCK_P]: 1 at the first maximum, or shared by all of them."""
+    if SPLIT:
+        return tl.where(is_peak(x, peak[None, :]), 1.0 / count[None, :].to(x.dtype), 0.0)
+    else:
+        return (offs_c[:, None] == first[None, :]).to(x.dtype)
+
+
+@triton.jit
 def _d_logit(x, w, offs_c, peak, first, count, C: tl.constexpr, POOL: tl.constexpr, SPLIT: tl.constexpr):
     """dz/dx [BLOCK_C, BLOCK_P]"""
-    if SPLIT:
-        at_peak = tl.where(is_peak(x, peak[None, :]), 1.0 / count[None, :].to(x.dtype), 0.0)
-    else:
-        at_peak = (offs_c[:, None] == first[None, :]).to(x.dtype)
-    mean = tl.zeros_like(x) + tl.full([1, 1], 1.0, x.dtype) / C
+    mean = tl.full([1, 1], 1.0, x.dtype) / C
     if POOL == "dot":
         return w[:, None]
     elif POOL == "mean":
         return mean
     elif POOL == "max":
-        return at_peak
+        return _at_peak(x, offs_c, peak, first, count, SPLIT)
     else:
-        return 0.5 * (mean + at_peak)
+        return 0.5 * (mean + _at_peak(x, offs_c, peak, first, count, SPLIT))
 
 
 @triton.jit

@@ -1,0 +1,184 @@
+"""Memory safety and traffic of every kernel, element by element; and the probe finds the faults planted here."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from probe import faults, probe
+
+from segattn_triton import testing
+from segattn_triton.catalog import OPS
+from segattn_triton.launch import Plan, launch
+from segattn_triton.tuning import Config
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the probe watches the interpreter")
+
+
+@triton.jit
+def _scale_kernel(x_ptr, y_ptr, x_stride, rows, COLS: tl.constexpr, FAULT: tl.constexpr, BLOCK: tl.constexpr):
+    """y[row] = 2 x[row], a program per row, with one fault."""
+    row = tl.program_id(0)
+    cols = tl.arange(0, BLOCK)
+    mask = cols < COLS
+    x_row = x_ptr + row * x_stride
+    y_row = y_ptr + row * COLS
+    if FAULT == "load past the end":
+        x = tl.load(x_row + cols + COLS, mask, other=0.0)
+    elif FAULT == "load before the start":
+        x = tl.load(x_row + cols - COLS, mask, other=0.0)
+    elif FAULT == "load between the elements":
+        x = tl.load(x_row + cols + 1, mask, other=0.0)
+    elif FAULT == "load twice":
+        x = tl.load(x_row + cols, mask, other=0.0) + 0 * tl.load(x_row + cols, mask, other=0.0)
+    elif FAULT == "undefined lanes":
+        x = tl.load(x_row + cols, mask)
+        x += 0 * tl.sum(x, 0)
+    else:
+        x = tl.load(x_row + cols, mask, other=0.0)
+    if FAULT == "store unmasked":
+        tl.store(y_row + cols, 2 * x)
+    elif FAULT == "last column dropped":
+        tl.store(y_row + cols, 2 * x, cols < COLS - 1)
+    elif FAULT == "every program stores row 0":
+        tl.store(y_ptr + cols, 2 * x, mask)
+    elif FAULT == "one address stored twice":
+        tl.store(y_row + cols // 2 * 2, 2 * x, mask)
+    elif FAULT == "store into the input":
+        tl.store(x_row + cols, 2 * x, mask)
+    elif FAULT == "reads what a neighbour wrote":
+        tl.store(y_row + cols, 2 * x, mask)
+        y = tl.load(y_ptr + (row + rows - 1) % rows * COLS + cols, mask, other=0.0)
+        tl.store(y_row + cols, 0 * y + 2 * x, mask)
+    else:
+        tl.store(y_row + cols, 2 * x, mask)
+
+
+PLANTED = {
+    "load past the end": "OOB: load",
+    "load before the start": "OOB: load",
+    "load between the elements": "GAP: load",
+    "load twice": "TRAFFIC: x_ptr loads 2",
+    "undefined lanes": "result",
+    "store unmasked": "OOB: store",
+    "last column dropped": "UNWRITTEN: y_ptr",
+    "every program stores row 0": "RACE: y_ptr",
+    "one address stored twice": "DUP-STORE: y_ptr",
+    "store into the input": "TRAFFIC: x_ptr stores",
+    "reads what a neighbour wrote": "RACE: y_ptr",
+}
+
+
+def scale(x: torch.Tensor, fault: str) -> torch.Tensor:
+    rows, cols = x.shape
+    y = torch.full((rows, cols), float("nan"))
+    args = dict(x_ptr=x, y_ptr=y, x_stride=x.stride(0), rows=rows, COLS=cols, FAULT=fault, BLOCK=8)
+    launch(Plan(_scale_kernel, args, Config({}), rows, {"x_ptr": (1, 0), "y_ptr": (0, 1)}))
+    return y
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_is_found(fault):
+    x = torch.arange(40.0).reshape(4, 10)[:, :5]  # rows with a gap of five elements between them
+    x = x[:3].clone() if "end" in fault or "start" in fault else x[:3]
+    with probe() as launches:
+        y = scale(x, fault)
+    found = faults(launches)
+    if PLANTED[fault] == "result":
+        assert y.isnan().any()
+    else:
+        assert any(PLANTED[fault] in f for f in found), found
+
+
+def test_a_right_kernel_has_no_faults():
+    x = torch.arange(40.0).reshape(4, 10)[:3, :5]
+    with probe() as launches:
+        y = scale(x, "none")
+    assert not faults(launches)
+    assert torch.equal(y, 2 * x)
+
+
+@triton.jit
+def _offset_kernel(x_ptr, stride, WIDE: tl.constexpr):
+    row = tl.program_id(0)
+    if WIDE:
+        row = row.to(tl.int64)
+    tl.store(x_ptr + row * stride, 1.0)
+
+
+@pytest.mark.parametrize("wide", (False, True))
+def test_an_int32_overflow_is_found(wide, monkeypatch, real_empty):
+    x = real_empty((3, 2**30 + 8), dtype=torch.float16)
+    args = dict(x_ptr=x, stride=x.stride(0), WIDE=wide)
+    with probe(only_last=True) as launches:
+        run = lambda: launch(Plan(_offset_kernel, args, Config({}), 3, {}))
+        if wide:
+            run()
+            assert not faults(launches)
+        else:
+            with pytest.raises(Exception, match="overflow"):
+                run()
+
+
+SIZES = (
+    {"N": 2, "C": 5, "S": (4, 7), "Cr": 3},
+    {"N": 1, "C": 16, "S": (8, 8), "Cr": 4},
+    {"N": 3, "C": 1, "S": (1, 5), "Cr": 1},
+)
+
+
+def variants(row):
+    """The default options, and every other value of each option that changes what a kernel touches."""
+    yield {}
+    yield {"return_map": True}
+    for pool in row.options.get("pool", ())[1:]:
+        for ties in row.options["ties"]:
+            yield {"pool": pool, "ties": ties}
+
+
+@pytest.mark.parametrize("layout", testing.LAYOUTS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+@pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
+def test_every_kernel_touches_what_its_plan_states(row, dtype, layout):
+    for sizes in SIZES:
+        for options in variants(row):
+            inputs = testing.make_inputs(row, sizes, dtype, layout=layout)
+            with probe() as launches:
+                testing.matches(row, *inputs, **options)
+            assert launches
+            assert not faults(launches), (sizes, options)
+
+
+@pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
+def test_the_order_of_programs_does_not_matter(row):
+    inputs = [t.requires_grad_() for t in testing.make_inputs(row, {"N": 3, "C": 7, "S": (9, 6), "Cr": 2})]
+
+    def results(order):
+        with probe(order):
+            y = row.op(*inputs, backend="triton")
+            return [y, *torch.autograd.grad(y, inputs, torch.ones_like(y))]
+
+    in_order, shuffled = results(None), results(3)
+    assert all(torch.equal(a, b) for a, b in zip(in_order, shuffled, strict=True))
+
+
+HUGE = {  # past 2^31 elements in one image, in the batch, in the channels
+    "pixels": {"N": 1, "C": 2, "S": (2**15, 2**15 + 8), "Cr": 1},
+    "batch": {"N": 2**15 + 1, "C": 16, "S": (64, 64), "Cr": 1},
+    "channels": {"N": 1, "C": 2048, "S": (1024, 1024 + 8), "Cr": 1},
+}
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("huge", HUGE)
+@pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
+def test_no_offset_overflows_past_2_31_elements(row, huge, layout, real_empty):
+    shapes = row.shapes(HUGE[huge])
+    N, C, *S = shapes["x"]
+    x = real_empty((N, *S, C), dtype=torch.float16).movedim(-1, 1) if layout == "channels_last" else None
+    x = real_empty(shapes["x"], dtype=torch.float16) if x is None else x
+    params = [real_empty(s, dtype=torch.float16).fill_(0.1).requires_grad_() for n, s in shapes.items() if n != "x"]
+    with probe(only_last=True) as launches:
+        y = row.op(x.requires_grad_(), *params, backend="triton")
+        y.backward(y.detach())
+    assert len(launches) >= 2
+    assert not faults(launches)
