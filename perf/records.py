@@ -17,14 +17,15 @@ class Point:
 
     op: str  # a row of the catalog, or "copy", "matmul" for a ceiling
     provider: str  # "segattn", "eager", "compile", "compile-best", "reference", "copy", ...
-    mode: str  # "fwd", "bwd"
+    mode: str  # "fwd", "bwd"; "check" for numerics, which have no time
     dtype: str  # "bfloat16", ...
     layout: str  # "contiguous", "channels_last"
     N: int
     C: int
     H: int
     W: int
-    timer: str = "events"  # "events", "graph", "cpu", "launch"; "predicted" is never a result
+    timer: str = "events"  # "events", "graph", "cpu", "launch", "check"; "predicted" is never a result
+    inputs: str = "normal"  # "normal": seeded random values; "photo": activations of a photograph
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,38 @@ class Record:
     floor_bytes: int = 0  # each input once, each output once
     planned_bytes: int = 0  # the passes that the catalog's row states
     flops: int = 0
-    peak_memory: int | None = None  # bytes above what was allocated before the call
-    error: float | None = None  # largest |y - y64| over max |y64|
+    peak_memory: int | None = None  # bytes above what was allocated before; in "bwd" of a forward and a backward
+    error: float | None = None  # largest |y - y64| over max |y64|; in "bwd" the largest of all gradients
     status: str = "ok"  # "ok", or why there is no time: "failed: ...", "skipped: ..."
     extra: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    @property
+    def failed(self) -> bool:
+        return self.status.startswith("failed")
+
 
 def append(path: Path, record: Record) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(record)) + "\n")
+    line = json.dumps(dataclasses.asdict(record)).encode() + b"\n"
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line  # after a line that a kill cut short
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
 
 def load(path: Path) -> Iterator[Record]:
-    """The records of a file; a line cut short by a kill is passed over."""
+    """The last record of every point, in the order of their first; a line cut short by a kill is passed over."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    latest: dict[Point, Record] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = json.loads(line)
-            yield Record(**{**values, "point": Point(**values["point"])})
-        except (json.JSONDecodeError, TypeError, KeyError):
+            record = Record(**{**values, "point": Point(**values["point"])})
+            latest[record.point] = record
+        except (ValueError, TypeError, KeyError):
             continue
+    yield from latest.values()

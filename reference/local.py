@@ -19,10 +19,11 @@ def local_gate(
 ):
     """y = x * gate(conv3x3(x, padding 1) + bias). weight (C, C, 3, 3), or depthwise (C, 1, 3, 3). map (N, C, H, W)."""
     groups = x.shape[1] // weight.shape[1]
-    z = F.conv2d(rounding_point("conv_x", x), weight, padding=1, groups=groups)
-    z = rounding_point("z", z if bias is None else z + bias.reshape(-1, 1, 1))
-    g = activate(gate, z)
-    return (x * g, g) if return_map else x * g
+    w = rounding_point("conv_weight", weight)
+    z = rounding_point("z", F.conv2d(rounding_point("conv_x", x), w, padding=1, groups=groups))
+    g = activate(gate, z if bias is None else z + bias.reshape(-1, 1, 1))
+    y = rounding_point("gate_x", x) * g
+    return (y, g) if return_map else y
 
 
 @in_full_precision

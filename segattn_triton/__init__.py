@@ -1,6 +1,7 @@
 """Attention for semantic segmentation whose forward and backward are Triton kernels."""
 
 from segattn_triton import functional, reference
+from segattn_triton._dispatch import decompositions
 from segattn_triton.modules import (
     ChannelAttention,
     LocalAttention,
@@ -16,6 +17,7 @@ __all__ = [
     "LocalPoolAttention",
     "SpatialAttention",
     "SpatialPoolAttention",
+    "decompositions",
     "functional",
     "reference",
 ]

@@ -1,6 +1,7 @@
 """Triton or reference. The only place that imports `ops`, and that knows where Triton can run."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -21,11 +22,10 @@ def _ops():
     return ops
 
 
-@functools.cache
 def _interpreting() -> bool:
-    from triton import knobs
+    from segattn_triton.launch import INTERPRETED  # a constant, because torch.compile traces this function
 
-    return bool(knobs.runtime.interpret)
+    return INTERPRETED
 
 
 @functools.cache
@@ -62,3 +62,24 @@ def implementation(name: str, backend: str | None, x: Tensor) -> Callable:
     if backend == "triton":
         raise RuntimeError(f'backend: "triton" cannot run here: {reason}')
     return getattr(reference, name)
+
+
+def decompositions() -> dict:
+    """{operator: the reference with its schema}, for `ExportedProgram.run_decompositions`: a graph of plain torch ops."""
+    if isinstance(ops := _ops(), ImportError):
+        raise ops
+    return {op.op: functools.partial(_decompose, op) for op in ops.OPS.values()}
+
+
+def _decompose(op, *args):
+    """Call the reference with the operator's arguments; what it saves for a backward is left empty."""
+    define = getattr(reference, op.reference)
+    tensors, options = args[: op.num_tensors], dict(zip(op.options, args[op.num_tensors :], strict=True))
+    known = inspect.signature(define).parameters
+    kwargs = {name: options[name] for name in options if name in known}
+    for name in ("act", "gate"):
+        if name in kwargs:
+            kwargs[name] = (kwargs[name], options[f"{name}_a"], options[f"{name}_b"])
+    out = define(*tensors, **kwargs)
+    out = out if isinstance(out, tuple) else (out,)
+    return (*out, *(tensors[0].new_empty(0) for _ in range(len(op.outputs) - len(out))))

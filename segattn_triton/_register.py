@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from segattn_triton.kernels.tile import native
 
@@ -25,8 +26,11 @@ class DifferentiableOp:
     allocate   (*arguments) -> the outputs, empty; an output that is not wanted has no elements
     forward    (outputs, *arguments) fills them
     backward   (grads, douts, saved, *arguments) fills `grads`, one per tensor argument, None where not needed;
-               douts are dy and dmap (None if there is none)
-    flops      (*arguments) -> forward FLOP, backward FLOP
+               douts are the gradients of the differentiable outputs: dy, then None for each that has none
+    differentiable  how many outputs have a gradient: y and the map
+    saved           the outputs that the backward wants; those after the differentiable ones
+    views           how many leading tensors the kernels read in any strides; with 0, the feature map comes native
+    reference       the function of `segattn_triton.reference` that defines the op, where it has another name
     """
 
     def __init__(
@@ -39,16 +43,25 @@ class DifferentiableOp:
         allocate: Callable,
         forward: Callable,
         backward: Callable,
+        differentiable: int = 2,
+        saved: Sequence[str] | None = None,
+        views: int = 0,
+        reference: str | None = None,
     ):
         self.name, self.options = name, [o.split()[1] for o in options.split(", ")]
-        self.tensors = [t.removesuffix("?") for t in tensors]
+        self.tensors, self.reference = [t.removesuffix("?") for t in tensors], reference or name
         self.outputs, self.num_tensors = list(outputs), len(tensors)
         self.allocate, self._forward, self._backward = allocate, forward, backward
+        self.differentiable, self.views = differentiable, views
+        self.saved = list(outputs[differentiable:] if saved is None else saved)
         typed = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
-        saved = [f"Tensor {o}" for o in outputs[2:]]
         returned = ", ".join(f"Tensor {o}" for o in outputs)
-        self.op = _define(name, f"({', '.join(typed)}, {options}) -> ({returned})", self.run_forward, allocate)
-        douts, grads = ["Tensor? dy", "Tensor? dmap"], ", ".join(["Tensor"] * self.num_tensors)
+        self.op = _define(
+            name, f"({', '.join(typed)}, {options}) -> ({returned})", self.run_forward, self._fake_forward
+        )
+        douts = [f"Tensor? d{o}" for o in outputs[:differentiable]]
+        saved = [f"Tensor saved_{o}" for o in self.saved]
+        grads = ", ".join(["Tensor"] * self.num_tensors)
         grads = f"({grads})" if self.num_tensors > 1 else grads
         self.op_bwd = _define(
             f"{name}_bwd",
@@ -63,41 +76,71 @@ class DifferentiableOp:
     def __call__(self, *args):
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return self._function.apply(*args)
+        if forward_ad._current_level >= 0:  # raises on a dual number, whose tangent the operator would lose
+            return self._function.apply(*args)
         if needs_grad(args[: self.num_tensors]):
             return self._apply(*args)
         return self.op(*args)
 
     def run_forward(self, *args):
         """Allocate and fill the outputs, on a native copy of the map where it is not native itself."""
-        x, *params = args[: self.num_tensors]
-        args_native = (native(x), *map(_contiguous, params), *args[self.num_tensors :])
+        args_native = self._native(args)
         outputs = self.allocate(*args_native)
         self._forward(outputs, *args_native)
-        if args_native[0] is x:
-            return outputs
-        return tuple(_in_strides_of(e, o) for e, o in zip(self.allocate(*args), outputs, strict=True))
+        if args_native[0] is not args[0]:
+            expected = self.allocate(*args)
+            outputs = tuple(_in_strides_of(e, o) for e, o in zip(expected, outputs, strict=True))
+        return _unpacked(outputs)
 
-    def run_backward(self, dy, dmap, *rest):
-        num_saved = len(self.outputs) - 2
-        saved, args, needs = rest[:num_saved], rest[num_saved:-1], rest[-1]
-        x, *params = args[: self.num_tensors]
-        x_native = native(x)
-        args_native = (x_native, *map(_contiguous, params), *args[self.num_tensors :])
-        dy = torch.zeros_like(x_native) if dy is None else native(dy, like=x_native)
-        dmap = None if dmap is None or dmap.numel() == 0 else dmap.contiguous()
-        grads = _empty_grads((x_native, *params), needs)
-        self._backward([g if n else None for g, n in zip(grads, needs, strict=True)], (dy, dmap), saved, *args_native)
-        if x_native is not x and needs[0]:
-            grads[0] = _in_strides_of(torch.empty_like(x), grads[0])
-        return tuple(grads) if self.num_tensors > 1 else grads[0]
+    def run_backward(self, *arguments):
+        douts, saved, args, needs = self._backward_arguments(arguments)
+        args_native = self._native(args)
+        x_native, *_ = tensors = args_native[: self.num_tensors]
+        dy, *others = douts
+        if dy is None:
+            dy = torch.zeros_like(self.allocate(*args_native)[0])
+        elif not self.views:
+            dy = native(dy, like=x_native)
+        others = (None if d is None or d.numel() == 0 else d.contiguous() for d in others)
+        grads = self._empty_grads(tensors, needs)
+        wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
+        self._backward(wanted, (dy, *others), saved, *args_native)
+        if x_native is not args[0] and needs[0]:
+            grads[0] = _in_strides_of(torch.empty_like(args[0]), grads[0])
+        return _unpacked(grads)
 
-    def _fake_backward(self, dy, dmap, *rest):
-        num_saved = len(self.outputs) - 2
-        grads = _empty_grads(rest[num_saved : num_saved + self.num_tensors], rest[-1])
-        return tuple(grads) if self.num_tensors > 1 else grads[0]
+    def _fake_forward(self, *args):
+        return _unpacked(self.allocate(*args))
+
+    def _fake_backward(self, *arguments):
+        _, _, args, needs = self._backward_arguments(arguments)
+        return _unpacked(self._empty_grads(args[: self.num_tensors], needs))
+
+    def _native(self, args: Sequence) -> tuple:
+        """The arguments as kernels get them: views as they lie, a feature map native, parameters contiguous."""
+        head, params = args[: max(self.views, 1)], args[max(self.views, 1) : self.num_tensors]
+        head = head if self.views else map(native, head)
+        return (*head, *map(_contiguous, params), *args[self.num_tensors :])
+
+    def _backward_arguments(self, arguments: Sequence):
+        """douts, saved, the arguments of the forward, needs"""
+        first, last = self.differentiable, self.differentiable + len(self.saved)
+        return arguments[:first], arguments[first:last], arguments[last:-1], arguments[-1]
+
+    def _empty_grads(self, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
+        """A map's gradient lies as the map; a parameter's is contiguous; one that is not needed has no elements."""
+        x, maps = tensors[0], max(self.views, 1)
+        formats = [torch.preserve_format] * maps + [torch.contiguous_format] * (self.num_tensors - maps)
+        return [
+            torch.empty_like(t, memory_format=f) if n else x.new_empty(0)
+            for t, n, f in zip(tensors, needs, formats, strict=True)
+        ]
 
 
 def needs_grad(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether a gradient may be wanted; inside a functorch transform a tensor does not show it."""
+    if torch._C._are_functorch_transforms_active():
+        return True
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -109,14 +152,8 @@ def _in_strides_of(expected: Tensor, value: Tensor) -> Tensor:
     return value if value.stride() == expected.stride() else expected.copy_(value)
 
 
-def _empty_grads(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
-    """The map's gradient lies as the map; a parameter's is contiguous; one that is not needed has no elements."""
-    x = tensors[0]
-    formats = [torch.preserve_format] + [torch.contiguous_format] * (len(tensors) - 1)
-    return [
-        torch.empty_like(t, memory_format=f) if n else x.new_empty(0)
-        for t, n, f in zip(tensors, needs, formats, strict=True)
-    ]
+def _unpacked(tensors: Sequence[Tensor]):
+    return tuple(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def _define(name: str, schema: str, implementation: Callable, fake: Callable):
@@ -129,14 +166,16 @@ def _define(name: str, schema: str, implementation: Callable, fake: Callable):
 
 
 def _function(op: DifferentiableOp) -> type[torch.autograd.Function]:
-    num = op.num_tensors
+    # the classes close over plain values and operators: torch.compile cannot trace through `op`
+    name, run, run_bwd, num, differentiable = op.name, op.op, op.op_bwd, op.num_tensors, op.differentiable
+    saved = [op.outputs.index(s) for s in op.saved]
 
     class Backward(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod
         def forward(*args):
-            return op.op_bwd(*args)
+            return run_bwd(*args)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
@@ -145,7 +184,7 @@ def _function(op: DifferentiableOp) -> type[torch.autograd.Function]:
         @staticmethod
         def backward(ctx, *grads):
             raise RuntimeError(
-                f"{op.name}: the gradient of a gradient is not implemented by the Triton kernels; "
+                f"{name}: the gradient of a gradient is not implemented by the Triton kernels; "
                 'call with backend="reference" for double backward'
             )
 
@@ -154,19 +193,20 @@ def _function(op: DifferentiableOp) -> type[torch.autograd.Function]:
 
         @staticmethod
         def forward(*args):
-            return op.op(*args)
+            return run(*args)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
+            outputs = output if isinstance(output, tuple) else (output,)
             ctx.set_materialize_grads(False)
-            ctx.mark_non_differentiable(*output[2:])
-            ctx.save_for_backward(*output[2:], *inputs[:num])
+            ctx.mark_non_differentiable(*outputs[differentiable:])
+            ctx.save_for_backward(*(outputs[i] for i in saved), *inputs[:num])
             ctx.options = inputs[num:]
 
         @staticmethod
-        def backward(ctx, dy, dmap, *_):
+        def backward(ctx, *douts):
             needs = [bool(n) for n in ctx.needs_input_grad[:num]]
-            grads = Backward.apply(dy, dmap, *ctx.saved_tensors, *ctx.options, needs)
+            grads = Backward.apply(*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
             grads = grads if num > 1 else (grads,)
             wanted = (g if n else None for g, n in zip(grads, needs, strict=True))
             return (*wanted, *[None] * len(ctx.options))

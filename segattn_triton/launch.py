@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segattn_triton.tuning import Config
 
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # kernels are decorated for the interpreter or for a GPU
 MAX_GRID = 2**31 - 1  # Triton skips a larger launch without an error
 
 

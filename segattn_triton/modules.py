@@ -4,6 +4,7 @@ Parameters live in ordinary `nn.Conv2d` and `nn.Linear` children, with torch's i
 that carries hooks (pruning, parametrizations, spectral_norm) is called as a module, so that its hooks run.
 """
 
+import torch
 from torch import Tensor, nn
 
 from segattn_triton import functional as F
@@ -11,10 +12,11 @@ from segattn_triton.reference.activations import Spec, activate
 
 
 def _is_plain(*children: nn.Module) -> bool:
-    """No hooks, no parametrization, no subclass: using the child's parameters directly is the same as calling it."""
+    """No hooks, no parametrization, no subclass: using the children's parameters is the same as calling them."""
     return all(
         type(m) in (nn.Conv2d, nn.Linear)
         and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+        and "forward" not in vars(m)
         for m in children
     )
 
@@ -33,13 +35,17 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor, return_map: bool = False):
         if not _is_plain(self.conv):
-            return _apply(self.gate, x, self.conv(x), return_map)
+            pixels = x if x.dim() == 4 else x.flatten(2).unsqueeze(3)  # the child is a Conv2d
+            return _apply(self.gate, x, _call(self.conv, pixels).reshape(x[:, :1].shape), return_map)
         options = dict(gate=self.gate, backend=self.backend, return_map=return_map)
         return F.spatial_gate(x, self.conv.weight, self.conv.bias, **options)
 
 
 class SpatialPoolAttention(nn.Module):
-    """y = x * gate(pool of x_p over the channels) at every pixel p. No parameters. See `functional.spatial_pool_gate`."""
+    """y = x * gate(pool of x_p over the channels) at every pixel p. No parameters.
+
+    See `functional.spatial_pool_gate`.
+    """
 
     def __init__(self, pool: str = "mean", gate: str | Spec = "sigmoid", *, ties: str = "first", backend=None):
         super().__init__()
@@ -53,7 +59,8 @@ class ChannelAttention(nn.Module):
     """y = x * gate(W2 act(W1 pool(x) + b1) + b2) for every channel: squeeze and excitation, Hu et al. 2018.
 
     x (N, C, *spatial) with 1, 2 or 3 spatial axes. Keys: fc.0.weight (Cr, C), fc.0.bias, fc.2.weight (C, Cr),
-    fc.2.bias, Cr = in_channels // reduction: checkpoints of MONAI's `ChannelSELayer` load. See `functional.channel_gate`.
+    fc.2.bias, Cr = in_channels // reduction: checkpoints of MONAI's `ChannelSELayer` load.
+    See `functional.channel_gate`.
     """
 
     def __init__(
@@ -70,11 +77,11 @@ class ChannelAttention(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        hidden = in_channels // reduction
+        hidden = in_channels // reduction if reduction > 0 else 0
         if hidden < 1:
             raise ValueError(
-                f"reduction: got {reduction} for in_channels {in_channels}, expected at most in_channels: "
-                "in_channels // reduction hidden channels would be 0"
+                f"reduction: got {reduction} for in_channels {in_channels}, expected 1 to in_channels: "
+                "in_channels // reduction is the number of hidden channels"
             )
         factory = dict(device=device, dtype=dtype)
         self.fc = nn.Sequential(
@@ -90,10 +97,11 @@ class ChannelAttention(nn.Module):
         if _is_plain(squeeze, excite):
             weights = squeeze.weight, squeeze.bias, excite.weight, excite.bias
             return F.channel_gate(x, *weights, **self.options, backend=self.backend, return_map=return_map)
-        pixels = x.flatten(2)
-        pooled = {"avg": pixels.mean(2), "max": pixels.amax(2)}
-        pooled["avgmax"] = 0.5 * (pooled["avg"] + pooled["max"])
-        z = excite(activate(self.options["act"], squeeze(pooled[self.options["pool"]])))
+        pixels, options = x.flatten(2), self.options
+        mean = pixels.mean(2)
+        peak = pixels.amax(2) if options["ties"] == "split" else pixels.max(2).values
+        pooled = {"avg": mean, "max": peak, "avgmax": 0.5 * (mean + peak)}[options["pool"]]
+        z = _call(excite, activate(options["act"], _call(squeeze, pooled)))
         return _apply(self.options["gate"], x, z, return_map)
 
 
@@ -120,7 +128,7 @@ class LocalAttention(nn.Module):
 
     def forward(self, x: Tensor, return_map: bool = False):
         if not _is_plain(self.conv):
-            return _apply(self.gate, x, self.conv(x), return_map)
+            return _apply(self.gate, x, _call(self.conv, x), return_map)
         options = dict(gate=self.gate, backend=self.backend, return_map=return_map)
         return F.local_gate(x, self.conv.weight, self.conv.bias, **options)
 
@@ -136,8 +144,13 @@ class LocalPoolAttention(nn.Module):
         return F.local_pool_gate(x, **self.options, return_map=return_map)
 
 
+def _call(child: nn.Module, x: Tensor) -> Tensor:
+    """The child, hooks and all, in its own dtype."""
+    return child(x if torch.is_autocast_enabled(x.device.type) else x.to(next(child.parameters(), x).dtype))
+
+
 def _apply(gate: str | Spec, x: Tensor, z: Tensor, return_map: bool):
-    """x * gate(z) in plain torch, z (N, C or 1, ...)."""
+    """x * gate(z) in plain torch, z (N, C or 1, ...), in x's dtype."""
     g = activate(gate, z)
-    y = x * g.reshape(*g.shape, *[1] * (x.dim() - g.dim()))
-    return (y, g) if return_map else y
+    y = (x * g.reshape(*g.shape, *[1] * (x.dim() - g.dim()))).to(x.dtype)
+    return (y, g.to(x.dtype)) if return_map else y

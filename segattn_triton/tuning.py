@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil, log2
 from types import MappingProxyType
 
 import torch
@@ -16,6 +17,7 @@ SMS = 132  # the size of GPU that the model fills; a few more or fewer move no c
 REGISTERS = 65536  # per SM
 SHARED = {75: 65536, 80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}  # bytes per program
 BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
+START = 1024  # bytes that an SM could have moved while one of its programs starts
 
 
 @dataclass(frozen=True)
@@ -54,33 +56,42 @@ class Footprint:
     row_bytes: int = 128  # contiguous bytes of one tile row
 
 
+def registers(config: Config, f: Footprint) -> float:
+    """An estimate of the registers per thread: indices and masks, the live values, a quarter more for each load."""
+    values = f.tile / (32 * config.num_warps)
+    return 24 + values * (f.live * max(1.0, f.itemsize / 4) + f.loads / 4)
+
+
 def cost(config: Config, f: Footprint) -> float:
-    """Relative time: below 1 nothing, plus what is lost to too few bytes in flight, spills, short rows and tails."""
+    """Relative time. Every factor is 1 at its best, and says what is lost otherwise."""
     threads = 32 * config.num_warps
     values = f.tile / threads
-    registers = 24 + values * f.live + f.loads * values * f.itemsize / 4
-    if registers > 232:
-        return 1e3 * registers
-    resident = max(1, min(REGISTERS // (threads * -(-int(registers) // 8) * 8), 2048 // threads, 32))
-    slots = SMS * resident
-    occupied = min(resident, -(-f.programs // SMS))
-    in_flight = occupied * f.tile * f.itemsize * f.loads
-    waves = f.programs / slots
-    tail = -(-f.programs // slots) / waves if waves > 0 else 1.0
+    needed, limit = registers(config, f), min(232, REGISTERS // threads)
+    if needed > limit:
+        return 1e6 * needed / limit
+    resident = max(1, min(REGISTERS // (threads * -(-int(needed) // 8) * 8), 2048 // threads, 32))
+    nbytes = f.tile * f.itemsize * f.loads
+    per_sm = max(f.programs, 1) / SMS
+    in_flight = min(resident, per_sm) * nbytes / max(f.waste, 1.0)
     return (
-        f.waste
-        * max(1.0, BYTES_IN_FLIGHT / max(in_flight, 1))
-        * max(1.0, 64 / f.row_bytes) ** 0.5
-        * (1 + 0.3 * (min(tail, 2.0) - 1))
-        * (1 + max(0.0, registers - 168) / 200)
-        * (1 + 0.02 * max(0.0, 16 - values))
+        f.waste  # masked elements take issue slots and registers
+        * max(1.0, 2 * BYTES_IN_FLIGHT / in_flight)  # latency shows: a program waits for loads half of its time
+        * (1 + 0.2 / resident)  # one program's load, arithmetic and store do not overlap: others fill the gaps
+        * (1 + START / nbytes)  # a program starts, and computes its indices
+        * (1 + 0.05 * abs(log2(values * f.loads / 64)))  # about 64 loads a thread: 32 values of two maps
+        * max(1.0, 16 / (values * f.itemsize))  # fewer values than fill a 128-bit access
+        * max(1.0, 128 / f.row_bytes) ** 0.25  # rows shorter than a cache line share it with another program
+        * max(1.0, 32 / f.row_bytes)  # a sector of 32 bytes is fetched whole
+        * max(1.0, 2 / per_sm) ** 0.5  # SMs without a program, or with a single one
+        * (1 + 0.3 * (ceil(per_sm) / per_sm - 1 if per_sm > 1 else 0))  # the last wave fills some SMs only
     )
 
 
-def choose(configs: tuple[Config, ...], footprint: Callable[[Config], Footprint | None]) -> Config:
-    """The cheapest config by the model, the first of equals. `footprint` returns None for one that cannot run."""
-    priced = [(cost(c, f), i) for i, c in enumerate(configs) if (f := footprint(c)) is not None]
-    return configs[min(priced)[1]]
+def choose(configs: tuple[Config, ...], footprint: Callable[[Config], Footprint | float | None]) -> Config:
+    """The cheapest config by the model, the first of equals. `footprint` returns None for one that cannot run, and
+    the cost itself where a family is not bound by memory and has a model of its own."""
+    found = [(f, c, i) for i, c in enumerate(configs) if (f := footprint(c)) is not None]
+    return configs[min((f if isinstance(f, float) else cost(c, f), i) for f, c, i in found)[1]]
 
 
 _target: int | None = None

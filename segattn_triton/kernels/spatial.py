@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segattn_triton.kernels.activations import Activation
 from segattn_triton.kernels.tile import (
+    Maps,
     accumulator,
     is_peak,
     load_tile,
@@ -28,7 +29,16 @@ from segattn_triton.launch import Plan
 from segattn_triton.tuning import SMS, Config, Footprint, choose, space
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
-WHOLE = 1024  # channels that one program holds at once
+WHOLE = 1024  # channels that one program holds at once; of more it loops over chunks
+CHUNK = 256
+
+
+@triton.jit
+def _weights(weight_ptr, offs_c, C: tl.constexpr, ACC: tl.constexpr):
+    if weight_ptr is None:
+        return tl.zeros_like(offs_c).to(ACC)
+    else:
+        return load_vector(weight_ptr, offs_c, C, ACC)
 
 
 @triton.jit
@@ -115,16 +125,17 @@ def _spatial_fwd_kernel(
     peak = tl.full([BLOCK_P], float("-inf"), ACC)
     first = tl.full([BLOCK_P], C, tl.int32)
     count = tl.zeros([BLOCK_P], tl.int32)
-    for chunk in tl.static_range(0, C, BLOCK_C):
+    x = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    for chunk in range(0, C, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
         mask = (offs_c < C)[:, None] & mask_p[None, :]
         x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
-        w = load_vector(weight_ptr, offs_c, C, ACC) if POOL == "dot" else None
+        w = _weights(weight_ptr, offs_c, C, ACC)
         total, peak, first, count = _squeeze(x, w, offs_c, total, peak, first, count, C, POOL)
     g = GATE.f(_logit(total, peak, bias_ptr, C, POOL), GATE.a, GATE.b)
     if map_ptr is not None:
         tl.store(map_ptr + n.to(tl.int64) * P + offs_p, g.to(map_ptr.dtype.element_ty), mask_p)
-    for chunk in tl.static_range(0, C, BLOCK_C):
+    for chunk in range(0, C, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
         mask = (offs_c < C)[:, None] & mask_p[None, :]
         if C > BLOCK_C:
@@ -171,12 +182,15 @@ def _spatial_bwd_kernel(
         peak = tl.full([BLOCK_P], float("-inf"), ACC)
         first = tl.full([BLOCK_P], C, tl.int32)
         count = tl.zeros([BLOCK_P], tl.int32)
-        for chunk in tl.static_range(0, C, BLOCK_C):
+        x = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+        dy = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+        w = tl.zeros([BLOCK_C], ACC)
+        for chunk in range(0, C, BLOCK_C):
             offs_c = chunk + tl.arange(0, BLOCK_C)
             mask = (offs_c < C)[:, None] & mask_p[None, :]
             x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
             dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-            w = load_vector(weight_ptr, offs_c, C, ACC) if POOL == "dot" else None
+            w = _weights(weight_ptr, offs_c, C, ACC)
             total, peak, first, count = _squeeze(x, w, offs_c, total, peak, first, count, C, POOL)
             ds += tl.sum(dy * x, 0)
         if dmap_ptr is not None:
@@ -185,13 +199,13 @@ def _spatial_bwd_kernel(
         g = GATE.f(z, GATE.a, GATE.b)
         dz = tl.where(mask_p, ds * GATE.df(z, GATE.a, GATE.b), 0.0)
         db += dz
-        for chunk in tl.static_range(0, C, BLOCK_C):
+        for chunk in range(0, C, BLOCK_C):
             offs_c = chunk + tl.arange(0, BLOCK_C)
             mask = (offs_c < C)[:, None] & mask_p[None, :]
             if C > BLOCK_C:
                 x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
                 dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-                w = load_vector(weight_ptr, offs_c, C, ACC) if POOL == "dot" else None
+                w = _weights(weight_ptr, offs_c, C, ACC)
             if dx_ptr is not None:
                 dx = dy * g[None, :] + dz[None, :] * _d_logit(x, w, offs_c, peak, first, count, C, POOL, SPLIT)
                 store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
@@ -205,18 +219,27 @@ def _spatial_bwd_kernel(
 
 
 def _block_c(C: int) -> int:
-    return min(triton.next_power_of_2(C), WHOLE)
+    return triton.next_power_of_2(C) if C <= WHOLE else CHUNK
 
 
-def _config(x: Tensor, loads: int, live: float) -> Config:
-    m, block_c, itemsize = maps(x), _block_c(x.shape[1]), x.element_size()
+def _live(m: Maps, pool: str, backward: bool) -> float:
+    """fp32 values alive per tile element, read off compiled kernels."""
+    chunks, peak = m.C > WHOLE, "max" in pool
+    scattered = m.layout.align == 1  # every element has its own address and mask
+    if backward:
+        return 6.2 if chunks or scattered else 4.0 if peak else 2.7
+    return 4.0 if chunks and peak else 2.3 if scattered else 1.6 if chunks or peak else 1.2
+
+
+def _config(m: Maps, itemsize: int, pool: str, backward: bool) -> Config:
+    block_c, live = _block_c(m.C), _live(m, pool, backward)
 
     def footprint(config: Config) -> Footprint:
         block_p = config.blocks["BLOCK_P"]
         tiles = -(-m.P // block_p)
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         waste = tiles * block_p / max(m.P, 1)
-        return Footprint(block_c * block_p, itemsize, loads, live, m.N * tiles, waste, row)
+        return Footprint(block_c * block_p, itemsize, 1 + backward, live, m.N * tiles, waste, row)
 
     return choose(SPACE, footprint)
 
@@ -231,7 +254,7 @@ def plan_spatial_fwd(
     gate: Activation,
 ) -> Plan:
     m, block_c = maps(x, y), _block_c(x.shape[1])
-    config = _config(x, loads=1, live=1.2)
+    config = _config(m, x.element_size(), pool, backward=False)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     args = dict(
         x_ptr=x,
@@ -270,7 +293,7 @@ def plan_spatial_bwd(
 ) -> Plan:
     """With dparam, the plan's `dparam_ptr` is a new buffer (programs, C + 1) of partial dweight and dbias."""
     m, block_c = maps(*(t for t in (dy, x, dx) if t is not None)), _block_c(x.shape[1])
-    config = _config(x, loads=2, live=2.2)
+    config = _config(m, x.element_size(), pool, backward=True)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     grid = min(m.N * tiles, 8 * SMS)  # enough for every SM; few, so that the partial sums stay small
     args = dict(

@@ -1,0 +1,96 @@
+"""The `segattn` command. Exit codes: 0 done, 1 a mismatch or a failure, 2 wrong usage or no usable GPU."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+main = typer.Typer(
+    help="Measure, check and describe the attention kernels of segattn_triton.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run time
+
+
+def _split(values: Names) -> tuple[str, ...]:
+    """`--op a,b --op c` is a, b, c."""
+    return tuple(name.strip() for value in values or () for name in value.split(","))
+
+
+@contextlib.contextmanager
+def _one_line():
+    """Errors are one line on standard error: exit code 2 for wrong usage, 1 for a failure."""
+    from segattn_triton.perf.options import Failure, Usage
+
+    try:
+        yield
+    except (Usage, Failure) as error:
+        typer.echo(f"segattn: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, Usage) else 1) from None
+
+
+@main.command()
+def report(
+    op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; all by default.")] = None,
+    preset: Annotated[str, typer.Option(help="quick (3 minutes) or full (an hour).")] = "quick",
+    dtype: Annotated[Names, typer.Option(help="bfloat16, float16, float32, float64.")] = None,
+    layout: Annotated[Names, typer.Option(help="contiguous, channels_last; both by default.")] = None,
+    mode: Annotated[Names, typer.Option(help="fwd, bwd; both by default.")] = None,
+    image: Annotated[Optional[Path], typer.Option(help="A photograph for errors and gate maps.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[float], typer.Option(help="Seconds; the most valuable points come first.")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="The folder for records, plots and page.")] = Path("report"),
+    resume: Annotated[bool, typer.Option("--resume", help="Finish the report in the folder.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Leave the GPU alone.")] = False,
+) -> None:
+    """Throughput against resolution: ours, eager and torch.compile, on the GPU if there is one; plots and a page."""
+    with _one_line():
+        from segattn_triton.perf import report as command
+
+        command.run(
+            ops=_split(op),
+            preset=preset,
+            dtypes=_split(dtype),
+            layouts=_split(layout),
+            modes=_split(mode),
+            image=image,
+            budget=budget,
+            out=out,
+            resume=resume,
+            cpu=cpu,
+        )
+
+
+@main.command()
+def check(op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; all by default.")] = None) -> None:
+    """The kernels against the reference: on the GPU, or in Triton's interpreter on the CPU."""
+    with _one_line():
+        from segattn_triton.perf.options import choose_ops
+
+        ops = choose_ops(_split(op))
+        from segattn_triton.perf import check as command
+
+        raise typer.Exit(command.main(ops))
+
+
+@main.command()
+def env(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """All that a bug report needs: versions, GPU, driver, what keeps Triton from running."""
+    from segattn_triton.perf import env as command
+
+    values = command.collect()
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(values, indent=1, default=str))
+    else:
+        command.print_table(values)
+    if problem := command.unusable_gpu():
+        typer.echo(f"segattn: {problem}", err=True)
+
+
+if __name__ == "__main__":
+    main()

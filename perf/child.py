@@ -1,0 +1,86 @@
+"""Work in a child process, one JSON line in for each piece and one out: results arrive as they come.
+
+A crash costs the piece that it happened on, a deadline those that were not done.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+DIED = "died"  # the key of the reason, in place of the result of a piece that ended its process
+
+
+def results(
+    module: str, pieces: Sequence[Mapping], variables: Mapping[str, str | None], seconds: float | None = None
+) -> Iterator[dict]:
+    """The results of `python -m module` for these pieces, in order, as many as there are after `seconds`.
+
+    `variables` are set in the child's environment; None removes one.
+    """
+    end = time.monotonic() + (threading.TIMEOUT_MAX / 2 if seconds is None else seconds)
+    todo, idle = list(pieces), 0
+    while todo:
+        done = 0
+        child = _Child(module, todo, variables, end)
+        with contextlib.closing(child.lines()) as lines:
+            for line in lines:
+                done += 1
+                yield json.loads(line)
+        if done == len(todo) or time.monotonic() >= end:
+            return
+        yield {DIED: child.reason()}
+        todo, idle = todo[done + 1 :], 0 if done else idle + 1
+        if idle == 2:  # it cannot even start
+            yield from ({DIED: child.reason()} for _ in todo)
+            return
+
+
+class _Child:
+    def __init__(self, module: str, pieces: Sequence[Mapping], variables: Mapping[str, str | None], end: float):
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = {k: v for k, v in {**os.environ, **variables}.items() if v is not None}
+        self.process = subprocess.Popen([sys.executable, "-m", module], env=environment, **pipes)
+        self.said: list[str] = []
+        text = "".join(json.dumps(piece) + "\n" for piece in pieces)
+        self.timer = threading.Timer(end - time.monotonic(), self.process.kill)
+        self.reader = threading.Thread(target=lambda: self.said.extend(self.process.stderr))
+        self.writer = threading.Thread(target=self._write, args=(text,))
+        for thread in (self.timer, self.reader, self.writer):
+            thread.daemon = True
+            thread.start()
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(BrokenPipeError), self.process.stdin:
+            self.process.stdin.write(text)
+
+    def lines(self) -> Iterator[str]:
+        """Its results; a line that a crash cut short is none. It does not outlive this."""
+        try:
+            yield from (line for line in self.process.stdout if line.startswith("{") and line.endswith("}\n"))
+            self.process.wait()
+        finally:
+            self.timer.cancel()
+            self.process.kill()
+            self.process.wait()
+            self.reader.join()
+
+    def reason(self) -> str:
+        last = next((line.strip() for line in reversed(self.said) if line.strip()), "it said nothing")
+        return f"the process ended with code {self.process.returncode}: {last}"[:300]
+
+
+def serve(work: Callable[[dict], dict]) -> None:
+    """In the child: answer every piece on standard input."""
+    for line in sys.stdin:
+        print(json.dumps(work(json.loads(line))), flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """`OutOfMemoryError: CUDA out of memory. Tried ...`, cut to a line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300].removesuffix(": ")

@@ -1,0 +1,95 @@
+"""The options of `segattn report`, and the one-line errors of every command."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from segattn_triton.catalog import BY_NAME
+
+PRESETS = {"quick": 180.0, "full": 3600.0}  # budget in seconds
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+LAYOUTS = {"nchw": "contiguous", "nhwc": "channels_last"}
+MODES = ("fwd", "bwd")
+LEAST_BUDGET = 40.0  # seconds: the page alone takes some
+
+
+class Usage(Exception):
+    """Wrong usage, in one line that names the option, what was given and what is wanted."""
+
+
+class Failure(Exception):
+    """What a command found wrong, or could not do, in one line."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `segattn report` measures. An empty tuple stands for all of it, as the preset and the machine choose."""
+
+    ops: Sequence[str] = ()
+    preset: str = "quick"
+    dtypes: Sequence[str] = ()
+    layouts: Sequence[str] = ()
+    modes: Sequence[str] = ()
+    image: Path | None = None
+    budget: float | None = None
+    out: Path = field(default=Path("report"))
+    resume: bool = False
+    cpu: bool = False
+    sides: Sequence[int] = ()  # resolutions, most valuable first
+    channels: Sequence[int] = ()
+
+    def checked(self) -> "Options":
+        """The same with full names and every choice made, or a Usage error."""
+        choose("--preset", [self.preset], PRESETS)
+        budget = PRESETS[self.preset] if self.budget is None else self.budget
+        if not budget >= LEAST_BUDGET:
+            raise Usage(f"--budget: got {budget:g}, expected at least {LEAST_BUDGET:g} seconds")
+        return replace(
+            self,
+            ops=choose_ops(self.ops),
+            dtypes=choose("--dtype", self.dtypes, DTYPES.values(), DTYPES),
+            layouts=choose("--layout", self.layouts, LAYOUTS.values(), LAYOUTS) or tuple(LAYOUTS.values()),
+            modes=choose("--mode", self.modes, MODES) or MODES,
+            image=_readable_image(self.image),
+            budget=float(budget),
+            out=_writable(Path(self.out)),
+        )
+
+
+def choose(option: str, given: Sequence[str], allowed, aliases=()) -> tuple[str, ...]:
+    """The given values without repeats, aliases spelt out."""
+    chosen = [dict(aliases).get(value, value) for value in given]
+    for value, full in zip(given, chosen, strict=True):
+        if full not in allowed:
+            also = f" (or {', '.join(aliases)})" if aliases else ""
+            raise Usage(f"{option}: got {value!r}, expected one of {', '.join(allowed)}{also}")
+    return tuple(dict.fromkeys(chosen))
+
+
+def choose_ops(given: Sequence[str]) -> tuple[str, ...]:
+    return choose("--op", given, BY_NAME) or tuple(BY_NAME)
+
+
+def _writable(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Usage(f"--out: cannot write to {out}: {error.strerror}; expected a folder that can be written") from None
+    return out
+
+
+def _readable_image(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Usage(f"--image: cannot read {path}: {reason}; expected an image, such as a JPEG or PNG file") from None
+    return Path(path)

@@ -1,0 +1,46 @@
+"""Activations of a real photograph, for errors, gate maps and one timed point an op.
+
+The photograph becomes a feature map by two fixed random 3x3 convolutions with a ReLU between, at the resolution
+wanted, every channel of mean 0 and deviation 1. A batch holds its reflections and rotations.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HIDDEN = 16
+
+
+def load(path: Path | None, height: int, width: int) -> np.ndarray:
+    """The middle of the photograph as (height, width, 3) bytes; without a path, matplotlib's sample."""
+    from PIL import Image, ImageOps
+
+    if path is None:
+        import matplotlib
+
+        path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # US Navy, public domain
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (width, height)))
+
+
+def activations(path: Path | None, N: int, C: int, H: int, W: int) -> Tensor:
+    """(N, C, H, W) in float32, the same on every machine up to rounding."""
+    side = max(H, W)
+    image = torch.from_numpy(load(path, side, side).copy()).permute(2, 0, 1).float() / 255
+    views = [torch.rot90(v, k, (1, 2)) for k in range(4) for v in (image, image.flip(2))]
+    batch = torch.stack(list(itertools.islice(itertools.cycle(views), N)))[:, :, :H, :W]
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(HIDDEN, 3, 3, 3, generator=generator) / 27**0.5
+    second = torch.randn(C, HIDDEN, 3, 3, generator=generator) / (9 * HIDDEN) ** 0.5
+    x = F.conv2d(torch.relu(F.conv2d(batch - batch.mean(), first, padding=1)), second, padding=1)
+    return (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+
+
+def as_image(gate_map: Tensor) -> np.ndarray:
+    """The gate of the first image: (H, W), over channels the mean; or (C,) where there is one value a channel."""
+    first = gate_map[0].detach().float().cpu()
+    return (first if first.dim() == 1 else first.mean(0)).numpy()

@@ -1,0 +1,159 @@
+"""What a run measures, the most valuable first: a pure function of the options and of whether there is a GPU.
+
+First the ceilings: device copy, matrix product. Then, per dtype, the numerics of every op, so that no time is taken
+of an op that is wrong. Then the sweep outwards from the founding problem (C = 64 and 128, 512 x 512, bfloat16):
+other resolutions, other C, other dtypes. Photographs follow the founding problem.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from segattn_triton.catalog import BY_NAME
+from segattn_triton.perf import rivals
+from segattn_triton.perf.options import Options
+from segattn_triton.perf.records import Point
+from segattn_triton.perf.timing import GRAPH_BYTES
+
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+BATCH = 8
+LARGEST_MAP = 2**32  # bytes: the batch shrinks where one map would be larger
+COPY_BYTES = (500_000_000, 2_000_000_000, 100_000_000)
+CHECK_SIZES = ((2, 64, 64, 64), (1, 128, 65, 33))  # N, C, H, W
+GPU = {
+    "quick": dict(sides=(512, 256, 1024, 128), channels=(64, 128), dtypes=("bfloat16",)),
+    "full": dict(
+        sides=(512, 256, 1024, 128, 2048, 64, 513, 65),
+        channels=(64, 128, 256, 32, 512),
+        dtypes=("bfloat16", "float32", "float16"),
+    ),
+}
+CPU = {
+    "quick": dict(sides=(128, 64), channels=(32,), dtypes=("float32",)),
+    "full": dict(sides=(256, 128, 64, 512), channels=(64, 32), dtypes=("float32",)),
+}
+COMPILED = ("compile", "compile-best")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Points that are measured together."""
+
+    kind: str  # "ceiling", "check", "time", "predict"
+    points: tuple[Point, ...]
+    rank: tuple
+
+    @property
+    def first(self) -> Point:
+        return self.points[0]
+
+    def only(self, points: Iterable[Point]) -> "Job":
+        return replace(self, points=tuple(points))
+
+
+def sizes_of(point: Point) -> Mapping:
+    """The sizes that the catalog's row asks for."""
+    return {"N": point.N, "C": point.C, "S": (point.H, point.W), "Cr": max(1, point.C // 2)}
+
+
+def floor_bytes(point: Point) -> int:
+    return BY_NAME[point.op].floor_bytes(sizes_of(point), ITEMSIZE[point.dtype])[point.mode == "bwd"]
+
+
+def map_bytes(point: Point) -> int:
+    return point.N * point.C * point.H * point.W * ITEMSIZE[point.dtype]
+
+
+def schedule(options: Options, *, gpu: bool, bfloat16: bool = True) -> list[Job]:
+    """The jobs of a run, in order. `options` are checked."""
+    presets = dict((GPU if gpu else CPU)[options.preset])
+    if gpu and not bfloat16:
+        presets["dtypes"] = tuple(d for d in presets["dtypes"] if d != "bfloat16") or ("float16",)
+    grid = {k: tuple(getattr(options, k)) or v for k, v in presets.items()}
+    jobs = [*_ceilings(grid["dtypes"][0], gpu), *_sweep(options, grid, gpu)]
+    if gpu:
+        jobs += _checks(options, grid["dtypes"])
+    else:
+        jobs.append(_predictions(options))
+    return sorted(jobs, key=lambda job: job.rank)
+
+
+def _ceilings(dtype: str, gpu: bool) -> Iterator[Job]:
+    side = 8192 if gpu else 1024
+    timer = "events" if gpu else "cpu"
+    for i, size in enumerate(COPY_BYTES if gpu else COPY_BYTES[-1:]):
+        point = Point("copy", "copy", "fwd", dtype, "contiguous", 1, 1, size // ITEMSIZE[dtype] // 1000, 1000, timer)
+        yield Job("ceiling", (point,), (-2, i))
+    point = Point("matmul", "matmul", "fwd", dtype, "contiguous", 1, side, side, side, timer)
+    yield Job("ceiling", (point,), (-1,))
+
+
+def _checks(options: Options, dtypes) -> Iterator[Job]:
+    for (d, dtype), (o, op), layout, (s, size) in product(
+        enumerate(dtypes), enumerate(options.ops), options.layouts, enumerate(CHECK_SIZES)
+    ):
+        point = Point(op, "segattn", "check", dtype, layout, *size, timer="check")
+        yield Job("check", (point,), (_dtype_rank(d) - 0.5, s, o))
+
+
+def _dtype_rank(index: int) -> float:
+    return (0, 10, 13, 16)[index]
+
+
+def _sweep(options: Options, grid: Mapping, gpu: bool) -> Iterator[Job]:
+    for (d, dtype), (s, side), (c, C), (m, mode), (l, layout), (o, op) in product(
+        *map(enumerate, (grid["dtypes"], grid["sides"], grid["channels"], options.modes, options.layouts, options.ops))
+    ):
+        distance = _dtype_rank(d) + s + (0 if c < 2 else 4 + c)
+        N = BATCH if gpu else 1
+        while N > 1 and N * C * side * side * ITEMSIZE[dtype] > LARGEST_MAP:
+            N //= 2
+        timer = "events" if gpu else "cpu"
+        first = Point(op, "segattn" if gpu else "reference", mode, dtype, layout, N, C, side, side, timer)
+        points = [first, *(replace(first, provider=name) for name in rivals.names(op))]
+        compiled = [p for p in points if p.provider in COMPILED]
+        if not gpu:  # compiling for the CPU takes the better part of a minute: apart, and once a row and direction
+            points = [p for p in points if p not in compiled]
+            if compiled and s + c + l == 0:
+                yield Job("time", tuple(compiled), (distance + 0.5, m, c, l, o))
+        if s + c + l == 0:
+            yield Job("time", tuple(replace(p, inputs="photo") for p in points), (distance + 0.25, m, c, l, o))
+        if gpu and floor_bytes(first) < GRAPH_BYTES:
+            points += [replace(p, timer="graph") for p in points]
+        yield Job("time", tuple(points), (distance, m, c, l, o))
+
+
+def _predictions(options: Options) -> Job:
+    """All points that a GPU would time, our kernels only; compiled ahead of time instead."""
+    twin = replace(options, dtypes=(), sides=(), channels=())
+    grid = GPU[options.preset] | dict(dtypes=options.dtypes or ("bfloat16",), channels=(64,))
+    points = [
+        replace(job.first, timer="predicted")
+        for job in sorted(_sweep(twin, grid, gpu=True), key=lambda job: job.rank)
+        if job.first.inputs == "normal"
+    ]
+    return Job("predict", tuple(dict.fromkeys(points)), (-0.5,))
+
+
+def memory_needed(points: Sequence[Point]) -> int:
+    """Bytes that the points of one problem take together, by the number of maps that each keeps alive. Generous."""
+    first, providers = points[0], {p.provider for p in points}
+    maps = 3 + 5 * len(providers) if first.mode == "bwd" else 8
+    images = first.N if first.inputs == "photo" else 1  # that the reference computes in float64
+    exact = 6 * images * map_bytes(first) // first.N * 8 // ITEMSIZE[first.dtype]
+    return maps * map_bytes(first) + exact
+
+
+def describe(point: Point) -> str:
+    shape = f"{point.N}x{point.C}x{point.H}x{point.W}"
+    return f"{point.op} {point.mode} {point.dtype} {point.layout} {shape}" + (
+        f" {point.inputs}" if point.inputs != "normal" else ""
+    )
+
+
+def work(p: Point) -> float:
+    """What the time of a point grows with: bytes moved, arithmetic counted at a hundred FLOP a byte."""
+    if p.op not in BY_NAME:
+        return math.prod((p.N, p.C, p.H, p.W)) ** (2 / 3 if p.op == "matmul" else 1)
+    return floor_bytes(p) + BY_NAME[p.op].count_flops(sizes_of(p))[p.mode == "bwd"] / 100

@@ -1,0 +1,30 @@
+"""From OUT/records.jsonl to OUT/records.csv, OUT/plots and OUT/index.html; the table for the terminal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from segattn_triton.perf.records import load
+from segattn_triton.perf.render import figures, frame, page
+from segattn_triton.perf.render.tables import terminal_table
+
+__all__ = ["render", "terminal_table"]
+
+
+def render(out: Path) -> Path:
+    """Draw what OUT holds; the path of the page. Needs neither a GPU nor a whole run: any records will do."""
+    df = frame.from_records(load(out / "records.jsonl"))
+    frame.write_csv(df, out / "records.csv")
+    drawn = figures.draw(df, out)
+    maps = figures.draw_maps(out / "maps.npz", out / "plots")
+    index = out / "index.html"
+    index.write_text(page.build(df, _environment(out / "environment.json"), drawn, maps), encoding="utf-8")
+    return index
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,137 @@
+"""The parts of the README that are generated: between `<!-- generated:NAME -->` and `<!-- end:NAME -->`.
+
+`ops` comes from the catalog, `results` from the records under perf/results: no number is typed by hand.
+`python -m segattn_triton.perf.render.readme README.md` writes them.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from segattn_triton._checks import DTYPES
+from segattn_triton.catalog import OPS, Op
+from segattn_triton.perf.records import load
+from segattn_triton.perf.render import words
+from segattn_triton.perf.render.frame import from_records
+from segattn_triton.perf.render.page import REHEARSAL, facts, gpu_name
+from segattn_triton.perf.render.tables import headline, lines
+
+PART = re.compile(r"(<!-- generated:(\w+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
+NO_RESULTS = "No GPU numbers yet."
+
+USE = {
+    "spatial_gate": "where in the image matters, and one learned direction tells it: decoders, after a skip connection",
+    "spatial_pool_gate": "as the spatial gate, without any parameter",
+    "channel_gate": "which channels matter depends on the whole image: encoder stages, fusion of branches",
+    "local_gate": "surroundings decide and the cost of a full convolution is acceptable: few channels, late stages",
+    "local_gate_depthwise": "surroundings decide and every channel can decide alone: large maps, many channels",
+    "local_pool_gate": "as the depthwise local gate, without any parameter",
+}
+
+
+def update(readme: Path, check: bool = False) -> bool:
+    """Whether a generated part is out of date; unless `check`, write it anew."""
+    old = readme.read_text(encoding="utf-8")
+    made = {"ops": ops_table, "results": lambda: results_part(readme.parent)}
+
+    def renew(part: re.Match) -> str:
+        if part[2] not in made:
+            raise ValueError(f"{readme}: no part is called {part[2]!r}, expected one of {', '.join(made)}")
+        return f"{part[1]}{made[part[2]]()}\n{part[3]}"
+
+    new = PART.sub(renew, old)
+    if new != old and not check:
+        readme.write_text(new, encoding="utf-8")
+    return new != old
+
+
+def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+    """Markdown; a cell's bar is escaped."""
+    head = list(head)
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def ops_table(rows: Iterable[Op] = OPS) -> str:
+    """What there is and when to use it: a row per row of the catalog."""
+    dtypes = ", ".join(words.dtype(str(dtype).removeprefix("torch.")) for dtype in DTYPES)
+    head = (
+        "op", "equation", "attends to", "passes over the map, forward / backward", "FLOP a value, forward / backward",
+        "dtypes", "layouts", "when to use it", "paper",
+    )  # fmt: skip
+    return table(
+        head,
+        (
+            (
+                f"`{row.name}`", f"`{row.equation}`", row.attends_to, f"{row.passes[0]} / {row.passes[1]}", cost(row),
+                dtypes, layouts(row), USE[row.name], row.paper,
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+def cost(row: Op) -> str:
+    """18 C + 1 / 36 C + 4: the catalog's FLOP at one pixel over C, as a line through two C's."""
+    low, high = ([f / C for f in row.flops(1, C, C // 2)] for C in (64, 128))
+    return " / ".join(_linear(a, b) for a, b in zip(low, high, strict=True))
+
+
+def _linear(at_64: float, at_128: float) -> str:
+    slope = (at_128 - at_64) / 64
+    rest = at_64 - 64 * slope
+    if slope != round(slope):
+        return f"{at_64:.3g} at C = 64"
+    parts = [f"{slope:.0f} C"] * (slope != 0) + [f"{rest:.3g}"] * (rest != 0 or slope == 0)
+    return " + ".join(parts)
+
+
+def layouts(row: Op) -> str:
+    axes = " or ".join(filter(None, (", ".join(map(str, row.dims[:-1])), str(row.dims[-1]))))
+    return f"NCHW, channels_last; {axes} spatial ax{'es' if row.dims != (1,) else 'is'}"
+
+
+def results_part(root: Path) -> str:
+    """A section per folder of perf/results that holds times of a GPU; without one, that there are none."""
+    sections = (_section(root, folder) for folder in sorted((root / "perf" / "results").glob("*/")))
+    return "\n\n".join(filter(None, sections)) or NO_RESULTS
+
+
+def _section(root: Path, folder: Path) -> str | None:
+    df = from_records(load(folder / "records.jsonl"))
+    try:
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = [(name, lines(df, [timer])) for name, timer in (("large maps", "events"), ("small maps, graph", "graph"))]
+    if not any(body for _, body in found) or environment.get("device") == REHEARSAL:
+        return None
+    parts = [f"**{headline(df, gpu_name(environment))}**", f"Conditions: {'; '.join(facts(environment))}."]
+    parts.append("Share of floor: of the speed of a device copy of the same bytes; “mm”, of the matrix rate.")
+    head = (
+        "op", "pass", "dtype", "layout", "N×C×H×W", "ms", "times eager", "times compiled", "times best compiled",
+        "share of floor", "fastest",
+    )  # fmt: skip
+    for name, body in found:
+        if body:
+            parts.append(f"Medians of one run, {name}:")
+            parts.append(table(head, map(_cells, body)))
+    plots = folder / "plots"
+    pictures = [plots / f"{row.name}_fwd_bfloat16_contiguous_events_gbps.png" for row in OPS]
+    parts += [f"![{p.stem.replace('_', ' ')}]({p.relative_to(root).as_posix()})" for p in pictures if p.exists()]
+    return "\n\n".join(parts)
+
+
+def _cells(line) -> tuple[str, ...]:
+    fastest = f"**{line.fastest}**" if line.wins is False else line.fastest
+    return (
+        f"`{line.op}`", words.mode(line.mode), line.dtype, line.layout, line.size, line.ms, line.eager, line.compiled,
+        line.best, line.share, fastest,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    stale = update(Path(sys.argv[1]), check="--check" in sys.argv[2:])
+    sys.exit(int(stale and "--check" in sys.argv[2:]))

@@ -1,0 +1,94 @@
+"""What people run today: per row of the catalog the published listing, and the best formulation known.
+
+Arguments are the row's inputs, in their order. Both are timed under torch.compile, the listing without it, too.
+The reference is no rival: it computes in float32. A row without an entry is timed alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rivals:
+    listing: Callable
+    best: Callable | None = None  # None: nothing better than the compiled listing is known
+
+
+def spatial_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 1x1 convolution to one channel, sigmoid, product."""
+    return x * torch.sigmoid(F.conv2d(x, weight[:, :, None, None], bias))
+
+
+def spatial_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The convolution as a product and a sum, which Inductor fuses with the rest."""
+    return x * torch.sigmoid((x * weight[:, :, None, None]).sum(1, keepdim=True) + bias)
+
+
+def spatial_pool_listing(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x.mean(1, keepdim=True))
+
+
+def channel_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """Global pooling, two linear layers with ReLU, sigmoid, product; the pooled map flattened, so that it runs."""
+    v = F.adaptive_avg_pool2d(x, 1).flatten(1)
+    g = torch.sigmoid(F.linear(F.relu(F.linear(v, w1, b1)), w2, b2))
+    return x * g[:, :, None, None]
+
+
+def channel_best(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    v = x.mean((2, 3))
+    g = torch.sigmoid(torch.addmm(b2, torch.relu(torch.addmm(b1, v, w1.T)), w2.T))
+    return x * g[:, :, None, None]
+
+
+def local_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 3x3 convolution to as many channels, sigmoid, product. Inductor splits the bias off by itself."""
+    return x * torch.sigmoid(F.conv2d(x, weight, bias, padding=1))
+
+
+def depthwise_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x * torch.sigmoid(F.conv2d(x, weight, bias, padding=1, groups=x.shape[1]))
+
+
+def depthwise_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The convolution as nine shifted products, which Inductor fuses into one kernel."""
+    H, W = x.shape[2:]
+    padded, z = F.pad(x, (1, 1, 1, 1)), bias[:, None, None]
+    for i in range(3):
+        for j in range(3):
+            z = z + padded[:, :, i : i + H, j : j + W] * weight[:, :, i, j, None]
+    return x * torch.sigmoid(z)
+
+
+def local_pool_listing(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))
+
+
+RIVALS = {
+    "spatial_gate": Rivals(spatial_listing, spatial_best),
+    "spatial_pool_gate": Rivals(spatial_pool_listing),
+    "channel_gate": Rivals(channel_listing, channel_best),
+    "local_gate": Rivals(local_listing),
+    "local_gate_depthwise": Rivals(depthwise_listing, depthwise_best),
+    "local_pool_gate": Rivals(local_pool_listing),
+}
+
+
+def names(row: str) -> tuple[str, ...]:
+    """The rivals of a row that there are to time."""
+    rivals = RIVALS.get(row)
+    if rivals is None:
+        return ()
+    return ("eager", "compile") if rivals.best is None else ("eager", "compile", "compile-best")
+
+
+def make(row: str, provider: str, compiler: Callable[[Callable], Callable]) -> Callable:
+    """The function of a rival; `compiler` turns one into its compiled form."""
+    rivals = RIVALS[row]
+    if provider == "eager":
+        return rivals.listing
+    return compiler(rivals.best if provider == "compile-best" else rivals.listing)

@@ -1,0 +1,152 @@
+"""Neighbourhood attention, forward: y_i = sum_j p_ij v_j, p_i = softmax_j(s_ij), s_ij = scale <q_i, k_j> + bias.
+
+q, y (N, H, W, heads, D); k, v (N, H, W, heads_kv, D); lse_i = log sum_j exp(s_ij), (N, H, W, heads). One pass over
+q, k, v and y; the halo of a tile comes from cache. A running softmax, in base 2.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segattn_triton.kernels.neighborhood import (
+    LN2,
+    LOG2E,
+    bias_index,
+    head_bias,
+    is_inner,
+    load_shifted,
+    locate,
+    offsets_to_keys,
+    row_config,
+    row_strides_of,
+    rows_at,
+    store_at,
+    strides_of,
+    tiles,
+    vectors_at,
+    window,
+)
+from segattn_triton.kernels.tile import accumulator
+from segattn_triton.launch import Plan
+
+
+@triton.jit
+def _take(q, k, v, bias, oy, ox, near, peak, total, acc, WINDOW: tl.constexpr, ACC: tl.constexpr):
+    """Take the keys at one offset into the running softmax. `near`: which of them exist; None: all."""
+    k_j = load_shifted(k, oy, ox, near, WINDOW, ACC)
+    v_j = load_shifted(v, oy, ox, near, WINDOW, ACC)
+    s = tl.sum(q * k_j, 1)
+    if near is not None and WINDOW.border == "zero":
+        s = tl.where(near, s, 0.0)
+    if bias is not None:
+        s += tl.load(bias + bias_index(oy, ox, WINDOW)).to(ACC) * LOG2E
+    if near is not None and WINDOW.border != "zero":
+        s = tl.where(near, s, float("-inf"))
+    higher = tl.maximum(peak, s)
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    fade = tl.exp2(peak - base)
+    p = tl.exp2(s - base)
+    return higher, total * fade + p, acc * fade[:, None] + p[:, None] * v_j
+
+
+@triton.jit
+def _attend(q, k, v, bias, y, x, rows, cols, INNER: tl.constexpr, WINDOW: tl.constexpr, ACC: tl.constexpr):
+    """peak, total [BLOCK_P] and acc [BLOCK_P, BLOCK_D] of the softmax of the queries (y, x) over all their keys."""
+    R: tl.constexpr = WINDOW.kernel // 2
+    peak = tl.full([q.shape[0]], float("-inf"), ACC)
+    total = tl.zeros([q.shape[0]], ACC)
+    acc = tl.zeros(q.shape, ACC)
+    if INNER and R == 1:  # unrolled along a row: the loads of three keys are in flight together
+        for oy in range(-1, 2):
+            for ox in tl.static_range(-1, 2):
+                peak, total, acc = _take(q, k, v, bias, oy, ox, None, peak, total, acc, WINDOW, ACC)
+    elif INNER:
+        for oy in range(-R, R + 1):
+            for ox in range(-R, R + 1):
+                peak, total, acc = _take(q, k, v, bias, oy, ox, None, peak, total, acc, WINDOW, ACC)
+    else:
+        low_y, high_y = offsets_to_keys(y, rows, WINDOW)
+        low_x, high_x = offsets_to_keys(x, cols, WINDOW)
+        reach_y, reach_x = (tl.min(low_y, 0), tl.max(high_y, 0)), (tl.min(low_x, 0), tl.max(high_x, 0))
+        if WINDOW.border == "zero":
+            reach_y, reach_x = (-R, R), (-R, R)
+        for oy in range(reach_y[0], reach_y[1] + 1):
+            near_y = (low_y <= oy) & (oy <= high_y)
+            for ox in range(reach_x[0], reach_x[1] + 1):
+                near = near_y & (low_x <= ox) & (ox <= high_x)
+                peak, total, acc = _take(q, k, v, bias, oy, ox, near, peak, total, acc, WINDOW, ACC)
+    return peak, total, acc
+
+
+@triton.jit
+def _neighborhood_fwd_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    bias_ptr,
+    y_ptr,
+    lse_ptr,
+    q_stride,
+    k_stride,
+    v_stride,
+    y_stride,
+    lse_stride,
+    size,
+    WINDOW: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    place, rows, cols, y, x = locate(size, BLOCK_Y, BLOCK_X)
+    mask = (y < rows) & (x < cols)
+    head = place[1]
+    q = vectors_at(q_ptr, q_stride, place, head, y, x, WINDOW)
+    k = vectors_at(k_ptr, k_stride, place, head // WINDOW.group, y, x, WINDOW)
+    v = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, y, x, WINDOW)
+    bias = head_bias(bias_ptr, head, WINDOW)
+    q_i = load_shifted(q, 0, 0, mask, WINDOW, ACC) * (WINDOW.scale * LOG2E)
+    if is_inner(size, BLOCK_Y, BLOCK_X, WINDOW):
+        peak, total, acc = _attend(q_i, k, v, bias, y, x, rows, cols, True, WINDOW, ACC)
+    else:
+        peak, total, acc = _attend(q_i, k, v, bias, y, x, rows, cols, False, WINDOW, ACC)
+    store_at(vectors_at(y_ptr, y_stride, place, head, y, x, WINDOW), acc / total[:, None], mask, WINDOW)
+    if lse_ptr is not None:
+        lse = (peak + tl.log2(total)) * LN2
+        store_at(rows_at(lse_ptr, lse_stride, place, head, y, x, WINDOW), lse, mask, WINDOW)
+
+
+def plan_neighborhood_fwd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_bias: Tensor | None,
+    y: Tensor,
+    lse: Tensor | None,
+    kernel_size: int,
+    dilation: int,
+    border: str,
+    scale: float,
+) -> Plan:
+    heads = q.shape[3]
+    config = row_config(q, heads, dilation, kernel_size, loads=4, live=3.5)
+    size, grid = tiles(q, heads, dilation, config)
+    constants = window(kernel_size, border, scale, heads // k.shape[3], (q, k, v, y))
+    args = dict(
+        q_ptr=q,
+        k_ptr=k,
+        v_ptr=v,
+        bias_ptr=rel_bias,
+        y_ptr=y,
+        lse_ptr=lse,
+        q_stride=strides_of(q, constants.align),
+        k_stride=strides_of(k, constants.align),
+        v_stride=strides_of(v, constants.align),
+        y_stride=strides_of(y, constants.align),
+        lse_stride=row_strides_of(lse),
+        size=size,
+        WINDOW=constants,
+        ACC=accumulator(q),
+    )
+    reads = kernel_size * kernel_size
+    traffic = dict(q_ptr=(1, 0), k_ptr=(reads, 0), v_ptr=(reads, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
+    return Plan(_neighborhood_fwd_kernel, args, config, grid, traffic)

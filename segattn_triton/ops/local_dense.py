@@ -1,0 +1,146 @@
+"""Local gate, dense: one weight per value, from a full 3x3 convolution.
+
+    y = x * gate(z + b),   z = conv3x3(x, padding 1)
+
+With dg = dy x + dmap and dz = dg gate'(z + b): dx = dy gate(z + b) + conv3x3^T(dz), db_c = sum_np dz, and dw the
+correlation of x with dz. z is saved, in x's dtype, when a gradient is needed.
+
+Passes: forward 2 (3 saving z), as an implicit GEMM with gate and product fused. The variant "library" runs the
+library's convolution and one fused kernel: 5, saving z or not. Backward 12: one fused kernel (5), the library's
+dgrad (2), the sum (3) and the library's wgrad (2). These two follow torch's flags of determinism; ours are
+deterministic.
+
+Roundings between: z, dz, the direct term of dx and dgrad are in x's dtype. The library and the tensor cores take one
+dtype, so a float32 weight beside a 16-bit x is rounded to x's for the convolution, and its gradient comes back
+through that dtype.
+"""
+
+import torch
+from torch import Tensor
+
+from segattn_triton._register import DifferentiableOp, needs_grad
+from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.conv import (
+    plan_conv_bwd,
+    plan_conv_descriptors_fwd,
+    plan_conv_library_fwd,
+    plan_conv_pointers_fwd,
+    takes_descriptors,
+)
+from segattn_triton.kernels.finish import plan_finish
+from segattn_triton.kernels.tile import is_channels_last, native
+from segattn_triton.launch import launch
+from segattn_triton.tuning import capability
+
+Spec = tuple[str, float, float]
+VARIANTS = ("pointers", "descriptors", "library")
+OURS = 128  # channels up to which the implicit GEMM has more to gain from the fusion than to lose to the library
+
+
+def choose_variant(x: Tensor, variant: str = "auto") -> str:
+    """The named variant, if it can run on x; for "auto", a function of dtype, layout, sizes and GPU."""
+    if variant not in ("auto", *VARIANTS):
+        raise ValueError(f"variant: got {variant!r}, expected auto, {', '.join(VARIANTS)}")
+    if variant == "descriptors" and not takes_descriptors(x):
+        raise ValueError('variant: "descriptors" needs x in 16 bits, channels_last, all strides multiples of 16 bytes')
+    if variant != "auto":
+        return variant
+    W, target = x.shape[3], capability(x.device)
+    if x.element_size() > 2 or x.shape[1] > OURS or not is_channels_last(x) or target < 80:
+        return "library"
+    rows_fit = -(-W // 64) * 64 <= 1.25 * W  # a tile of descriptors does not reach into the next row
+    return "descriptors" if target >= 90 and rows_fit and takes_descriptors(x) else "pointers"
+
+
+def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor, Tensor]:
+    save, return_map = args[-2:]
+    return (
+        torch.empty_like(x),
+        torch.empty_like(x) if return_map else x.new_empty(0),
+        torch.empty_like(x) if save else x.new_empty(0),
+    )
+
+
+def _library_conv(x: Tensor, weight: Tensor) -> Tensor:
+    with torch.no_grad(), torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
+        return native(torch.nn.functional.conv2d(x, _library_weight(x, weight), padding=1), like=x)
+
+
+def _library_weight(x: Tensor, weight: Tensor) -> Tensor:
+    memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return weight.to(x.dtype, memory_format=memory_format)
+
+
+def _taps(x: Tensor, weight: Tensor) -> Tensor:
+    """The weight (C, C, 3, 3) as (9, C_out, C_in) in x's dtype."""
+    taps = torch.empty((3, 3, *weight.shape[:2]), dtype=x.dtype, device=x.device)
+    return taps.copy_(weight.permute(2, 3, 0, 1)).flatten(0, 1)
+
+
+def _forward(outputs, x, weight, bias, gate, gate_a, gate_b, variant, save, return_map):
+    if x.numel() == 0:
+        return
+    y, gate_map, z = outputs
+    gate_map = gate_map if return_map else None
+    function = activation(gate, gate_a, gate_b)
+    variant = choose_variant(x, variant)
+    if variant == "library":
+        conv = _library_conv(x, weight)
+        launch(plan_conv_library_fwd(x, conv, bias, y, gate_map, function))
+        if save:
+            z.set_(conv) if conv.stride() == z.stride() else z.copy_(conv)  # no copy of the library's result
+        return
+    plan = plan_conv_descriptors_fwd if variant == "descriptors" else plan_conv_pointers_fwd
+    launch(plan(x, _taps(x, weight), bias, y, gate_map, z if save else None, function))
+
+
+def _backward(grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, variant, save, return_map):
+    if x.numel() == 0:
+        for grad in grads:
+            if grad is not None:
+                grad.zero_()
+        return
+    dx, dweight, dbias = grads
+    dy, dmap = douts
+    dmap = None if dmap is None else native(dmap, like=x)
+    with_conv = dx is not None or dweight is not None
+    dz = torch.empty_like(x) if with_conv else None
+    z = native(saved[0], like=x)
+    function = activation(gate, gate_a, gate_b)
+    plan = plan_conv_bwd(dy, dmap, x, z, bias, dz, dx, dbias is not None, function)
+    launch(plan)
+    if dbias is not None:
+        launch(plan_finish(plan.args["db_ptr"], dbias))
+    if with_conv:
+        needs = [dx is not None, dweight is not None, False]
+        dgrad, wgrad, _ = torch.ops.aten.convolution_backward(
+            dz, x, _library_weight(x, weight), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, needs
+        )
+        if dx is not None:
+            dx.add_(dgrad)
+        if dweight is not None:
+            dweight.copy_(wgrad)
+
+
+_local_gate = DifferentiableOp(
+    "local_gate",
+    tensors=("x", "weight", "bias?"),
+    options="str gate, float gate_a, float gate_b, str variant, bool save, bool return_map",
+    outputs=("y", "map", "z"),
+    allocate=_allocate,
+    forward=_forward,
+    backward=_backward,
+)
+
+
+def _saves(*tensors: Tensor | None) -> bool:
+    """Whether a backward may follow. The compiler hides who requires a gradient."""
+    return (torch.is_grad_enabled() and torch.compiler.is_compiling()) or needs_grad(tensors)
+
+
+def local_gate_dense(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, gate: Spec, return_map: bool, variant: str = "auto"
+):
+    """`variant` names the forward, for tests and measurements; "descriptors" only where `takes_descriptors`."""
+    y, gate_map, _ = _local_gate(x, weight, bias, *gate, variant, _saves(x, weight, bias), return_map)
+    return (y, gate_map) if return_map else y

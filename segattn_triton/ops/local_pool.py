@@ -1,0 +1,55 @@
+"""Parameter-free local gate: every value weighted from a pool of its 3x3 neighbours in its own channel.
+
+    y = x * g,   g = gate(z),   z = mean or maximum of those neighbours that lie in the image
+
+With dz = (dy x + dg) gate'(z): dx = dy g + the sum over the windows that hold x of dz / (number of neighbours), or of
+the dz of those windows whose maximum x is. Nothing is saved but x: the backward finds the maxima again.
+"""
+
+import torch
+from torch import Tensor
+
+from segattn_triton._register import DifferentiableOp
+from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.stencil import plan_stencil_bwd, plan_stencil_fwd
+from segattn_triton.kernels.tile import native
+from segattn_triton.launch import launch
+
+Spec = tuple[str, float, float]
+
+
+def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
+    return_map = args[-1]
+    return torch.empty_like(x), torch.empty_like(x) if return_map else x.new_empty(0)
+
+
+def _forward(outputs, x, pool, ties, gate, gate_a, gate_b, return_map):
+    y, gate_map = outputs
+    gate_map = gate_map if return_map else None
+    launch(plan_stencil_fwd(x, None, None, y, gate_map, pool, activation(gate, gate_a, gate_b)))
+
+
+def _backward(grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_map):
+    dy, dmap = douts
+    dmap = None if dmap is None else native(dmap, like=x)
+    stencil = ties if pool == "max" else pool
+    plan, _ = plan_stencil_bwd(
+        dy, dmap, x, None, None, grads[0], False, False, stencil, activation(gate, gate_a, gate_b)
+    )
+    launch(plan)
+
+
+_local_pool_gate = DifferentiableOp(
+    "local_pool_gate",
+    tensors=("x",),
+    options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map"),
+    allocate=_allocate,
+    forward=_forward,
+    backward=_backward,
+)
+
+
+def local_pool_gate(x: Tensor, *, pool: str, gate: Spec, ties: str, return_map: bool):
+    y, gate_map = _local_pool_gate(x, pool, ties, *gate, return_map)
+    return (y, gate_map) if return_map else y

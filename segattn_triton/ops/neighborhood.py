@@ -1,0 +1,158 @@
+"""Neighbourhood attention: every pixel attends to the K x K pixels around it, whole and split in two.
+
+    attention   y_i = sum_j p_ij v_j,   p_i = softmax_j(s_ij)            (Hassani et al. 2023, arXiv:2204.07143)
+    qk          s_ij = scale <q_i, k_j> + rel_bias[j - i]
+    av          y_i = sum_j a_ij v_j
+
+Saved by attention are y and lse: with p rebuilt from lse and delta_i = <y_i, dy_i> - dlse_i, ds = p (<dy_i, v_j> - delta_i).
+By qk and av nothing is saved but the inputs. From ds: dq_i = scale sum_j ds_ij k_j, dk_j = scale sum_i ds_ij q_i,
+drel_bias_o = sum of ds at offset o; and of av: dv_j = sum_i a_ij dy_i, da_ij = <dy_i, v_j>.
+"""
+
+import torch
+from torch import Tensor
+
+from segattn_triton._register import DifferentiableOp, needs_grad
+from segattn_triton.kernels.finish import plan_finish
+from segattn_triton.kernels.neighborhood_bwd import plan_neighborhood_bwd, plan_neighborhood_delta
+from segattn_triton.kernels.neighborhood_fwd import plan_neighborhood_fwd
+from segattn_triton.kernels.neighborhood_split import plan_neighborhood_dot, plan_neighborhood_sum
+from segattn_triton.kernels.tile import partials
+from segattn_triton.launch import launch
+
+
+def _finish_bias(plan, drel_bias: Tensor | None) -> None:
+    if drel_bias is not None:
+        launch(plan_finish(plan.args["dbias_ptr"], drel_bias))
+
+
+def _allocate(q, k, v, rel_bias, kernel_size, dilation, border, scale, with_lse):
+    acc = torch.promote_types(q.dtype, torch.float32)
+    return torch.empty_like(q), q.new_empty(q.shape[:4] if with_lse else 0, dtype=acc)
+
+
+def _forward(outputs, q, k, v, rel_bias, kernel_size, dilation, border, scale, with_lse):
+    y, lse = outputs
+    launch(plan_neighborhood_fwd(q, k, v, rel_bias, y, lse if with_lse else None, kernel_size, dilation, border, scale))
+
+
+def _backward(grads, douts, saved, q, k, v, rel_bias, kernel_size, dilation, border, scale, with_lse):
+    (dq, dk, dv, drel_bias), (dy, dlse), (y, lse) = grads, douts, saved
+    delta = partials(q, *q.shape[:4])
+    launch(plan_neighborhood_delta(y, dy, dlse, delta))
+    plan = plan_neighborhood_bwd(
+        dy, q, k, v, rel_bias, lse, delta, dq, dk, dv, drel_bias is not None, kernel_size, dilation, border, scale
+    )
+    launch(plan)
+    _finish_bias(plan, drel_bias)
+
+
+def _qk_allocate(q, k, rel_bias, kernel_size, dilation, border, scale):
+    return (q.new_empty((*q.shape[:4], kernel_size * kernel_size)),)
+
+
+def _qk_forward(outputs, q, k, rel_bias, kernel_size, dilation, border, scale):
+    exclude = border == "mask"
+    launch(plan_neighborhood_dot(q, k, rel_bias, outputs[0], kernel_size, dilation, border, scale, exclude))
+
+
+def _qk_backward(grads, douts, saved, q, k, rel_bias, kernel_size, dilation, border, scale):
+    (dq, dk, drel_bias), (ds,) = grads, douts
+    if dq is not None or drel_bias is not None:
+        plan = plan_neighborhood_sum(ds, k, dq, drel_bias is not None, kernel_size, dilation, border, scale)
+        launch(plan)
+        _finish_bias(plan, drel_bias)
+    if dk is not None:
+        launch(plan_neighborhood_sum(ds, q, dk, False, kernel_size, dilation, border, scale, to_keys=True))
+
+
+def _av_allocate(attn, v, kernel_size, dilation, border):
+    N, H, W, heads, _ = attn.shape
+    if heads == v.shape[3]:
+        return (torch.empty_like(v),)
+    return (v.new_empty((N, H, W, heads, v.shape[4])),)
+
+
+def _av_forward(outputs, attn, v, kernel_size, dilation, border):
+    launch(plan_neighborhood_sum(attn, v, outputs[0], False, kernel_size, dilation, border, 1.0))
+
+
+def _av_backward(grads, douts, saved, attn, v, kernel_size, dilation, border):
+    (dattn, dv), (dy,) = grads, douts
+    if dattn is not None:
+        launch(plan_neighborhood_dot(dy, v, None, dattn, kernel_size, dilation, border, 1.0, False))
+    if dv is not None:
+        launch(plan_neighborhood_sum(attn, dy, dv, False, kernel_size, dilation, border, 1.0, to_keys=True))
+
+
+_neighborhood_attention = DifferentiableOp(
+    "neighborhood_attention",
+    tensors=("q", "k", "v", "rel_bias?"),
+    options="int kernel_size, int dilation, str border, float scale, bool with_lse",
+    outputs=("y", "lse"),
+    allocate=_allocate,
+    forward=_forward,
+    backward=_backward,
+    saved=("y", "lse"),
+    views=3,
+)
+_neighborhood_qk = DifferentiableOp(
+    "neighborhood_qk",
+    tensors=("q", "k", "rel_bias?"),
+    options="int kernel_size, int dilation, str border, float scale",
+    outputs=("scores",),
+    allocate=_qk_allocate,
+    forward=_qk_forward,
+    backward=_qk_backward,
+    differentiable=1,
+    views=2,
+)
+_neighborhood_av = DifferentiableOp(
+    "neighborhood_av",
+    tensors=("attn", "v"),
+    options="int kernel_size, int dilation, str border",
+    outputs=("y",),
+    allocate=_av_allocate,
+    forward=_av_forward,
+    backward=_av_backward,
+    differentiable=1,
+    views=2,
+)
+
+
+def _scale(scale: float | None, q: Tensor) -> float:
+    return q.shape[4] ** -0.5 if scale is None else float(scale)
+
+
+def neighborhood_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    kernel_size: int,
+    dilation: int,
+    border: str,
+    rel_bias: Tensor | None,
+    scale: float | None,
+    return_lse: bool,
+):
+    with_lse = return_lse or needs_grad((q, k, v, rel_bias))
+    y, lse = _neighborhood_attention(q, k, v, rel_bias, kernel_size, dilation, border, _scale(scale, q), with_lse)
+    return (y, lse) if return_lse else y
+
+
+def neighborhood_qk(
+    q: Tensor,
+    k: Tensor,
+    *,
+    kernel_size: int,
+    dilation: int,
+    border: str,
+    rel_bias: Tensor | None,
+    scale: float | None,
+):
+    return _neighborhood_qk(q, k, rel_bias, kernel_size, dilation, border, _scale(scale, q))
+
+
+def neighborhood_av(attn: Tensor, v: Tensor, *, kernel_size: int, dilation: int, border: str):
+    return _neighborhood_av(attn, v, kernel_size, dilation, border)

@@ -1,0 +1,63 @@
+"""Where kernels run: compiled on a GPU if there is one, in Triton's interpreter on the CPU otherwise.
+
+In either case new memory is filled with NaN (integers with their maximum), so that an output that a kernel does not
+write is seen. In the interpreter bfloat16 is computed as on a GPU.
+"""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton
+
+import interpreter_bf16
+import pytest
+import support
+
+torch.set_num_threads(1)
+if support.INTERPRETED:
+    interpreter_bf16.install()
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory():
+    """Deterministic mode fills what torch allocates uninitialised."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def device() -> str:
+    return support.DEVICE
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "interpreter: kernels on CPU tensors, where there is no GPU")
+    config.addinivalue_line("markers", "gpu: kernels compiled and run on a GPU")
+    config.addinivalue_line("filterwarnings", "ignore:.* encountered in .*:RuntimeWarning:triton")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker, missing in (("interpreter", not support.INTERPRETED), ("gpu", support.INTERPRETED)):
+            if missing and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"not the place of {marker} tests: {support.DEVICE}"))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist hands its count to the controller
+        session.config.workeroutput["checked"] = sorted(support.checked)
+        session.config.workeroutput["compared"] = support.compared
+
+
+def pytest_testnodedown(node, error):
+    output = getattr(node, "workeroutput", {})
+    support.checked.update(map(tuple, output.get("checked", ())))
+    support.compared += output.get("compared", 0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if support.checked:
+        terminalreporter.write_line(support.summary())

@@ -1,0 +1,117 @@
+"""What the tests share: the rows as parameters, small problems, the comparison with the reference, and its count."""
+
+import inspect
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from segattn_triton.catalog import OPS, Op
+from segattn_triton.testing import make_inputs, matches
+
+INTERPRETED = not torch.cuda.is_available()
+DEVICE = "cpu" if INTERPRETED else "cuda"
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+checked: set[tuple[str, str, str, str]] = set()  # op, dtype, layout, direction
+compared = 0  # tensors
+
+each_row = pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+def option_sets(row: Op) -> list[dict]:
+    """The defaults; then every other value of each option beside the others' defaults, `ties` beside each maximum."""
+    sets: list[dict] = [{}]
+    for name, values in row.options.items():
+        beside = [{"pool": p} for p in row.options["pool"] if "max" in p] if name == "ties" else [{}]
+        sets += [{**others, name: value} for value in values[1:] for others in beside]
+    return sets
+
+
+each_option = pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        pytest.param(row, options, id="-".join([row.name, *map(str, options.values())]))
+        for row in OPS
+        for options in option_sets(row)
+    ],
+)
+
+
+def problem(
+    row: Op, S: Sequence[int] = (5, 6), C: int = 5, N: int = 2, dtype=torch.float32, Cr: int = 0, **how
+) -> list[Tensor]:
+    """Random inputs of a row, on the device of these tests. `how`: layout, seed, param_dtype."""
+    sizes = {"N": N, "C": C, "S": tuple(S), "Cr": Cr or max(1, C // 2)}
+    return make_inputs(row, sizes, dtype, device=DEVICE, **how)
+
+
+def names(row: Op) -> list[str]:
+    return [name.removesuffix("?") for name in row.inputs]
+
+
+def without(row: Op, inputs: Sequence[Tensor], absent: Sequence[str]) -> list[Tensor | None]:
+    return [None if name in absent else t for name, t in zip(names(row), inputs, strict=True)]
+
+
+def module_of(row: Op, C: int, **options) -> nn.Module:
+    """The row's module on the device of these tests, its kernels running."""
+    sized = (C,) if "in_channels" in inspect.signature(row.module).parameters else ()
+    return row.module(*sized, **row.fixed, **{"backend": "triton", **options}).to(DEVICE)
+
+
+def layout_of(x: Tensor) -> str:
+    order = "NCHW" if x.movedim(1, -1).stride(-1) != 1 or x.is_contiguous() else "channels_last"
+    dense = x.is_contiguous() or x.movedim(1, -1).is_contiguous()
+    return order if dense else f"{order} view"
+
+
+def assert_right(row: Op, *inputs: Tensor | None, needs: Sequence[bool] | None = None, **options) -> None:
+    """Outputs, map included, and gradients of the kernels agree with the reference within the error budget."""
+    global compared
+    options = {"return_map": True, **options}
+    found = matches(row, *inputs, needs=needs, **options)
+    compared += len(found)
+    directions = ["forward"] + ["backward"] * (len(found) > 1 + options["return_map"])
+    checked.update((row.name, str(inputs[0].dtype)[6:], layout_of(inputs[0]), d) for d in directions)
+    wrong = [f"{match.name}: {match.detail}" for match in found if not match.ok]
+    assert not wrong, "\n".join([f"{row.name} {options}", *wrong])
+
+
+def outputs_and_gradients(fn, inputs: Sequence[Tensor | None], douts=None, **options) -> list[Tensor]:
+    """(y, map, *gradients of every given input) of one call, for the gradients `douts` of y and map."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
+    outputs = fn(*leaves, return_map=True, **options)
+    if douts is None:
+        generator = torch.Generator().manual_seed(7)
+        douts = [torch.randn(o.shape, generator=generator).to(o) for o in outputs]
+    return [*outputs, *torch.autograd.grad(outputs, [t for t in leaves if t is not None], douts)]
+
+
+def assert_equal(got: Tensor, expected: Tensor) -> None:
+    """Without tolerance; NaN equals NaN."""
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
+class Calls(TorchDispatchMode):
+    """Records the calls of our operators: (operator, arguments, outputs)."""
+
+    def __init__(self):
+        super().__init__()
+        self.made: list[tuple] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.namespace == "segattn":
+            self.made.append((func, args, out if isinstance(out, (tuple, list)) else (out,)))
+        return out
+
+
+def summary() -> str:
+    axes = ("ops", "dtypes", "layouts", "directions")
+    counts = " x ".join(f"{len({c[i] for c in checked})} {axis}" for i, axis in enumerate(axes))
+    where = "Triton's interpreter" if INTERPRETED else torch.cuda.get_device_name()
+    return f"{compared} tensors checked against the reference in {where}: {counts}, {len(checked)} combinations"

@@ -1,0 +1,100 @@
+"""Under torch.compile and torch.export: one graph, any resolution, the same numbers."""
+
+import pytest
+import torch
+from support import DEVICE, assert_equal, each_row, module_of, problem
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.export import Dim
+
+import segattn_triton
+from segattn_triton.testing import make_map
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch._dynamo.reset()
+
+
+def step(row, inputs, run=None) -> list[torch.Tensor]:
+    run = run or (lambda *t: row.op(*t, backend="triton", return_map=True))
+    leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in inputs]
+    y, gate_map = run(*leaves)
+    return [y, gate_map, *torch.autograd.grad(y.square().sum() + gate_map.sum(), leaves)]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@each_row
+def test_compiled_whole(row, layout):
+    """fullgraph=True: a graph break is an error. Forward and backward give eager's bits."""
+    compiled = torch.compile(
+        lambda *t: row.op(*t, backend="triton", return_map=True), backend="aot_eager", fullgraph=True, dynamic=False
+    )
+    inputs = problem(row, layout=layout)
+    for got, expected in zip(step(row, inputs, compiled), step(row, inputs), strict=True):
+        assert_equal(got, expected)
+        assert got.stride() == expected.stride()
+
+
+@each_row
+def test_compiled_once_for_all_resolutions(row):
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(
+        lambda *t: row.op(*t, backend="triton", return_map=True), backend=counter, fullgraph=True, dynamic=True
+    )
+    parameters = problem(row)[1:]
+    for N, S in ((2, (5, 6)), (3, (7, 4)), (2, (8, 9))):
+        inputs = [problem(row, S=S, N=N)[0], *parameters]
+        for got, expected in zip(step(row, inputs, compiled), step(row, inputs), strict=True):
+            assert_equal(got, expected)
+    assert counter.frame_count == 1
+
+
+@each_row
+def test_compiled_inference(row):
+    compiled = torch.compile(lambda *t: row.op(*t, backend="triton"), backend="aot_eager", fullgraph=True)
+    inputs = problem(row)
+    with torch.no_grad():
+        assert_equal(compiled(*inputs), row.op(*inputs, backend="triton"))
+
+
+def exported(row, C: int = 4):
+    module = module_of(row, C)
+    x = make_map((2, C, 5, 6), "contiguous", torch.Generator().manual_seed(0), torch.float32, DEVICE)
+    shapes = {"x": {0: Dim("N"), 2: Dim("H"), 3: Dim("W")}}
+    return module, torch.export.export(module, (x,), dynamic_shapes=shapes)
+
+
+@each_row
+def test_exported_with_dynamic_shape(row):
+    module, program = exported(row)
+    assert any(getattr(n.target, "namespace", "") == "segattn" for n in program.graph.nodes)
+    for shape in ((1, 4, 3, 9), (4, 4, 8, 8)):
+        x = make_map(shape, "contiguous", torch.Generator().manual_seed(1), torch.float32, DEVICE)
+        assert_equal(program.module()(x), module(x))
+
+
+@each_row
+def test_exported_program_decomposes(row):
+    """Where our operators are not installed: the reference in plain torch operators."""
+    module, program = exported(row)
+    plain = program.run_decompositions(segattn_triton.decompositions())
+    assert not any(getattr(n.target, "namespace", "") == "segattn" for n in plain.graph.nodes)
+    x = make_map((3, 4, 7, 5), "contiguous", torch.Generator().manual_seed(1), torch.float32, DEVICE)
+    torch.testing.assert_close(plain.module()(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+def test_inductor():
+    """Between convolutions, once: code is generated around the operator, forward and backward."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3, padding=1), segattn_triton.SpatialAttention(6, backend="triton"), torch.nn.Conv2d(6, 2, 1)
+    ).to(DEVICE)
+    x = make_map((2, 3, 8, 10), "contiguous", torch.Generator().manual_seed(0), torch.float32, DEVICE)
+    results = []
+    for run in (network, torch.compile(network, fullgraph=True)):
+        network.zero_grad()
+        y = run(x)
+        y.square().sum().backward()
+        results.append([y.detach(), *(p.grad.clone() for p in network.parameters())])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,113 @@
+"""What needs no gradient costs none: no work in the backward, and nothing kept by an inference."""
+
+import itertools
+
+import pytest
+import torch
+from support import Calls, assert_equal, assert_right, each_row, names, problem
+
+from segattn_triton.catalog import OPS
+from segattn_triton.launch import Plan, recorded
+
+
+def subsets(row) -> list[tuple[bool, ...]]:
+    return [needs for needs in itertools.product((True, False), repeat=len(row.inputs)) if any(needs)]
+
+
+each_subset = pytest.mark.parametrize(
+    ("row", "needs"),
+    [
+        pytest.param(row, needs, id=f"{row.name}-{'+'.join(itertools.compress(names(row), needs))}")
+        for row in OPS
+        for needs in subsets(row)
+    ],
+)
+
+
+@each_subset
+def test_gradients_of_every_subset(row, needs):
+    assert_right(row, *problem(row, S=(4, 5), C=4), needs=needs)
+
+
+def planned_bytes(plans: list[Plan]) -> tuple[float, float]:
+    """(all traffic, stores) of these plans, by their own statement."""
+    total = stores = 0.0
+    for plan in plans:
+        for name, (loaded, stored) in plan.traffic.items():
+            if isinstance(tensor := plan.args.get(name), torch.Tensor):
+                size = tensor.numel() * tensor.element_size()
+                total, stores = total + size * (loaded + stored), stores + size * stored
+    return total, stores
+
+
+def backward(row, needs) -> tuple[list[Plan], tuple]:
+    leaves = [t.requires_grad_(need) for t, need in zip(problem(row), needs, strict=True)]
+    y = row.op(*leaves, backend="triton")
+    with recorded() as plans, Calls() as calls:
+        y.sum().backward()
+    for t, need in zip(leaves, needs, strict=True):
+        assert (t.grad is not None) == need
+    (_, args, grads) = calls.made[-1]
+    assert list(args[-1]) == list(needs)
+    return plans, grads
+
+
+@each_subset
+def test_no_work_for_what_is_frozen(row, needs):
+    everything = [True] * len(row.inputs)
+    (full, full_stores), size = planned_bytes(backward(row, everything)[0]), problem(row)[0].numel() * 4
+    plans, grads = backward(row, needs)
+    total, stores = planned_bytes(plans)
+    for t, grad, need in zip(problem(row), grads, needs, strict=True):
+        assert grad.numel() == (t.numel() if need else 0)
+    assert total <= full
+    assert stores <= full_stores
+    if not needs[0]:  # dx is not written, and nothing is written in its place
+        assert stores <= full_stores - size
+        assert not any(isinstance(plan.args.get("dx_ptr"), torch.Tensor) for plan in plans)
+    if len(needs) > 1 and not any(needs[1:]):
+        assert stores < full_stores
+
+
+@each_row
+def test_the_output_is_never_saved(row):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = row.op(*(t.requires_grad_() for t in problem(row)), backend="triton")
+    assert saved
+    assert all(t.untyped_storage().data_ptr() != y.untyped_storage().data_ptr() for t in saved)
+
+
+@pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
+@each_row
+def test_inference_saves_nothing(row, guard):
+    """No tensor is kept for a backward, and y is the only map that is allocated."""
+    inputs = [t.requires_grad_() for t in problem(row)]
+    expected = row.op(*inputs, backend="triton")
+    saved = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
+    with guard(), hooks, recorded() as plans, Calls() as calls:
+        y = row.op(*inputs, backend="triton")
+    assert not saved
+    assert not y.requires_grad
+    assert_equal(y, expected)
+    for _, _, outputs in calls.made:
+        assert all(t.numel() < y.numel() for t in outputs[1:])
+    written = {
+        id(plan.args[name]): plan.args[name]
+        for plan in plans
+        for name, (_, stored) in plan.traffic.items()
+        if stored and isinstance(plan.args.get(name), torch.Tensor)
+    }
+    assert sum(t.numel() >= y.numel() for t in written.values()) == 1
+
+
+@each_row
+def test_a_map_that_is_not_asked_for_is_not_written(row):
+    inputs = problem(row)
+    y, _ = row.op(*inputs, backend="triton", return_map=True)
+    with recorded() as plans, Calls() as calls:
+        alone = row.op(*inputs, backend="triton")
+    assert_equal(alone, y)
+    assert all(outputs[1].numel() == 0 for _, _, outputs in calls.made)
+    assert all(plan.args.get("map_ptr") is None for plan in plans)

@@ -1,0 +1,105 @@
+"""Every output and every gradient agrees with the reference within the error budget of `segattn_triton.testing`."""
+
+import pytest
+import torch
+from support import DEVICE, assert_right, each_dtype, each_option, each_row, option_sets, problem, without
+
+from segattn_triton import kernels
+from segattn_triton.catalog import BY_NAME
+from segattn_triton.testing import LAYOUTS
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_row
+def test_dtypes_and_layouts(row, dtype, layout):
+    assert_right(row, *problem(row, S=(6, 8), dtype=dtype, layout=layout))
+
+
+@each_dtype
+@each_option
+def test_options(row, options, dtype):
+    assert_right(row, *problem(row, dtype=dtype, seed=3), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_row
+def test_parameters_in_float32_beside_a_16_bit_map(row, dtype):
+    inputs = problem(row, dtype=dtype, param_dtype=torch.float32)
+    assert_right(row, *inputs)
+    leaves = [t.requires_grad_() for t in inputs]
+    for t, grad in zip(leaves, torch.autograd.grad(row.op(*leaves, backend="triton").sum(), leaves), strict=True):
+        assert grad.dtype == t.dtype
+
+
+@each_row
+def test_optional_inputs_left_out(row):
+    optional = [name.removesuffix("?") for name in row.inputs if name.endswith("?")]
+    inputs = problem(row, C=4)
+    for absent in {(), *((name,) for name in optional), tuple(optional)}:
+        assert_right(row, *without(row, inputs, absent))
+
+
+def test_channel_gate_with_one_layer():
+    row = BY_NAME["channel_gate"]
+    for absent in (("w2", "b2"), ("b1", "w2", "b2")):
+        assert_right(row, *without(row, problem(row, C=6, Cr=6), absent))
+
+
+@each_row
+def test_images_of_very_different_scale(row):
+    """A small image next to a large one: an error that is small for the batch is large for its image."""
+    x, *parameters = problem(row, N=4)
+    scales = torch.tensor([1.0, 1e-3, 8.0, 0.1], device=DEVICE).reshape(4, 1, 1, 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_right(row, (x * scales).to(dtype), *(p.to(dtype) for p in parameters))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@each_row
+def test_many_tiles(row, layout, dtype):
+    """More pixels and channels than one program holds, in several images."""
+    assert_right(row, *problem(row, S=(19, 23), C=20, N=2, dtype=dtype, layout=layout))
+
+
+@each_row
+def test_programs_that_loop_over_tiles(row, monkeypatch):
+    """On one SM a program takes several tiles, and adds up the partial sums of all of them."""
+    for family in vars(kernels).values():
+        if hasattr(family, "SMS"):
+            monkeypatch.setattr(family, "SMS", 1)
+    for layout in ("contiguous", "channels_last"):
+        assert_right(row, *problem(row, S=(17, 29), C=3, N=5, layout=layout))
+
+
+@each_row
+def test_constants_of_the_gate(row):
+    specs = {"gate": [("hard_sigmoid", 0.2, 0.4)], "act": [("leaky_relu", 0.2, 0.0), ("hardswish", 0.25, 0.5)]}
+    for option in set(specs) & set(row.options):
+        for spec in specs[option]:
+            assert_right(row, *problem(row), **{option: spec})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_row
+def test_pooled_sums_beyond_the_range(row, dtype):
+    """The sum over a row of large values overflows 16 bits; their mean does not."""
+    x, *parameters = problem(row, S=(8, 16), C=8)
+    x = (x.sign() * 0 + 3e4).to(dtype)
+    for options in option_sets(row):
+        if set(options) <= {"pool"}:
+            assert_right(row, x, *(p.to(dtype) / 1e4 for p in parameters), gate="hard_sigmoid", **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_row
+def test_rounding_has_no_bias(row, dtype):
+    """Truncation instead of rounding passes most budgets, but moves the mean error by half a unit."""
+    inputs = problem(row, S=(32, 32), C=16, dtype=dtype)
+    y = row.op(*inputs, backend="triton").double()
+    exact = row.reference(*(t.double() for t in inputs))
+    exponent = torch.frexp(exact).exponent
+    unit = torch.exp2(exponent.double() - (11 if dtype == torch.float16 else 8))
+    normal = exact.abs() > 1e-3
+    assert ((y - exact) * exact.sign() / unit)[normal].mean().abs() < 0.02

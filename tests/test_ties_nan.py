@@ -1,0 +1,136 @@
+"""Ties, NaN, infinities and signed zeros: as in the reference."""
+
+import math
+
+import pytest
+import torch
+from support import DEVICE, assert_equal, assert_right, each_option, each_row, outputs_and_gradients, problem
+
+from segattn_triton.catalog import OPS
+
+maxima = pytest.mark.parametrize(
+    ("row", "pool"),
+    [
+        pytest.param(row, pool, id=f"{row.name}-{pool}")
+        for row in OPS
+        if "ties" in row.options
+        for pool in row.options["pool"]
+        if "max" in pool
+    ],
+)
+
+
+def few_values(row, S=(4, 6), C=6, **how) -> list[torch.Tensor]:
+    """Every maximum is reached several times."""
+    x, *parameters = problem(row, S=S, C=C, **how)
+    return [x.clamp(-1.2, 1.2).round(), *parameters]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("ties", ["first", "split"])
+@maxima
+def test_ties(row, pool, ties, layout, dtype):
+    assert_right(row, *few_values(row, dtype=dtype, layout=layout), pool=pool, ties=ties)
+
+
+@pytest.mark.parametrize("ties", ["first", "split"])
+@maxima
+def test_all_equal(row, pool, ties):
+    x, *parameters = problem(row, S=(5, 7), C=5)
+    assert_right(row, torch.full_like(x, 0.5), *parameters, pool=pool, ties=ties)
+
+
+@maxima
+def test_split_differs_from_first(row, pool):
+    first, split = (
+        outputs_and_gradients(row.op, few_values(row), backend="triton", pool=pool, ties=ties)
+        for ties in ("first", "split")
+    )
+    assert_equal(first[0], split[0])
+    assert not torch.equal(first[2], split[2])
+
+
+VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "max": 3e38, "-max": -3e38}
+
+
+def spoiled(row, value: float, dtype=torch.float32) -> list[torch.Tensor]:
+    """The value in one pixel of one channel of the first image; the second image stays clean."""
+    x, *parameters = problem(row, S=(5, 6), C=4, dtype=dtype)
+    x[0, 1, 2, 3] = value
+    x[0, 2, 0, 0] = value
+    return [x, *parameters]
+
+
+def assert_same_kind(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """NaN where the reference has NaN, the same infinities, close elsewhere."""
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", VALUES)
+@each_option
+def test_not_finite(row, options, value):
+    inputs = spoiled(row, VALUES[value])
+    got = row.op(*inputs, backend="triton", return_map=True, **options)
+    expected = row.reference(*inputs, return_map=True, **options)
+    for a, b in zip(got, expected, strict=True):
+        assert_same_kind(a, b)
+    assert got[0][1].isfinite().all()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@each_option
+def test_not_finite_gradients(row, options, value):
+    """Not finite wherever the reference's are, and untouched in the other image.
+
+    No more is promised: where a gate is flat, torch drops an infinite gradient, and a NaN or not by the position.
+    """
+    inputs = spoiled(row, VALUES[value])
+    got = outputs_and_gradients(row.op, inputs, backend="triton", **options)
+    expected = outputs_and_gradients(row.reference, inputs, **options)
+    for a, b in zip(got[2:], expected[2:], strict=True):
+        both = a.isfinite() & b.isfinite()
+        assert not (a.isfinite() & ~b.isfinite()).any()
+        torch.testing.assert_close(a[both], b[both], rtol=1e-4, atol=1e-5)
+    assert got[2][1].isfinite().all()
+
+
+@each_row
+def test_nan_in_the_incoming_gradient_and_in_parameters(row):
+    inputs = problem(row)
+    y, gate_map = row.reference(*inputs, return_map=True)
+    douts = [torch.ones_like(y), torch.ones_like(gate_map)]
+    douts[0][0, 1, 2, 3] = math.nan
+    cases = [(inputs, douts)]
+    for i in range(1, len(inputs)):
+        changed = [t.clone() for t in inputs]
+        changed[i].view(-1)[0] = math.nan
+        cases.append((changed, [torch.ones_like(y), torch.ones_like(gate_map)]))
+    for values, gradients in cases:
+        got = outputs_and_gradients(row.op, values, gradients, backend="triton")
+        for a, b in zip(got, outputs_and_gradients(row.reference, values, gradients), strict=True):
+            assert_same_kind(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@each_option
+def test_signed_zeros(row, options, dtype):
+    """Zeros of y have the sign that x * gate gives them."""
+    x, *parameters = problem(row, dtype=dtype)
+    x[:, ::2] = 0.0
+    x[:, 1::4] = -0.0
+    got = row.op(x, *parameters, backend="triton", **options)
+    expected = row.reference(x, *parameters, **options)
+    zero = expected == 0
+    assert zero.any()
+    assert_equal(got.signbit()[zero], expected.signbit()[zero])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@each_row
+def test_subnormal_values(row, dtype):
+    """Not flushed to zero, neither at the input nor at the output."""
+    x, *parameters = problem(row, dtype=dtype)
+    smallest = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-149}[dtype]
+    x = (torch.arange(x.numel(), device=DEVICE).reshape(x.shape).remainder(100) * smallest).to(dtype)
+    assert_equal(row.op(x, *parameters, backend="triton"), row.reference(x, *parameters))
