@@ -10,7 +10,7 @@ PRESETS = {"quick": 180.0, "full": 3600.0}  # budget in seconds
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 LAYOUTS = {"nchw": "contiguous", "nhwc": "channels_last"}
 MODES = ("fwd", "bwd")
-LEAST_BUDGET = 40.0  # seconds: the page alone takes some
+LEAST_BUDGET = 60.0  # seconds: the page alone takes some
 
 
 class Usage(Exception):

@@ -25,7 +25,7 @@ from segattn_triton.perf.options import Failure, Options, Usage
 from segattn_triton.perf.records import Point, Record
 from segattn_triton.perf.workload import Workload
 
-RESERVE = 20.0  # seconds of the budget for plots and page
+RESERVE = 40.0  # seconds of the budget for plots and page
 PREDICTION_SHARE = 0.35  # of the budget
 MAP_SIZE = (1, 32, 256, 256)
 

@@ -5,6 +5,16 @@ Same names and signatures as `segattn_triton.functional`, less `backend` and the
 
 from segattn_triton.reference.channel import channel_gate
 from segattn_triton.reference.local import local_gate, local_pool_gate
+from segattn_triton.reference.neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
 from segattn_triton.reference.spatial import spatial_gate, spatial_pool_gate
 
-__all__ = ["channel_gate", "local_gate", "local_pool_gate", "spatial_gate", "spatial_pool_gate"]
+__all__ = [
+    "channel_gate",
+    "local_gate",
+    "local_pool_gate",
+    "neighborhood_attention",
+    "neighborhood_av",
+    "neighborhood_qk",
+    "spatial_gate",
+    "spatial_pool_gate",
+]

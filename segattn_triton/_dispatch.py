@@ -12,14 +12,20 @@ from segattn_triton import reference
 BACKENDS = (None, "triton", "reference")
 
 
-@functools.cache
+_error: ImportError | None = None
+
+
 def _ops():
-    """The Triton implementations, or the ImportError that says why there are none."""
-    try:
-        from segattn_triton import ops
-    except ImportError as error:
-        return error
-    return ops
+    """The Triton implementations, or the ImportError that says why there are none. torch.compile traces it."""
+    global _error
+    if _error is None:
+        try:
+            from segattn_triton import ops
+        except ImportError as error:
+            _error = error
+        else:
+            return ops
+    return _error
 
 
 def _interpreting() -> bool:
@@ -28,7 +34,6 @@ def _interpreting() -> bool:
     return INTERPRETED
 
 
-@functools.cache
 def _bfloat16_runs(device_index: int) -> bool:
     return bool(torch.version.hip) or torch.cuda.get_device_capability(device_index) >= (8, 0)
 

@@ -74,11 +74,13 @@ class DifferentiableOp:
         OPS[name] = self
 
     def __call__(self, *args):
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return self._function.apply(*args)
-        if forward_ad._current_level >= 0:  # raises on a dual number, whose tangent the operator would lose
-            return self._function.apply(*args)
-        if needs_grad(args[: self.num_tensors]):
+        if torch.compiler.is_compiling():
+            if torch._C._are_functorch_transforms_active():
+                torch._dynamo.graph_break()  # the compiler would lose the gradient of a transform
+            return self._function.apply(*args) if _requires_grad(args[: self.num_tensors]) else self.op(*args)
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return self._function.apply(*args)  # raises on a dual number, whose tangent the operator would lose
+        if _requires_grad(args[: self.num_tensors]):
             return self._apply(*args)
         return self.op(*args)
 
@@ -141,6 +143,10 @@ def needs_grad(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a gradient may be wanted; inside a functorch transform a tensor does not show it."""
     if torch._C._are_functorch_transforms_active():
         return True
+    return _requires_grad(tensors)
+
+
+def _requires_grad(tensors: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -206,7 +212,9 @@ def _function(op: DifferentiableOp) -> type[torch.autograd.Function]:
         @staticmethod
         def backward(ctx, *douts):
             needs = [bool(n) for n in ctx.needs_input_grad[:num]]
-            grads = Backward.apply(*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
+            args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
+            # a compiled graph raises on a second derivative by itself
+            grads = run_bwd(*args) if torch.compiler.is_compiling() else Backward.apply(*args)
             grads = grads if num > 1 else (grads,)
             wanted = (g if n else None for g, n in zip(grads, needs, strict=True))
             return (*wanted, *[None] * len(ctx.options))

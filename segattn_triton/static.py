@@ -11,9 +11,10 @@ come from the machine code's own record; a spilled value lives on the stack. Onl
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,23 +136,23 @@ class Compiled:
     def has(self, pattern: str) -> bool:
         return re.search(pattern, self.sass) is not None
 
-    def maps(self, numel: int) -> dict[str, Tensor]:
-        """The arguments that are feature maps: those with that many elements."""
+    def maps(self, sizes: Collection[int]) -> dict[str, Tensor]:
+        """The arguments that are feature maps: those with one of these numbers of elements (see `map_sizes`)."""
         tensors = {k: getattr(v, "base", v) if not isinstance(v, Tensor) else v for k, v in self.plan.args.items()}
-        return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() == numel and t.dim() > 1}
+        return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() in sizes and t.dim() > 1}
 
-    def wide_share(self, numel: int) -> float | None:
-        """The share of the bytes of feature maps of `numel` elements that move in accesses of 128 bits or more."""
-        names = self.maps(numel).keys()
+    def wide_share(self, sizes: Collection[int]) -> float | None:
+        """The share of the bytes of feature maps that move in accesses of 128 bits or more."""
+        names = self.maps(sizes).keys()
         bits = [a.bits for a in self.accesses if a.args & names]
         return sum(b for b in bits if b >= 128) / sum(bits) if bits else None
 
-    def elements(self, numel: int) -> float | None:
+    def elements(self, sizes: Collection[int]) -> float | None:
         """Elements of the map that one thread handles each time it runs the code once: bits accessed over the bits
         that the plan states for an element. What is stored decides, where anything is: a load may be shared."""
         for place, ops in ((1, ("store",)), (0, ("load", "copy"))):
             each = []
-            for name, t in self.maps(numel).items():
+            for name, t in self.maps(sizes).items():
                 bits = sum(a.bits for a in self.accesses if name in a.args and a.op in ops)
                 stated = self.plan.traffic.get(name, (0, 0))[place] * 8 * t.element_size()
                 each += [bits / stated] if bits and stated else []
@@ -159,16 +160,30 @@ class Compiled:
                 return min(each)
         return None
 
-    def issue_floor(self, numel: int) -> float | None:
+    def issue_floor(self, sizes: Collection[int]) -> float | None:
         """Picoseconds per element of the map below which the instructions cannot be issued, on an H200."""
-        elements = self.elements(numel)
+        elements = self.elements(sizes)
         return self.instructions / elements / LANES * 1e12 if elements else None
 
-    def dram_floor(self, numel: int) -> float | None:
+    def dram_floor(self, sizes: Collection[int]) -> float | None:
         """Picoseconds per element of the map below which the plan's traffic of it cannot move, on an H200."""
-        maps = self.maps(numel)
+        maps = self.maps(sizes)
         nbytes = sum(sum(self.plan.traffic.get(name, (0, 0))) * t.element_size() for name, t in maps.items())
         return nbytes / BANDWIDTH * 1e12 if nbytes else None
+
+    def faults(self, sizes: Collection[int]) -> list[str]:
+        """What no kernel of a chosen config may have, on a GPU of NVIDIA's."""
+        layout, wide = self.plan.args.get("LAYOUT"), self.wide_share(sizes)
+        itemsize = max((t.element_size() for t in self.maps(sizes).values()), default=0)
+        aligned = layout is None or layout.align * itemsize >= 16
+        found = {
+            f"{self.spills} bytes of stack": self.spills > 0,
+            f"atomics: {self.atomics}": self.atomics,
+            f"{self.shared} bytes of shared memory": self.shared > SHARED[self.arch],
+            f"{self.registers} registers for {self.threads} threads": self.programs_per_sm < 1,
+            f"{wide or 0:.0%} of the bytes in 128-bit accesses": aligned and wide is not None and wide < 0.85,
+        }
+        return [fault for fault, present in found.items() if present]
 
     @property
     def programs_per_sm(self) -> int:
@@ -303,6 +318,12 @@ def meta_map(shape: Sequence[int], dtype: torch.dtype, layout: str = "contiguous
     else:
         t = torch.empty((N, wide, *S), dtype=dtype, device="meta")
     return t[:, 2 : 2 + C] if wide > C else t
+
+
+def map_sizes(row: Any, sizes: Any) -> frozenset[int]:
+    """The numbers of elements of a row's feature maps, inputs and outputs; maps of one channel do not count."""
+    specs = {spec for spec in (*row.inputs.values(), *row.outputs.values()) if "*" in spec and spec.split()[1] != "1"}
+    return frozenset(prod(row.shape(spec, sizes)) for spec in specs)
 
 
 def plans(

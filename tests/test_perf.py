@@ -224,8 +224,8 @@ def test_an_earlier_report_is_kept(rehearse, tmp_path):
 
 def test_run_stops_in_time_and_resume_finishes(rehearse):
     backend = Rehearsal()
-    part = rehearse(backend, budget=60.0)
-    assert backend.now() <= 60.0 - report.RESERVE
+    part = rehearse(backend, budget=80.0)
+    assert backend.now() <= 80.0 - report.RESERVE
     left_out = rehearse.environment["left_out"]
     assert left_out and any(r.point.op == "spatial_gate" and r.ms for r in part)
     whole = rehearse(resume=True)
@@ -395,7 +395,7 @@ def test_an_nvidia_gpu_that_torch_cannot_use(monkeypatch, tmp_path):
         (["--layout", "nwhc"], "--layout: got 'nwhc', expected one of contiguous, channels_last"),
         (["--mode", "both"], "--mode: got 'both', expected one of fwd, bwd"),
         (["--preset", "long"], "--preset: got 'long', expected one of quick, full"),
-        (["--budget", "3"], "--budget: got 3, expected at least 40 seconds"),
+        (["--budget", "3"], "--budget: got 3, expected at least 60 seconds"),
         (["--budget", "nan"], "--budget: got nan, expected"),
         (["--out", "/dev/null/report"], "--out: cannot write to /dev/null/report: Not a directory; expected a folder"),
         (["--image", "none.jpg"], "--image: cannot read none.jpg: No such file or directory; expected an image"),

@@ -79,7 +79,7 @@ def _amount(panel: pd.DataFrame, metric: str) -> pd.Series:
 
 
 def _peak(panel: pd.DataFrame, roof: Ceiling, metric: str) -> float:
-    return (_amount(panel, metric) * roof.peak * 1e6 / panel.floor_bytes).max()
+    return (_amount(panel, metric) * roof.peak * 1e6 / panel.floor_bytes.where(panel.floor_bytes > 0)).max()
 
 
 def _top(panel: pd.DataFrame, roof: Ceiling, metric: str) -> tuple[float, bool]:

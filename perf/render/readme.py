@@ -1,6 +1,6 @@
 """The parts of the README that are generated: between `<!-- generated:NAME -->` and `<!-- end:NAME -->`.
 
-`ops` comes from the catalog, `results` from the records under perf/results: no number is typed by hand.
+`gates` and `ops` come from the catalog, `results` from the records under perf/results: no number is typed by hand.
 `python -m segattn_triton.perf.render.readme README.md` writes them.
 """
 
@@ -34,7 +34,7 @@ USE = {
 def update(readme: Path, check: bool = False) -> bool:
     """Whether a generated part is out of date; unless `check`, write it anew."""
     old = readme.read_text(encoding="utf-8")
-    made = {"ops": ops_table, "results": lambda: results_part(readme.parent)}
+    made = {"gates": gates_table, "ops": ops_table, "results": lambda: results_part(readme.parent)}
 
     def renew(part: re.Match) -> str:
         if part[2] not in made:
@@ -54,23 +54,32 @@ def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def ops_table(rows: Iterable[Op] = OPS) -> str:
+def gates_table(rows: Iterable[Op] = OPS) -> str:
     """What there is and when to use it: a row per row of the catalog."""
-    dtypes = ", ".join(words.dtype(str(dtype).removeprefix("torch.")) for dtype in DTYPES)
-    head = (
-        "op", "equation", "attends to", "passes over the map, forward / backward", "FLOP a value, forward / backward",
-        "dtypes", "layouts", "when to use it", "paper",
-    )  # fmt: skip
+    head = ("op", "equation", "attends to", "FLOP a value, forward / backward", "when to use it")
     return table(
-        head,
+        head, ((f"`{row.name}`", f"`{row.equation}`", row.attends_to, cost(row), USE[row.name]) for row in rows)
+    )
+
+
+def ops_table(rows: Iterable[Op] = OPS) -> str:
+    """What each is called and runs on: a row per row of the catalog."""
+    head = ("op", "function", "module", "passes", "dtypes", "layouts", "spatial axes", "paper")
+    dtypes = ", ".join(words.dtype(str(dtype).removeprefix("torch.")) for dtype in DTYPES)
+    body = (
         (
-            (
-                f"`{row.name}`", f"`{row.equation}`", row.attends_to, f"{row.passes[0]} / {row.passes[1]}", cost(row),
-                dtypes, layouts(row), USE[row.name], row.paper,
-            )
-            for row in rows
-        ),
+            f"`{row.name}`", f"`{row.op.__name__}`", module_call(row), f"{row.passes[0]} / {row.passes[1]}", dtypes,
+            "NCHW, channels_last", ", ".join(map(str, row.dims)), row.paper,
+        )
+        for row in rows
     )  # fmt: skip
+    return table(head, body)
+
+
+def module_call(row: Op) -> str:
+    """`LocalAttention`, with the options that make it this row."""
+    options = ", ".join(f"{name}={value!r}" for name, value in row.fixed.items())
+    return f"`{row.module.__name__}{f'({options})' if options else ''}`"
 
 
 def cost(row: Op) -> str:
@@ -86,11 +95,6 @@ def _linear(at_64: float, at_128: float) -> str:
         return f"{at_64:.3g} at C = 64"
     parts = [f"{slope:.0f} C"] * (slope != 0) + [f"{rest:.3g}"] * (rest != 0 or slope == 0)
     return " + ".join(parts)
-
-
-def layouts(row: Op) -> str:
-    axes = " or ".join(filter(None, (", ".join(map(str, row.dims[:-1])), str(row.dims[-1]))))
-    return f"NCHW, channels_last; {axes} spatial ax{'es' if row.dims != (1,) else 'is'}"
 
 
 def results_part(root: Path) -> str:

@@ -140,7 +140,7 @@ def first_key(i, length, WINDOW: tl.constexpr):
 
 @triton.jit
 def offsets_to_keys(i, length, WINDOW: tl.constexpr):
-    """Along one axis: the smallest and the largest offset of a query at i to the keys it has; none if i lies outside."""
+    """Along one axis: the smallest and the largest offset of a query at i to its keys; an i outside has none."""
     first = first_key(i, length, WINDOW)
     low, high = tl.maximum(first, 0) - i, tl.minimum(first + WINDOW.kernel, length) - 1 - i
     return tl.where(i < length, low, 0), tl.where(i < length, high, -1)
@@ -200,15 +200,16 @@ def row_strides_of(t: Tensor | None) -> tuple[int, ...] | None:
     return None if t is None else strides_of(t[..., None])
 
 
-def window(kernel_size: int, border: str, scale: float, group: int, views: Sequence[Tensor]) -> Window:
-    """The constants for vectors like those of the first view."""
+def window(
+    kernel_size: int, border: str, scale: float, group: int, views: Sequence[Tensor], others: Sequence[Tensor] = ()
+) -> Window:
+    """The constants for vectors like those of the first view; `others` are scores."""
     D = views[0].shape[-1]
     strides = [strides_of(t) for t in views]
     common = math.gcd(*(s for *outer, inner in strides for s in (outer if inner == 1 else (1,))))
     align = next(a for a in ALIGNMENTS if common % a == 0)
-    spans = [sum((n - 1) * s for n, s in zip(t.shape[1:], strides_of(t)[1:], strict=True)) for t in views]
-    far = max(spans) >= 2**31
-    return Window(kernel_size, border, scale, group, D, triton.next_power_of_2(D), far, align)
+    spans = [sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) for t in (*views, *others)]
+    return Window(kernel_size, border, scale, group, D, triton.next_power_of_2(D), max(spans) >= 2**31, align)
 
 
 def tiles(t: Tensor, heads: int, dilation: int, config: Config) -> tuple[tuple[int, ...], int]:

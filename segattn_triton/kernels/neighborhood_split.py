@@ -90,9 +90,9 @@ def _neighborhood_dot_kernel(
             if WINDOW.border == "shift":
                 tap = tl.where(inside, tap, -1)
             s = tl.where(offs_t[None, :] == tap[:, None], s_j[:, None], s)
-    base, offs, *_ = rows_at(s_ptr, s_stride, place, head, y, x, WINDOW)
+    at = rows_at(s_ptr, s_stride, place, head, y, x, WINDOW)
     mask_s = mask[:, None] & (offs_t < WINDOW.kernel * WINDOW.kernel)[None, :]
-    tl.store(base + offs[:, None] + offs_t[None, :] * s_stride[4], s.to(s_ptr.dtype.element_ty), mask_s)
+    tl.store(at[0] + at[1][:, None] + offs_t[None, :] * s_stride[4], s.to(s_ptr.dtype.element_ty), mask_s)
 
 
 @triton.jit
@@ -189,7 +189,7 @@ def plan_neighborhood_dot(
     heads = a.shape[3]
     config = row_config(a, heads, dilation, kernel_size, loads=2, live=3)
     size, grid = tiles(a, heads, dilation, config)
-    constants = window(kernel_size, border, scale, heads // b.shape[3], (a, b))
+    constants = window(kernel_size, border, scale, heads // b.shape[3], (a, b), (s,))
     args = dict(
         a_ptr=a,
         b_ptr=b,
@@ -226,7 +226,7 @@ def plan_neighborhood_sum(
     config = row_config(b, programs, dilation, kernel_size, loads=2, live=3)
     size, grid = tiles(s, programs, dilation, config)
     entries = (2 * kernel_size - 1) ** 2
-    constants = window(kernel_size, border, scale, heads // heads_kv, (b,) if y is None else (b, y))
+    constants = window(kernel_size, border, scale, heads // heads_kv, (b,) if y is None else (b, y), (s,))
     args = dict(
         s_ptr=s,
         b_ptr=b,

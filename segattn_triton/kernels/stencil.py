@@ -38,7 +38,7 @@ SPACE = tuple(
     for block_c, block_w, num_warps in (
         *((1, 256, 1), (2, 128, 1), (4, 64, 1), (8, 32, 1), (16, 16, 1)),
         *((1, 512, 1), (2, 256, 1), (4, 128, 1), (8, 64, 1), (16, 32, 1)),
-        *((32, 32, 4), (64, 32, 8), (32, 16, 2), (64, 16, 4)),
+        *((32, 32, 4), (32, 16, 2), (64, 16, 4)),
     )
     for config in space(
         BLOCK_C=(block_c,), BLOCK_W=(block_w,), BLOCK_H=(8, 16, 32, 64), STAGES=(3, 2), num_warps=(num_warps,)
@@ -88,7 +88,7 @@ def _scan(peak, tag, v, v_tag, only_padding, STENCIL: tl.constexpr):
         tag += tl.where(v == peak, v_tag, 0)
     else:
         higher = higher | only_padding
-    return tl.where(higher, v, peak), tl.where(higher, v_tag, tag)
+    return tl.maximum(peak, v, tl.PropagateNan.ALL), tl.where(higher, v_tag, tag)
 
 
 @triton.jit
@@ -117,9 +117,9 @@ def _roll(x, row, offs_w, w, b, window, STENCIL: tl.constexpr, VEC: tl.constexpr
         step: tl.constexpr = 0 if STENCIL == "split" else 1
         peak, tag = _scan(left, one - step, x, one, (offs_w == 0)[None, :], STENCIL)
         peak, tag = _scan(peak, tag, right, one + step, False, STENCIL)
-        z, z_tag = _scan(window[0], window[1], peak, tag + 6 * step, False, STENCIL)
-        next_z, next_tag = _scan(window[2], window[3], peak, tag + 3 * step, row == 0, STENCIL)
-        return z, z_tag, (next_z, next_tag, peak, tag)
+        z, z_tag = _scan(window[0], window[1] & 15, peak, tag + 6 * step, False, STENCIL)
+        next_z, next_tag = _scan(window[2], window[1] >> 4, peak, tag + 3 * step, row == 0, STENCIL)
+        return z, z_tag, (next_z, next_tag + tag * 16, peak)
 
 
 @triton.jit
@@ -278,7 +278,7 @@ def _stencil_bwd_kernel(
     tagged: tl.constexpr = STENCIL == "first" or STENCIL == "split"
     zero = tl.zeros([BLOCK_C, BLOCK_W], ACC)
     no_tag = tl.zeros([BLOCK_C, BLOCK_W], tl.int32)
-    window = (zero, no_tag, zero, no_tag) if tagged else (zero, zero)
+    window = (zero, no_tag, zero) if tagged else (zero, zero)
     x0, x1 = zero, zero  # the last two rows of x, and of dx as far as they have come
     dx0, dx1 = zero, zero
     db = tl.zeros([BLOCK_C, BLOCK_W // VEC], ACC)
@@ -288,7 +288,7 @@ def _stencil_bwd_kernel(
         mask = mask_c & mask_w & ((row >= 0) & (row < H))
         x2 = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
         if tagged:
-            x2 = tl.where(mask, x2, float("-inf"))
+            x2 = tl.where(mask_w & ((row >= 0) & (row < H)), x2, float("-inf"))
         z, tag, window = _roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
         # from here on the row above; dy is loaded after the shifts, or the compiler changes layouts around them
         mask = mask_c & mask_w & ((row >= 1) & (row <= H))
@@ -300,20 +300,21 @@ def _stencil_bwd_kernel(
         if dmap_ptr is not None:
             ds += load_tile(dmap_ptr, dmap_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
         dz = ds * GATE.df(z, GATE.a, GATE.b)
+        dx1 += dy * GATE.f(z, GATE.a, GATE.b)
         if STENCIL == "avg":
             dz *= share
         if STENCIL == "split":
             dz = tl.where(z == z, dz / tag.to(ACC), float("nan"))
-        dz = tl.where(mask, dz, 0.0)
+        dz = tl.where(mask_w & ((row >= 1) & (row <= H)), dz, 0.0)
         dzs = _around(dz, 0.0, VEC)
         if dx_ptr is not None:
             zs = _around(z, float("nan"), VEC) if STENCIL == "split" else None
             tags = _around(tag, 0, VEC) if STENCIL == "first" else None
             dx = _route(dx0, dzs, zs, tags, x0, w, 0, STENCIL)
+            dx0 = _route(dx1, dzs, zs, tags, x1, w, 1, STENCIL)
+            dx1 = _route(zero, dzs, zs, tags, x2, w, 2, STENCIL)
             mask = mask_c & mask_w & own_w & (row - 2 >= h0)
             store_tile(dx_ptr, dx_stride, n, offs_c, offs_p - 2 * W, dx, mask, LAYOUT)
-            dx0 = _route(dx1 + dy * GATE.f(z, GATE.a, GATE.b), dzs, zs, tags, x1, w, 1, STENCIL)
-            dx1 = _route(zero, dzs, zs, tags, x2, w, 2, STENCIL)
         own = (row > h0) & (row <= h1)
         if HALO:
             dzs = tl.where(own_w, dzs[0], 0.0), tl.where(own_w, dzs[1], 0.0), tl.where(own_w, dzs[2], 0.0)

@@ -4,10 +4,12 @@
     qk          s_ij = scale <q_i, k_j> + rel_bias[j - i]
     av          y_i = sum_j a_ij v_j
 
-Saved by attention are y and lse: with p rebuilt from lse and delta_i = <y_i, dy_i> - dlse_i, ds = p (<dy_i, v_j> - delta_i).
-By qk and av nothing is saved but the inputs. From ds: dq_i = scale sum_j ds_ij k_j, dk_j = scale sum_i ds_ij q_i,
-drel_bias_o = sum of ds at offset o; and of av: dv_j = sum_i a_ij dy_i, da_ij = <dy_i, v_j>.
+Attention saves y and lse: with p rebuilt from lse and delta_i = <y_i, dy_i> - dlse_i, ds_ij = p_ij (<dy_i, v_j> -
+delta_i); qk and av save nothing but their inputs. From ds: dq_i = scale sum_j ds_ij k_j, dk_j = scale sum_i ds_ij q_i,
+drel_bias_o = sum of ds at offset o. Of av: dv_j = sum_i a_ij dy_i, da_ij = <dy_i, v_j>.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +21,12 @@ from segattn_triton.kernels.neighborhood_fwd import plan_neighborhood_fwd
 from segattn_triton.kernels.neighborhood_split import plan_neighborhood_dot, plan_neighborhood_sum
 from segattn_triton.kernels.tile import partials
 from segattn_triton.launch import launch
+
+
+def _empty_in_order_of(t: Tensor, shape: Sequence[int]) -> Tensor:
+    """A dense tensor of this shape whose axes lie in memory in the order of t's."""
+    order = sorted(range(t.dim()), key=lambda axis: t.stride(axis), reverse=True)
+    return t.new_empty([shape[axis] for axis in order]).permute([order.index(axis) for axis in range(t.dim())])
 
 
 def _finish_bias(plan, drel_bias: Tensor | None) -> None:
@@ -48,7 +56,7 @@ def _backward(grads, douts, saved, q, k, v, rel_bias, kernel_size, dilation, bor
 
 
 def _qk_allocate(q, k, rel_bias, kernel_size, dilation, border, scale):
-    return (q.new_empty((*q.shape[:4], kernel_size * kernel_size)),)
+    return (_empty_in_order_of(q, (*q.shape[:4], kernel_size * kernel_size)),)
 
 
 def _qk_forward(outputs, q, k, rel_bias, kernel_size, dilation, border, scale):
@@ -67,10 +75,7 @@ def _qk_backward(grads, douts, saved, q, k, rel_bias, kernel_size, dilation, bor
 
 
 def _av_allocate(attn, v, kernel_size, dilation, border):
-    N, H, W, heads, _ = attn.shape
-    if heads == v.shape[3]:
-        return (torch.empty_like(v),)
-    return (v.new_empty((N, H, W, heads, v.shape[4])),)
+    return (_empty_in_order_of(v, (*attn.shape[:4], v.shape[4])),)
 
 
 def _av_forward(outputs, attn, v, kernel_size, dilation, border):

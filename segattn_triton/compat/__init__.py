@@ -1,0 +1,1 @@
+"""Other packages' interfaces, run by this one."""

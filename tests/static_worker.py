@@ -1,0 +1,227 @@
+"""Compiles ahead of time what the rows of the catalog launch. Runs in processes in which Triton does not interpret.
+
+`python tests/static_worker.py` does every case, dtype, layout and architecture on all cores, says what it finds, and
+exits 1 if that is anything (`make static`).
+"""
+
+import os
+
+os.environ.pop("TRITON_INTERPRET", None)  # before the first import of triton
+
+import importlib.util
+import itertools
+import multiprocessing
+import sys
+import tempfile
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from triton.runtime import driver
+
+from segattn_triton import _dispatch, static
+from segattn_triton.catalog import BY_NAME, OPS
+from segattn_triton.kernels.activations import Activation, activation
+from segattn_triton.launch import Plan, launch, recorded
+from segattn_triton.testing import make_inputs
+from segattn_triton.tuning import Config
+
+torch.set_num_threads(1)
+ARCHES = (90, 75, 80, 86, 89, 100, 120, "gfx942")
+DTYPES = ("bfloat16", "float16", "float32")
+LAYOUTS = ("contiguous", "channels_last")
+HOPPER, OTHERS = 72, 48  # problems that a default run compiles for sm_90, and for the other architectures
+
+
+class Job(NamedTuple):
+    row: str
+    case: str
+    dtype: str
+    layout: str
+    arch: int | str
+
+
+def jobs() -> list[Job]:
+    """All there is to compile; sm_75 has no bfloat16."""
+    return [
+        Job(row.name, case.name, dtype, layout, arch)
+        for row in OPS
+        for arch, case, dtype, layout in itertools.product(ARCHES, row.cases, DTYPES, LAYOUTS)
+        if (arch, dtype) != (75, "bfloat16")
+    ]
+
+
+def selection(row: str) -> list[Job]:
+    """A row's share of a default run: problems for sm_90, then for the others in turn; dtypes and layouts in turn."""
+    mine, first = [job for job in jobs() if job.row == row], zlib.crc32(row.encode())
+
+    def some(arch, count):
+        its = [job for job in mine if job.arch == arch]
+        kinds = len(its) // len(BY_NAME[row].cases)
+        cases = [its[i : i + kinds] for i in range(0, len(its), kinds)][:: max(1, len(its) // kinds // count)][:count]
+        return [case[(first + i) % kinds] for i, case in enumerate(cases)]
+
+    hopper, *others = ARCHES
+    chosen = [others[(first + i) % len(others)] for i in range(max(1, OTHERS // len(OPS)))]
+    return some(hopper, max(2, HOPPER // len(OPS))) + [some(a, i + 1)[-1] for i, a in enumerate(chosen)]
+
+
+def findings(job: Job) -> tuple[list[str], int]:
+    """What is wrong with the kernels of a job, and how many there are."""
+    row = BY_NAME[job.row]
+    sizes = next(case.sizes for case in row.cases if case.name == job.case)
+    maps, wrong, count = static.map_sizes(row, sizes), [], 0
+    for plan in itertools.chain(*static.plans(row, sizes, getattr(torch, job.dtype), job.layout, job.arch)):
+        count += 1
+        try:
+            compiled = static.compile_plan(plan, job.arch)
+            faults = compiled.faults(maps) if isinstance(job.arch, int) else []
+        except Exception as error:
+            faults = [f"does not compile: {type(error).__name__}: {error}"[:300]]
+        wrong += [f"{'/'.join(map(str, job))}: {plan.name} {plan.config.launch_options}: {fault}" for fault in faults]
+    return wrong, count
+
+
+def matrix_instructions(job: Job) -> list[str]:
+    """Those of the forward."""
+    row = BY_NAME[job.row]
+    sizes = next(case.sizes for case in row.cases if case.name == job.case)
+    forward, _ = static.plans(row, sizes, getattr(torch, job.dtype), job.layout, job.arch)
+    return [op for plan in forward for op in static.compile_plan(plan, job.arch).matrix]
+
+
+@triton.jit
+def _spilling_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
+    offs = tl.arange(0, SIZE)
+    x = tl.load(x_ptr + offs).to(tl.float32)
+    tl.store(y_ptr + offs, x / tl.sum(tl.exp(x)))
+
+
+@triton.jit
+def _narrow_kernel(x_ptr, y_ptr, shift, SIZE: tl.constexpr):
+    offs = tl.arange(0, SIZE)
+    tl.store(y_ptr + offs + shift, tl.load(x_ptr + offs + shift))
+
+
+@triton.jit
+def _atomic_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
+    offs = tl.arange(0, SIZE)
+    tl.atomic_add(y_ptr + offs, tl.load(x_ptr + offs))
+
+
+@triton.jit
+def _greedy_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
+    offs = tl.arange(0, SIZE)
+    tl.store(y_ptr + offs, tl.gather(tl.load(x_ptr + offs), offs ^ 65, 0))
+
+
+def planted(name: str) -> list[str]:
+    """The faults found in a kernel that was made to have one."""
+    kernel, size, warps, arch = {
+        "spilling": (_spilling_kernel, 16384, 1, 90),
+        "narrow": (_narrow_kernel, 1024, 4, 90),
+        "atomic": (_atomic_kernel, 1024, 4, 90),
+        "greedy": (_greedy_kernel, 65536, 32, 75),
+    }[name]
+    x, y = (torch.empty(1, size, dtype=torch.float32, device="meta") for _ in range(2))
+    args = dict(x_ptr=x, y_ptr=y, SIZE=size) | ({"shift": 3} if name == "narrow" else {})
+    return static.compile_plan(Plan(kernel, args, Config({}, warps), 1), arch).faults({size})
+
+
+class _Driver:
+    """What `JITFunction.run` asks of a GPU's driver; kernels are compiled and bound, and launched into a list."""
+
+    def __init__(self, launched: list):
+        self.get_current_device = lambda: 0
+        self.get_current_stream = lambda device: 0
+        self.get_current_target = lambda: static.target(90)
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda device: {"max_shared_mem": 232448},
+            load_binary=lambda *args: (0, 0, 32, 0, 1024),
+            unload_module=lambda module: None,
+        )
+        self.launcher_cls = lambda src, metadata: lambda *args: launched.append((src, metadata, args))
+
+
+def launched_as_planned(name: str) -> list[str]:
+    """Run a row's op on CPU tensors through the launch of a GPU, up to its driver: where that differs from the plans.
+
+    A launch must compile what `static.compile_plan` compiles for its plan: same types, constants and divisibility.
+    """
+    launched: list[tuple] = []
+    driver.set_active(_Driver(launched))
+    _dispatch._interpreting = lambda: True  # lets CPU tensors through
+    row = BY_NAME[name]
+    wrong = []
+    for layout in LAYOUTS:
+        inputs = make_inputs(row, {"N": 2, "C": 24, "S": (8, 12), "Cr": 6}, torch.float16, layout=layout)
+        launched.clear()
+        with recorded() as plans:
+            outputs = row.op(*[t.requires_grad_() for t in inputs], backend="triton", return_map=True, **row.defaults)
+            torch.autograd.grad(outputs, inputs, [torch.zeros_like(o) for o in outputs])
+        for plan, (src, metadata, args) in zip(plans, launched, strict=True):
+            got, expected = _compiled_from(src), _compiled_from(static.source_of(plan))
+            wrong += [f"{plan.name}: launched with {g}, planned {e}" for g, e in zip(got, expected) if g != e]
+            if (metadata.num_warps, metadata.num_stages) != (plan.config.num_warps, plan.config.num_stages):
+                wrong.append(f"{plan.name}: launched with {metadata.num_warps} warps, {metadata.num_stages} stages")
+            if args[:3] != (plan.grid, 1, 1):
+                wrong.append(f"{plan.name}: launched {args[:3]} programs, planned {plan.grid}")
+    return wrong if plans else ["nothing was launched"]
+
+
+def _compiled_from(source) -> tuple:
+    return source.signature, source.constants, {path: attrs for path, attrs in source.attrs.items() if attrs}
+
+
+def compiled_per_source(_) -> dict[str, int]:
+    """How many kernels one plan compiles to under two sources of its gate's functions, and under the first again."""
+    launched: list[tuple] = []
+    driver.set_active(_Driver(launched))
+    _dispatch._interpreting = lambda: True
+    row = BY_NAME["spatial_pool_gate"]
+    x = torch.zeros(1, 8, 4, 4)
+    with recorded() as plans:
+        row.op(x, backend="triton", **row.defaults)
+    with tempfile.TemporaryDirectory() as folder:
+        gates = [_gate(Path(folder), body) for body in ("z + a", "z - a", "z + a")]
+    for gate in (activation("sigmoid", 1.0, 0.0), *gates):
+        launch(Plan(plans[0].kernel, {**plans[0].args, "GATE": gate}, plans[0].config, plans[0].grid))
+    sources = [src.hash() for src, *_ in launched[1:]]
+    return {"launches": len(sources), "keys": len(set(sources)), "first again": len({sources[1], sources[3]})}
+
+
+def _gate(folder: Path, body: str) -> Activation:
+    """An activation of a file whose text may change: f(z, a, b) = body."""
+    file = folder / "gates.py"
+    file.write_text(f"import triton\n\n\n@triton.jit\ndef f(z, a, b):\n    return {body}\n")
+    spec = importlib.util.spec_from_file_location(f"gates_{zlib.crc32(body.encode())}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Activation(module.f, module.f, 1.0, 0.0)
+
+
+def pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+
+
+def main() -> int:
+    todo, wrong, kernels = jobs(), [], 0
+    with pool(os.cpu_count() or 1) as workers:
+        for i, (faults, count) in enumerate(workers.map(findings, todo, chunksize=4), 1):
+            kernels += count
+            wrong += faults
+            for fault in faults:
+                print(fault, flush=True)
+            if i % 100 == 0:
+                print(f"{i} of {len(todo)} problems, {kernels} kernels, {len(wrong)} faults", flush=True)
+    print(f"{len(todo)} problems, {kernels} kernels, {len(wrong)} faults")
+    return 1 if wrong or not kernels else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
