@@ -196,7 +196,7 @@ OPS = (
         options={"gate": GATES},
         flops=flops.local_gate,
         passes=(2, 12),
-        rounding_points=("z", "dz", "dconv_x"),
+        rounding_points=("z", "dz", "dgate_x", "dconv_x", "conv_weight", "dconv_weight"),
         equation="y = x * gate(conv3x3(x) + b)",
         attends_to="single values, by all channels of their 3x3 surroundings",
         paper="the convolution gate of segmentation tutorials",

@@ -7,6 +7,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 
 import segattn_triton
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.testing import make_map
 
 
@@ -41,12 +42,13 @@ def test_compiled_once_for_all_resolutions(row):
     compiled = torch.compile(
         lambda *t: row.op(*t, backend="triton", return_map=True), backend=counter, fullgraph=True, dynamic=True
     )
-    parameters = problem(row)[1:]
-    for N, S in ((2, (5, 6)), (3, (7, 4)), (2, (8, 9))):
-        inputs = [problem(row, S=S, N=N)[0], *parameters]
+    parameters, compilations = problem(row, C=11)[1:], set()
+    for N, S in ((2, (5, 6)), (3, (7, 4)), (4, (8, 9))):
+        inputs = [problem(row, S=S, C=11, N=N)[0], *parameters]
         for got, expected in zip(step(row, inputs, compiled), step(row, inputs), strict=True):
             assert_equal(got, expected)
-    assert counter.frame_count == 1
+        compilations.add(counter.frame_count)
+    assert len(compilations) == 1
 
 
 @each_row
@@ -55,6 +57,18 @@ def test_compiled_inference(row):
     inputs = problem(row)
     with torch.no_grad():
         assert_equal(compiled(*inputs), row.op(*inputs, backend="triton"))
+
+
+def test_gradient_transform_inside():
+    """The compiler does not see through func.grad to an operator: it must not drop the gradient."""
+    row = BY_NAME["spatial_gate"]
+    x, *parameters = problem(row)
+
+    def gradient(fn):
+        return torch.func.grad(lambda t: fn(t, *parameters).square().sum())
+
+    compiled = torch.compile(gradient(lambda *t: row.op(*t, backend="triton")), backend="aot_eager")
+    torch.testing.assert_close(compiled(x), gradient(row.reference)(x), rtol=1e-5, atol=1e-6)
 
 
 def exported(row, C: int = 4):
@@ -87,7 +101,9 @@ def test_inductor():
     """Between convolutions, once: code is generated around the operator, forward and backward."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 6, 3, padding=1), segattn_triton.SpatialAttention(6, backend="triton"), torch.nn.Conv2d(6, 2, 1)
+        torch.nn.Conv2d(3, 6, 3, padding=1),
+        segattn_triton.SpatialAttention(6, backend="triton"),
+        torch.nn.Conv2d(6, 2, 1),
     ).to(DEVICE)
     x = make_map((2, 3, 8, 10), "contiguous", torch.Generator().manual_seed(0), torch.float32, DEVICE)
     results = []

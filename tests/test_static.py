@@ -31,7 +31,7 @@ def test_kernels_have_no_faults(row, ask):
 
 @each_row
 def test_launch_compiles_what_the_plan_says(row, ask):
-    """The launch of a GPU, with a driver that only listens: NamedTuples, stride tuples and None pointers get through."""
+    """The launch of a GPU, with a driver that only listens: named tuples, stride tuples and None get through."""
     (wrong,) = ask(static_worker.launched_as_planned, [row.name])
     assert not wrong, "\n".join(wrong)
 

@@ -12,7 +12,7 @@ from segattn_triton.perf.render.frame import LAUNCH_MS, OURS, RIVALS, Ceiling
 from segattn_triton.perf.render.style import INK, MUTED, RULE, SHADE, figure, in_order, look, styled
 
 METRICS = {"gbps": "effective GB/s", "mpixels": "Mpixel/s"}
-NOTE = "band: 20-80 %   black: copy at its best   dotted: copy of the same bytes"
+NOTE = "band: 20-80 %   solid: copy at its best   dotted: copy of the same bytes"
 
 
 def title(group: dict) -> str:

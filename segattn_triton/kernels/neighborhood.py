@@ -43,7 +43,7 @@ class Window(NamedTuple):
 @triton.jit
 def locate(size, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
     """The place of this program, (image, head, class row, class column, dilation), the rows and columns of the class,
-    and the positions y, x [BLOCK_P] of the tile.
+    and the first position of the tile.
 
     size = (H, W, heads, dilation, tiles_y, tiles_x)
     """
@@ -51,26 +51,30 @@ def locate(size, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
     pid = tl.program_id(0)
     head = pid % heads
     pid = pid // heads
-    x = pid % tiles_x * BLOCK_X + tl.arange(0, BLOCK_Y * BLOCK_X) % BLOCK_X
+    x0 = pid % tiles_x * BLOCK_X
     pid = pid // tiles_x
-    y = pid % tiles_y * BLOCK_Y + tl.arange(0, BLOCK_Y * BLOCK_X) // BLOCK_X
+    y0 = pid % tiles_y * BLOCK_Y
     pid = pid // tiles_y
     gx = pid % dilation
     pid = pid // dilation
     gy = pid % dilation
     rows = (H - gy + dilation - 1) // dilation
     cols = (W - gx + dilation - 1) // dilation
-    return (pid // dilation, head, gy, gx, dilation), rows, cols, y, x
+    return (pid // dilation, head, gy, gx, dilation), rows, cols, y0, x0
 
 
 @triton.jit
-def is_inner(size, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, WINDOW: tl.constexpr):
+def positions(y0, x0, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
+    """The positions y, x [BLOCK_P] of a tile, in row-major order."""
+    offs = tl.arange(0, BLOCK_Y * BLOCK_X)
+    return y0 + offs // BLOCK_X, x0 + offs % BLOCK_X
+
+
+@triton.jit
+def is_inner(y0, x0, rows, cols, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, WINDOW: tl.constexpr):
     """No window of this tile, and no window that contains a position of it, is cut or moved."""
-    tile = tl.program_id(0) // size[2]
-    y, x = tile // size[5] % size[4] * BLOCK_Y, tile % size[5] * BLOCK_X
-    inner_y = (y >= WINDOW.kernel) & (y + BLOCK_Y + WINDOW.kernel <= size[0] // size[3])
-    inner_x = (x >= WINDOW.kernel) & (x + BLOCK_X + WINDOW.kernel <= size[1] // size[3])
-    return inner_y & inner_x
+    inner_y = (y0 >= WINDOW.kernel) & (y0 + BLOCK_Y + WINDOW.kernel <= rows)
+    return inner_y & (x0 >= WINDOW.kernel) & (x0 + BLOCK_X + WINDOW.kernel <= cols)
 
 
 @triton.jit
@@ -212,11 +216,10 @@ def window(
     return Window(kernel_size, border, scale, group, D, triton.next_power_of_2(D), max(spans) >= 2**31, align)
 
 
-def tiles(t: Tensor, heads: int, dilation: int, config: Config) -> tuple[tuple[int, ...], int]:
+def tiles(t: Tensor, heads: int, dilation: int, BLOCK_Y: int, BLOCK_X: int) -> tuple[tuple[int, ...], int]:
     """`size` of `locate`, and the grid, for tiles over the positions of t (N, H, W, ...)."""
     N, H, W = t.shape[:3]
-    rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
-    tiles_y, tiles_x = triton.cdiv(rows, config.blocks["BLOCK_Y"]), triton.cdiv(cols, config.blocks["BLOCK_X"])
+    tiles_y, tiles_x = triton.cdiv(triton.cdiv(H, dilation), BLOCK_Y), triton.cdiv(triton.cdiv(W, dilation), BLOCK_X)
     return (H, W, heads, dilation, tiles_y, tiles_x), N * heads * dilation * dilation * tiles_y * tiles_x
 
 

@@ -24,6 +24,7 @@ from segattn_triton.kernels.neighborhood import (
     locate,
     offsets_to_keys,
     offsets_to_queries,
+    positions,
     row_config,
     row_strides_of,
     rows_at,
@@ -53,7 +54,8 @@ def _neighborhood_delta_kernel(
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    place, rows, cols, y, x = locate(size, BLOCK_Y, BLOCK_X)
+    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
+    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
     mask = (y < rows) & (x < cols)
     head = place[1]
     out = load_shifted(vectors_at(y_ptr, y_stride, place, head, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
@@ -163,9 +165,10 @@ def _neighborhood_bwd_kernel(
     q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride, dk_stride, dv_stride, size,
     WINDOW: tl.constexpr, BIASES: tl.constexpr, ACC: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
 ):  # fmt: skip
-    place, rows, cols, y, x = locate(size, BLOCK_Y, BLOCK_X)
+    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
+    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
     mask = (y < rows) & (x < cols)
-    inner = is_inner(size, BLOCK_Y, BLOCK_X, WINDOW)
+    inner = is_inner(y0, x0, rows, cols, BLOCK_Y, BLOCK_X, WINDOW)
     head_kv = place[1]
     k = vectors_at(k_ptr, k_stride, place, head_kv, y, x, WINDOW)
     v = vectors_at(v_ptr, v_stride, place, head_kv, y, x, WINDOW)
@@ -209,7 +212,7 @@ def plan_neighborhood_delta(y: Tensor, dy: Tensor, dlse: Tensor | None, delta: T
     """delta and dlse (N, H, W, heads), contiguous."""
     heads = y.shape[3]
     config = row_config(y, heads, 1, 1, loads=2, live=2.2)
-    size, grid = tiles(y, heads, 1, config)
+    size, grid = tiles(y, heads, 1, **config.blocks)
     constants = window(1, "mask", 1.0, 1, (y, dy))
     args = dict(
         y_ptr=y,
@@ -248,7 +251,7 @@ def plan_neighborhood_bwd(
     sums."""
     heads, heads_kv = q.shape[3], k.shape[3]
     config = row_config(q, heads_kv, dilation, kernel_size, loads=4, live=5)
-    size, grid = tiles(q, heads_kv, dilation, config)
+    size, grid = tiles(q, heads_kv, dilation, **config.blocks)
     entries = (2 * kernel_size - 1) ** 2
     views = dict(q=q, k=k, v=v, dy=dy, dq=dq, dk=dk, dv=dv)
     given = [t for t in views.values() if t is not None]

@@ -17,6 +17,7 @@ from segattn_triton.kernels.neighborhood import (
     load_shifted,
     locate,
     offsets_to_keys,
+    positions,
     row_config,
     row_strides_of,
     rows_at,
@@ -50,7 +51,7 @@ def _take(q, k, v, bias, oy, ox, near, peak, total, acc, WINDOW: tl.constexpr, A
 
 
 @triton.jit
-def _attend(q, k, v, bias, y, x, rows, cols, INNER: tl.constexpr, WINDOW: tl.constexpr, ACC: tl.constexpr):
+def attend(q, k, v, bias, y, x, rows, cols, INNER: tl.constexpr, WINDOW: tl.constexpr, ACC: tl.constexpr):
     """peak, total [BLOCK_P] and acc [BLOCK_P, BLOCK_D] of the softmax of the queries (y, x) over all their keys."""
     R: tl.constexpr = WINDOW.kernel // 2
     peak = tl.full([q.shape[0]], float("-inf"), ACC)
@@ -97,7 +98,8 @@ def _neighborhood_fwd_kernel(
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    place, rows, cols, y, x = locate(size, BLOCK_Y, BLOCK_X)
+    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
+    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
     mask = (y < rows) & (x < cols)
     head = place[1]
     q = vectors_at(q_ptr, q_stride, place, head, y, x, WINDOW)
@@ -105,10 +107,10 @@ def _neighborhood_fwd_kernel(
     v = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, y, x, WINDOW)
     bias = head_bias(bias_ptr, head, WINDOW)
     q_i = load_shifted(q, 0, 0, mask, WINDOW, ACC) * (WINDOW.scale * LOG2E)
-    if is_inner(size, BLOCK_Y, BLOCK_X, WINDOW):
-        peak, total, acc = _attend(q_i, k, v, bias, y, x, rows, cols, True, WINDOW, ACC)
+    if is_inner(y0, x0, rows, cols, BLOCK_Y, BLOCK_X, WINDOW):
+        peak, total, acc = attend(q_i, k, v, bias, y, x, rows, cols, True, WINDOW, ACC)
     else:
-        peak, total, acc = _attend(q_i, k, v, bias, y, x, rows, cols, False, WINDOW, ACC)
+        peak, total, acc = attend(q_i, k, v, bias, y, x, rows, cols, False, WINDOW, ACC)
     store_at(vectors_at(y_ptr, y_stride, place, head, y, x, WINDOW), acc / total[:, None], mask, WINDOW)
     if lse_ptr is not None:
         lse = (peak + tl.log2(total)) * LN2
@@ -129,7 +131,7 @@ def plan_neighborhood_fwd(
 ) -> Plan:
     heads = q.shape[3]
     config = row_config(q, heads, dilation, kernel_size, loads=4, live=3.5)
-    size, grid = tiles(q, heads, dilation, config)
+    size, grid = tiles(q, heads, dilation, **config.blocks)
     constants = window(kernel_size, border, scale, heads // k.shape[3], (q, k, v, y))
     args = dict(
         q_ptr=q,

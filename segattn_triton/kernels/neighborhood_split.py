@@ -19,6 +19,7 @@ from segattn_triton.kernels.neighborhood import (
     locate,
     offsets_to_keys,
     offsets_to_queries,
+    positions,
     row_config,
     rows_at,
     store_at,
@@ -64,7 +65,8 @@ def _neighborhood_dot_kernel(
     BLOCK_X: tl.constexpr,
 ):
     R: tl.constexpr = WINDOW.kernel // 2
-    place, rows, cols, y, x = locate(size, BLOCK_Y, BLOCK_X)
+    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
+    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
     mask = (y < rows) & (x < cols)
     head = place[1]
     bias = head_bias(bias_ptr, head, WINDOW)
@@ -154,7 +156,8 @@ def _neighborhood_sum_kernel(
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    place, rows, cols, y, x = locate(size, BLOCK_Y, BLOCK_X)
+    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
+    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
     head = place[1]
     if TO_KEYS:
         BLOCK_D: tl.constexpr = WINDOW.block_d
@@ -188,7 +191,7 @@ def plan_neighborhood_dot(
     """exclude: keys that do not exist score -inf, not 0."""
     heads = a.shape[3]
     config = row_config(a, heads, dilation, kernel_size, loads=2, live=3)
-    size, grid = tiles(a, heads, dilation, config)
+    size, grid = tiles(a, heads, dilation, **config.blocks)
     constants = window(kernel_size, border, scale, heads // b.shape[3], (a, b), (s,))
     args = dict(
         a_ptr=a,
@@ -224,7 +227,7 @@ def plan_neighborhood_sum(
     heads_kv = y.shape[3] if to_keys else b.shape[3]
     programs = heads_kv if to_keys else heads
     config = row_config(b, programs, dilation, kernel_size, loads=2, live=3)
-    size, grid = tiles(s, programs, dilation, config)
+    size, grid = tiles(s, programs, dilation, **config.blocks)
     entries = (2 * kernel_size - 1) ** 2
     constants = window(kernel_size, border, scale, heads // heads_kv, (b,) if y is None else (b, y), (s,))
     args = dict(

@@ -45,7 +45,7 @@ SPACE = tuple(
     )
 )
 INSTRUCTIONS = {"dot": 66, "avg": 50, "first": 85, "split": 85}  # per element, backward; 30 forward
-LIVE = {"dot": 9, "avg": 9, "first": 15, "split": 15}  # registers per element, backward; 5 forward
+LIVE = {"dot": 7, "avg": 8, "first": 14, "split": 15}  # registers per element, backward; 5 forward
 
 
 @triton.jit
@@ -394,8 +394,9 @@ def _config(geometry: Geometry, stencil: str, backward: bool) -> Config:
         block_c, block_w = config.blocks["BLOCK_C"], config.blocks["BLOCK_W"]
         values = block_c * block_w / (32 * config.num_warps)
         lanes = block_w // geometry.vec  # that hold one row
-        registers = 24 + values * live * max(1.0, geometry.itemsize / 4)
-        if block_w <= 2 * geometry.halo(config) or registers > 208 or lanes > (64 if config.num_warps == 1 else 32):
+        taps = 9 * maps_read * values / geometry.vec if stencil == "dot" else 0  # weights, and their sums
+        registers = 24 + (values * live + taps) * max(1.0, geometry.itemsize / 4)
+        if block_w <= 2 * geometry.halo(config) or registers > 200 or lanes > (64 if config.num_warps == 1 else 32):
             return None
         blocks_c, tiles_w, strips = geometry.tiles(config)
         warps = max(geometry.N, 1) * blocks_c * tiles_w * strips * config.num_warps / SMS

@@ -1,0 +1,177 @@
+"""Bad input gets an error that names the argument, what was given and what is wanted; nothing is silently wrong."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from support import each_row, module_of, names, problem
+
+from segattn_triton import ChannelAttention, functional
+from segattn_triton.catalog import BY_NAME, OPS
+from segattn_triton.testing import assert_matches_reference
+
+BACKENDS = (None, "triton", "reference")
+
+
+def refuses(row, inputs, *said: str, error=(TypeError, ValueError), **options) -> None:
+    """On every backend, and before anything runs."""
+    for backend in BACKENDS:
+        with pytest.raises(error) as caught:
+            row.op(*inputs, **{"backend": backend, **options})
+        for text in said:
+            assert text in str(caught.value)
+
+
+MAPS = {  # what is wrong with x -> (its values, what the message says)
+    "list": (lambda x: x.tolist(), ("x: got list", "torch.Tensor")),
+    "array": (lambda x: x.cpu().numpy(), ("x: got ndarray", "torch.Tensor")),
+    "none": (lambda x: None, ("x: got NoneType", "torch.Tensor")),
+    "integer": (lambda x: x.int(), ("x: got dtype torch.int32", "float16, bfloat16, float32 or float64")),
+    "bool": (lambda x: x > 0, ("x: got dtype torch.bool", "float32")),
+    "complex": (lambda x: x.to(torch.complex64), ("x: got dtype torch.complex64", "float32")),
+    "fp8": (lambda x: x.to(torch.float8_e4m3fn), ("x: got dtype torch.float8_e4m3fn", "float32")),
+    "sparse": (lambda x: x.to_sparse(), ("x: got layout torch.sparse_coo", "x.to_dense()")),
+    "vector": (lambda x: x[0, :, 0, 0], ("x: got 1 axes, shape (5)", "expected (N, C")),
+    "matrix": (lambda x: x[:, :, 0, 0], ("x: got 2 axes, shape (2, 5)", "expected (N, C")),
+    "six_axes": (lambda x: x[..., None, None], ("x: got 6 axes, shape (2, 5, 5, 6, 1, 1)", "expected (N, C")),
+    "no_channel": (lambda x: x[:, :0], ("x: got shape (2, 0, 5, 6)", "at least one channel and one pixel")),
+    "no_pixel": (lambda x: x[..., :0], ("x: got shape (2, 5, 5, 0)", "at least one channel and one pixel")),
+}
+
+
+@pytest.mark.parametrize("wrong", MAPS)
+@each_row
+def test_maps(row, wrong):
+    x, *parameters = problem(row)
+    change, said = MAPS[wrong]
+    refuses(row, [change(x), *parameters], *said)
+
+
+PARAMETERS = {
+    "integer": (lambda t: t.int(), ("{name}: got dtype torch.int32", "float16, bfloat16, float32 or float64")),
+    "half": (lambda t: t.half(), ("{name}: got dtype torch.float16", "expected x's torch.float32 or torch.float32")),
+    "list": (lambda t: t.tolist(), ("{name}: got list", "torch.Tensor")),
+    "sparse": (lambda t: t.to_sparse(), ("{name}: got layout torch.sparse_coo", "{name}.to_dense()")),
+    "meta": (lambda t: t.to("meta"), ("{name}: is on meta, x is on", "one device")),
+    "one_more": (lambda t: torch.cat([t, t]), ("{name}: got shape (", "expected (", "for x of shape (2, 5, 5, 6)")),
+    "another_axis": (lambda t: t[..., None].expand(*t.shape, 2), ("{name}: got shape (", "expected (")),
+    "fewer_axes": (lambda t: t.sum(), ("{name}: got shape ()", "expected (")),
+}
+each_parameter = pytest.mark.parametrize(
+    ("row", "name"), [pytest.param(row, name, id=f"{row.name}-{name}") for row in OPS for name in names(row)[1:]]
+)
+
+
+@pytest.mark.parametrize("wrong", PARAMETERS)
+@each_parameter
+def test_parameters(row, name, wrong):
+    change, said = PARAMETERS[wrong]
+    inputs = problem(row)
+    changed = [change(t) if n == name else t for n, t in zip(names(row), inputs, strict=True)]
+    if name == "w1" and wrong == "one_more":
+        name = "b1"  # more rows of w1 mean more hidden channels, which b1 has not
+    refuses(row, changed, *(s.format(name=name) for s in said))
+
+
+@pytest.mark.parametrize("row", [r for r in OPS if r.parameters], ids=lambda row: row.name)
+def test_channels_that_do_not_fit(row):
+    _, *parameters = problem(row, C=5)
+    x, *_ = problem(row, C=6)
+    refuses(row, [x, *parameters], f"{names(row)[1]}: got shape (", "expected (", "for x of shape (2, 6, 5, 6)")
+
+
+@pytest.mark.parametrize("row", [r for r in OPS if r.parameters], ids=lambda row: row.name)
+def test_channels_last_by_shape(row):
+    """(N, H, W, C) where (N, C, H, W) is meant: the message gives the permute, which then works."""
+    x, *parameters = problem(row, S=(7, 9), C=5)
+    given = x.permute(0, 2, 3, 1)
+    refuses(row, [given, *parameters], "x.permute(0, 3, 1, 2)", "(2, 7, 9, 5)")
+    assert torch.equal(row.op(given.permute(0, 3, 1, 2), *parameters), row.op(x, *parameters))
+
+
+OPTIONS = {"gate": "softmax", "act": "gelu", "pool": "median", "ties": "last", "backend": "cuda"}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@each_row
+def test_options(row, option):
+    if option in (*row.options, "backend"):
+        refuses(row, problem(row), f"{option}: got {OPTIONS[option]!r}", "expected one of", **{option: OPTIONS[option]})
+
+
+@pytest.mark.parametrize("option", ["gate", "act"])
+@each_row
+def test_constants(row, option):
+    if option in row.options:
+        for value in (("relu", 1.0), ("nothing", 1.0, 0.0), 3, ["relu", 0.0, 0.0]):
+            refuses(row, problem(row), f"{option}: got", "expected", **{option: value})
+
+
+def test_second_bias_without_second_layer():
+    row = BY_NAME["channel_gate"]
+    x, w1, b1, _, b2 = problem(row, C=4, Cr=4)
+    refuses(row, [x, w1, b1, None, b2], "b2", "without w2")
+
+
+def test_mixed_devices():
+    x, weight, bias = problem(BY_NAME["spatial_gate"])
+    refuses(BY_NAME["spatial_gate"], [x.to("meta"), weight, bias], "weight: is on", "x is on meta")
+
+
+@pytest.mark.parametrize("reduction", [5, 100, 0, -1])
+def test_reduction(reduction):
+    with pytest.raises(ValueError, match=rf"reduction: got {reduction} for in_channels 4"):
+        ChannelAttention(4, reduction=reduction)
+
+
+@each_row
+def test_an_unknown_argument(row):
+    with pytest.raises(TypeError):
+        row.op(*problem(row), gain=2)
+
+
+@each_row
+def test_modules_name_the_argument_too(row):
+    module = module_of(row, 5)
+    with pytest.raises(ValueError, match="x: got 2 axes"):
+        module(torch.ones(2, 5, device=problem(row)[0].device))
+    if row.parameters:
+        with pytest.raises(ValueError, match=r"got shape \(.*expected \("):
+            module(problem(row, C=6)[0])
+
+
+def test_assert_matches_reference_reports():
+    x, weight, _ = problem(BY_NAME["spatial_gate"])
+    with pytest.raises(KeyError, match="no row of the catalog fits"):
+        assert_matches_reference(functional.spatial_gate, x, weight.expand(2, 5))
+    with pytest.raises(TypeError, match="options: got gate with a module"):
+        assert_matches_reference(torch.nn.Identity(), x, gate="relu")
+
+
+WITHOUT_INTERPRETER = """
+import torch
+from segattn_triton import functional as F
+x, weight = torch.randn(2, 3, 4, 4), torch.randn(1, 3)
+assert torch.equal(F.spatial_gate(x, weight), F.spatial_gate(x, weight, backend="reference"))
+try:
+    F.spatial_gate(x, weight, backend="triton")
+except RuntimeError as error:
+    assert 'backend: "triton" cannot run here: x is on cpu' in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+
+
+def test_triton_on_the_cpu_without_interpreter():
+    """A named backend never falls back; unnamed, the reference runs."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", WITHOUT_INTERPRETER], env=environment, check=True)
+
+
+def test_without_triton():
+    """The package imports and computes where Triton is not installed, and says so where it is asked for."""
+    hide = "import sys; sys.modules['triton'] = None\n"
+    said = WITHOUT_INTERPRETER.replace("x is on cpu", "Triton cannot be imported")
+    subprocess.run([sys.executable, "-c", hide + said], check=True)

@@ -1,0 +1,222 @@
+"""The house rules that a machine can check: imports run one way, and what is written once is written once."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import segattn_triton
+from segattn_triton import functional, reference
+from segattn_triton.catalog import OPS
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"segattn_triton": ROOT / "segattn_triton"}
+FOLDERS |= {f"segattn_triton.{name}": ROOT / name for name in ("reference", "perf")}
+SHARED = {"tile", "activations", "finish"}  # kernels that every family may use
+
+
+def sources() -> dict[str, Path]:
+    """module name -> file, of the package as it is installed."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            found[".".join([package, *parts])] = path
+    return found
+
+
+SOURCES = sources()
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.add(full if full in SOURCES else node.module)
+    return names
+
+
+def layer(module: str) -> str:
+    """The part of the house that a module is: a file of the package, or a folder."""
+    parts = module.split(".")[1:]
+    return parts[0] if parts else "__init__"
+
+
+ARROWS = {  # layer -> the layers it may import
+    "__init__": {"modules", "functional", "reference", "_dispatch"},
+    "modules": {"functional", "reference"},
+    "functional": {"_dispatch", "_checks", "reference"},
+    "_checks": {"reference"},
+    "_dispatch": {"reference", "ops", "launch"},
+    "reference": {"reference"},
+    "ops": {"_register", "kernels", "launch", "tuning", "ops"},
+    "_register": {"kernels"},
+    "kernels": {"kernels", "launch", "tuning"},
+    "launch": {"tuning"},
+    "tuning": {"tuned"},
+    "tuned": set(),
+    "flops": set(),
+    "static": {"_register", "launch", "tuning", "kernels"},
+    "catalog": {"functional", "modules", "reference", "flops"},
+    "testing": {"catalog", "reference"},
+}
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if layer(m) != "perf"])
+def test_imports_run_one_way(module):
+    for name in imported(SOURCES[module]):
+        if name.split(".")[0] == "segattn_triton":
+            assert layer(name) in ARROWS[layer(module)], f"{module} imports {name}"
+
+
+def test_arrows_have_no_cycle():
+    below = {name: set(arrows) - {name} for name, arrows in ARROWS.items()}
+    while below:
+        leaves = {name for name, arrows in below.items() if not arrows & below.keys()}
+        assert leaves, f"a cycle among {sorted(below)}"
+        below = {name: arrows for name, arrows in below.items() if name not in leaves}
+
+
+def family(module: str) -> str:
+    """The family of a kernel module: neighborhood_fwd belongs to neighborhood."""
+    return module.rsplit(".", 1)[-1].split("_")[0]
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if layer(m) in ("ops", "kernels")])
+def test_ops_and_families_stand_alone(module):
+    """An op imports no other op, a kernel family no other family: what two need sinks into kernels/tile.py."""
+    if module.endswith((".ops", ".kernels")):
+        return
+    for name in imported(SOURCES[module]):
+        if layer(name) == layer(module) and name.count(".") == 2:
+            shared = layer(module) == "kernels" and family(name) in SHARED
+            assert shared or family(name) == family(module), f"{module} imports {name}"
+
+
+def test_tests_and_perf_never_meet():
+    for module, path in SOURCES.items():
+        if layer(module) == "perf":
+            assert not {name for name in imported(path) if name.split(".")[0] in ("tests", "support", "conftest")}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for f in (*FOLDERS.values(), ROOT / "tests") for p in f.rglob("*.py")), ids=str
+)
+def test_no_second_copy(path):
+    """`import reference` or `import perf` works from the repository's root and is another copy of the module."""
+    assert not {name for name in imported(path) if name.split(".")[0] in ("reference", "perf")}
+
+
+def test_packages_are_the_folders():
+    """What pyproject.toml ships is what there is, with its data."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    setuptools = project["tool"]["setuptools"]
+    folders = {m for m, path in SOURCES.items() if path.name == "__init__.py"}
+    assert set(setuptools["packages"]) == folders
+    for package, folder in setuptools["package-dir"].items():
+        assert (ROOT / folder / "__init__.py").exists(), package
+    assert (ROOT / "segattn_triton" / "py.typed").exists()
+    assert project["project"]["version"] == segattn_triton.__version__
+
+
+IMPORT = """
+import sys, torch
+before = set(sys.modules)
+opened = []
+sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
+import segattn_triton
+loaded = set(sys.modules) - before
+assert not {m for m in sys.modules if m.split(".")[0] == "triton"}, "triton"
+assert not {m for m in loaded if m.startswith(("segattn_triton.perf", "segattn_triton.catalog", "segattn_triton.ops",
+    "segattn_triton.kernels", "segattn_triton.testing", "segattn_triton.static", "torch._dynamo"))}, loaded
+files = [f for f in opened if isinstance(f, str) and not f.endswith((".py", ".pyc")) and "__pycache__" not in f]
+assert not files, files
+assert not torch.cuda.is_initialized()
+"""
+
+
+def test_import_is_light():
+    """No Triton, no perf, no catalog, no CUDA context, no file but the sources."""
+    subprocess.run([sys.executable, "-B", "-c", IMPORT], check=True, cwd=ROOT.anchor)
+
+
+FORBIDDEN = {
+    "make_block_ptr": "removed from newer versions of Triton",
+    "atomic": "results would differ from run to run",
+    "warp_specialize": "not in every supported version",
+    "autotune": "never while a user's forward runs",
+    "do_bench": "never while a user's forward runs",
+    "debug_barrier": "between launches only",
+    "device_print": "left over",
+    "HAS_": "an optional operand is a None pointer",
+}
+
+
+@pytest.mark.parametrize("word", FORBIDDEN)
+def test_forbidden_in_kernels(word):
+    for module, path in SOURCES.items():
+        if layer(module) in ("kernels", "ops"):
+            assert word not in path.read_text(), f"{module}: {FORBIDDEN[word]}"
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if layer(m) == "kernels"])
+def test_heights_and_widths_are_no_constants(module):
+    """A compile-time H or W would compile a kernel for every resolution."""
+    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel"):
+            constants = {a.arg for a in node.args.args if a.annotation and "constexpr" in ast.unparse(a.annotation)}
+            assert not constants & {"H", "W", "P", "N", "S", "pixels", "tiles", "rows"}, f"{node.name}: {constants}"
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_every_file_says_what_it_is(module):
+    text = SOURCES[module].read_text()
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{module} has no docstring"
+    assert "TODO" not in text
+    assert "FIXME" not in text
+
+
+PUBLIC = {
+    name: f for name, f in vars(functional).items() if inspect.isfunction(f) and f.__module__ == functional.__name__
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions(name):
+    """A docstring with equation and shapes; a reference of the same name and signature, less `backend`."""
+    text = inspect.getdoc(PUBLIC[name])
+    assert " = " in text.partition("\n")[0], "the equation comes first"
+    assert re.search(r"\(N, ", text), "shapes"
+    ours = dict(inspect.signature(PUBLIC[name]).parameters)
+    assert ours.pop("backend").default is None
+    theirs = dict(inspect.signature(getattr(reference, name)).parameters)
+    assert list(ours) == list(theirs)
+    for key in ours:
+        assert (ours[key].default, ours[key].kind) == (theirs[key].default, theirs[key].kind), key
+
+
+def test_every_public_function_has_a_row():
+    assert {row.op for row in OPS} <= set(PUBLIC.values())
+    for row in OPS:
+        assert getattr(reference, row.op.__name__) is row.reference
+        parameters = inspect.signature(row.op).parameters
+        assert [n.removesuffix("?") for n in row.inputs] == list(parameters)[: len(row.inputs)]
+        for option, values in row.options.items():
+            assert parameters[option].default == values[0], f"{row.name}: the default of {option}"
+
+
+def test_public_names():
+    for name in segattn_triton.__all__:
+        assert getattr(segattn_triton, name).__doc__
