@@ -46,6 +46,7 @@ class Op:
     passes: tuple[int, int]  # over the feature map, forward and backward
     equation: str
     attends_to: str
+    use: str  # when
     paper: str
     cases: tuple[Case, ...]
     rounding_points: tuple[str, ...] = ()
@@ -148,6 +149,7 @@ OPS = (
         dims=(1, 2, 3),
         equation="y = x * gate(<w, x_p> + b)",
         attends_to="pixels, by a learned direction in channel space",
+        use="where in the image matters, and one learned direction tells it: decoders, after a skip connection",
         paper="Roy et al. 2018, arXiv:1803.02579 (sSE)",
         cases=UNET + BISENET + VOLUME,
     ),
@@ -165,6 +167,7 @@ OPS = (
         dims=(1, 2, 3),
         equation="y = x * gate(pool_c x_p)",
         attends_to="pixels, by their mean or strongest response",
+        use="as the spatial gate, without any parameter",
         paper="pooling of Woo et al. 2018, arXiv:1807.06521 (CBAM), without its convolution",
         cases=UNET + BISENET + VOLUME,
     ),
@@ -182,6 +185,7 @@ OPS = (
         dims=(1, 2, 3),
         equation="y = x * gate(W2 act(W1 pool(x) + b1) + b2)",
         attends_to="channels, by what the whole image holds",
+        use="which channels matter depends on the whole image: encoder stages, fusion of branches",
         paper="Hu et al. 2018, arXiv:1709.01507 (SE)",
         cases=UNET + SE_NETS + BISENET + VOLUME,
     ),
@@ -199,6 +203,7 @@ OPS = (
         rounding_points=("z", "dz", "dgate_x", "dconv_x", "conv_weight", "dconv_weight"),
         equation="y = x * gate(conv3x3(x) + b)",
         attends_to="single values, by all channels of their 3x3 surroundings",
+        use="surroundings decide and the cost of a full convolution is acceptable: few channels, late stages",
         paper="the convolution gate of segmentation tutorials",
         cases=LOCAL,
     ),
@@ -216,6 +221,7 @@ OPS = (
         fixed={"depthwise": True},
         equation="y = x * gate(depthwise conv3x3(x) + b)",
         attends_to="single values, by their own channel's 3x3 surroundings",
+        use="surroundings decide and every channel can decide alone: large maps, many channels",
         paper="the same with a depthwise convolution, as in SegNeXt, arXiv:2209.08575",
         cases=LOCAL,
     ),
@@ -232,6 +238,7 @@ OPS = (
         passes=(2, 3),
         equation="y = x * gate(pool3x3(x))",
         attends_to="single values, by the mean or peak of their 3x3 surroundings",
+        use="as the depthwise local gate, without any parameter",
         paper="the pooling gate of segmentation tutorials",
         cases=LOCAL,
     ),

@@ -12,6 +12,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton
 
 import interpreter_bf16
+import profiles  # noqa: F401, registers hypothesis' profiles
 import pytest
 import support
 

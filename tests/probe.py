@@ -31,19 +31,21 @@ from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorH
 from segattn_triton.launch import Plan, recorded
 
 NOBODY, MANY = -1, -2
+LARGEST_TRACKED = 2**26
 
 
 class Argument:
     """A tensor argument, which of the elements in its extent are its own, and who touched them.
 
-    Not `tracked`, it only knows its extent: for tensors larger than the memory.
+    One that spans more than the memory is not tracked: only its extent is known.
     """
 
-    def __init__(self, name: str, t: Tensor, tracked: bool = True):
-        self.name, self.start, self.itemsize, self.tracked = name, t.data_ptr(), t.element_size(), tracked
+    def __init__(self, name: str, t: Tensor):
+        self.name, self.start, self.itemsize = name, t.data_ptr(), t.element_size()
         strides = zip(t.shape, t.stride(), strict=True)
         self.extent = 0 if t.numel() == 0 else 1 + sum((size - 1) * stride for size, stride in strides)
-        if not tracked:
+        self.tracked = self.extent < LARGEST_TRACKED
+        if not self.tracked:
             return
         own = torch.zeros(self.extent, dtype=torch.bool)
         if self.extent:
@@ -99,7 +101,7 @@ class Launch:
 
     def finish(self) -> None:
         """The faults that only the whole launch shows."""
-        for arg in self.arguments:
+        for arg in filter(lambda arg: arg.tracked, self.arguments):
             loads, stores = self.plan.traffic.get(arg.name, (0, 0))
             count = int(arg.own.sum())
             if not count:
@@ -168,7 +170,7 @@ def probe(order: int | None = None, only_last: bool = False) -> Iterator[list[La
         tensors = [
             (name, v.base if hasattr(v, "base") and hasattr(v, "block_shape") else v) for name, v in plan.args.items()
         ]
-        current[0] = Launch(plan, [Argument(name, v, not only_last) for name, v in tensors if isinstance(v, Tensor)])
+        current[0] = Launch(plan, [Argument(name, v) for name, v in tensors if isinstance(v, Tensor)])
         launches.append(current[0])
         if only_last:
             executor.grid = (1,)

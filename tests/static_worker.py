@@ -82,7 +82,9 @@ def findings(job: Job) -> tuple[list[str], int]:
             compiled = static.compile_plan(plan, job.arch)
             faults = compiled.faults(maps) if isinstance(job.arch, int) else []
         except Exception as error:
-            faults = [f"does not compile: {type(error).__name__}: {error}"[:300]]
+            while error.__cause__ is not None:
+                error = error.__cause__
+            faults = [f"does not compile: {type(error).__name__}: {str(error).splitlines()[-1]}"]
         wrong += [f"{'/'.join(map(str, job))}: {plan.name} {plan.config.launch_options}: {fault}" for fault in faults]
     return wrong, count
 

@@ -6,6 +6,9 @@ from support import DEVICE, assert_right, each_dtype, each_option, each_row, opt
 
 from segattn_triton import kernels
 from segattn_triton.catalog import BY_NAME
+from segattn_triton.kernels.conv import takes_descriptors
+from segattn_triton.kernels.tile import native
+from segattn_triton.ops import local_dense
 from segattn_triton.testing import LAYOUTS
 
 
@@ -44,6 +47,19 @@ def test_channel_gate_with_one_layer():
     row = BY_NAME["channel_gate"]
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):
         assert_right(row, *without(row, problem(row, C=6, Cr=6), absent))
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("variant", local_dense.VARIANTS)
+def test_variants_of_the_dense_local_gate(variant, layout, dtype, monkeypatch):
+    """Whichever of them the problem and the GPU would choose."""
+    row = BY_NAME["local_gate"]
+    inputs = problem(row, S=(5, 9), C=16, dtype=dtype, layout=layout)
+    if variant == "descriptors" and not takes_descriptors(native(inputs[0])):
+        pytest.skip("the tensor memory accelerator cannot read this map")
+    monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto": variant)
+    assert_right(row, *inputs)
 
 
 @each_row

@@ -101,13 +101,12 @@ def test_launch_on_the_tensors_device(monkeypatch):
 
 
 @each_row
-def test_plans_do_not_depend_on_the_exact_size(row):
-    """C, tiles and alignment are compile-time constants; H and W are not, or every resolution would compile anew."""
-
-    def constants(S):
-        return [
-            (plan.name, plan.config, *((k, str(plan.args.get(k))) for k in plan.kernel.fn.__annotations__))
-            for plan in planned(row, 2, 32, S)
-        ]
-
-    assert constants((512, 520)) == constants((520, 512)) == constants((512, 528))
+def test_resolutions_share_compiled_kernels(row):
+    """C, tiles and alignment are compile-time constants, H and W are not: a new resolution seldom compiles anew."""
+    resolutions, compiled = [(H, H + 8) for H in range(400, 720, 8)], set()
+    for S in resolutions:
+        for plan in planned(row, 2, 32, S):
+            constants = [str(plan.args.get(name)) for name in plan.kernel.fn.__annotations__]
+            compiled.add((plan.name, plan.config, *constants))
+    kernels = {name for name, *_ in compiled}
+    assert len(compiled) <= 6 * len(kernels)

@@ -198,9 +198,10 @@ def test_latest_record_of_a_point_wins():
 
 def test_predictions_are_never_results(tmp_path):
     predicted = [record(0.1, timer="predicted", C=C, side=s) for C in (32, 64) for s in (64, 128)]
-    df = frame.from_records([*copies("cpu"), *predicted, record(9, provider="reference", timer="cpu")])
+    made = [*copies("cpu"), *copies("predicted"), *predicted, record(9, provider="reference", timer="cpu")]
+    df = frame.from_records(made)
     assert not frame.results(df).predicted.any() and len(frame.predictions(df)) == 4
-    chosen = df[df.predicted]
+    chosen = frame.predictions(df)
     assert chosen[[c for c in df if c.startswith("times_")]].isna().all(axis=None)
     assert chosen.share.isna().all() and chosen.fastest.isna().all()
     assert [line.provider for line in tables.lines(df, tables.bulk_timers(df))] == ["reference"]
@@ -209,7 +210,7 @@ def test_predictions_are_never_results(tmp_path):
     figure = plots.throughput(group, chosen, frame.roofline(df, "predicted"), "gbps")
     assert {line.get_linestyle() for ax in figure.axes for line in ax.lines} == {"--"}
     style.plt.close(figure)
-    html = render(write(tmp_path / "cpu", [*copies("cpu"), *predicted, record(9, provider="reference", timer="cpu")]))
+    html = render(write(tmp_path / "cpu", made))
     assert NO_GPU in html.read_text(encoding="utf-8")
 
 

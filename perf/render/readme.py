@@ -21,15 +21,6 @@ from segattn_triton.perf.render.tables import headline, lines
 PART = re.compile(r"(<!-- generated:(\w+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
 NO_RESULTS = "No GPU numbers yet."
 
-USE = {
-    "spatial_gate": "where in the image matters, and one learned direction tells it: decoders, after a skip connection",
-    "spatial_pool_gate": "as the spatial gate, without any parameter",
-    "channel_gate": "which channels matter depends on the whole image: encoder stages, fusion of branches",
-    "local_gate": "surroundings decide and the cost of a full convolution is acceptable: few channels, late stages",
-    "local_gate_depthwise": "surroundings decide and every channel can decide alone: large maps, many channels",
-    "local_pool_gate": "as the depthwise local gate, without any parameter",
-}
-
 
 def update(readme: Path, check: bool = False) -> bool:
     """Whether a generated part is out of date; unless `check`, write it anew."""
@@ -58,7 +49,7 @@ def gates_table(rows: Iterable[Op] = OPS) -> str:
     """What there is and when to use it: a row per row of the catalog."""
     head = ("op", "equation", "attends to", "FLOP a value, forward / backward", "when to use it")
     return table(
-        head, ((f"`{row.name}`", f"`{row.equation}`", row.attends_to, cost(row), USE[row.name]) for row in rows)
+        head, ((f"`{row.name}`", f"`{row.equation}`", row.attends_to, cost(row), row.use) for row in rows)
     )
 
 

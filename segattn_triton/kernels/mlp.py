@@ -402,7 +402,7 @@ def plan_mlp_dw(
     def microseconds(config: Config) -> float | None:
         block_r, block_c, (rows, cols) = config.blocks["BLOCK_R"], config.blocks["BLOCK_C"], blocks(config)
         values = block_r * block_c / (32 * config.num_warps)
-        if values > 16 or not (_fits(R, block_r) and _fits(C, block_c)):
+        if values > 8 or not (_fits(R, block_r) and _fits(C, block_c)):
             return None
         nbytes = 8 * rows * cols * N * (block_r + block_c)
         return STEP * N * max(1.0, rows * cols / (8 * SMS)) + nbytes / L2_BANDWIDTH + 1e-3 * values

@@ -1,7 +1,12 @@
 """Neighbourhood attention, forward: y_i = sum_j p_ij v_j, p_i = softmax_j(s_ij), s_ij = scale <q_i, k_j> + bias.
 
 q, y (N, H, W, heads, D); k, v (N, H, W, heads_kv, D); lse_i = log sum_j exp(s_ij), (N, H, W, heads). One pass over
-q, k, v and y; the halo of a tile comes from cache. A running softmax, in base 2.
+q, k, v and y; the halo of a tile comes from cache. Softmax in base 2.
+
+Two kernels. Rows: the keys at one offset after another, a running softmax; everything in the accumulator's precision.
+Tiles: see `neighborhood_tile`; S = Q K^T [16, 64] per tile, and P V with P rounded to the vectors' dtype. P is 0 for
+the keys that a query does not have, but 0 * Inf is NaN: where a sum is not finite, the program computes it again as
+the row kernel does, which never touches a key outside the window.
 """
 
 import triton
@@ -27,8 +32,12 @@ from segattn_triton.kernels.neighborhood import (
     vectors_at,
     window,
 )
+from segattn_triton.kernels.neighborhood_tile import near_patch, tile_positions, tile_scores
 from segattn_triton.kernels.tile import accumulator
 from segattn_triton.launch import Plan
+from segattn_triton.tuning import Config, capability, choose, space
+
+TILES = space(BLOCK_T=(1, 2, 4, 8), num_warps=(1, 2, 4, 8))
 
 
 @triton.jit
@@ -117,6 +126,80 @@ def _neighborhood_fwd_kernel(
         store_at(rows_at(lse_ptr, lse_stride, place, head, y, x, WINDOW), lse, mask, WINDOW)
 
 
+@triton.jit
+def _neighborhood_tile_fwd_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    bias_ptr,
+    y_ptr,
+    lse_ptr,
+    q_stride,
+    k_stride,
+    v_stride,
+    y_stride,
+    lse_stride,
+    size,
+    WINDOW: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    BLOCK_D: tl.constexpr = WINDOW.block_d
+    place, rows, cols, y0, x0 = locate(size, 4, 4 * BLOCK_T)
+    head = place[1]
+    y, x = tile_positions(y0, x0, 4, BLOCK_T)
+    ky, kx = tile_positions(y0 - 2, x0 - 2, 8, BLOCK_T)
+    mask = (y < rows) & (x < cols)
+    near = near_patch(ky, kx, y0, x0, rows, cols, BLOCK_T, WINDOW)
+    q_at = vectors_at(q_ptr, q_stride, place, head, y, x, WINDOW)
+    k_at = vectors_at(k_ptr, k_stride, place, head // WINDOW.group, ky, kx, WINDOW)
+    v_at = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, ky, kx, WINDOW)
+    bias = head_bias(bias_ptr, head, WINDOW)
+    dtype = q_ptr.dtype.element_ty
+    q = tl.reshape(load_shifted(q_at, 0, 0, mask, WINDOW, dtype), (BLOCK_T, 16, BLOCK_D))
+    k = tl.reshape(load_shifted(k_at, 0, 0, near, WINDOW, dtype), (BLOCK_T, 64, BLOCK_D))
+    v = tl.reshape(load_shifted(v_at, 0, 0, near, WINDOW, dtype), (BLOCK_T, 64, BLOCK_D))
+    s = tile_scores(q, k, bias, y, x, ky, kx, rows, cols, BLOCK_T, WINDOW)
+    peak = tl.max(s, 2)
+    p = tl.exp2(s - tl.where(peak == float("-inf"), 0.0, peak)[:, :, None])
+    total = tl.sum(p, 2)
+    acc = tl.dot(p.to(dtype), v) / total[:, :, None]  # [BLOCK_T, 16, BLOCK_D]
+    y_at = vectors_at(y_ptr, y_stride, place, head, y, x, WINDOW)
+    acc = tl.reshape(acc, (BLOCK_T * 16, BLOCK_D))
+    if tl.max(tl.where(mask[:, None] & (acc - acc != 0.0), 1, 0)) > 0:
+        k_i = vectors_at(k_ptr, k_stride, place, head // WINDOW.group, y, x, WINDOW)
+        v_i = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, y, x, WINDOW)
+        q_i = load_shifted(q_at, 0, 0, mask, WINDOW, ACC) * (WINDOW.scale * LOG2E)
+        _, row_total, row_acc = attend(q_i, k_i, v_i, bias, y, x, rows, cols, False, WINDOW, ACC)
+        store_at(y_at, row_acc / row_total[:, None], mask, WINDOW)
+    else:
+        store_at(y_at, acc, mask, WINDOW)
+    if lse_ptr is not None:
+        lse = tl.reshape((peak + tl.log2(total)) * LN2, (BLOCK_T * 16,))
+        store_at(rows_at(lse_ptr, lse_stride, place, head, y, x, WINDOW), lse, mask, WINDOW)
+
+
+def _config(q: Tensor, dilation: int, kernel_size: int) -> Config:
+    """Tensor cores (sm_80 on) for 3 x 3 windows of 16-bit vectors where a tile fits the registers, else rows."""
+    H, W, heads, D = q.shape[1:]
+    block_d, w_contiguous = triton.next_power_of_2(D), q.stride(2) == 1
+    rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
+
+    def cost(config: Config) -> float | None:
+        block_t = config.blocks["BLOCK_T"]
+        registers = 50 + (6 if w_contiguous else 2) * block_d * block_t / config.num_warps
+        if registers > 245 or config.num_warps < block_t or (block_t > 1 and 4 * block_t >= 2 * cols):
+            return None
+        covered = triton.cdiv(rows, 4) * 4 * triton.cdiv(cols, 4 * block_t) * 4 * block_t
+        repeated = config.num_warps / block_t  # warps beyond the tiles repeat the products
+        return covered / (rows * cols) * (1 + 1 / (4 * block_t)) * (1 + 0.3 * (repeated - 1)) + 0.01 * block_t
+
+    suits = q.element_size() == 2 and kernel_size == 3 and D >= 16 and capability(q.device) >= 80
+    if suits and any(map(cost, TILES)):
+        return choose(TILES, cost)
+    return row_config(q, heads, dilation, kernel_size, loads=4, live=3.5)
+
+
 def plan_neighborhood_fwd(
     q: Tensor,
     k: Tensor,
@@ -130,8 +213,10 @@ def plan_neighborhood_fwd(
     scale: float,
 ) -> Plan:
     heads = q.shape[3]
-    config = row_config(q, heads, dilation, kernel_size, loads=4, live=3.5)
-    size, grid = tiles(q, heads, dilation, **config.blocks)
+    config = _config(q, dilation, kernel_size)
+    tiled = "BLOCK_T" in config.blocks
+    blocks = dict(BLOCK_Y=4, BLOCK_X=4 * config.blocks["BLOCK_T"]) if tiled else config.blocks
+    size, grid = tiles(q, heads, dilation, **blocks)
     constants = window(kernel_size, border, scale, heads // k.shape[3], (q, k, v, y))
     args = dict(
         q_ptr=q,
@@ -149,6 +234,6 @@ def plan_neighborhood_fwd(
         WINDOW=constants,
         ACC=accumulator(q),
     )
-    reads = kernel_size * kernel_size
+    reads = 36 / 16 if tiled else kernel_size * kernel_size
     traffic = dict(q_ptr=(1, 0), k_ptr=(reads, 0), v_ptr=(reads, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
-    return Plan(_neighborhood_fwd_kernel, args, config, grid, traffic)
+    return Plan(_neighborhood_tile_fwd_kernel if tiled else _neighborhood_fwd_kernel, args, config, grid, traffic)

@@ -176,15 +176,15 @@ def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
 
 def plan_pool_bwd(dy: Tensor, x: Tensor) -> Plan:
     """The plan's `total_ptr` is a new buffer (N, T, C)."""
-    m = maps(dy, x)
+    m = maps(x, dy)
     config = _config(m, x.element_size(), loads=2, live=1.2)
     chunks, blocks, tiles = _blocks(m, config)
     args = dict(
         dy_ptr=dy,
         x_ptr=x,
         total_ptr=partials(x, m.N, tiles, m.C),
-        dy_stride=m.strides[0],
-        x_stride=m.strides[1],
+        dy_stride=m.strides[1],
+        x_stride=m.strides[0],
         pixels=m.pixels,
         blocks=blocks,
         tiles=tiles,

@@ -36,6 +36,7 @@ from segattn_triton.tuning import BYTES_IN_FLIGHT, REGISTERS, SMS, Config, choos
 SPACE = tuple(
     config
     for block_c, block_w, num_warps in (
+        *((2, 64, 1), (4, 32, 1), (8, 16, 1)),
         *((1, 256, 1), (2, 128, 1), (4, 64, 1), (8, 32, 1), (16, 16, 1)),
         *((1, 512, 1), (2, 256, 1), (4, 128, 1), (8, 64, 1), (16, 32, 1)),
         *((32, 32, 4), (32, 16, 2), (64, 16, 4)),
@@ -396,8 +397,14 @@ def _config(geometry: Geometry, stencil: str, backward: bool) -> Config:
         lanes = block_w // geometry.vec  # that hold one row
         taps = 9 * maps_read * values / geometry.vec if stencil == "dot" else 0  # weights, and their sums
         registers = 24 + (values * live + taps) * max(1.0, geometry.itemsize / 4)
-        if block_w <= 2 * geometry.halo(config) or registers > 200 or lanes > (64 if config.num_warps == 1 else 32):
+        if (
+            lanes > (64 if config.num_warps == 1 else 32)
+            or values < geometry.vec
+            or block_w <= 2 * geometry.halo(config)
+        ):
             return None
+        if registers > 200:
+            return 1e6 * registers
         blocks_c, tiles_w, strips = geometry.tiles(config)
         warps = max(geometry.N, 1) * blocks_c * tiles_w * strips * config.num_warps / SMS
         resident = min(REGISTERS / (32 * registers), 64, 32 * config.num_warps)

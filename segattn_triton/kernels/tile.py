@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+MOST_PIXELS = 2**31 - 2**16  # a pixel's index, and the end of the last tile, are int32
 ALIGNMENTS = (8, 4, 2, 1)  # elements: 8 of a 16-bit type fill a 128-bit access
 
 
@@ -80,6 +81,8 @@ def maps(*tensors: Tensor) -> Maps:
     """The common description of native maps of one shape and memory order."""
     N, C, *S = tensors[0].shape
     P = math.prod(S)
+    if P >= MOST_PIXELS:
+        raise ValueError(f"x: got {P} pixels in an image, expected fewer than {MOST_PIXELS}: split the image")
     channels_last = is_channels_last(tensors[0])
     strides = [_strides(t, channels_last) for t in tensors]
     common = math.gcd(*(s for pair in strides for s in pair), C if channels_last else P)

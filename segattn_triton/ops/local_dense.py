@@ -86,9 +86,10 @@ def _forward(outputs, x, weight, bias, gate, gate_a, gate_b, variant, save, retu
     variant = choose_variant(x, variant)
     if variant == "library":
         conv = _library_conv(x, weight)
+        conv = conv if conv.stride() == y.stride() else torch.empty_like(y).copy_(conv)  # an unusual batch stride
         launch(plan_conv_library_fwd(x, conv, bias, y, gate_map, function))
         if save:
-            z.set_(conv) if conv.stride() == z.stride() else z.copy_(conv)  # no copy of the library's result
+            z.set_(conv)  # no copy of the library's result
         return
     plan = plan_conv_descriptors_fwd if variant == "descriptors" else plan_conv_pointers_fwd
     launch(plan(x, _taps(x, weight), bias, y, gate_map, z if save else None, function))

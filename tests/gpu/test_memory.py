@@ -1,0 +1,153 @@
+"""Kernels touch their own tensors only: compute-sanitizer, guard zones, and real tensors past 2^31 elements."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sanitized
+import torch
+from guards import ZONE, Guards
+from support import DEVICE, INTERPRETED, Calls, each_dtype, each_row, outputs_and_gradients, problem
+from torch import Tensor
+
+from segattn_triton._register import OPS as OPERATORS
+from segattn_triton.catalog import OPS, Op
+from segattn_triton.testing import LAYOUTS
+
+HUGE = 2**31 + 2**20  # elements
+SANITIZER = shutil.which("compute-sanitizer", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/cuda/bin")))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(SANITIZER is None, reason="compute-sanitizer is not installed")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
+def test_compute_sanitizer(tool):
+    """Each allocation by itself, so that a tensor's neighbour is not its own memory."""
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    command = [SANITIZER, "--tool", tool, "--error-exitcode", "99", sys.executable, str(Path(sanitized.__file__))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
+@pytest.mark.interpreter
+def test_the_sanitized_program_runs():
+    assert sanitized.main([OPS[0].name], DEVICE, ("contiguous",)) == 4 * (2 + len(OPS[0].inputs))
+
+
+def guarded_calls(row: Op, **how) -> list[str]:
+    """What a forward and a backward of a row write outside of their tensors."""
+    with Calls() as calls:
+        outputs_and_gradients(row.op, problem(row, **how), backend="triton")
+    broken = []
+    for func, args, _ in calls.made:
+        name = func.overloadpacket.__name__
+        operator = OPERATORS[name.removesuffix("_bwd")]
+        run = operator.run_backward if name.endswith("_bwd") else operator.run_forward
+        with Guards() as guards:
+            run(*(guards.guarded(a) if isinstance(a, Tensor) else a for a in args))
+        broken += [f"{name}: {fault}" for fault in guards.broken()]
+        assert len(guards.buffers) > sum(isinstance(a, Tensor) for a in args)
+    return broken
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_row
+def test_guard_zones(row, layout, dtype):
+    shapes = ((5, 7), (1, 1), (4, 8)) if INTERPRETED else ((5, 7), (1, 1), (4, 8), (33, 31), (64, 64), (1, 129))
+    for S in shapes if dtype in (torch.float32, torch.bfloat16) else shapes[:1]:
+        assert not guarded_calls(row, S=S, C=5, dtype=dtype, layout=layout)
+
+
+def test_broken_zones_are_seen():
+    """One byte before, one after, one between the elements' extent and the end; and a changed input."""
+    with Guards() as guards:
+        x = guards.guarded(torch.ones(4, 6, device=DEVICE)[:, :5])
+        y = torch.empty_like(x)
+    assert y.stride() == torch.empty_like(torch.ones(4, 6)[:, :5]).stride()
+    assert not guards.broken()
+    start = ZONE // 4
+    torch.as_strided(y, (1,), (1,), start - 1).fill_(1.0)
+    torch.as_strided(y, (1,), (1,), start + y.numel()).fill_(1.0)
+    assert len(guards.broken()) == 2
+    x[0, 0] = 2.0
+    assert len(guards.broken()) == 3
+
+
+def tiled(t: Tensor, axis: int, times: int) -> Tensor:
+    """t repeated along an axis, in t's memory order."""
+    channels_last = not t.is_contiguous()
+    repeats = [times if i == axis else 1 for i in range(t.dim())]
+    if not channels_last:
+        return t.repeat(repeats)
+    return t.movedim(1, -1).repeat([*repeats[:1], *repeats[2:], repeats[1]]).movedim(-1, 1)
+
+
+def tiles(t: Tensor, axis: int, size: int) -> Iterator[Tensor]:
+    return iter(t.split(size, axis))
+
+
+def assert_tiles_repeat(big: Tensor, small: Tensor, axis: int, close: Callable) -> None:
+    """`small` is the result of three tiles: the first, the last, and the one that every other must be."""
+    first, middle, last = small.chunk(3, axis)
+    found = list(tiles(big, axis, first.shape[axis]))
+    for i, tile in enumerate(found):
+        close(tile, first if i == 0 else last if i == len(found) - 1 else middle)
+
+
+def check_repeated_tiles(row: Op, axis: int, times: int, close: Callable, **how) -> int:
+    """y and dx of an input of many equal tiles agree with the reference on three of them. The number of elements.
+
+    Along the batch and along the rows, a pixel's result depends on its own tile, on a border, or on means.
+    """
+    x, *parameters = problem(row, **how)
+    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(4)).to(x)
+    x_big, dy_big = tiled(x, axis, times).requires_grad_(), tiled(torch.empty_like(x).copy_(dy), axis, times)
+    y = row.op(x_big, *parameters, backend="triton")
+    (dx,) = torch.autograd.grad(y, x_big, dy_big)
+    wide = [t.float() for t in parameters]
+    x_small = tiled(x, axis, 3).float().requires_grad_()
+    expected = row.reference(x_small, *wide)
+    (dx_expected,) = torch.autograd.grad(expected, x_small, tiled(dy, axis, 3).float())
+    y, expected = y.detach(), expected.detach()
+    assert_tiles_repeat(y, expected, axis, close)
+    assert_tiles_repeat(dx, dx_expected, axis, close)
+    return x_big.numel()
+
+
+def close_in_half(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("axis", [0, 2], ids=["batch", "pixels"])
+@each_row
+def test_past_2_31_elements(row, axis, layout):
+    """4.3 GB a map in float16: in many images, and in the rows of a single one."""
+    N, channels, S = (16, 16, (64, 64)) if axis == 0 else (1, 16, (64, 4096))
+    times = -(-HUGE // (N * channels * math.prod(S)))
+    if torch.cuda.mem_get_info()[0] < 8 * 2 * HUGE:
+        pytest.skip("not enough free memory for eight maps of 4.3 GB")
+    torch.use_deterministic_algorithms(False)
+    how = dict(N=N, C=channels, S=S, layout=layout, dtype=torch.float16)
+    assert check_repeated_tiles(row, axis, times, close_in_half, **how) > 2**31
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("axis", [0, 2], ids=["batch", "pixels"])
+@each_row
+def test_repeated_tiles(row, axis, layout):
+    """The check of the huge tensors, on small ones."""
+
+    def close(got, expected):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+    check_repeated_tiles(row, axis, 5, close, N=2, C=4, S=(3, 4), layout=layout)
