@@ -1,5 +1,6 @@
 # make report    measure on the GPU (or all that can be done without one) and write report/index.html
-# make test      every test that this machine can run
+# make test      a fixed eighth of the cases of every property, in minutes
+# make test-full every case, the properties under hypothesis and the integrations
 # make fuzz      10,000 random calls of every operation against the reference
 # make gpu-test  every test, compiled and run on the GPU; goes on where an interrupted run stopped
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
@@ -35,9 +36,26 @@ gpu-test:
 	$$run tests --ignore tests/gpu -n 8 $(ARGS) || failed=1
 	exit $$failed
 
+test-full:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	$$python -m pytest -n 2 --share 1 $(ARGS)
+
 check:
 	python=$$($(PYTHON) bootstrap.py --extras perf)
 	$$python -m segattn_triton.perf check $(ARGS)
+
+static:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	$$python -m pytest -n 2 --share 1 -m static $(ARGS)
+
+versions:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	for release in 3.6.0 3.9.0; do
+	  folder=build/triton-$$release
+	  numpy=$$([ $$release = 3.6.0 ] && echo numpy==2.3.5 || true)
+	  [ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$$release $$numpy
+	  $$python tests/versions.py $$folder
+	done
 
 lint:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,dev)

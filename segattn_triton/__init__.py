@@ -6,6 +6,7 @@ from segattn_triton.modules import (
     ChannelAttention,
     LocalAttention,
     LocalPoolAttention,
+    NeighborhoodAttention2d,
     SpatialAttention,
     SpatialPoolAttention,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "ChannelAttention",
     "LocalAttention",
     "LocalPoolAttention",
+    "NeighborhoodAttention2d",
     "SpatialAttention",
     "SpatialPoolAttention",
     "decompositions",

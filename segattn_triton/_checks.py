@@ -1,5 +1,6 @@
 """Errors that name the argument, what was given and what is wanted. No check reads a value from the device."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,8 @@ def shape(t: Tensor) -> str:
 def tensor(name: str, t) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}: got {type(t).__name__}, expected a torch.Tensor")
+    if t.is_nested:
+        raise TypeError(f"{name}: got a nested tensor, expected a dense one: call {name}.to_padded_tensor(0.0)")
     if t.layout is not torch.strided:
         raise TypeError(f"{name}: got layout {t.layout}, expected a dense tensor: call {name}.to_dense()")
     if t.dtype not in DTYPES:
@@ -79,3 +82,65 @@ def gate(value: str | Spec) -> Spec:
 
 def act(value: str | Spec) -> Spec:
     return activation("act", value, ACTS)
+
+
+HEAD_DIM = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128, torch.float64: 128}
+BORDERS = ("shift", "mask", "zero")
+
+
+def heads_last(name: str, t, like: Tensor | None = None, like_name: str = "q") -> None:
+    """t is (N, H, W, heads, D); with `like`, of its dtype, device, batch and image."""
+    tensor(name, t)
+    if t.dim() != 5:
+        raise ValueError(f"{name}: got {t.dim()} axes, shape {shape(t)}, expected (N, H, W, heads, D)")
+    if 0 in t.shape[1:]:
+        raise ValueError(f"{name}: got shape {shape(t)}, expected at least one pixel, one head and D of 1")
+    if like is None:
+        return
+    if t.device != like.device:
+        raise ValueError(f"{name}: is on {t.device}, {like_name} is on {like.device}: expected one device")
+    if t.dtype != like.dtype:
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected {like_name}'s {like.dtype}")
+    if t.shape[:3] != like.shape[:3]:
+        expected = ", ".join(map(str, like.shape[:3]))
+        raise ValueError(f"{name}: got shape {shape(t)}, expected ({expected}, heads, D) as {like_name} {shape(like)}")
+
+
+def head_groups(name: str, t: Tensor, like: Tensor, like_name: str = "q") -> None:
+    """The heads of `like` share those of t evenly."""
+    if like.shape[3] % t.shape[3]:
+        raise ValueError(f"{name}: got {t.shape[3]} heads, expected {like_name}'s {like.shape[3]} or a divisor of it")
+
+
+def head_dim(name: str, t: Tensor, D: int | None = None) -> None:
+    if D is not None and t.shape[4] != D:
+        raise ValueError(f"{name}: got D = {t.shape[4]}, shape {shape(t)}, expected D = {D} as of q")
+    if t.shape[4] > HEAD_DIM[t.dtype]:
+        raise ValueError(f"{name}: got D = {t.shape[4]}, expected at most {HEAD_DIM[t.dtype]} in {t.dtype}")
+
+
+def neighborhood(kernel_size, dilation, border: str, t: Tensor) -> None:
+    """The window exists in the image of t (N, H, W, ...)."""
+    choice("border", border, BORDERS)
+    for name, value in (("kernel_size", kernel_size), ("dilation", dilation)):
+        if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected an int of at least 1")
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size: got {kernel_size}, expected an odd number")
+    H, W = t.shape[1:3]
+    if border == "shift" and kernel_size * dilation > min(H, W):
+        raise ValueError(
+            f"kernel_size: got {kernel_size} with dilation {dilation} for an image of {H} x {W}; the border "
+            f'"shift" needs at least {kernel_size * dilation} pixels along both axes: use border="mask" or "zero"'
+        )
+
+
+def score_options(rel_bias, scale, q: Tensor, kernel_size: int) -> None:
+    if rel_bias is not None:
+        table = 2 * kernel_size - 1
+        parameter("rel_bias", rel_bias, q, (q.shape[3], table, table))
+    if scale is not None and (
+        isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale)
+    ):
+        got = type(scale).__name__ if isinstance(scale, Tensor) else repr(scale)
+        raise ValueError(f"scale: got {got}, expected a finite number, or None for D^-0.5")

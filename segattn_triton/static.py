@@ -28,7 +28,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from segattn_triton._register import OPS
 from segattn_triton.launch import Plan, recorded
-from segattn_triton.tuning import REGISTERS, SHARED, planning_for
+from segattn_triton.tuning import AMD, REGISTERS, SHARED, planning_for
 
 POINTERS = {
     torch.float16: "*fp16",
@@ -41,6 +41,8 @@ POINTERS = {
     torch.int8: "*i8",
 }
 DIVISIBLE = [["tt.divisibility", 16]]
+LANES = 29.6e12  # instructions of threads per second: 132 SMs, 4 x 32 lanes, 1.755 GHz
+BANDWIDTH = 4.3e12  # bytes per second that a device copy moves on an H200
 
 
 def _specialise(path, value, constexprs: dict, attrs: dict):
@@ -112,7 +114,7 @@ class Compiled:
 
     @cached_property
     def accesses(self) -> list[Access]:
-        return list(_accesses(self.asm["ptx"], _parameters(self.plan, self.asm["ptx"])))
+        return list(_accesses(self.asm["ptx"], _parameters(self.plan)))
 
     @property
     def atomics(self) -> list[str]:
@@ -198,25 +200,20 @@ class Compiled:
         )
 
 
-LANES = 29.6e12  # instructions of threads per second: 132 SMs, 4 x 32 lanes, 1.755 GHz
-BANDWIDTH = 4.3e12  # bytes per second that a device copy moves on an H200
-
 _INSTRUCTION = re.compile(r"^\s*(?:@!?%\w+\s+)?([a-z][\w.:]*)\s+(.*?);")
 _PARAM = re.compile(r"_param_(\d+)\b")
 
 
-def _parameters(plan: Plan, ptx: str) -> dict[int, str]:
+def _parameters(plan: Plan) -> dict[int, str]:
     """The arguments behind the pointer parameters of the PTX, by their place."""
-    entry = ptx[ptx.index(".entry") :]
-    kinds = re.findall(r"\.param ([^\n,)]*)_param_\d+(\[128\])?", entry[: entry.index("{")])
     names, place = {}, 0
-    for leaf, kind in _leaves(plan):
-        names |= {place: leaf} if kind[0] in "*t" else {}
+    for name, kind in _leaves(plan):
+        if kind[0] == "*":
+            names[place] = name
+        if kind.startswith("tensordesc"):
+            names[place] = name
+            place += 2 * (kind.count(",") + 1)  # its shape and its strides follow
         place += 1
-        while kind[0] == "t" and place < len(kinds) and not (".ptr" in kinds[place][0] or kinds[place][1]):
-            place += 1  # a descriptor is followed by its shape and strides
-            if place - max(k for k in names) > 2 * kind.count(",") + 2:
-                break
     return names
 
 
@@ -259,7 +256,7 @@ def _accesses(ptx: str, names: dict[int, str]) -> Iterator[Access]:
             yield Access("load" if m[1] == "ld" else "store", int(m[2] or 1) * int(m[3]), origins(address))
         elif opcode.startswith("cp.async.bulk"):
             yield Access("copy", 1024, origins(operands))
-        elif opcode.startswith("cp.async.c"):
+        elif re.match(r"cp\.async\.c[ag]\.", opcode):
             _, address, size, *_ = re.split(r"\]\s*,|,", operands)
             yield Access("copy", 8 * int(size, 0), origins(address))
 
@@ -340,5 +337,5 @@ def plans(
         meta_map(shape, dtype, layout) if "*" in spec else torch.empty(shape, dtype=dtype, device="meta")
         for shape, spec in zip(row.shapes(sizes).values(), row.inputs.values(), strict=True)
     ]
-    with planning_for(arch if isinstance(arch, int) else 75):  # AMD: 64 KB of shared memory, as Turing
+    with planning_for(arch if isinstance(arch, int) else AMD):
         return planned(row.op, *inputs, needs=needs, **{**row.defaults, **options})

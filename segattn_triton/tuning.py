@@ -16,6 +16,7 @@ import torch
 SMS = 132  # the size of GPU that the model fills; a few more or fewer move no choice by much
 REGISTERS = 65536  # per SM
 SHARED = {75: 65536, 80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}  # bytes per program
+AMD = 75  # the capability that an AMD GPU counts as: one with its 64 KB of shared memory
 BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
 START = 1024  # bytes that an SM could have moved while one of its programs starts
 
@@ -115,11 +116,11 @@ class planning_for:
 @lru_cache
 def _capability_of(index: int) -> int:
     major, minor = torch.cuda.get_device_capability(index)
-    return 10 * major + minor
+    return AMD if torch.version.hip else 10 * major + minor
 
 
 def capability(device: torch.device) -> int:
-    """10 * major + minor of the GPU that a plan is for; an H200's where there is none."""
+    """10 * major + minor of the GPU that a plan is for; an H200's where there is none, AMD's is `AMD`."""
     if _target is not None:
         return _target
     return _capability_of(device.index or 0) if device.type == "cuda" else 90

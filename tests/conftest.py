@@ -5,6 +5,7 @@ write is seen. In the interpreter bfloat16 is computed as on a GPU.
 """
 
 import os
+import zlib
 
 import torch
 
@@ -40,11 +41,32 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.* encountered in .*:RuntimeWarning:triton")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--share", type=int, default=8, help="run one in SHARE of the parametrised cases; 1 runs all")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Minutes each: in full runs, or asked for by name."""
+    long = {"test_properties.py", "test_integration.py", "test_natten_conformance.py"}
+    named = any(collection_path.name in argument for argument in config.args)
+    return True if collection_path.name in long and config.getoption("share") > 1 and not named else None
+
+
+def pytest_collection_modifyitems(config, items):
+    share = config.getoption("share")
+    chosen = [("[" not in item.nodeid or zlib.crc32(item.nodeid.encode()) % share == 0, item) for item in items]
+    config.hook.pytest_deselected(items=[item for keep, item in chosen if not keep])
+    items[:] = [item for keep, item in chosen if keep]
     for item in items:
         for marker, missing in (("interpreter", not support.INTERPRETED), ("gpu", support.INTERPRETED)):
             if missing and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"not the place of {marker} tests: {support.DEVICE}"))
+
+
+def pytest_collection_finish():
+    """Modules that compile remove the variable when they are imported; Triton reads it again later."""
+    if support.INTERPRETED:
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_sessionfinish(session):

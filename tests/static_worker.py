@@ -28,8 +28,9 @@ from segattn_triton import _dispatch, static
 from segattn_triton.catalog import BY_NAME, OPS
 from segattn_triton.kernels.activations import Activation, activation
 from segattn_triton.launch import Plan, launch, recorded
+from segattn_triton.ops.local_dense import local_gate_dense
 from segattn_triton.testing import make_inputs
-from segattn_triton.tuning import Config
+from segattn_triton.tuning import Config, planning_for
 
 torch.set_num_threads(1)
 ARCHES = (90, 75, 80, 86, 89, 100, 120, "gfx942")
@@ -89,12 +90,17 @@ def findings(job: Job) -> tuple[list[str], int]:
     return wrong, count
 
 
-def matrix_instructions(job: Job) -> list[str]:
-    """Those of the forward."""
-    row = BY_NAME[job.row]
-    sizes = next(case.sizes for case in row.cases if case.name == job.case)
-    forward, _ = static.plans(row, sizes, getattr(torch, job.dtype), job.layout, job.arch)
-    return [op for plan in forward for op in static.compile_plan(plan, job.arch).matrix]
+def matrix_instructions(variant: str, dtype: str, layout: str) -> list[str]:
+    """Those of the forward of a dense local gate for sm_90, and "stack" if it spills."""
+
+    def gate(*tensors, backend):
+        return local_gate_dense(*tensors, gate=("sigmoid", 0.0, 0.0), return_map=False, variant=variant)
+
+    x = static.meta_map((8, 64, 64, 64), getattr(torch, dtype), layout)
+    with planning_for(90):
+        (plan,), _ = static.planned(gate, x, x.new_empty(64, 64, 3, 3), x.new_empty(64))
+    compiled = static.compile_plan(plan, 90)
+    return compiled.matrix + ["stack"] * (compiled.spills > 0)
 
 
 @triton.jit

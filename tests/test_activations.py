@@ -114,7 +114,6 @@ def test_sign_of_zero(name):
     assert torch.equal(computed(name, z)[0].signbit(), exact(name, z)[0].signbit())
 
 
-
 @pytest.mark.gpu
 def test_functions_are_part_of_the_compile_key():
     """Another function or constant is another kernel."""

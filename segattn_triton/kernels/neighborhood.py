@@ -229,6 +229,7 @@ def row_config(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: in
     rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
     block_d = triton.next_power_of_2(t.shape[-1])
     w_contiguous = t.stride(2) == 1 and t.shape[-1] > 1
+    live *= 2.6 if w_contiguous else 1  # shifted along W, every value has its own address
 
     def footprint(config: Config) -> Footprint | None:
         block_y, block_x = config.blocks["BLOCK_Y"], config.blocks["BLOCK_X"]

@@ -66,6 +66,18 @@ def _shift(a, b, outside, VEC: tl.constexpr):
 
 
 @triton.jit
+def _settle(x, VEC: tl.constexpr):
+    """x as it is, in the layout that `_shift` works in."""
+    C: tl.constexpr = x.shape[0]
+    W: tl.constexpr = x.shape[1]
+    if VEC == 1:
+        return x
+    else:
+        even, odd = tl.split(tl.reshape(x, [C, W // 2, 2]))
+        return tl.reshape(tl.join(_settle(even, VEC // 2), _settle(odd, VEC // 2)), [C, W])
+
+
+@triton.jit
 def _taps(weight_ptr, offs_c, C: tl.constexpr, ACC: tl.constexpr):
     """The nine weights [BLOCK_C, 1], in row-major order."""
     offs = offs_c * 9
@@ -294,6 +306,8 @@ def _stencil_bwd_kernel(
         # from here on the row above; dy is loaded after the shifts, or the compiler changes layouts around them
         mask = mask_c & mask_w & ((row >= 1) & (row <= H))
         dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
+        if W_ALIGN == 1 and not LAYOUT.channels_last:
+            dy = _settle(dy, VEC)  # narrow loads have a layout of their own, which the arithmetic would take on
         if STENCIL == "avg":
             share = _share(row - 1, offs_w, H, W, ACC)
             z *= share
@@ -403,11 +417,9 @@ def _config(geometry: Geometry, stencil: str, backward: bool) -> Config:
             or block_w <= 2 * geometry.halo(config)
         ):
             return None
-        if registers > 200:
-            return 1e6 * registers
         blocks_c, tiles_w, strips = geometry.tiles(config)
         warps = max(geometry.N, 1) * blocks_c * tiles_w * strips * config.num_warps / SMS
-        resident = min(REGISTERS / (32 * registers), 64, 32 * config.num_warps)
+        resident = max(1.0, min(REGISTERS / (32 * registers), 64, 32 * config.num_warps))
         active = min(warps, resident)
         rows = (geometry.H + (2 * maps_read + 1) * strips) / geometry.H  # one more for the start
         padding = blocks_c * block_c * tiles_w * block_w / (geometry.C * geometry.W)
@@ -421,7 +433,8 @@ def _config(geometry: Geometry, stencil: str, backward: bool) -> Config:
         waves = warps / resident
         tail = (ceil(waves) / waves) ** 0.3 if waves > 1 else 1.0
         # where the GPU is not full padding costs little, but not nothing
-        return (max(issue, memory) + 0.3 * min(issue, memory)) * tail * padding**0.1
+        spills = max(1.0, registers / 200) ** 8
+        return (max(issue, memory) + 0.3 * min(issue, memory)) * tail * spills * padding**0.1
 
     return choose(SPACE, time)
 

@@ -36,7 +36,8 @@ def _strides(t: Tensor, channels_last: bool) -> tuple[int, int] | None:
     inner, outer = (channel, pixel) if channels_last else (pixel, channel)
     if inner not in (None, 1):
         return None
-    return (0 if N == 1 else stride_n), outer or (C if channels_last else extent)
+    unused = C if channels_last else extent
+    return (0 if N == 1 else stride_n), unused if outer is None else outer
 
 
 def is_channels_last(t: Tensor) -> bool:
@@ -49,8 +50,9 @@ def native(t: Tensor, like: Tensor | None = None) -> Tensor:
     if t.dim() < 3:
         return t.contiguous()
     orders = (False, True) if like is None else (is_channels_last(like),)
-    if any(_strides(t, order) for order in orders):
-        return t
+    expanded = like is None and any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True))
+    if not expanded and any(_strides(t, order) for order in orders):
+        return t  # of an expanded map, empty_like may lie in the other memory order
     return t.movedim(1, -1).contiguous().movedim(-1, 1) if orders[0] else t.contiguous()
 
 
@@ -83,7 +85,7 @@ def maps(*tensors: Tensor) -> Maps:
     P = math.prod(S)
     if P >= MOST_PIXELS:
         raise ValueError(f"x: got {P} pixels in an image, expected fewer than {MOST_PIXELS}: split the image")
-    channels_last = is_channels_last(tensors[0])
+    channels_last = any(map(is_channels_last, tensors))
     strides = [_strides(t, channels_last) for t in tensors]
     common = math.gcd(*(s for pair in strides for s in pair), C if channels_last else P)
     align = next(a for a in ALIGNMENTS if common % a == 0)

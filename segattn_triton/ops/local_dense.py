@@ -114,9 +114,10 @@ def _backward(grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, varian
         launch(plan_finish(plan.args["db_ptr"], dbias))
     if with_conv:
         needs = [dx is not None, dweight is not None, False]
-        dgrad, wgrad, _ = torch.ops.aten.convolution_backward(
-            dz, x, _library_weight(x, weight), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, needs
-        )
+        with torch.no_grad():
+            dgrad, wgrad, _ = torch.ops.aten.convolution_backward(
+                dz, x, _library_weight(x, weight), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, needs
+            )
         if dx is not None:
             dx.add_(dgrad)
         if dweight is not None:

@@ -117,7 +117,7 @@ def assert_repeats(row: Op, times: int, load: Callable[[], None], **how) -> None
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @each_row
 def test_a_thousand_backwards_under_load(row, layout):
-    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         assert_repeats(row, REPEATS, Load(), S=(60, 52), C=48, N=4, dtype=torch.float16, layout=layout)
