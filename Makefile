@@ -46,7 +46,7 @@ check:
 
 static:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	$$python -m pytest -n 2 --share 1 -m static $(ARGS)
+	$$python tests/static_worker.py
 
 versions:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)

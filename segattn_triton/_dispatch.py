@@ -70,7 +70,7 @@ def implementation(name: str, backend: str | None, x: Tensor) -> Callable:
 
 
 def decompositions() -> dict:
-    """{operator: the reference with its schema}, for `ExportedProgram.run_decompositions`: a graph of plain torch ops."""
+    """{operator: the reference with its schema}, for `ExportedProgram.run_decompositions`: a graph of plain torch."""
     if isinstance(ops := _ops(), ImportError):
         raise ops
     return {op.op: functools.partial(_decompose, op) for op in ops.OPS.values()}

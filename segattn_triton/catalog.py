@@ -251,6 +251,5 @@ def row_of(op: Callable, *tensors: Tensor | None) -> Op:
     for row in OPS:
         if row.op is op and row.fits(*tensors):
             return row
-    raise KeyError(
-        f"{getattr(op, '__name__', op)}: no row of the catalog fits {[tuple(t.shape) for t in tensors if t is not None]}"
-    )
+    shapes = [tuple(t.shape) for t in tensors if t is not None]
+    raise KeyError(f"{getattr(op, '__name__', op)}: no row of the catalog fits tensors of the shapes {shapes}")

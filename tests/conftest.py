@@ -17,6 +17,8 @@ import profiles  # noqa: F401, registers hypothesis' profiles
 import pytest
 import support
 
+import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before a test changes the environment
+
 torch.set_num_threads(1)
 if support.INTERPRETED:
     interpreter_bf16.install()
@@ -61,12 +63,6 @@ def pytest_collection_modifyitems(config, items):
         for marker, missing in (("interpreter", not support.INTERPRETED), ("gpu", support.INTERPRETED)):
             if missing and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"not the place of {marker} tests: {support.DEVICE}"))
-
-
-def pytest_collection_finish():
-    """Modules that compile remove the variable when they are imported; Triton reads it again later."""
-    if support.INTERPRETED:
-        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_sessionfinish(session):

@@ -5,13 +5,14 @@ exits 1 if that is anything (`make static`).
 """
 
 import os
+import sys
 
-os.environ.pop("TRITON_INTERPRET", None)  # before the first import of triton
+if "triton" not in sys.modules:  # a process that compiles: not pytest's own, where Triton interprets
+    os.environ.pop("TRITON_INTERPRET", None)
 
 import importlib.util
 import itertools
 import multiprocessing
-import sys
 import tempfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor

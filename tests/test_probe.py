@@ -169,7 +169,7 @@ def test_the_order_of_programs_does_not_matter(row):
 
 def spread(x: torch.Tensor, apart: str) -> torch.Tensor:
     """The same values with one stride so large that offsets pass 2^31 elements. Only touched memory is committed."""
-    N, C, H, W = x.shape
+    _, C, H, W = x.shape
     strides = {
         "images": (2**31 + 8, H * W, W, 1),
         "channels": (H * W, 2**29 + 8, W, 1),

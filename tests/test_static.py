@@ -4,6 +4,7 @@ No spills, no atomics, wide accesses on aligned shapes, registers and shared mem
 in processes of its own, because Triton interprets in this one.
 """
 
+import itertools
 import os
 
 import pytest
@@ -32,7 +33,7 @@ def test_kernels_have_no_faults(ask):
 
 def test_launch_compiles_what_the_plan_says(ask):
     """The launch of a GPU, with a driver that only listens: named tuples, stride tuples and None get through."""
-    wrong = sum(ask(static_worker.launched_as_planned, ROWS), [])
+    wrong = list(itertools.chain(*ask(static_worker.launched_as_planned, ROWS)))
     assert not wrong, "\n".join(wrong)
 
 
@@ -42,10 +43,8 @@ def test_dense_convolution_runs_on_tensor_cores(ask):
     each = [(variant, dtype, layout) for variant, layout in variants for dtype in ("bfloat16", "float16")]
     for case, found in zip(each, ask(static_worker.matrix_instructions, *zip(*each, strict=True)), strict=True):
         kind = {"bfloat16": "bf16", "float16": "f16"}[case[1]]
-        assert found and all(op.startswith("wgmma") and op.endswith(f"f32.{kind}.{kind}") for op in found), (
-            case,
-            found,
-        )
+        assert found, case
+        assert all(op.startswith("wgmma") and op.endswith(f"f32.{kind}.{kind}") for op in found), (case, found)
 
 
 def test_cache_key_follows_the_source_of_an_activation(ask):

@@ -115,14 +115,14 @@ def test_nan_in_the_incoming_gradient_and_in_parameters(row):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @each_option
 def test_signed_zeros(row, options, dtype):
-    """Zeros of y have the sign that x * gate gives them; of a gate that is 0 itself, the sum's order decides."""
+    """Zeros of y have the sign that x * gate gives them; of a gate that is nearly 0, rounding decides."""
     x, *parameters = problem(row, dtype=dtype)
     x[:, ::2] = 0.0
     x[:, 1::4] = -0.0
     got = row.op(x, *parameters, backend="triton", **options)
     expected, gate_map = row.reference(x, *parameters, return_map=True, **options)
     gate_map = gate_map.reshape(*gate_map.shape, *[1] * (x.dim() - gate_map.dim()))
-    zero = (expected == 0) & (x == 0) & (gate_map != 0)
+    zero = (expected == 0) & (x == 0) & (gate_map.abs() > 0.05)
     assert zero.any() or not gate_map.any()
     assert_equal(got.signbit()[zero], expected.signbit()[zero])
 
