@@ -25,12 +25,12 @@ test:
 
 fuzz:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	$$python -m pytest -n 2 tests/test_properties.py --hypothesis-profile fuzz $(ARGS)
+	$$python -m pytest -n 2 --share 1 tests/test_properties.py --hypothesis-profile fuzz $(ARGS)
 
 gpu-test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	$$python -c 'import torch; assert torch.cuda.is_available(), "no GPU here: make test"'
-	run="env PYTHONPATH=$(CURDIR)/tests/gpu $$python -m pytest -p resume --results $(OUT)/gpu-test.jsonl"
+	run="env PYTHONPATH=$(CURDIR)/tests/gpu $$python -m pytest -p resume --results $(OUT)/gpu-test.jsonl --share 1"
 	failed=0
 	$$run tests/gpu $(ARGS) || failed=1
 	$$run tests --ignore tests/gpu -n 8 $(ARGS) || failed=1
