@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import profiles
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import DEVICE, DTYPES, assert_equal, assert_right, each_dtype, each_row, names
 from torch import Tensor
@@ -23,7 +23,7 @@ VALUES = ("normal", "zeros", "ties", "huge", "subnormal", "special")
 ONE_LAYER = {"channel_gate": (("w2", "b2"), ("b1", "w2", "b2"))}  # left out together, with Cr = C
 CONSTANTS = {"hard_sigmoid": ("hard_sigmoid", 0.25, 0.375), "leaky_relu": ("leaky_relu", 0.2, 0.0)}
 
-axis = st.sampled_from((1, 2, 3, 4, 5, 6, 7))
+axis = st.sampled_from((1, 2, 3, 4, 5))
 
 
 def randn(shape: Sequence[int], seed: int) -> Tensor:
@@ -79,7 +79,8 @@ def strides(draw, dims: int):
 def calls(draw, row: Op, dtype: torch.dtype) -> dict:
     """One call in plain values, so that a failing example can be read and typed in again."""
     dims = draw(st.sampled_from(row.dims))
-    sizes = {"N": draw(st.integers(0, 3)), "C": draw(st.integers(1, 9)), "Cr": draw(st.integers(1, 5))}
+    sizes = {"N": draw(st.sampled_from((1, 2, 1, 2, 3, 0))), "C": draw(st.integers(1, 6))}
+    sizes["Cr"] = draw(st.integers(1, 3))
     sizes["S"] = tuple(draw(axis) for _ in range(dims))
     optional = [name.removesuffix("?") for name in row.inputs if name.endswith("?")]
     absent = tuple(name for name in optional if draw(st.booleans()))
@@ -127,6 +128,7 @@ def built(row: Op, dtype: torch.dtype, call: dict) -> list[Tensor | None]:
 @each_dtype
 @each_row
 def test_any_call(row, dtype):
+    @settings(max_examples=profiles.examples(row))
     @given(calls(row, dtype))
     def right(call):
         inputs = built(row, dtype, call)
@@ -161,5 +163,5 @@ def test_drawn_strides(dims):
 
 
 def test_the_number_of_examples():
-    assert profiles.settings.get_profile("ci").max_examples * len(OPS) * len(DTYPES) >= profiles.CI
-    assert profiles.settings.get_profile("fuzz").max_examples * len(DTYPES) >= profiles.FUZZ
+    for profile, total in (("ci", profiles.CI), ("fuzz", profiles.FUZZ * len(OPS))):
+        assert sum(profiles.examples(row, profile) for row in OPS) * len(DTYPES) >= total

@@ -154,10 +154,10 @@ def _route(dx, dz, z, tag, x, w, I: tl.constexpr, STENCIL: tl.constexpr):
     elif STENCIL == "avg":
         return dx + (dz[0] + dz[1] + dz[2])
     elif STENCIL == "split":
-        # a NaN goes to all, as in the gradient of amax
-        dx += tl.where((x == z[0]) | (dz[0] != dz[0]), dz[0], 0.0)
-        dx += tl.where((x == z[1]) | (dz[1] != dz[1]), dz[1], 0.0)
-        return dx + tl.where((x == z[2]) | (dz[2] != dz[2]), dz[2], 0.0)
+        # the product as in the gradient of amax: what is not finite becomes NaN where x is no maximum
+        dx += tl.where(x == z[0], dz[0], dz[0] * 0.0)
+        dx += tl.where(x == z[1], dz[1], dz[1] * 0.0)
+        return dx + tl.where(x == z[2], dz[2], dz[2] * 0.0)
     else:
         dx += tl.where(tag[0] == 3 * I + 2, dz[0], 0.0)
         dx += tl.where(tag[1] == 3 * I + 1, dz[1], 0.0)
