@@ -19,7 +19,7 @@ def _apply_kernel(z_ptr, out_ptr, FN: tl.constexpr, ACC: tl.constexpr, SIZE: tl.
     offs = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     z = tl.load(z_ptr + offs).to(ACC)
     f = FN.f(z, FN.a, FN.b)
-    df = FN.df(z, FN.a, FN.b)
+    df = FN.df(tl.full([SIZE], 1.0, ACC), z, FN.a, FN.b)
     tl.store(out_ptr + offs, f.to(out_ptr.dtype.element_ty))
     tl.store(out_ptr + SIZE * tl.num_programs(0) + offs, df.to(out_ptr.dtype.element_ty))
 
@@ -96,6 +96,28 @@ def test_kinks(name, a, b, at):
 def test_not_finite(name):
     z = torch.tensor([math.nan, math.inf, -math.inf])
     assert_equal(computed(name, z)[0].double(), exact(name, z)[0])
+
+
+@triton.jit
+def _backward_kernel(dg_ptr, z_ptr, out_ptr, FN: tl.constexpr, SIZE: tl.constexpr):
+    offs = tl.arange(0, SIZE)
+    tl.store(out_ptr + offs, FN.df(tl.load(dg_ptr + offs), tl.load(z_ptr + offs), FN.a, FN.b))
+
+
+@each_name
+def test_gradients_that_are_not_finite(name):
+    """Where a function is flat an infinite gradient ends, as in torch."""
+    values = torch.tensor([math.nan, math.inf, -math.inf, 1.0])
+    dg, z = (
+        t.flatten().contiguous() for t in torch.meshgrid(values, torch.tensor([-5.0, -0.5, 0.5, 5.0]), indexing="ij")
+    )
+    out = torch.empty_like(z, device=DEVICE)
+    _backward_kernel[(1,)](dg.to(DEVICE), z.to(DEVICE), out, activation(*spec(name)), z.numel())
+    leaf = z.double().requires_grad_()
+    (want,) = torch.autograd.grad(ACTIVATIONS[name].f(leaf, *spec(name)[1:]), leaf, dg.double())
+    finite = want.isfinite()
+    assert not out.cpu()[~finite].isfinite().any()
+    torch.testing.assert_close(out.cpu().double()[finite], want[finite], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

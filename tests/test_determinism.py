@@ -17,15 +17,25 @@ def test_runs(row, options, dtype):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @each_row
 def test_batch_invariance(row, layout):
-    """y, the map and dx of an image do not depend on the rest of the batch."""
+    """y, the map and dx of an image depend neither on the other images nor on its place among them.
+
+    dx of the dense local gate comes from the library's convolution, which promises no such thing.
+    """
+    measured = 2 if "dconv_x" in row.rounding_points else 3
     x, *parameters = problem(row, S=(9, 7), C=6, N=4, layout=layout)
-    douts = [torch.ones_like(o) for o in row.reference(x, *parameters, return_map=True)]
-    whole = outputs_and_gradients(row.op, [x, *parameters], douts, backend="triton")[:3]
-    for part in (slice(0, 1), slice(2, 3), slice(1, 4)):
-        some = [x[part], *parameters]
-        alone = outputs_and_gradients(row.op, some, [d[part] for d in douts], backend="triton")[:3]
-        for got, expected in zip(alone, whole, strict=True):
-            assert_equal(got, expected[part])
+    other = problem(row, S=(9, 7), C=6, N=4, layout=layout, seed=1)[0]
+    order = torch.tensor([2, 0, 3, 1])
+    mixed = torch.where(torch.tensor([True, False, True, False]).view(4, 1, 1, 1).to(x.device), x, other)
+    douts = [torch.randn_like(o) for o in row.reference(x, *parameters, return_map=True)]
+
+    def run(x, douts):
+        return outputs_and_gradients(row.op, [x, *parameters], douts, backend="triton")[:measured]
+
+    whole = run(x, douts)
+    for got, expected in zip(run(x[order], [d[order] for d in douts]), whole, strict=True):
+        assert_equal(got, expected[order])
+    for got, expected in zip(run(mixed, douts), whole, strict=True):
+        assert_equal(got[::2], expected[::2])
 
 
 @each_row

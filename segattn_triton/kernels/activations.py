@@ -1,6 +1,7 @@
-"""The gates and activations as device functions: `f(z, a, b)` beside its derivative `df(z, a, b)`.
+"""The gates and activations as device functions: `f(z, a, b)`, and `df(dg, z, a, b)`, the gradient of z for dg of f(z).
 
-Comparisons are written so that a NaN falls through to the result; at a kink the derivative is torch's.
+Comparisons are written so that a NaN falls through to the result. At a kink the derivative is torch's, and where a
+function is flat the gradient is zero, whatever dg is, as torch's.
 """
 
 from typing import NamedTuple
@@ -16,8 +17,8 @@ def identity(z, a, b):
 
 
 @triton.jit
-def d_identity(z, a, b):
-    return tl.zeros_like(z) + 1.0
+def d_identity(dg, z, a, b):
+    return dg
 
 
 @triton.jit
@@ -26,9 +27,9 @@ def sigmoid(z, a, b):
 
 
 @triton.jit
-def d_sigmoid(z, a, b):
+def d_sigmoid(dg, z, a, b):
     s = sigmoid(z, a, b)
-    return s * (1.0 - s)
+    return dg * (s * (1.0 - s))
 
 
 @triton.jit
@@ -39,9 +40,9 @@ def hard_sigmoid(z, a, b):
 
 
 @triton.jit
-def d_hard_sigmoid(z, a, b):
+def d_hard_sigmoid(dg, z, a, b):
     u = a * z + b
-    return tl.where((u <= 0.0) | (u >= 1.0), tl.zeros_like(u), tl.zeros_like(u) + a)
+    return tl.where((u <= 0.0) | (u >= 1.0), 0.0, dg * a)
 
 
 @triton.jit
@@ -51,13 +52,13 @@ def tanh(z, a, b):
     p = (-9.64399179425052238628e-1 * s - 9.92877231001918586564e1) * s - 1.61468768441708447952e3
     q = ((s + 1.12811678491632931402e2) * s + 2.23548839060100448583e3) * s + 4.84406305325125486048e3
     far = 1.0 - 2.0 / (tl.exp(2.0 * tl.abs(z)) + 1.0)
-    return tl.where(tl.abs(z) < 0.625, z + z * s * (p / q), tl.where(z < 0.0, -far, far))
+    return tl.where(tl.abs(z) < 0.625, z * (1.0 + s * (p / q)), tl.where(z < 0.0, -far, far))
 
 
 @triton.jit
-def d_tanh(z, a, b):
+def d_tanh(dg, z, a, b):
     t = tanh(z, a, b)
-    return 1.0 - t * t
+    return dg * (1.0 - t * t)
 
 
 @triton.jit
@@ -66,8 +67,8 @@ def relu(z, a, b):
 
 
 @triton.jit
-def d_relu(z, a, b):
-    return tl.where(z <= 0.0, tl.zeros_like(z), tl.zeros_like(z) + 1.0)
+def d_relu(dg, z, a, b):
+    return tl.where(z <= 0.0, 0.0, dg)
 
 
 @triton.jit
@@ -76,9 +77,9 @@ def silu(z, a, b):
 
 
 @triton.jit
-def d_silu(z, a, b):
+def d_silu(dg, z, a, b):
     s = sigmoid(z, a, b)
-    return s * (1.0 + z * (1.0 - s))
+    return dg * (s * (1.0 + z * (1.0 - s)))
 
 
 @triton.jit
@@ -87,8 +88,8 @@ def hardswish(z, a, b):
 
 
 @triton.jit
-def d_hardswish(z, a, b):
-    return hard_sigmoid(z, a, b) + z * d_hard_sigmoid(z, a, b)
+def d_hardswish(dg, z, a, b):
+    return dg * hard_sigmoid(z, a, b) + d_hard_sigmoid(dg * z, z, a, b)
 
 
 @triton.jit
@@ -97,12 +98,12 @@ def leaky_relu(z, a, b):
 
 
 @triton.jit
-def d_leaky_relu(z, a, b):
-    return tl.where(z > 0.0, tl.zeros_like(z) + 1.0, tl.zeros_like(z) + a)
+def d_leaky_relu(dg, z, a, b):
+    return tl.where(z > 0.0, dg, dg * a)
 
 
 class Activation(NamedTuple):
-    """A constexpr of kernels: `GATE.f(z, GATE.a, GATE.b)`."""
+    """A constexpr of kernels: `GATE.f(z, GATE.a, GATE.b)`, `GATE.df(dg, z, GATE.a, GATE.b)`."""
 
     f: JITFunction
     df: JITFunction

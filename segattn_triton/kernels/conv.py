@@ -248,7 +248,7 @@ def _conv_bwd_kernel(
         dg = dy * load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
         if dmap_ptr is not None:
             dg += load_tile(dmap_ptr, dmap_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-        dz = tl.where(mask, dg * GATE.df(z, GATE.a, GATE.b), 0.0)
+        dz = tl.where(mask, GATE.df(dg, z, GATE.a, GATE.b), 0.0)
         if dz_ptr is not None:
             store_tile(dz_ptr, z_stride, n, offs_c, offs_p, dz, mask, LAYOUT)
         if db_ptr is not None:

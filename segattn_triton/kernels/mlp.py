@@ -149,7 +149,7 @@ def _d_logit(
     if dmap_ptr is not None:
         ds += load_vector(dmap_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
     z = load_vector(z_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
-    return tl.where(offs_c < C, ds * GATE.df(z, GATE.a, GATE.b), 0.0)
+    return tl.where(offs_c < C, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
 
 
 @triton.jit
@@ -190,7 +190,7 @@ def _mlp_bwd_kernel(
             tl.store(dz_ptr + image + offs_c, dz, (offs_c < C) & (k == 0))
             dh += w * dz[:, None]
         z1 = load_vector(z1_ptr + hidden, offs_r, R, ACC)
-        dz1 = tl.where(offs_r < R, tl.sum(dh, 0) * ACT.df(z1, ACT.a, ACT.b), 0.0)
+        dz1 = tl.where(offs_r < R, ACT.df(tl.sum(dh, 0), z1, ACT.a, ACT.b), 0.0)
     tl.store(dz1_ptr + hidden + offs_r, dz1, offs_r < R)
     if dpooled_ptr is not None:
         for chunk in range(0, C, BLOCK_C):

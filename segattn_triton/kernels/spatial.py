@@ -197,7 +197,7 @@ def _spatial_bwd_kernel(
             ds += tl.load(dmap_ptr + n.to(tl.int64) * P + offs_p, mask_p, other=0.0).to(ACC)
         z = _logit(total, peak, bias_ptr, C, POOL)
         g = GATE.f(z, GATE.a, GATE.b)
-        dz = tl.where(mask_p, ds * GATE.df(z, GATE.a, GATE.b), 0.0)
+        dz = tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
         db += dz
         for chunk in range(0, C, BLOCK_C):
             offs_c = chunk + tl.arange(0, BLOCK_C)

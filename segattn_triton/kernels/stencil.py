@@ -314,7 +314,7 @@ def _stencil_bwd_kernel(
         ds = dy * x1
         if dmap_ptr is not None:
             ds += load_tile(dmap_ptr, dmap_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
-        dz = ds * GATE.df(z, GATE.a, GATE.b)
+        dz = GATE.df(ds, z, GATE.a, GATE.b)
         dx1 += dy * GATE.f(z, GATE.a, GATE.b)
         if STENCIL == "avg":
             dz *= share

@@ -48,6 +48,7 @@ _local_gate_depthwise = DifferentiableOp(
     options="str gate, float gate_a, float gate_b, bool return_map",
     outputs=("y", "map"),
     allocate=_allocate,
+    reference="local_gate",
     forward=_forward,
     backward=_backward,
 )
