@@ -6,6 +6,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from segattn_triton.perf.kernels import kernels
+
 main = typer.Typer(
     help="Measure, check and describe the attention kernels of segattn_triton.",
     no_args_is_help=True,
@@ -91,6 +93,8 @@ def env(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) 
     if problem := command.unusable_gpu():
         typer.echo(f"segattn: {problem}", err=True)
 
+
+main.command()(_one_line()(kernels))
 
 if __name__ == "__main__":
     main()

@@ -71,7 +71,8 @@ def table(
     name = f"sm_{arch}" if isinstance(arch, int) else f"{arch}, compiled, never run"
     result = Table(title=f"Kernels for {name}, {dtype}", title_justify="left")
     for column in COLUMNS:
-        result.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
+        justify = "left" if column in LEFT else "right"
+        result.add_column(column, justify=justify, overflow="fold", no_wrap=column in ("op", "kernel"))
     for op in ops:
         for layout in layouts:
             for line in _lines(BY_NAME[op], arch, dtype, layout):

@@ -13,6 +13,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton
 
 import interpreter_bf16
+import interpreter_fast
 import profiles  # noqa: F401, registers hypothesis' profiles
 import pytest
 import support
@@ -22,6 +23,7 @@ import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before 
 torch.set_num_threads(1)
 if support.INTERPRETED:
     interpreter_bf16.install()
+    interpreter_fast.install()
 
 
 @pytest.fixture(autouse=True)

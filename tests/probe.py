@@ -182,7 +182,7 @@ def probe(order: int | None = None, only_last: bool = False) -> Iterator[list[La
     options = interpreter.interpreter_builder.options
     InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = load, store
     InterpreterBuilder.set_grid_idx, GridExecutor.__call__ = set_grid_idx, call
-    interpreter.interpreter_builder.options = dataclasses.replace(options, debug=True)
+    interpreter.interpreter_builder.options = dataclasses.replace(options, debug=True, sanitize_overflow=True)
     try:
         with recorded() as plans:
             yield launches
