@@ -1,6 +1,6 @@
 # make report    measure on the GPU (or all that can be done without one) and write report/index.html
 # make test      a fixed eighth of the cases of every property, in minutes
-# make test-full every case, the properties under hypothesis and the integrations
+# make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make fuzz      10,000 random calls of every operation against the reference
 # make gpu-test  every test, compiled and run on the GPU; goes on where an interrupted run stopped
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
@@ -38,7 +38,7 @@ gpu-test:
 
 test-full:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	$$python -m pytest -n 2 --share 1 $(ARGS)
+	$$python -m pytest -n 2 --share 1 --readme README.md $(ARGS)
 
 check:
 	python=$$($(PYTHON) bootstrap.py --extras perf)

@@ -6,6 +6,7 @@ write is seen. In the interpreter bfloat16 is computed as on a GPU.
 
 import os
 import zlib
+from pathlib import Path
 
 import torch
 
@@ -48,6 +49,8 @@ def pytest_configure(config):
 def pytest_addoption(parser):
     parser.addoption("--share", type=int, default=8, help="run one in SHARE of the parametrised cases; 1 runs all")
 
+    parser.addoption("--readme", type=Path, help="write what a run without failures has checked into this README")
+
 
 def pytest_ignore_collect(collection_path, config):
     """Minutes each: in full runs, or asked for by name."""
@@ -79,6 +82,14 @@ def pytest_testnodedown(node, error):
     support.compared += output.get("compared", 0)
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_runtest_logreport(report):
+    if report.when == "call" and report.passed:
+        for name, value in report.user_properties:
+            support.properties[name].add(value)
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if support.checked:
         terminalreporter.write_line(support.summary())
+    if config.getoption("readme") and exitstatus == 0:
+        support.write_summary(config.getoption("readme"))

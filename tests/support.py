@@ -1,7 +1,10 @@
 """What the tests share: the rows as parameters, small problems, the comparison with the reference, and its count."""
 
 import inspect
+import re
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 checked: set[tuple[str, str, str, str]] = set()  # op, dtype, layout, direction
 compared = 0  # tensors
+properties: dict[str, set[str]] = defaultdict(set)  # what passing tests recorded: kernels "probed", "hostile" inputs
 
 each_row = pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
@@ -114,4 +118,16 @@ def summary() -> str:
     axes = ("ops", "dtypes", "layouts", "directions")
     counts = " x ".join(f"{len({c[i] for c in checked})} {axis}" for i, axis in enumerate(axes))
     where = "Triton's interpreter" if INTERPRETED else torch.cuda.get_device_name()
-    return f"{compared} tensors checked against the reference in {where}: {counts}, {len(checked)} combinations"
+    return (
+        f"{compared} tensors checked against the reference in {where}: {counts}, {len(checked)} combinations; "
+        f"{len(properties['probed'])} kernels probed for memory faults and traffic; "
+        f"{len(properties['hostile'])} hostile inputs tried, none silently wrong"
+    )
+
+
+def write_summary(readme: Path) -> None:
+    """Between the marks of the README."""
+    start, end = "<!-- tests:checked -->\n", "\n<!-- end:checked -->"
+    text, count = re.subn(f"{start}.*?{end}", lambda _: start + summary() + "." + end, readme.read_text(), flags=re.S)
+    assert count == 1, f"{readme}: expected {start.strip()} ... {end.strip()} once"
+    readme.write_text(text)

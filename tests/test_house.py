@@ -223,3 +223,10 @@ def test_every_public_function_has_a_row():
 def test_public_names():
     for name in segattn_triton.__all__:
         assert getattr(segattn_triton, name).__doc__
+
+
+@pytest.mark.parametrize("page", ["NUMERICS.md", "README.md", "SECURITY.md"])
+def test_tests_that_a_page_names_exist(page):
+    for file, name in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", (ROOT / page).read_text()):
+        assert (ROOT / file).exists(), file
+        assert not name or f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"

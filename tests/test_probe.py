@@ -144,7 +144,7 @@ def variants(row):
 @pytest.mark.parametrize("layout", testing.LAYOUTS)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
 @pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
-def test_every_kernel_touches_what_its_plan_states(row, dtype, layout):
+def test_every_kernel_touches_what_its_plan_states(row, dtype, layout, record_property):
     for sizes in SIZES:
         for options in variants(row):
             inputs = testing.make_inputs(row, sizes, dtype, layout=layout)
@@ -152,6 +152,8 @@ def test_every_kernel_touches_what_its_plan_states(row, dtype, layout):
                 testing.matches(row, *inputs, **options)
             assert launches
             assert not faults(launches), (sizes, options)
+            for name in {one.plan.name for one in launches}:
+                record_property("probed", name)
 
 
 @pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
