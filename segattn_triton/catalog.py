@@ -106,8 +106,7 @@ class Op:
     def view(self, spec: str, t: Tensor, sizes: Sizes) -> Tensor:
         """A map (N, channels, *S) as an input of this spec: its channels split, and where the spec has them."""
         split = self.shape(" ".join(channels(spec)), sizes)
-        before, _, after = spec.partition("*")
-        moved = len(after.split()) - 1  # channels that stand after the pixels
+        moved = len(spec.partition("*")[2].split()) - 1  # channels that stand after the pixels
         t = t.unflatten(1, split)
         first = t.dim() - len(sizes["S"])
         order = [0, *range(1, first - moved), *range(first, t.dim()), *range(first - moved, first)]
@@ -174,9 +173,10 @@ def _bind(spec: str, shape: tuple[int, ...], sizes: dict[str, Any]) -> bool:
 
 
 def _heads(sizes: Sizes) -> Sizes:
-    """Of neighbourhood attention over C channels: several heads where C allows, D at most 64."""
+    """Of neighbourhood attention over C channels: D at most 64, of 16, 32, 48... channels two heads or more."""
     C = sizes["C"]
-    heads = sizes.get("heads") or next((h for h in range(2, C + 1) if C % h == 0 and C // h <= 64), 1)
+    first = 2 if C % 16 == 0 else 1
+    heads = sizes.get("heads") or next(h for h in range(first, C + 1) if C % h == 0 and C // h <= 64)
     return {"heads": heads, "heads_kv": heads, "D": C // heads, "T": 5}
 
 
