@@ -54,6 +54,15 @@ def rounding_point(name: str, t: Tensor) -> Tensor:
     return t if forward is backward is None else _Round.apply(t, forward, backward)
 
 
+def rounding_error(name: str, t: Tensor) -> Tensor | None:
+    """What rounding to 16 bits adds to `t`, a constant, inside `rounded(...)` where `name` is named; else None.
+
+    For an intermediate that a kernel rounds in one of its uses only.
+    """
+    points, dtype = getattr(_state, "rounding", ((), None))
+    return (t.to(dtype).to(t.dtype) - t).detach() if name in points else None
+
+
 @contextlib.contextmanager
 def rounded(points: tuple[str, ...], dtype: torch.dtype) -> Iterator[None]:
     """Inside, `rounding_point` rounds the named intermediates to `dtype`."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from segattn_triton.reference._precision import rounding_point
+from segattn_triton.reference._precision import rounding_error
 
 
 def _in_full_precision(fn: Callable) -> Callable:
@@ -72,7 +72,7 @@ def _scores(
         s = s + rel_bias[:, rel_y, rel_x].flatten(3).permute(1, 2, 0, 3)
     if border == "mask":
         s = s.masked_fill(~inside, float("-inf"))
-    return rounding_point("s", s)
+    return s
 
 
 def _weighted(p: Tensor, v: Tensor, kernel_size: int, dilation: int, border: str) -> Tensor:
@@ -87,11 +87,11 @@ def neighborhood_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    rel_bias: Tensor | None = None,
     *,
     kernel_size: int = 3,
     dilation: int = 1,
     border: str = "shift",
-    rel_bias: Tensor | None = None,
     scale: float | None = None,
     return_lse: bool = False,
 ):
@@ -100,21 +100,33 @@ def neighborhood_attention(
     @_in_full_precision
     def attend(q, k, v, rel_bias):
         s = _scores(q, k, rel_bias, kernel_size, dilation, border, scale)
-        y = _weighted(rounding_point("p", s.softmax(-1)), v, kernel_size, dilation, border)
-        return y, s.logsumexp(-1) if return_lse else None
+        p, lse = s.softmax(-1), s.logsumexp(-1)
+        y = _weighted(p, v, kernel_size, dilation, border)
+        error = rounding_error("p", p)  # in P V alone: the gradient has p from s and lse
+        error = error if error is None else _weighted(error, v, kernel_size, dilation, border).detach()
+        return _as_stored(y, error, lse), lse
 
     y, lse = attend(q, k, v, rel_bias=rel_bias)
     return (y.to(q.dtype), lse) if return_lse else y.to(q.dtype)
 
 
+def _as_stored(y: Tensor, error: Tensor | None, lse: Tensor) -> Tensor:
+    """y + error, whose gradient takes <y, dy>, the one of -lse, of y as it is stored; y itself where nothing rounds."""
+    if error is None:
+        return y
+    stored = y.detach() + error
+    stored = stored + rounding_error("y", stored)
+    return y + error - (stored - y).detach() * (lse - lse.detach())[..., None]
+
+
 def neighborhood_qk(
     q: Tensor,
     k: Tensor,
+    rel_bias: Tensor | None = None,
     *,
     kernel_size: int = 3,
     dilation: int = 1,
     border: str = "shift",
-    rel_bias: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """s_ij = scale <q_i, k_j> + bias. s (N, H, W, heads, k*k); -inf for keys that do not exist."""

@@ -37,6 +37,12 @@ def feature_map(x, dims: Sequence[int] = (1, 2, 3)) -> None:
         raise ValueError(f"x: got shape {shape(x)}, expected at least one channel and one pixel")
 
 
+def channels(x: Tensor, expected: int) -> None:
+    """x (N, C, ...) has as many channels as the module that takes it."""
+    if x.shape[1] != expected:
+        raise ValueError(f"x: got shape {shape(x)}, expected (N, {expected}, H, W)")
+
+
 def parameter(name: str, t, x: Tensor, expected: tuple[int, ...], *, trailing_ones: bool = False) -> None:
     """A parameter of the expected shape, on x's device, in x's dtype or float32."""
     tensor(name, t)

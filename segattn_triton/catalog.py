@@ -1,7 +1,8 @@
 """THE table: one row per operation. Tests, the perf suite and the README read it; `segattn_triton` itself does not.
 
-Shapes are strings of sizes: "N C *S" is a map, "Cr C" a matrix; `sizes` binds the names. A trailing "?" on an input's
-name marks it optional. The first value of each option is the default.
+Shapes are strings of sizes: "N C *S" is a map, "Cr C" a matrix; `sizes` binds the names. A shape with "*S" is a map,
+wherever its channels stand: "N *S heads D" is a view of a map of heads * D channels. A trailing "?" on an input's name
+marks it optional. The first value of each option is the default.
 """
 
 import math
@@ -26,10 +27,12 @@ class Case:
     C: int
     S: tuple[int, ...]
     Cr: int = 0
+    heads: int = 0  # 0: the row chooses
 
     @property
     def sizes(self) -> Sizes:
-        return {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
+        sizes = {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
+        return sizes | {"heads": self.heads} if self.heads else sizes
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Op:
     outputs: Mapping[str, str]
     options: Mapping[str, Sequence]
     flops: Callable[..., tuple[int, int]]  # (pixels * N, C, Cr) -> forward, backward
-    passes: tuple[int, int]  # over the feature map, forward and backward
+    passes: tuple[int, int]  # over the first map, forward and backward
     equation: str
     attends_to: str
     use: str  # when
@@ -52,13 +55,37 @@ class Op:
     rounding_points: tuple[str, ...] = ()
     dims: tuple[int, ...] = (2,)
     fixed: Mapping[str, Any] = field(default_factory=dict)  # module options that make this row
+    second: str = "return_map"  # the option that asks for the second output
+    derived: Callable[[Sizes], Sizes] = lambda sizes: {}  # sizes that follow from the others where they are not given
+    floor: Callable[[Sizes, int], tuple[int, int]] | None = None  # bytes at least moved, where shapes do not say it
+    smallest: int = 1  # pixels along an axis that the defaults need
+    keeps_y: bool = False  # for the backward
+
+    @property
+    def is_gate(self) -> bool:
+        """y = x * gate: a sign, a zero, a subnormal of x shows in y, and x alone decides its shape."""
+        return "x" in self.inputs
 
     @property
     def defaults(self) -> dict[str, Any]:
         return {name: values[0] for name, values in self.options.items()}
 
+    @property
+    def both(self) -> dict[str, bool]:
+        """The option that asks for both outputs."""
+        return {self.second: True}
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The names of the inputs that are maps."""
+        return tuple(name.removesuffix("?") for name, spec in self.inputs.items() if is_map(spec))
+
+    def complete(self, sizes: Sizes) -> Sizes:
+        return {**self.derived(sizes), **sizes}
+
     def shape(self, spec: str, sizes: Sizes) -> tuple[int, ...]:
         """ "N 1 *S" -> (8, 1, 64, 64)"""
+        sizes = self.complete(sizes)
         shape: list[int] = []
         for name in spec.split():
             if name.startswith("*"):
@@ -71,6 +98,29 @@ class Op:
         """The shape of every input, optional ones included, by name without the question mark."""
         return {name.removesuffix("?"): self.shape(spec, sizes) for name, spec in self.inputs.items()}
 
+    def map_shape(self, spec: str, sizes: Sizes) -> tuple[int, ...]:
+        """(N, channels, *S) of the map that an input or output of this spec is a view of."""
+        sizes = self.complete(sizes)
+        return sizes["N"], math.prod(self.shape(" ".join(channels(spec)), sizes)), *sizes["S"]
+
+    def view(self, spec: str, t: Tensor, sizes: Sizes) -> Tensor:
+        """A map (N, channels, *S) as an input of this spec: its channels split, and where the spec has them."""
+        split = self.shape(" ".join(channels(spec)), sizes)
+        moved = len(spec.partition("*")[2].split()) - 1  # channels that stand after the pixels
+        t = t.unflatten(1, split)
+        first = t.dim() - len(sizes["S"])
+        order = [0, *range(1, first - moved), *range(first, t.dim()), *range(first - moved, first)]
+        return t.permute(order)
+
+    def as_map(self, spec: str, t: Tensor) -> Tensor:
+        """The reverse of `view`: what is no map comes back as it is."""
+        if not is_map(spec):
+            return t
+        inner = len(spec.partition("*")[2].split()) - 1
+        outer = len(channels(spec)) - inner
+        order = [0, *range(1, 1 + outer), *range(t.dim() - inner, t.dim()), *range(1 + outer, t.dim() - inner)]
+        return t.permute(order).flatten(1, outer + inner)
+
     def fits(self, *tensors: Tensor | None) -> bool:
         """Whether these tensors, in the order of `inputs`, have this row's shapes."""
         sizes: dict[str, Any] = {}
@@ -81,34 +131,62 @@ class Op:
 
     def floor_bytes(self, sizes: Sizes, itemsize: int) -> tuple[int, int]:
         """Each input once and each output once: (forward, backward). The backward reads dy, too."""
+        if self.floor is not None:
+            return self.floor(self.complete(sizes), itemsize)
         inputs = sum(math.prod(shape) for shape in self.shapes(sizes).values()) * itemsize
         y = math.prod(self.shape(self.outputs["y"], sizes)) * itemsize
         return inputs + y, 2 * inputs + y
 
     def planned_bytes(self, sizes: Sizes, itemsize: int) -> tuple[int, int]:
-        """The bytes of `passes` over the feature map."""
-        x = math.prod(self.shapes(sizes)["x"]) * itemsize
+        """The bytes of `passes` over the first map."""
+        if self.floor is not None:
+            return self.floor(self.complete(sizes), itemsize)
+        x = math.prod(self.shapes(sizes)[self.maps[0]]) * itemsize
         return self.passes[0] * x, self.passes[1] * x
 
     def count_flops(self, sizes: Sizes) -> tuple[int, int]:
         return self.flops(sizes["N"] * math.prod(sizes["S"]), sizes["C"], sizes["Cr"])
 
 
+def is_map(spec: str) -> bool:
+    return "*" in spec
+
+
+def channels(spec: str) -> list[str]:
+    """The names of a map's sizes other than its images and pixels."""
+    return [name for name in spec.split()[1:] if not name.startswith("*")]
+
+
 def _bind(spec: str, shape: tuple[int, ...], sizes: dict[str, Any]) -> bool:
-    """Match a shape with a spec, adding to `sizes`; trailing ones beyond the spec are allowed."""
-    names = spec.split()
-    if names[-1].startswith("*"):
-        head, rest = shape[: len(names) - 1], shape[len(names) - 1 :]
-        if sizes.setdefault(names[-1][1:], rest) != rest:
+    """Match a shape with a spec, adding to `sizes`; of what is no map, trailing ones beyond the spec are allowed."""
+    names, pixels = spec.split(), len(shape) - len(spec.split()) + 1
+    if is_map(spec):
+        star = next(i for i, name in enumerate(names) if name.startswith("*"))
+        S = shape[star : star + pixels]
+        if pixels < 0 or sizes.setdefault(names[star][1:], S) != S:
             return False
-        names = names[:-1]
-    else:
-        head, rest = shape[: len(names)], shape[len(names) :]
-        if any(s != 1 for s in rest):
-            return False
-    return len(head) == len(names) and all(
-        s == (int(n) if n.isdigit() else sizes.setdefault(n, s)) for n, s in zip(names, head, strict=True)
-    )
+        names, shape = names[:star] + names[star + 1 :], shape[:star] + shape[star + pixels :]
+    head, rest = shape[: len(names)], shape[len(names) :]
+    if len(head) != len(names) or any(s != 1 for s in rest):
+        return False
+    return all(s == (int(n) if n.isdigit() else sizes.setdefault(n, s)) for n, s in zip(names, head, strict=True))
+
+
+def _heads(sizes: Sizes) -> Sizes:
+    """Of neighbourhood attention over C channels: D at most 64, of 16, 32, 48... channels two heads or more."""
+    C = sizes["C"]
+    first = 2 if C % 16 == 0 else 1
+    heads = sizes.get("heads") or next(h for h in range(first, C + 1) if C % h == 0 and C // h <= 64)
+    return {"heads": heads, "heads_kv": heads, "D": C // heads, "T": 5}
+
+
+def _attention_bytes(sizes: Sizes, itemsize: int) -> tuple[int, int]:
+    """Forward q, k, v, y and lse. Backward y and dy into delta; then q, k, v, dy, lse, delta into dq, dk, dv."""
+    heads, heads_kv, D = sizes["heads"], sizes["heads_kv"], sizes["D"]
+    pixels, row = sizes["N"] * math.prod(sizes["S"]), max(itemsize, 4)
+    vectors = 2 * heads + 2 * heads_kv, 5 * heads + 4 * heads_kv
+    rows = heads, 3 * heads
+    return tuple(pixels * (v * D * itemsize + r * row) for v, r in zip(vectors, rows, strict=True))
 
 
 UNET = tuple(  # the decoder gates of smp's Unet with decoder_attention_type="scse", 512 x 512 input
@@ -129,6 +207,13 @@ LOCAL = (
     Case("pidnet-s-pag", 1, 64, (128, 256)),
     Case("bisenetv2-bga", 1, 128, (64, 128)),
     Case("convnextv2-t-stage1", 8, 384, (128, 128)),
+)
+NEIGHBORHOODS = (  # stages at 512 x 512 input; their windows taken as 3 x 3
+    Case("nat-mini-stage1", 8, 64, (128, 128), heads=2),
+    Case("nat-mini-stage2", 8, 128, (64, 64), heads=4),
+    Case("transnext-tiny-stage1", 8, 72, (128, 128), heads=3),
+    Case("transnext-tiny-stage2", 8, 144, (64, 64), heads=6),
+    Case("hdit-1024-level1", 1, 128, (256, 256), heads=2),
 )
 
 MAP, PIXEL_MAP = "N C *S", "N 1 *S"
@@ -241,6 +326,29 @@ OPS = (
         use="as the depthwise local gate, without any parameter",
         paper="the pooling gate of segmentation tutorials",
         cases=LOCAL,
+    ),
+    Op(
+        name="neighborhood_attention",
+        op=functional.neighborhood_attention,
+        reference=reference.neighborhood_attention,
+        module=modules.NeighborhoodAttention2d,
+        inputs={"q": "N *S heads D", "k": "N *S heads_kv D", "v": "N *S heads_kv D", "rel_bias?": "heads T T"},
+        parameters={"rel_bias": "rpb"},
+        outputs={"y": "N *S heads D", "lse": "N *S heads"},
+        options={"border": ("shift", "mask", "zero")},
+        flops=flops.neighborhood_attention,
+        passes=(4, 9),
+        rounding_points=("p", "y"),
+        second="return_lse",
+        derived=_heads,
+        floor=_attention_bytes,
+        smallest=3,
+        keeps_y=True,
+        equation="y_i = sum_j softmax_j(scale <q_i, k_j> + b) v_j",
+        attends_to="pixels, by their correlation to their 3x3 surroundings",
+        use="what a pixel takes from each neighbour depends on both of them: transformer stages, refining of borders",
+        paper="Hassani et al. 2023, arXiv:2204.07143",
+        cases=NEIGHBORHOODS,
     ),
 )
 BY_NAME = {row.name: row for row in OPS}

@@ -32,3 +32,9 @@ def local_gate_depthwise(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
 def local_pool_gate(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
     E = pixels * C
     return 10 * E, 31 * E
+
+
+def neighborhood_attention(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
+    """3 x 3 keys, C = heads * D. Backward as gathered: scores and dP once for the queries, once for the keys."""
+    E = pixels * C
+    return 36 * E, 128 * E

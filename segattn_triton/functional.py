@@ -153,11 +153,11 @@ def neighborhood_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    rel_bias: Tensor | None = None,
     *,
     kernel_size: int = 3,
     dilation: int = 1,
     border: str = "shift",
-    rel_bias: Tensor | None = None,
     scale: float | None = None,
     backend: str | None = None,
     return_lse: bool = False,
@@ -193,17 +193,17 @@ def neighborhood_attention(
     check.score_options(rel_bias, scale, q, kernel_size)
     run = implementation("neighborhood_attention", backend, q)
     window = dict(kernel_size=kernel_size, dilation=dilation, border=border)
-    return run(q, k, v, **window, rel_bias=rel_bias, scale=scale, return_lse=return_lse)
+    return run(q, k, v, rel_bias, **window, scale=scale, return_lse=return_lse)
 
 
 def neighborhood_qk(
     q: Tensor,
     k: Tensor,
+    rel_bias: Tensor | None = None,
     *,
     kernel_size: int = 3,
     dilation: int = 1,
     border: str = "shift",
-    rel_bias: Tensor | None = None,
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -220,7 +220,7 @@ def neighborhood_qk(
     check.neighborhood(kernel_size, dilation, border, q)
     check.score_options(rel_bias, scale, q, kernel_size)
     run = implementation("neighborhood_qk", backend, q)
-    return run(q, k, kernel_size=kernel_size, dilation=dilation, border=border, rel_bias=rel_bias, scale=scale)
+    return run(q, k, rel_bias, kernel_size=kernel_size, dilation=dilation, border=border, scale=scale)
 
 
 def neighborhood_av(

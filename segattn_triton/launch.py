@@ -36,6 +36,11 @@ class Plan:
         return self.kernel.fn.__name__.removeprefix("_").removesuffix("_kernel")
 
     @property
+    def layout(self) -> Any:
+        """What the kernel knows of how its maps lie in memory, with `align` and `int64`; None of one that sees none."""
+        return self.args.get("LAYOUT", self.args.get("WINDOW"))
+
+    @property
     def device(self) -> torch.device:
         return next(v.device for v in self.args.values() if isinstance(v, Tensor))
 

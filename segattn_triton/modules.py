@@ -195,6 +195,7 @@ class NeighborhoodAttention2d(nn.Module):
 
     def forward(self, x: Tensor, return_map: bool = False):
         check.feature_map(x, (2,))
+        check.channels(x, self.qkv.in_features)
         planar = x.is_contiguous()
         qkv = _pixelwise(self.qkv, x, planar).unflatten(1, (3, self.num_heads, -1))  # [N, 3, heads, D, H, W]
         q, k, v = qkv.permute(1, 0, 4, 5, 2, 3).unbind(0)

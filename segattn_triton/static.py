@@ -175,7 +175,7 @@ class Compiled:
 
     def faults(self, sizes: Collection[int]) -> list[str]:
         """What no kernel of a chosen config may have, on a GPU of NVIDIA's."""
-        layout, wide = self.plan.args.get("LAYOUT"), self.wide_share(sizes)
+        layout, wide = self.plan.layout, self.wide_share(sizes)
         itemsize = max((t.element_size() for t in self.maps(sizes).values()), default=0)
         aligned = layout is None or layout.align * itemsize >= 16
         found = {
@@ -318,9 +318,11 @@ def meta_map(shape: Sequence[int], dtype: torch.dtype, layout: str = "contiguous
 
 
 def map_sizes(row: Any, sizes: Any) -> frozenset[int]:
-    """The numbers of elements of a row's feature maps, inputs and outputs; maps of one channel do not count."""
-    specs = {spec for spec in (*row.inputs.values(), *row.outputs.values()) if "*" in spec and spec.split()[1] != "1"}
-    return frozenset(prod(row.shape(spec, sizes)) for spec in specs)
+    """The numbers of elements of a row's feature maps, inputs and outputs; maps of one channel, and outputs with
+    fewer channels than y, do not count."""
+    maps = [row.map_shape(spec, sizes) for spec in row.inputs.values() if "*" in spec]
+    y = row.map_shape(row.outputs["y"], sizes)
+    return frozenset(prod(shape) for shape in (*maps, y) if shape[1] > 1)
 
 
 def plans(
@@ -334,8 +336,10 @@ def plans(
 ) -> tuple[list[Plan], list[Plan]]:
     """What a row of the catalog launches forward and backward for a problem of these sizes, on that GPU."""
     inputs = [
-        meta_map(shape, dtype, layout) if "*" in spec else torch.empty(shape, dtype=dtype, device="meta")
-        for shape, spec in zip(row.shapes(sizes).values(), row.inputs.values(), strict=True)
+        row.view(spec, meta_map(row.map_shape(spec, sizes), dtype, layout), sizes)
+        if "*" in spec
+        else torch.empty(row.shape(spec, sizes), dtype=dtype, device="meta")
+        for spec in row.inputs.values()
     ]
     with planning_for(arch if isinstance(arch, int) else AMD):
         return planned(row.op, *inputs, needs=needs, **{**row.defaults, **options})

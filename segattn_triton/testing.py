@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segattn_triton.catalog import OPS, Op, row_of
+from segattn_triton.catalog import OPS, Op, is_map, row_of
 from segattn_triton.reference._precision import rounded
 
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
@@ -63,13 +63,15 @@ def make_map(shape: Sequence[int], layout: str, generator: torch.Generator, dtyp
 def make_inputs(
     row: Op, sizes: Mapping, dtype=torch.float32, *, layout="contiguous", device="cpu", seed=0, param_dtype=None
 ) -> list[Tensor]:
-    """Random inputs of a row: the map as `layout`, parameters scaled so that the gate's argument is about 1."""
+    """Random inputs of a row: maps as `layout`, parameters scaled so that the gate's argument is about 1."""
     generator = torch.Generator().manual_seed(seed)
     inputs = []
-    for name, shape in row.shapes(sizes).items():
-        if name == "x":
-            inputs.append(make_map(shape, layout, generator, dtype, device))
+    for spec in row.inputs.values():
+        if is_map(spec):
+            t = make_map(row.map_shape(spec, sizes), layout, generator, dtype, device)
+            inputs.append(row.view(spec, t, sizes))
         else:
+            shape = row.shape(spec, sizes)
             fan_in = max(1, torch.Size(shape[1:]).numel())
             values = torch.randn(shape, generator=generator) / fan_in**0.5
             inputs.append(values.to(device, param_dtype or dtype))
@@ -168,7 +170,10 @@ def matches(
         got = outputs_and_gradients(row.op, inputs, needs, douts, {**options, "backend": backend})
         exact, errors = exact_and_error(run, row.rounding_points, dtype)
     labels = list(row.outputs)[: len(shapes)] + [f"d{n}" for n, need in zip(names, needs, strict=False) if need]
-    return [compare(*values) for values in zip(labels, got, exact, errors, strict=True)]
+    specs = list(row.outputs.values())[: len(shapes)]
+    specs += [spec for spec, need in zip(row.inputs.values(), needs, strict=False) if need]
+    planes = [[row.as_map(spec, t) for spec, t in zip(specs, ts, strict=True)] for ts in (got, exact, errors)]
+    return [compare(*values) for values in zip(labels, *planes, strict=True)]
 
 
 def _module_matches(module: nn.Module, inputs: Sequence[Tensor], backend: str) -> list[Match]:

@@ -171,7 +171,7 @@ def launched_as_planned(name: str) -> list[str]:
         inputs = make_inputs(row, {"N": 2, "C": 24, "S": (8, 12), "Cr": 6}, torch.float16, layout=layout)
         launched.clear()
         with recorded() as plans:
-            outputs = row.op(*[t.requires_grad_() for t in inputs], backend="triton", return_map=True, **row.defaults)
+            outputs = row.op(*[t.requires_grad_() for t in inputs], backend="triton", **row.both, **row.defaults)
             torch.autograd.grad(outputs, inputs, [torch.zeros_like(o) for o in outputs])
         for plan, (src, metadata, args) in zip(plans, launched, strict=True):
             got, expected = _compiled_from(src), _compiled_from(static.source_of(plan))

@@ -22,7 +22,9 @@ checked: set[tuple[str, str, str, str]] = set()  # op, dtype, layout, direction
 compared = 0  # tensors
 properties: dict[str, set[str]] = defaultdict(set)  # what passing tests recorded: kernels "probed", "hostile" inputs
 
+GATES = [row for row in OPS if row.is_gate]
 each_row = pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
+each_gate = pytest.mark.parametrize("row", GATES, ids=lambda row: row.name)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 
 
@@ -35,22 +37,25 @@ def option_sets(row: Op) -> list[dict]:
     return sets
 
 
-each_option = pytest.mark.parametrize(
-    ("row", "options"),
-    [
-        pytest.param(row, options, id="-".join([row.name, *map(str, options.values())]))
-        for row in OPS
-        for options in option_sets(row)
-    ],
-)
+def _options_of(rows: Sequence[Op]):
+    sets = [(row, options) for row in rows for options in option_sets(row)]
+    ids = ["-".join([row.name, *map(str, options.values())]) for row, options in sets]
+    return pytest.mark.parametrize(("row", "options"), sets, ids=ids)
+
+
+each_option, each_option_of_gates = _options_of(OPS), _options_of(GATES)
 
 
 def problem(
     row: Op, S: Sequence[int] = (5, 6), C: int = 5, N: int = 2, dtype=torch.float32, Cr: int = 0, **how
 ) -> list[Tensor]:
     """Random inputs of a row, on the device of these tests. `how`: layout, seed, param_dtype."""
-    sizes = {"N": N, "C": C, "S": tuple(S), "Cr": Cr or max(1, C // 2)}
-    return make_inputs(row, sizes, dtype, device=DEVICE, **how)
+    return make_inputs(row, sizes_of(row, S, C, N, Cr), dtype, device=DEVICE, **how)
+
+
+def sizes_of(row: Op, S: Sequence[int], C: int, N: int, Cr: int = 0) -> dict:
+    """With as many pixels along each axis as the row needs."""
+    return {"N": N, "C": C, "S": tuple(max(s, row.smallest) for s in S), "Cr": Cr or max(1, C // 2)}
 
 
 def names(row: Op) -> list[str]:
@@ -61,13 +66,20 @@ def without(row: Op, inputs: Sequence[Tensor], absent: Sequence[str]) -> list[Te
     return [None if name in absent else t for name, t in zip(names(row), inputs, strict=True)]
 
 
+def replaced_map(row: Op, inputs: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
+    """The inputs with the map x (N, C, *S) as the first one."""
+    return [row.view(next(iter(row.inputs.values())), x, {"C": x.shape[1], "S": x.shape[2:]}), *inputs[1:]]
+
+
 def module_of(row: Op, C: int, **options) -> nn.Module:
     """The row's module on the device of these tests, its kernels running."""
-    sized = (C,) if "in_channels" in inspect.signature(row.module).parameters else ()
-    return row.module(*sized, **row.fixed, **{"backend": "triton", **options}).to(DEVICE)
+    known = inspect.signature(row.module).parameters
+    sized = {name: value for name, value in {"in_channels": C, "num_heads": 2}.items() if name in known}
+    return row.module(**sized, **row.fixed, **{"backend": "triton", **options}).to(DEVICE)
 
 
 def layout_of(x: Tensor) -> str:
+    """Of a map (N, C, *S)."""
     order = "NCHW" if x.movedim(1, -1).stride(-1) != 1 or x.is_contiguous() else "channels_last"
     dense = x.is_contiguous() or x.movedim(1, -1).is_contiguous()
     return order if dense else f"{order} view"
@@ -76,23 +88,32 @@ def layout_of(x: Tensor) -> str:
 def assert_right(row: Op, *inputs: Tensor | None, needs: Sequence[bool] | None = None, **options) -> None:
     """Outputs, map included, and gradients of the kernels agree with the reference within the error budget."""
     global compared
-    options = {"return_map": True, **options}
+    options = {**row.both, **options}
     found = matches(row, *inputs, needs=needs, **options)
     compared += len(found)
-    directions = ["forward"] + ["backward"] * (len(found) > 1 + options["return_map"])
-    checked.update((row.name, str(inputs[0].dtype)[6:], layout_of(inputs[0]), d) for d in directions)
+    directions = ["forward"] + ["backward"] * (len(found) > 1 + options[row.second])
+    layout = layout_of(row.as_map(next(iter(row.inputs.values())), inputs[0]))
+    checked.update((row.name, str(inputs[0].dtype)[6:], layout, d) for d in directions)
     wrong = [f"{match.name}: {match.detail}" for match in found if not match.ok]
     assert not wrong, "\n".join([f"{row.name} {options}", *wrong])
 
 
 def outputs_and_gradients(fn, inputs: Sequence[Tensor | None], douts=None, **options) -> list[Tensor]:
-    """(y, map, *gradients of every given input) of one call, for the gradients `douts` of y and map."""
+    """(y, map, *gradients of every given input) of one call, for the gradients `douts` of y and map.
+
+    `fn` is the op or the reference of a row.
+    """
     leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
-    outputs = fn(*leaves, return_map=True, **options)
+    outputs = fn(*leaves, **both(fn), **options)
     if douts is None:
         generator = torch.Generator().manual_seed(7)
         douts = [torch.randn(o.shape, generator=generator).to(o) for o in outputs]
     return [*outputs, *torch.autograd.grad(outputs, [t for t in leaves if t is not None], douts)]
+
+
+def both(fn) -> dict[str, bool]:
+    """The option of a row's op or reference that asks for both outputs."""
+    return {name: True for name in {row.second for row in OPS} & inspect.signature(fn).parameters.keys()}
 
 
 def assert_equal(got: Tensor, expected: Tensor) -> None:

@@ -5,6 +5,8 @@ import torch
 from support import DEVICE, assert_equal, each_option, each_row, names, outputs_and_gradients, problem
 from torch.utils.checkpoint import checkpoint
 
+from segattn_triton.catalog import OPS
+
 ATTENTION = "ignore:There is a performance drop:UserWarning"  # vmap over an operator runs it once per example
 
 
@@ -28,7 +30,7 @@ def close(got, expected) -> None:
 @each_option
 def test_gradcheck(row, options):
     inputs = leaves(doubles(row, N=1, S=(2, 3), C=3))
-    run = triton(row, return_map=True, **options)
+    run = triton(row, **row.both, **options)
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True, check_undefined_grad=not options)
 
 
@@ -133,7 +135,7 @@ def _backward(y, inputs) -> list[torch.Tensor]:
 def test_backward_twice(row):
     """With retain_graph the second backward gives the same bits: nothing that is saved is written to."""
     inputs = leaves(doubles(row))
-    y, gate_map = row.op(*inputs, backend="triton", return_map=True)
+    y, gate_map = row.op(*inputs, backend="triton", **row.both)
     loss = y.square().sum() + gate_map.sum()
     first = torch.autograd.grad(loss, inputs, retain_graph=True)
     for a, b in zip(first, torch.autograd.grad(loss, inputs), strict=True):
@@ -150,7 +152,7 @@ def test_input_changed_before_the_backward_raises(row):
         y.sum().backward()
 
 
-@each_row
+@pytest.mark.parametrize("row", [r for r in OPS if not r.keeps_y], ids=lambda row: row.name)
 def test_residual_in_place(row):
     """`y += shortcut` is allowed: the output is not needed by the backward."""
     inputs, plain = leaves(doubles(row)), leaves(doubles(row))
@@ -160,12 +162,22 @@ def test_residual_in_place(row):
     close(torch.autograd.grad(y.square().sum(), inputs), expected)
 
 
+@pytest.mark.parametrize("row", [r for r in OPS if r.keeps_y], ids=lambda row: row.name)
+def test_residual_in_place_raises(row):
+    """Where the backward needs the output, a change is never silently wrong."""
+    inputs = leaves(doubles(row))
+    y = triton(row)(*inputs)
+    y += inputs[0]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 @each_row
 def test_gradients_accumulate(row):
     inputs = leaves(doubles(row))
     for _ in range(2):
         triton(row)(*inputs).sum().backward()
-    single = outputs_and_gradients(lambda *t, return_map: (triton(row)(*t),), inputs, [torch.ones_like(inputs[0])])
+    single = outputs_and_gradients(lambda *t: (triton(row)(*t),), inputs, [torch.ones_like(inputs[0])])
     close([t.grad for t in inputs], [2 * g for g in single[1:]])
 
 

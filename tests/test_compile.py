@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, each_row, module_of, problem
+from support import DEVICE, assert_equal, each_row, module_of, names, problem
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 
@@ -17,7 +17,7 @@ def _fresh_dynamo():
 
 
 def step(row, inputs, run=None) -> list[torch.Tensor]:
-    run = run or (lambda *t: row.op(*t, backend="triton", return_map=True))
+    run = run or (lambda *t: row.op(*t, backend="triton", **row.both))
     leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in inputs]
     y, gate_map = run(*leaves)
     return [y, gate_map, *torch.autograd.grad(y.square().sum() + gate_map.sum(), leaves)]
@@ -28,7 +28,7 @@ def step(row, inputs, run=None) -> list[torch.Tensor]:
 def test_compiled_whole(row, layout):
     """fullgraph=True: a graph break is an error. Forward and backward give eager's bits."""
     compiled = torch.compile(
-        lambda *t: row.op(*t, backend="triton", return_map=True), backend="aot_eager", fullgraph=True, dynamic=False
+        lambda *t: row.op(*t, backend="triton", **row.both), backend="aot_eager", fullgraph=True, dynamic=False
     )
     inputs = problem(row, layout=layout)
     for got, expected in zip(step(row, inputs, compiled), step(row, inputs), strict=True):
@@ -40,11 +40,12 @@ def test_compiled_whole(row, layout):
 def test_compiled_once_for_all_resolutions(row):
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(
-        lambda *t: row.op(*t, backend="triton", return_map=True), backend=counter, fullgraph=True, dynamic=True
+        lambda *t: row.op(*t, backend="triton", **row.both), backend=counter, fullgraph=True, dynamic=True
     )
-    parameters, compilations = problem(row, C=11)[1:], set()
+    parameters, compilations = dict(zip(names(row), problem(row, C=11), strict=True)), set()
     for N, S in ((2, (7, 4)), (3, (5, 6)), (4, (8, 9))):  # at first no size equals another, which would tie them
-        inputs = [problem(row, S=S, C=11, N=N)[0], *parameters]
+        fresh = zip(names(row), problem(row, S=S, C=11, N=N), strict=True)
+        inputs = [t if name in row.maps else parameters[name] for name, t in fresh]
         for got, expected in zip(step(row, inputs, compiled), step(row, inputs), strict=True):
             assert_equal(got, expected)
         compilations.add(counter.frame_count)
@@ -74,7 +75,8 @@ def test_gradient_transform_inside():
 def exported(row, C: int = 4):
     module = module_of(row, C)
     x = make_map((2, C, 5, 6), "contiguous", torch.Generator().manual_seed(0), torch.float32, DEVICE)
-    shapes = {"x": {0: Dim("N"), 2: Dim("H"), 3: Dim("W")}}
+    least = {"min": row.smallest} if row.smallest > 1 else {}
+    shapes = {"x": {0: Dim("N"), 2: Dim("H", **least), 3: Dim("W", **least)}}
     return module, torch.export.export(module, (x,), dynamic_shapes=shapes)
 
 

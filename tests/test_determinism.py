@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import assert_equal, each_option, each_row, outputs_and_gradients, problem
+from support import assert_equal, each_option, each_row, names, outputs_and_gradients, problem
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -21,19 +21,25 @@ def test_batch_invariance(row, layout):
 
     dx of the dense local gate comes from the library's convolution, which promises no such thing.
     """
-    measured = 2 if "dconv_x" in row.rounding_points else 3
-    x, *parameters = problem(row, S=(9, 7), C=6, N=4, layout=layout)
-    other = problem(row, S=(9, 7), C=6, N=4, layout=layout, seed=1)[0]
-    order = torch.tensor([2, 0, 3, 1])
-    mixed = torch.where(torch.tensor([True, False, True, False]).view(4, 1, 1, 1).to(x.device), x, other)
-    douts = [torch.randn_like(o) for o in row.reference(x, *parameters, return_map=True)]
+    measured = 2 if "dconv_x" in row.rounding_points else 2 + len(row.maps)
+    inputs, others = (problem(row, S=(9, 7), C=6, N=4, layout=layout, seed=seed) for seed in (0, 1))
+    douts = [torch.randn_like(o) for o in row.reference(*inputs, **row.both)]
 
-    def run(x, douts):
-        return outputs_and_gradients(row.op, [x, *parameters], douts, backend="triton")[:measured]
+    def run(inputs, douts):
+        return outputs_and_gradients(row.op, inputs, douts, backend="triton")[:measured]
 
-    whole = run(x, douts)
-    for got, expected in zip(run(x[order], [d[order] for d in douts]), whole, strict=True):
-        assert_equal(got, expected[order])
+    def rearranged(tensors):
+        return [torch.empty_like(t).copy_(t[[2, 0, 3, 1]]) for t in tensors]
+
+    maps = [i for i, name in enumerate(names(row)) if name in row.maps]
+    moved, mixed = list(inputs), list(inputs)
+    for i in maps:
+        (moved[i],) = rearranged([inputs[i]])
+        mixed[i] = inputs[i].clone()
+        mixed[i][1::2] = others[i][1::2]
+    whole = run(inputs, douts)
+    for got, expected in zip(run(moved, rearranged(douts)), rearranged(whole), strict=True):
+        assert_equal(got, expected)
     for got, expected in zip(run(mixed, douts), whole, strict=True):
         assert_equal(got[::2], expected[::2])
 

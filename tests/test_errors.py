@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
-from support import each_row, module_of, names, problem
+from support import DEVICE, GATES, each_gate, each_row, module_of, names, problem
 
 from segattn_triton import ChannelAttention, functional
-from segattn_triton.catalog import BY_NAME, OPS
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.testing import assert_matches_reference
 
 BACKENDS = (None, "triton", "reference")
@@ -42,7 +42,7 @@ MAPS = {  # what is wrong with x -> (its values, what the message says)
 
 
 @pytest.mark.parametrize("wrong", MAPS)
-@each_row
+@each_gate
 def test_maps(row, wrong):
     x, *parameters = problem(row)
     change, said = MAPS[wrong]
@@ -60,7 +60,7 @@ PARAMETERS = {
     "fewer_axes": (lambda t: t.sum(), ("{name}: got shape ()", "expected (")),
 }
 each_parameter = pytest.mark.parametrize(
-    ("row", "name"), [pytest.param(row, name, id=f"{row.name}-{name}") for row in OPS for name in names(row)[1:]]
+    ("row", "name"), [pytest.param(row, name, id=f"{row.name}-{name}") for row in GATES for name in names(row)[1:]]
 )
 
 
@@ -75,14 +75,14 @@ def test_parameters(row, name, wrong):
     refuses(row, changed, *(s.format(name=name) for s in said))
 
 
-@pytest.mark.parametrize("row", [r for r in OPS if r.parameters], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [r for r in GATES if r.parameters], ids=lambda row: row.name)
 def test_channels_that_do_not_fit(row):
     _, *parameters = problem(row, C=5)
     x, *_ = problem(row, C=6)
     refuses(row, [x, *parameters], f"{names(row)[1]}: got shape (", "expected (", "for x of shape (2, 6, 5, 6)")
 
 
-@pytest.mark.parametrize("row", [r for r in OPS if r.parameters], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [r for r in GATES if r.parameters], ids=lambda row: row.name)
 def test_channels_last_by_shape(row):
     """(N, H, W, C) where (N, C, H, W) is meant: the message gives the permute, which then works."""
     x, *parameters = problem(row, S=(7, 9), C=5)
@@ -91,7 +91,7 @@ def test_channels_last_by_shape(row):
     assert torch.equal(row.op(given.permute(0, 3, 1, 2), *parameters), row.op(x, *parameters))
 
 
-OPTIONS = {"gate": "softmax", "act": "gelu", "pool": "median", "ties": "last", "backend": "cuda"}
+OPTIONS = {"border": "wrap", "gate": "softmax", "act": "gelu", "pool": "median", "ties": "last", "backend": "cuda"}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -134,12 +134,12 @@ def test_an_unknown_argument(row):
 
 @each_row
 def test_modules_name_the_argument_too(row):
-    module = module_of(row, 5)
+    module = module_of(row, 6)
     with pytest.raises(ValueError, match="x: got 2 axes"):
-        module(torch.ones(2, 5, device=problem(row)[0].device))
+        module(torch.ones(2, 6, device=DEVICE))
     if row.parameters:
         with pytest.raises(ValueError, match=r"got shape \(.*expected \("):
-            module(problem(row, C=6)[0])
+            module(torch.ones(2, 8, 5, 6, device=DEVICE))
 
 
 def test_assert_matches_reference_reports():

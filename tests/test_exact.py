@@ -6,9 +6,7 @@ cancel in pairs of equal channels z is exactly 0: the sigmoid is 1/2, its deriva
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, option_sets, outputs_and_gradients, problem
-
-from segattn_triton.catalog import OPS
+from support import DEVICE, GATES, assert_equal, option_sets, outputs_and_gradients, problem
 
 DYADIC = {
     "gate": ["identity", "relu", ("hard_sigmoid", 0.25, 0.5)],
@@ -37,7 +35,7 @@ def cancelling(row, S, seed: int) -> list[torch.Tensor]:
 
 
 def cases():
-    for row in OPS:
+    for row in GATES:
         for options in option_sets(row):
             if not set(options) & {"gate", "act", "ties"}:
                 for gate in DYADIC["gate"]:
@@ -59,7 +57,7 @@ def test_exact(row, options, inputs, dtype):
     S = (2, 2) if averages and "pool" not in options else (4, 8)  # windows of 4 values, not of 6 and 9
     values = inputs(row, S, seed=len(options))
     generator = torch.Generator().manual_seed(5)
-    shapes = [o.shape for o in row.reference(*values, return_map=True)]
+    shapes = [o.shape for o in row.reference(*values, **row.both)]
     douts = [torch.randint(-2, 3, shape, generator=generator).float().to(DEVICE) for shape in shapes]
 
     def run(fn, wanted, **backend):

@@ -11,7 +11,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from support import DEVICE, assert_equal, assert_right, each_row, names, outputs_and_gradients, problem
+from support import (
+    DEVICE,
+    GATES,
+    assert_equal,
+    assert_right,
+    each_gate,
+    each_row,
+    names,
+    outputs_and_gradients,
+    problem,
+)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -204,7 +214,7 @@ each_case = pytest.mark.parametrize(
     ("row", "name"),
     [
         pytest.param(row, name, id=f"{row.name}-{name}")
-        for row in OPS
+        for row in GATES
         for name, (_, expected) in HOSTILE.items()
         if expected != OUT_OF_BAND and applies(row, name)
     ],
@@ -258,7 +268,7 @@ def test_hostile_option(row, name, record_property):
 
 
 @pytest.mark.parametrize("constant", [math.nan, math.inf, -0.0, 1e38, 1e-45])
-@each_row
+@each_gate
 def test_hostile_constants_of_a_gate(row, constant, record_property):
     record_property("hostile", f"{row.name}: the constant {constant}")
     x, *parameters = problem(row, C=C, S=S)
@@ -290,7 +300,7 @@ def test_empty_batch(row, record_property):
     assert not any(g.any() for g in grads)
 
 
-@each_row
+@each_gate
 def test_one_channel_in_any_order(row, record_property):
     """With C = 1 or one pixel a map is contiguous and channels_last at once, whatever its strides say."""
     record_property("hostile", f"{row.name}: one channel of a channels_last map")
@@ -324,7 +334,7 @@ def test_hostile_gradients(row, kind, record_property):
     record_property("hostile", f"{row.name}: a gradient {kind}")
     inputs = problem(row, C=C, S=S)
     generator = torch.Generator().manual_seed(3)
-    shapes = [o.shape for o in row.reference(*inputs, return_map=True)]
+    shapes = [o.shape for o in row.reference(*inputs, **row.both)]
     douts = [GRADIENTS[kind](torch.randn(s, generator=generator).to(DEVICE)) for s in shapes]
     got = outputs_and_gradients(row.op, inputs, douts, backend="triton")
     expected = outputs_and_gradients(row.reference, [t.double() for t in inputs], [d.double() for d in douts])
@@ -342,7 +352,7 @@ def test_no_gradient_and_nan(row, index, record_property):
     results = []
     for fn, options in ((row.op, {"backend": "triton"}), (row.reference, {})):
         leaves = [t.clone().requires_grad_() for t in inputs]
-        out = fn(*leaves, return_map=True, **options)[index]
+        out = fn(*leaves, **row.both, **options)[index]
         results.append(torch.autograd.grad(out, leaves, torch.ones_like(out), retain_graph=True))
         spoiled = torch.ones_like(out)
         spoiled[0, 1 % out.shape[1]] = math.nan
@@ -405,6 +415,6 @@ def test_distributed_tensor(row, record_property):
 
 def test_every_name_of_the_table_is_used():
     """A case that no row takes would count for nothing."""
-    used = {name for row in OPS for name in HOSTILE if applies(row, name)}
+    used = {name for row in GATES for name in HOSTILE if applies(row, name)}
     assert used == set(HOSTILE)
-    assert all(names(row)[0] == "x" for row in OPS)
+    assert all(names(row)[0] == "x" for row in GATES)

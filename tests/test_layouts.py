@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from support import DEVICE, assert_right, each_row, outputs_and_gradients, problem
+from support import DEVICE, assert_right, each_row, names, outputs_and_gradients, problem, replaced_map
 
+from segattn_triton.catalog import OPS
 from segattn_triton.testing import LAYOUTS, make_map
 
 N, C, H, W = 3, 6, 4, 5
@@ -37,14 +38,21 @@ VIEWS = {  # maps (N, C, H, W) that are views of something else
 }
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@each_row
+@pytest.mark.parametrize(
+    ("row", "view"),
+    [
+        pytest.param(row, view, id=f"{row.name}-{view}")
+        for row in OPS
+        for view in VIEWS
+        if min(VIEWS[view]().shape[2:]) >= row.smallest
+    ],
+)
 def test_views(row, view):
     x = VIEWS[view]()
-    parameters = problem(row, S=x.shape[2:], C=x.shape[1])[1:]
-    assert_right(row, x, *parameters)
-    y, _, dx, *_ = outputs_and_gradients(row.op, [x, *parameters], backend="triton")
-    expected = torch.empty_like(x).stride()
+    inputs = replaced_map(row, problem(row, S=x.shape[2:], C=x.shape[1], N=N), x)
+    assert_right(row, *inputs)
+    y, _, dx, *_ = outputs_and_gradients(row.op, inputs, backend="triton")
+    expected = torch.empty_like(inputs[0]).stride()
     assert y.stride() == expected
     assert dx.stride() == expected
 
@@ -59,14 +67,13 @@ def test_strides(row, S, layout):
         y, gate_map, *grads = outputs_and_gradients(row.op, inputs, backend="triton")
         like_x = torch.empty_like(inputs[0]).stride()
         assert y.stride() == like_x
-        assert grads[0].stride() == like_x
         if gate_map.shape == y.shape:
             assert gate_map.stride() == like_x or gate_map.is_contiguous()
         else:
             assert gate_map.is_contiguous()
-        for t, grad in zip(inputs[1:], grads[1:], strict=True):
+        for name, t, grad in zip(names(row), inputs, grads, strict=True):
             assert grad.shape == t.shape
-            assert grad.is_contiguous()
+            assert grad.stride() == torch.empty_like(t).stride() if name in row.maps else grad.is_contiguous()
 
 
 DOUTS = {
@@ -87,8 +94,8 @@ DOUTS = {
 def test_incoming_gradients(row, dout, layout):
     """A gradient in another memory order than x, expanded or strided, is taken for what it says."""
     inputs = problem(row, C=C, dtype=torch.float64, layout=layout)
-    outputs = row.reference(*inputs, return_map=True)
-    douts = [DOUTS[dout](o.shape).to(DEVICE) if o.dim() == 4 else rand(*o.shape).double() for o in outputs]
+    outputs = row.reference(*inputs, **row.both)
+    douts = [DOUTS[dout](o.shape).to(DEVICE) if o.dim() >= 4 else rand(*o.shape).double() for o in outputs]
     got = outputs_and_gradients(row.op, inputs, douts, backend="triton")
     expected = outputs_and_gradients(row.reference, inputs, douts)
     for a, b in zip(got, expected, strict=True):
@@ -103,7 +110,7 @@ def test_one_output_unused(row):
         grads = []
         for fn, options in ((row.op, {"backend": "triton"}), (row.reference, {})):
             leaves = [t.detach().requires_grad_() for t in inputs]
-            out = fn(*leaves, return_map=True, **options)[index]
+            out = fn(*leaves, **row.both, **options)[index]
             grads.append(torch.autograd.grad(out.square().sum(), leaves, allow_unused=True, materialize_grads=True))
         for a, b in zip(*grads, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)

@@ -5,16 +5,15 @@ import pickle
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, each_option, each_row, module_of, names
+from support import DEVICE, GATES, assert_equal, each_gate, each_option_of_gates, each_row, module_of, names
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
 from segattn_triton import SpatialAttention
-from segattn_triton.catalog import OPS
 from segattn_triton.testing import assert_matches_reference, make_map
 
 C = 4
-with_parameters = pytest.mark.parametrize("row", [r for r in OPS if r.parameters], ids=lambda row: row.name)
+with_parameters = pytest.mark.parametrize("row", [r for r in GATES if r.parameters], ids=lambda row: row.name)
 
 
 def image(dtype=torch.float32, S=(5, 6), seed=0) -> torch.Tensor:
@@ -30,7 +29,7 @@ def state(row, module) -> list[torch.Tensor]:
     return found
 
 
-@each_option
+@each_option_of_gates
 def test_the_function_on_the_modules_state(row, options):
     module, x = module_of(row, C, **options), image()
     for got, expected in zip(
@@ -43,7 +42,7 @@ def test_the_function_on_the_modules_state(row, options):
     assert_matches_reference(module, x)
 
 
-@each_row
+@each_gate
 def test_state_dict(row):
     """The keys and shapes that the catalog promises, so that published checkpoints load."""
     module = module_of(row, C)
@@ -181,7 +180,7 @@ def test_device_and_dtype(row):
     assert half(image(torch.bfloat16)).dtype == torch.bfloat16
 
 
-@each_row
+@each_gate
 def test_functional_call(row):
     module, x = module_of(row, C), image()
     changed = {name: p.detach() * 2 for name, p in module.named_parameters()}

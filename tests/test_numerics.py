@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DEVICE, assert_right, each_dtype, each_option, each_row, problem, without
+from support import DEVICE, assert_right, each_dtype, each_gate, each_option, each_row, problem, without
 
 from segattn_triton import kernels
 from segattn_triton.catalog import BY_NAME
@@ -66,7 +66,7 @@ def test_variants_of_the_dense_local_gate(variant, layout, dtype, monkeypatch):
 def test_images_of_very_different_scale(row):
     """A small image next to a large one: an error that is small for the batch is large for its image."""
     x, *parameters = problem(row, N=4)
-    scales = torch.tensor([1.0, 1e-3, 8.0, 0.1], device=DEVICE).reshape(4, 1, 1, 1)
+    scales = torch.tensor([1.0, 1e-3, 8.0, 0.1], device=DEVICE).reshape(4, *[1] * (x.dim() - 1))
     for dtype in (torch.float32, torch.bfloat16):
         assert_right(row, (x * scales).to(dtype), *(p.to(dtype) for p in parameters))
 
@@ -79,7 +79,7 @@ def test_many_tiles(row, layout, dtype):
     assert_right(row, *problem(row, S=(19, 23), C=20, N=2, dtype=dtype, layout=layout))
 
 
-@each_row
+@each_gate
 def test_programs_that_loop_over_tiles(row, monkeypatch):
     """On one SM a program takes several tiles, and adds up the partial sums of all of them."""
     for family in vars(kernels).values():

@@ -5,6 +5,7 @@ import torch
 import triton
 import triton.language as tl
 from probe import faults, probe
+from support import problem, replaced_map, sizes_of
 
 from segattn_triton import testing
 from segattn_triton.catalog import OPS
@@ -135,7 +136,9 @@ SIZES = (
 def variants(row):
     """The default options, and every other value of each option that changes what a kernel touches."""
     yield {}
-    yield {"return_map": True}
+    yield row.both
+    for border in row.options.get("border", ())[1:]:
+        yield {"border": border}
     for pool in row.options.get("pool", ())[1:]:
         for ties in row.options["ties"]:
             yield {"pool": pool, "ties": ties}
@@ -147,7 +150,7 @@ def variants(row):
 def test_every_kernel_touches_what_its_plan_states(row, dtype, layout, record_property):
     for sizes in SIZES:
         for options in variants(row):
-            inputs = testing.make_inputs(row, sizes, dtype, layout=layout)
+            inputs = testing.make_inputs(row, sizes_of(row, **sizes), dtype, layout=layout)
             with probe() as launches:
                 testing.matches(row, *inputs, **options)
             assert launches
@@ -158,7 +161,7 @@ def test_every_kernel_touches_what_its_plan_states(row, dtype, layout, record_pr
 
 @pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
 def test_the_order_of_programs_does_not_matter(row):
-    inputs = [t.requires_grad_() for t in testing.make_inputs(row, {"N": 3, "C": 7, "S": (9, 6), "Cr": 2})]
+    inputs = [t.requires_grad_() for t in problem(row, N=3, C=7, S=(9, 6), Cr=2)]
 
     def results(order):
         with probe(order):
@@ -185,9 +188,10 @@ def spread(x: torch.Tensor, apart: str) -> torch.Tensor:
 @pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)
 def test_no_offset_overflows_past_2_31_elements(row, apart, lazy_memory):
     """Overflow of int32 arithmetic raises inside the probe; and every element is right."""
-    x, *params = testing.make_inputs(row, {"N": 2, "C": 6, "S": (3, 4), "Cr": 2}, torch.float16)
+    inputs = problem(row, N=2, C=6, S=(3, 4), Cr=2, dtype=torch.float16)
+    x = spread(row.as_map(next(iter(row.inputs.values())), inputs[0]), apart)
     with probe() as launches:
-        found = testing.matches(row, spread(x, apart), *params)
+        found = testing.matches(row, *replaced_map(row, inputs, x))
     assert launches
     assert not faults(launches)
     assert all(match.ok for match in found), found

@@ -16,7 +16,12 @@ def calls(row, layout="contiguous", S=(3, 4), C=4, N=2, **options) -> list[tuple
     with Calls() as recorded:
         outputs_and_gradients(row.op, problem(row, S=S, C=C, N=N, layout=layout), backend="triton", **options)
     assert [func.overloadpacket.__name__.endswith("_bwd") for func, *_ in recorded.made] == [False, True]
-    return recorded.made
+    return [(func, [_detached(a) for a in args], outputs) for func, args, outputs in recorded.made]
+
+
+def _detached(value):
+    """Without the graph of the call, whose saved tensors are freed: an output that the backward takes has it."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 @each_layout
@@ -45,7 +50,8 @@ def assert_fakes_are_right(made: list[tuple]) -> None:
             fake = func(*[mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in args])
         for a, b in zip(fake if isinstance(fake, tuple) else (fake,), real, strict=True):
             assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
-            assert a.stride() == b.stride() or a.numel() == 0
+            along = [i for i, size in enumerate(a.shape) if size > 1]  # of one element any stride will do
+            assert a.numel() == 0 or [a.stride(i) for i in along] == [b.stride(i) for i in along]
 
 
 @pytest.mark.parametrize("S", [(3, 4), (1, 1), (1, 5)], ids=str)
@@ -89,7 +95,9 @@ def test_lazy_views(row):
     (expected,) = torch.autograd.grad(row.reference(leaf, *parameters), leaf, x)
     torch.testing.assert_close(dx, expected, rtol=1e-9, atol=1e-11)
     zeros = torch._efficientzerotensor(x.shape, dtype=x.dtype, device=x.device)
-    assert not row.op(zeros, *parameters, backend="triton").any()
+    assert_equal(
+        row.op(zeros, *parameters, backend="triton"), row.op(torch.zeros_like(x), *parameters, backend="triton")
+    )
 
 
 def test_every_operator_is_tagged():

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, each_row, outputs_and_gradients, problem
+from support import DEVICE, GATES, assert_equal, each_gate, each_row, outputs_and_gradients, problem
 from torch import Tensor
 
-from segattn_triton.catalog import BY_NAME, OPS
+from segattn_triton.catalog import BY_NAME
 
 SIXTEEN = (torch.float16, torch.bfloat16)
 DIGITS = {torch.float16: 11, torch.bfloat16: 8}  # of the significand
@@ -18,7 +18,7 @@ def bias(got: Tensor, exact: Tensor) -> float:
     exponent = torch.frexp(exact).exponent.double()
     unit = torch.exp2(exponent - DIGITS[got.dtype])
     normal = exact.abs() > 2.0**-12
-    return float(((got.double() - exact) * exact.sign() / unit)[normal].mean())
+    return float(((got.double() - exact) * exact.sign() / unit)[normal].mean().detach())
 
 
 def test_bias_of_known_roundings():
@@ -39,9 +39,7 @@ def test_rounding_has_no_bias(row, layout, dtype):
     """y, the map and dx. Where intermediates are rounded, too, the error of dx is not that of one rounding."""
     inputs = problem(row, S=(24, 24), C=8, dtype=dtype, layout=layout)
     generator = torch.Generator().manual_seed(2)
-    douts = [
-        torch.randn(o.shape, generator=generator).to(DEVICE, dtype) for o in row.reference(*inputs, return_map=True)
-    ]
+    douts = [torch.randn(o.shape, generator=generator).to(DEVICE, dtype) for o in row.reference(*inputs, **row.both)]
     got = outputs_and_gradients(row.op, inputs, douts, backend="triton")
     exact = outputs_and_gradients(row.reference, [t.double() for t in inputs], [d.double() for d in douts])
     measured = ("y", "map") if row.rounding_points else ("y", "map", "dx")
@@ -52,7 +50,7 @@ def test_rounding_has_no_bias(row, layout, dtype):
 
 POOLS = [
     pytest.param(row, pool, id=f"{row.name}-{pool}")
-    for row in OPS
+    for row in GATES
     for pool in row.options.get("pool", ())
     if not row.parameters
 ]
@@ -99,7 +97,7 @@ CONSTANT = ("hard_sigmoid", 0.0, 0.5)
 
 @pytest.mark.parametrize("dtype", [*SIXTEEN, torch.float32], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@each_row
+@each_gate
 def test_subnormals_are_kept(row, layout, dtype):
     """Forward and backward, with ties in the rounding: as torch rounds, never flushed to zero."""
     x, *parameters = halved(row, dtype, layout)
@@ -115,12 +113,12 @@ def test_subnormals_are_kept(row, layout, dtype):
 
 
 def _map_of(row, x: Tensor, parameters: list[Tensor]) -> Tensor:
-    return row.reference(x, *parameters, return_map=True)[1]
+    return row.reference(x, *parameters, **row.both)[1]
 
 
 @pytest.mark.parametrize("dtype", [*SIXTEEN, torch.float32], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@each_row
+@each_gate
 def test_signed_zeros_are_kept(row, layout, dtype):
     """-0 times a positive gate is -0; a gate that is zero gives the sign of x."""
     x, *parameters = halved(row, dtype, layout)
@@ -136,7 +134,7 @@ def test_signed_zeros_are_kept(row, layout, dtype):
 
 
 @each_sixteen
-@each_row
+@each_gate
 def test_halfway_values_round_to_even(row, dtype):
     """y lies exactly between two values of the dtype: x with every bit of the significand, times 3/4."""
     x, *parameters = halved(row, dtype, "contiguous")

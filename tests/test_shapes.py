@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import assert_equal, assert_right, each_row, outputs_and_gradients, problem
+from support import assert_equal, assert_right, each_gate, each_row, outputs_and_gradients, problem
 
 from segattn_triton.catalog import OPS
 
@@ -28,7 +28,7 @@ def test_odd_shapes(row, shape, layout):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@each_row
+@each_gate
 def test_many_channels(row, layout):
     """Past the channels that one program holds at once, and no power of two. Full matrices of C x C stay smaller."""
     big = max(t.numel() for t in problem(row, S=(1, 1), C=32)[1:] or [torch.zeros(1)]) > 32 * 32
@@ -56,7 +56,7 @@ def test_empty_batch(row, layout):
     """No image: empty outputs, and parameters whose gradient is zero, not left as it was allocated."""
     inputs = problem(row, N=0, layout=layout)
     y, gate_map, dx, *dparameters = outputs_and_gradients(row.op, inputs, backend="triton")
-    expected = row.reference(*inputs, return_map=True)
+    expected = row.reference(*inputs, **row.both)
     assert (y.shape, gate_map.shape, dx.shape) == (*(t.shape for t in expected), inputs[0].shape)
     for t, grad in zip(inputs[1:], dparameters, strict=True):
         assert grad.shape == t.shape

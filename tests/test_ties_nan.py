@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import assert_equal, assert_right, each_option, each_row, outputs_and_gradients, problem
+from support import assert_equal, assert_right, each_gate, each_option_of_gates, outputs_and_gradients, problem
 
 from segattn_triton.catalog import OPS
 
@@ -68,18 +68,18 @@ def assert_same_kind(got: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("value", VALUES)
-@each_option
+@each_option_of_gates
 def test_not_finite(row, options, value):
     inputs = spoiled(row, VALUES[value])
-    got = row.op(*inputs, backend="triton", return_map=True, **options)
-    expected = row.reference(*inputs, return_map=True, **options)
+    got = row.op(*inputs, backend="triton", **row.both, **options)
+    expected = row.reference(*inputs, **row.both, **options)
     for a, b in zip(got, expected, strict=True):
         assert_same_kind(a, b)
     assert got[0][1].isfinite().all()
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-@each_option
+@each_option_of_gates
 def test_not_finite_gradients(row, options, value):
     """Not finite wherever the reference's are, and untouched in the other image.
 
@@ -95,10 +95,10 @@ def test_not_finite_gradients(row, options, value):
     torch.testing.assert_close(got[2][1], expected[2][1], rtol=1e-4, atol=1e-5)
 
 
-@each_row
+@each_gate
 def test_nan_in_the_incoming_gradient_and_in_parameters(row):
     inputs = problem(row)
-    y, gate_map = row.reference(*inputs, return_map=True)
+    y, gate_map = row.reference(*inputs, **row.both)
     douts = [torch.ones_like(y), torch.ones_like(gate_map)]
     douts[0][0, 1, 2, 3] = math.nan
     cases = [(inputs, douts)]

@@ -39,7 +39,7 @@ def compared() -> tuple[int, list[str]]:
         for dtype, layout in ((torch.float32, "contiguous"), (torch.float16, "channels_last")):
             inputs = make_inputs(row, {"N": 2, "C": 5, "S": (5, 6), "Cr": 2}, dtype, layout=layout)
             try:
-                found = matches(row, *inputs, return_map=True, **row.defaults)
+                found = matches(row, *inputs, **row.both, **row.defaults)
             except Exception as error:
                 wrong.append(f"{row.name} {dtype} {layout}: {type(error).__name__}: {error}"[:300])
                 continue

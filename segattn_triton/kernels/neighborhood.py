@@ -212,7 +212,7 @@ def window(
     strides = [strides_of(t) for t in views]
     common = math.gcd(*(s for *outer, inner in strides for s in (outer if inner == 1 else (1,))))
     align = next(a for a in ALIGNMENTS if common % a == 0)
-    spans = [sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) for t in (*views, *others)]
+    spans = [sum(n * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) for t in (*views, *others)]
     return Window(kernel_size, border, scale, group, D, triton.next_power_of_2(D), max(spans) >= 2**31, align)
 
 
@@ -229,7 +229,7 @@ def row_config(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: in
     rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
     block_d = triton.next_power_of_2(t.shape[-1])
     w_contiguous = t.stride(2) == 1 and t.shape[-1] > 1
-    live *= 2.6 if w_contiguous else 1  # shifted along W, every value has its own address
+    live *= 2.6 if w_contiguous else 1.7 if t.shape[-1] < block_d else 1  # every value has its own address, or mask
 
     def footprint(config: Config) -> Footprint | None:
         block_y, block_x = config.blocks["BLOCK_Y"], config.blocks["BLOCK_X"]

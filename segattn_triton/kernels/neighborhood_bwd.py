@@ -35,6 +35,7 @@ from segattn_triton.kernels.neighborhood import (
     vectors_at,
     window,
 )
+from segattn_triton.kernels.neighborhood_traffic import bias_loads, keys_per_query
 from segattn_triton.kernels.tile import accumulator, partials
 from segattn_triton.launch import Plan
 
@@ -269,7 +270,11 @@ def plan_neighborhood_bwd(
         BIASES=triton.next_power_of_2(entries) if with_dbias else 1,
         ACC=accumulator(q),
     )
-    reads = (kernel_size * kernel_size + 1, 0)
-    traffic = {name: reads for name in ("q_ptr", "k_ptr", "v_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
-    traffic |= {name: (0, 1) for name in ("dq_ptr", "dk_ptr", "dv_ptr", "dbias_ptr")}
+    pairs = keys_per_query(q, kernel_size, dilation, border)
+    to_queries, to_keys = dq is not None or with_dbias, dk is not None or dv is not None
+    tile = q, size, *config.blocks.values(), kernel_size, border
+    bias = sum(bias_loads(*tile, of_queries=way) for way, wanted in ((True, to_queries), (False, to_keys)) if wanted)
+    traffic = {name: (to_queries + pairs * to_keys, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
+    traffic |= {name: (1 + pairs * constants.group * to_queries, 0) for name in ("k_ptr", "v_ptr")}
+    traffic |= {"bias_ptr": (bias, 0), **{name: (0, 1) for name in ("dq_ptr", "dk_ptr", "dv_ptr", "dbias_ptr")}}
     return Plan(_neighborhood_bwd_kernel, args, config, grid, traffic)

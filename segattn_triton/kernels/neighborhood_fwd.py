@@ -33,6 +33,7 @@ from segattn_triton.kernels.neighborhood import (
     window,
 )
 from segattn_triton.kernels.neighborhood_tile import near_patch, tile_positions, tile_scores
+from segattn_triton.kernels.neighborhood_traffic import bias_loads, keys_per_query, patch_loads
 from segattn_triton.kernels.tile import accumulator
 from segattn_triton.launch import Plan
 from segattn_triton.tuning import Config, capability, choose, space
@@ -234,6 +235,13 @@ def plan_neighborhood_fwd(
         WINDOW=constants,
         ACC=accumulator(q),
     )
-    reads = 36 / 16 if tiled else kernel_size * kernel_size
-    traffic = dict(q_ptr=(1, 0), k_ptr=(reads, 0), v_ptr=(reads, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
+    pairs = keys_per_query(q, kernel_size, dilation, border)
+    if tiled:
+        reads = patch_loads(q, size, config.blocks["BLOCK_T"], border)
+        found = kernel_size * kernel_size if border == "zero" else pairs
+        bias = q.shape[0] * q.shape[1] * q.shape[2] * found / (2 * kernel_size - 1) ** 2
+    else:
+        reads, bias = pairs, bias_loads(q, size, *config.blocks.values(), kernel_size, border, of_queries=True)
+    key = (reads * constants.group, 0)
+    traffic = dict(q_ptr=(1, 0), k_ptr=key, v_ptr=key, bias_ptr=(bias, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
     return Plan(_neighborhood_tile_fwd_kernel if tiled else _neighborhood_fwd_kernel, args, config, grid, traffic)

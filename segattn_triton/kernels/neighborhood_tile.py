@@ -41,7 +41,8 @@ def tile_scores(q, k, bias, qy, qx, ky, kx, rows, cols, BLOCK_T: tl.constexpr, W
     if bias is not None:
         oy = tl.reshape(ky, (BLOCK_T, 1, 64)) - tl.reshape(qy, (BLOCK_T, 16, 1))
         ox = tl.reshape(kx, (BLOCK_T, 1, 64)) - tl.reshape(qx, (BLOCK_T, 16, 1))
-        s += tl.load(bias + bias_index(oy, ox, WINDOW), mask, other=0.0).to(tl.float32) * LOG2E
+        query = tl.reshape((qy < rows) & (qx < cols), (BLOCK_T, 16, 1))  # others' offsets leave the table
+        s += tl.load(bias + bias_index(oy, ox, WINDOW), mask & query, other=0.0).to(tl.float32) * LOG2E
     return tl.where(mask, s, float("-inf"))
 
 

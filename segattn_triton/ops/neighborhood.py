@@ -34,17 +34,19 @@ def _finish_bias(plan, drel_bias: Tensor | None) -> None:
         launch(plan_finish(plan.args["dbias_ptr"], drel_bias))
 
 
-def _allocate(q, k, v, rel_bias, kernel_size, dilation, border, scale, with_lse):
+def _allocate(q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
     acc = torch.promote_types(q.dtype, torch.float32)
-    return torch.empty_like(q), q.new_empty(q.shape[:4] if with_lse else 0, dtype=acc)
+    return torch.empty_like(q), q.new_empty(q.shape[:4] if return_lse else 0, dtype=acc)
 
 
-def _forward(outputs, q, k, v, rel_bias, kernel_size, dilation, border, scale, with_lse):
+def _forward(outputs, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
     y, lse = outputs
-    launch(plan_neighborhood_fwd(q, k, v, rel_bias, y, lse if with_lse else None, kernel_size, dilation, border, scale))
+    launch(
+        plan_neighborhood_fwd(q, k, v, rel_bias, y, lse if return_lse else None, kernel_size, dilation, border, scale)
+    )
 
 
-def _backward(grads, douts, saved, q, k, v, rel_bias, kernel_size, dilation, border, scale, with_lse):
+def _backward(grads, douts, saved, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
     (dq, dk, dv, drel_bias), (dy, dlse), (y, lse) = grads, douts, saved
     delta = partials(q, *q.shape[:4])
     launch(plan_neighborhood_delta(y, dy, dlse, delta))
@@ -93,7 +95,7 @@ def _av_backward(grads, douts, saved, attn, v, kernel_size, dilation, border):
 _neighborhood_attention = DifferentiableOp(
     "neighborhood_attention",
     tensors=("q", "k", "v", "rel_bias?"),
-    options="int kernel_size, int dilation, str border, float scale, bool with_lse",
+    options="int kernel_size, int dilation, str border, float scale, bool return_lse",
     outputs=("y", "lse"),
     allocate=_allocate,
     forward=_forward,
@@ -133,11 +135,11 @@ def neighborhood_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    rel_bias: Tensor | None,
     *,
     kernel_size: int,
     dilation: int,
     border: str,
-    rel_bias: Tensor | None,
     scale: float | None,
     return_lse: bool,
 ):
@@ -149,11 +151,11 @@ def neighborhood_attention(
 def neighborhood_qk(
     q: Tensor,
     k: Tensor,
+    rel_bias: Tensor | None,
     *,
     kernel_size: int,
     dilation: int,
     border: str,
-    rel_bias: Tensor | None,
     scale: float | None,
 ):
     return _neighborhood_qk(q, k, rel_bias, kernel_size, dilation, border, _scale(scale, q))

@@ -23,7 +23,7 @@ def main(wanted: list[str], device: str = "cuda", layouts=("contiguous", "channe
         for sizes in SIZES:
             for dtype in DTYPES:
                 for layout in layouts:
-                    found = matches(row, *make_inputs(row, sizes, dtype, layout=layout, device=device), return_map=True)
+                    found = matches(row, *make_inputs(row, sizes, dtype, layout=layout, device=device), **row.both)
                     wrong = [m for m in found if not m.ok]
                     if wrong:
                         raise SystemExit(f"{row.name} {dtype} {layout} {sizes}: {wrong}")

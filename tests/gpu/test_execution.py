@@ -14,7 +14,7 @@ REPEATS = 1000
 
 def run(row: Op, inputs: Sequence[Tensor]) -> list[Tensor]:
     """(y, map, gradients) for gradients of ones."""
-    outputs = row.op(*inputs, backend="triton", return_map=True)
+    outputs = row.op(*inputs, backend="triton", **row.both)
     return [*outputs, *torch.autograd.grad(outputs, inputs, [torch.ones_like(o) for o in outputs])]
 
 
@@ -101,7 +101,7 @@ class Load:
 def assert_repeats(row: Op, times: int, load: Callable[[], None], **how) -> None:
     """Every backward gives the bits of the first. The dense local gate's library follows torch's flags."""
     inputs = leaves(row, **how)
-    y, gate_map = row.op(*inputs, backend="triton", return_map=True)
+    y, gate_map = row.op(*inputs, backend="triton", **row.both)
     douts = [torch.randn(o.shape, generator=torch.Generator().manual_seed(1)).to(o) for o in (y, gate_map)]
     first = torch.autograd.grad((y, gate_map), inputs, douts, retain_graph=True)
     wrong = torch.zeros((), dtype=torch.int64, device=DEVICE)
@@ -139,7 +139,7 @@ def test_outputs_and_gradients_agree():
     from segattn_triton.catalog import OPS
 
     inputs = problem(OPS[0])
-    douts = [torch.ones_like(o) for o in OPS[0].reference(*inputs, return_map=True)]
+    douts = [torch.ones_like(o) for o in OPS[0].reference(*inputs, **OPS[0].both)]
     for a, b in zip(
         run(OPS[0], [t.requires_grad_() for t in inputs]),
         outputs_and_gradients(OPS[0].op, inputs, douts, backend="triton"),

@@ -1,0 +1,99 @@
+"""Neighbourhood attention: how often its kernels load what, exactly, for the traffic of their plans.
+
+A kernel loads a key once for every query that has it, and an entry of the relative bias once for every offset that a
+tile visits. Along an axis both are sums over its classes of pixels (see `neighborhood`), which multiply.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from torch import Tensor
+
+
+def keys_per_query(t: Tensor, kernel_size: int, dilation: int, border: str) -> float:
+    """The mean number of keys inside the image of t (N, H, W, ...), and of queries per key."""
+    if border == "shift":
+        return kernel_size * kernel_size
+    reach = range(-(kernel_size // 2), kernel_size // 2 + 1)
+    rows, cols = (sum(max(0, size - abs(tap) * dilation) for tap in reach) / size for size in t.shape[1:3])
+    return rows * cols
+
+
+def _first_key(i: int, length: int, kernel_size: int, border: str) -> int:
+    first = i - kernel_size // 2
+    return min(max(first, 0), length - kernel_size) if border == "shift" else first
+
+
+def _last_query(j: int, length: int, kernel_size: int, border: str) -> int:
+    reaches_end = border == "shift" and j >= length - kernel_size
+    return length - 1 if reaches_end else min(j + kernel_size // 2, length - 1)
+
+
+def _first_query(j: int, length: int, kernel_size: int, border: str) -> int:
+    return 0 if border == "shift" and j < kernel_size else max(j - kernel_size // 2, 0)
+
+
+def _offsets_to_keys(first: int, last: int, length: int, kernel_size: int, border: str) -> int:
+    """Offsets that a tile of the queries first..last visits."""
+    if border == "zero":
+        return kernel_size
+    low = max(_first_key(last, length, kernel_size, border), 0) - last
+    return min(_first_key(first, length, kernel_size, border) + kernel_size, length) - first - low
+
+
+def _offsets_to_queries(first: int, last: int, length: int, kernel_size: int, border: str) -> int:
+    """Offsets that a tile of the keys first..last visits."""
+    high = max(j - _first_query(j, length, kernel_size, border) for j in range(first, last + 1))
+    return high - min(j - _last_query(j, length, kernel_size, border) for j in range(first, last + 1)) + 1
+
+
+@lru_cache(4096)
+def _visited(count: Callable, size: int, tiles: int, block: int, kernel_size: int, dilation: int, border: str) -> int:
+    """The offsets along an axis, over all tiles of all classes; a tile past the end of its class visits one."""
+    lengths = [(size - g + dilation - 1) // dilation for g in range(dilation)]
+    return sum(
+        count(start, min(start + block, length) - 1, length, kernel_size, border)
+        if start < length
+        else kernel_size
+        if border == "zero" and count is _offsets_to_keys
+        else 1
+        for length in lengths
+        for start in range(0, tiles * block, block)
+    )
+
+
+def bias_loads(
+    t: Tensor, size: tuple[int, ...], block_y: int, block_x: int, kernel_size: int, border: str, *, of_queries: bool
+) -> float:
+    """Loads of an entry of the bias by kernels whose tiles visit one offset after another: those of the queries to
+    their keys, or of the keys to their queries. `size` of `neighborhood.tiles`."""
+    H, W, _, dilation, tiles_y, tiles_x = size
+    count = _offsets_to_keys if of_queries else _offsets_to_queries
+    rows = _visited(count, H, tiles_y, block_y, kernel_size, dilation, border)
+    return (
+        t.shape[0]
+        * rows
+        * _visited(count, W, tiles_x, block_x, kernel_size, dilation, border)
+        / (2 * kernel_size - 1) ** 2
+    )
+
+
+@lru_cache(4096)
+def _patch(size: int, tiles: int, dilation: int, border: str) -> int:
+    lengths = [(size - g + dilation - 1) // dilation for g in range(dilation)]
+    return sum(
+        max(
+            0,
+            min(_first_key(start + 3, length, 3, border) + 2, length - 1)
+            - max(_first_key(start, length, 3, border), 0)
+            + 1,
+        )
+        for length in lengths
+        for start in range(0, 4 * tiles, 4)
+    )
+
+
+def patch_loads(t: Tensor, size: tuple[int, ...], block_t: int, border: str) -> float:
+    """Loads of a key by tiles of 4 x 4 queries, block_t of them side by side, that load a patch of keys each."""
+    H, W, _, dilation, tiles_y, tiles_x = size
+    return _patch(H, tiles_y, dilation, border) * _patch(W, tiles_x * block_t, dilation, border) / (H * W)
