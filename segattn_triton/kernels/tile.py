@@ -53,7 +53,9 @@ def native(t: Tensor, like: Tensor | None = None) -> Tensor:
     expanded = like is None and any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True))
     if not expanded and any(_strides(t, order) for order in orders):
         return t  # of an expanded map, empty_like may lie in the other memory order
-    return t.movedim(1, -1).contiguous().movedim(-1, 1) if orders[0] else t.contiguous()
+    dense = t.movedim(1, -1) if orders[0] else t
+    dense = dense.clone(memory_format=torch.contiguous_format)  # an empty map counts as contiguous in any strides
+    return dense.movedim(-1, 1) if orders[0] else dense
 
 
 class Layout(NamedTuple):
