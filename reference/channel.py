@@ -1,5 +1,6 @@
 """One weight per channel."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from segattn_triton.reference._precision import in_full_precision
@@ -7,6 +8,32 @@ from segattn_triton.reference.activations import Spec, activate
 
 
 @in_full_precision
+def squeeze_excite(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None = None,
+    w2: Tensor | None = None,
+    b2: Tensor | None = None,
+    source: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    *,
+    pool: str = "avg",
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    out_act: str = "identity",
+    ties: str = "first",
+    return_map: bool = False,
+):
+    """y = out_act(x * gate(w2 act(w1 pool(source or x) + b1) + b2) + shortcut); gate(w1 pool + b1) without w2."""
+    z = linear(pooled(x if source is None else source, pool, ties), w1, b1)
+    if w2 is not None:
+        z = linear(activate(act, z), w2, b2)
+    g = activate(gate, z)
+    y = x * per_channel(g, x)
+    y = activate(out_act, y if shortcut is None else y + shortcut)
+    return (y, g) if return_map else y
+
+
 def channel_gate(
     x: Tensor,
     w1: Tensor,
@@ -21,18 +48,42 @@ def channel_gate(
     return_map: bool = False,
 ):
     """y = x * gate(w2 act(w1 pool(x) + b1) + b2), or x * gate(w1 pool(x) + b1) without w2. map (N, C)."""
-    pixels = x.flatten(2)  # [N, C, P]
-    peak = pixels.amax(2) if ties == "split" else pixels.max(2).values
-    mean = pixels.mean(2)
-    v = {"avg": mean, "max": peak, "avgmax": 0.5 * (mean + peak)}[pool]
-    z = _linear(v, w1, b1)
-    if w2 is not None:
-        z = _linear(activate(act, z), w2, b2)
-    g = activate(gate, z)
-    y = x * g.reshape(*g.shape, *[1] * (x.dim() - 2))
+    options = dict(pool=pool, act=act, gate=gate, ties=ties, return_map=return_map)
+    return squeeze_excite(x, w1, b1, w2, b2, **options)
+
+
+@in_full_precision
+def eca(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    circular: bool = False,
+    gate: str | Spec = "sigmoid",
+    return_map: bool = False,
+):
+    """y = x * gate(conv1d of the channels' means), padded with zeros or circularly. map (N, C)."""
+    k = weight.shape[2]
+    v = F.pad(x.flatten(2).mean(2)[:, None], (k // 2, k // 2), "circular" if circular else "constant")
+    z = (v[:, 0].unfold(1, k, 1) * weight.flatten()).sum(2)  # [N, C]
+    g = activate(gate, z if bias is None else z + bias)
+    y = x * per_channel(g, x)
     return (y, g) if return_map else y
 
 
-def _linear(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def pooled(x: Tensor, pool: str, ties: str) -> Tensor:
+    """(N, C): the mean, the maximum, or half their sum over the pixels."""
+    pixels = x.flatten(2)
+    peak = pixels.amax(2) if ties == "split" else pixels.max(2).values
+    mean = pixels.mean(2)
+    return {"avg": mean, "max": peak, "avgmax": 0.5 * (mean + peak)}[pool]
+
+
+def linear(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     z = v @ w.flatten(1).T
     return z if b is None else z + b
+
+
+def per_channel(g: Tensor, x: Tensor) -> Tensor:
+    """g (N, C) beside the map x."""
+    return g.reshape(*g.shape, *[1] * (x.dim() - 2))

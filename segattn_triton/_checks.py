@@ -59,6 +59,32 @@ def parameter(name: str, t, x: Tensor, expected: tuple[int, ...], *, trailing_on
         raise TypeError(f"{name}: got dtype {t.dtype}, expected x's {x.dtype} or torch.float32")
 
 
+def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None) -> None:
+    """A map beside x, of its dtype, device and batch; of the expected shape if there is one."""
+    tensor(name, t)
+    fits = tuple(t.shape) == expected if expected else t.dim() > 2 and t.shape[0] == x.shape[0] and 0 not in t.shape[1:]
+    if not fits:
+        form = shape(x) if expected else f"({x.shape[0]}, channels, *spatial)"
+        raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for x of shape {shape(x)}")
+    if t.device != x.device:
+        raise ValueError(f"{name}: is on {t.device}, x is on {x.device}: expected one device")
+    if t.dtype != x.dtype:
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected x's {x.dtype}")
+
+
+def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
+    """Two layers from the channels of the source to those of x, or one with w2=None."""
+    C = x.shape[1]
+    tensor("w1", w1)
+    Cr = w1.shape[0] if w2 is not None and w1.dim() else C
+    parameter("w1", w1, source, (Cr, source.shape[1]), trailing_ones=True)
+    if w2 is None and b2 is not None:
+        raise ValueError("b2: given without w2; with one layer the bias is b1")
+    for name, t, expected in (("b1", b1, (Cr,)), ("w2", w2, (C, Cr)), ("b2", b2, (C,))):
+        if t is not None:
+            parameter(name, t, x, expected, trailing_ones=name == "w2")
+
+
 def _permute_hint(t: Tensor, x: Tensor) -> str:
     if x.dim() > 2 and x.shape[1] not in t.shape[:2] and x.shape[-1] in t.shape[:2]:
         order = ", ".join(map(str, (0, x.dim() - 1, *range(1, x.dim() - 1))))

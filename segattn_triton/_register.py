@@ -29,7 +29,8 @@ class DifferentiableOp:
                douts are the gradients of the differentiable outputs: dy, then None for each that has none
     differentiable  how many outputs have a gradient: y and the map
     saved           the outputs that the backward wants; those after the differentiable ones
-    views           how many leading tensors the kernels read in any strides; with 0, the feature map comes native
+    maps            the tensors that are feature maps: they come native, each in its own memory order
+    views           how many leading tensors the kernels read in any strides: these are the maps then
     reference       the function of `segattn_triton.reference` that defines the op, where it has another name
     """
 
@@ -45,6 +46,7 @@ class DifferentiableOp:
         backward: Callable,
         differentiable: int = 2,
         saved: Sequence[str] | None = None,
+        maps: Sequence[str] = ("x",),
         views: int = 0,
         reference: str | None = None,
     ):
@@ -53,6 +55,7 @@ class DifferentiableOp:
         self.outputs, self.num_tensors = list(outputs), len(tensors)
         self.allocate, self._forward, self._backward = allocate, forward, backward
         self.differentiable, self.views = differentiable, views
+        self.maps = set(range(views)) if views else {self.tensors.index(name) for name in maps}
         self.saved = list(outputs[differentiable:] if saved is None else saved)
         typed = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
         returned = ", ".join(f"Tensor {o}" for o in outputs)
@@ -107,8 +110,9 @@ class DifferentiableOp:
         grads = self._empty_grads(tensors, needs)
         wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
         self._backward(wanted, (dy, *others), saved, *args_native)
-        if x_native is not args[0] and needs[0]:
-            grads[0] = _in_strides_of(torch.empty_like(args[0]), grads[0])
+        for i in self.maps:
+            if tensors[i] is not args[i] and needs[i]:
+                grads[i] = _in_strides_of(torch.empty_like(args[i]), grads[i])
         return _unpacked(grads)
 
     def _fake_forward(self, *args):
@@ -120,9 +124,12 @@ class DifferentiableOp:
 
     def _native(self, args: Sequence) -> tuple:
         """The arguments as kernels get them: views as they lie, a feature map native, parameters contiguous."""
-        head, params = args[: max(self.views, 1)], args[max(self.views, 1) : self.num_tensors]
-        head = head if self.views else map(native, head)
-        return (*head, *map(_contiguous, params), *args[self.num_tensors :])
+        tensors, options = args[: self.num_tensors], args[self.num_tensors :]
+        made = (
+            t if t is None or i < self.views else native(t) if i in self.maps else _contiguous(t)
+            for i, t in enumerate(tensors)
+        )
+        return (*made, *options)
 
     def _backward_arguments(self, arguments: Sequence):
         """douts, saved, the arguments of the forward, needs"""
@@ -131,10 +138,11 @@ class DifferentiableOp:
 
     def _empty_grads(self, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
         """A map's gradient lies as the map; a parameter's is contiguous; one that is not needed has no elements."""
-        x, maps = tensors[0], max(self.views, 1)
-        formats = [torch.preserve_format] * maps + [torch.contiguous_format] * (self.num_tensors - maps)
+        formats = (
+            torch.preserve_format if i in self.maps else torch.contiguous_format for i in range(self.num_tensors)
+        )
         return [
-            torch.empty_like(t, memory_format=f) if n else x.new_empty(0)
+            torch.empty_like(t, memory_format=f) if n else tensors[0].new_empty(0)
             for t, n, f in zip(tensors, needs, formats, strict=True)
         ]
 

@@ -5,7 +5,7 @@ Shared by all of them:
 - x is (N, C, *spatial) in float16, bfloat16, float32 or float64, on one device with its parameters, which come in
   x's dtype or float32. Contiguous and channels_last maps, and channel slices of them, are read as they lie;
   anything else is copied once.
-- `gate` is a name (sigmoid, hard_sigmoid, tanh, relu, identity), or (name, a, b) with its constants: see
+- `gate` is a name (sigmoid, hard_sigmoid, tanh, relu, relu_sigmoid, identity), or (name, a, b) with its constants: see
   `segattn_triton.reference.activations` for the equations. Units: z is a plain number, the gate a factor.
 - `ties`: where a maximum is reached more than once, its gradient goes to the "first" or is "split" evenly.
 - `backend`: None runs Triton on a GPU and the reference elsewhere; "triton" and "reference" run that or raise.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segattn_triton import _checks as check
 from segattn_triton._dispatch import implementation
-from segattn_triton.reference.activations import Spec
+from segattn_triton.reference.activations import OUT_ACTS, Spec
 
 TIES = ("first", "split")
 
@@ -87,21 +87,111 @@ def channel_gate(
     hardswish, leaky_relu, identity. map (N, C).
     Source: Hu et al. 2018, arXiv:1709.01507.
     """
+    options = dict(pool=pool, act=act, gate=gate, ties=ties, backend=backend, return_map=return_map)
+    return squeeze_excite(x, w1, b1, w2, b2, **options)
+
+
+def squeeze_excite(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None = None,
+    w2: Tensor | None = None,
+    b2: Tensor | None = None,
+    source: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    *,
+    pool: str = "avg",
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    out_act: str = "identity",
+    ties: str = "first",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = out_act(x * gate(w2 act(w1 pool(source) + b1) + b2) + shortcut); with w2=None, gate(w1 pool(source) + b1).
+
+    x (N, C, *spatial); source (N, Cs, *any), x itself without it; shortcut as x, in any memory order: copied once if
+    it is not x's. w1 (Cr, Cs), b1 (Cr,), w2 (C, Cr), b2 (C,), the weights with any trailing ones; without w2, w1
+    (C, Cs) and b1 (C,). pool and act as in `channel_gate`; out_act: identity, relu. map (N, C).
+    With a shortcut and relu this is the end of an SE-ResNet block; with a source and a shortcut, PAN's attention.
+    Source: Hu et al. 2018, arXiv:1709.01507; Li et al. 2018, arXiv:1805.10180.
+    """
     check.feature_map(x)
-    C = x.shape[1]
-    check.tensor("w1", w1)
-    Cr = w1.shape[0] if w2 is not None and w1.dim() else C
-    check.parameter("w1", w1, x, (Cr, C), trailing_ones=True)
-    if w2 is None and b2 is not None:
-        raise ValueError("b2: given without w2; with one layer the bias is b1")
-    for name, t, expected in (("b1", b1, (Cr,)), ("w2", w2, (C, Cr)), ("b2", b2, (C,))):
-        if t is not None:
-            check.parameter(name, t, x, expected, trailing_ones=name == "w2")
+    if source is not None:
+        check.second_map("source", source, x)
+    if shortcut is not None:
+        check.second_map("shortcut", shortcut, x, tuple(x.shape))
+    check.perceptron(x, w1, b1, w2, b2, x if source is None else source)
     check.choice("pool", pool, ("avg", "max", "avgmax"))
+    check.choice("out_act", out_act, OUT_ACTS)
     check.choice("ties", ties, TIES)
-    run = implementation("channel_gate", backend, x)
-    act, gate = check.act(act), check.gate(gate)
-    return run(x, w1, b1, w2, b2, pool=pool, act=act, gate=gate, ties=ties, return_map=return_map)
+    run = implementation("squeeze_excite", backend, x)
+    acts = dict(act=check.act(act), gate=check.gate(gate), out_act=out_act)
+    return run(x, w1, b1, w2, b2, source, shortcut, pool=pool, **acts, ties=ties, return_map=return_map)
+
+
+def eca(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    circular: bool = False,
+    gate: str | Spec = "sigmoid",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(sum_j weight_j v_{c + j - k // 2} + bias) for every channel c, v the means over the pixels.
+
+    x (N, C, *spatial); weight (1, 1, k), k odd; bias (1,); map (N, C). Past the first and the last channel v is zero,
+    or circular: the channels of the other end, for k // 2 up to C.
+    Source: Wang et al. 2020, arXiv:1910.03151.
+    """
+    check.feature_map(x)
+    check.tensor("weight", weight)
+    k = weight.shape[2] if weight.dim() == 3 and weight.shape[2] else 3
+    check.parameter("weight", weight, x, (1, 1, k))
+    if k % 2 == 0 or (circular and k // 2 > x.shape[1]):
+        most = f" of at most {2 * x.shape[1] + 1}, for {x.shape[1]} channels in a circle" if circular else ""
+        raise ValueError(f"weight: got shape {check.shape(weight)}, expected (1, 1, k) with an odd k{most}")
+    if bias is not None:
+        check.parameter("bias", bias, x, (1,))
+    check.choice("circular", circular, (False, True))
+    run = implementation("eca", backend, x)
+    return run(x, weight, bias, circular=circular, gate=check.gate(gate), return_map=return_map)
+
+
+def scse(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    reduce: str = "sum",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(w2 act(w1 mean(x) + b1) + b2) + x * gate(<weight, x_p> + bias); with reduce="max", the larger.
+
+    x (N, C, *spatial); w1 (Cr, C), b1 (Cr,), w2 (C, Cr), b2 (C,) of the gate of the channels, weight (1, C), bias (1,)
+    of that of the pixels, the weights with any trailing ones. map (N, 1, *spatial): the gate of the pixels.
+    Of two that are equal the gradient is halved, as by torch.maximum.
+    Source: Roy et al. 2018, arXiv:1803.02579, with the maximum; the sum is that of segmentation_models_pytorch.
+    """
+    check.feature_map(x)
+    check.tensor("w2", w2)
+    check.perceptron(x, w1, b1, w2, b2, x)
+    check.parameter("weight", weight, x, (1, x.shape[1]), trailing_ones=True)
+    if bias is not None:
+        check.parameter("bias", bias, x, (1,))
+    check.choice("reduce", reduce, ("sum", "max"))
+    run = implementation("scse", backend, x)
+    acts = dict(act=check.act(act), gate=check.gate(gate))
+    return run(x, w1, b1, w2, b2, weight, bias, **acts, reduce=reduce, return_map=return_map)
 
 
 def local_gate(

@@ -102,6 +102,16 @@ def d_leaky_relu(dg, z, a, b):
     return tl.where(z > 0.0, dg, dg * a)
 
 
+@triton.jit
+def relu_sigmoid(z, a, b):
+    return sigmoid(relu(z, a, b), a, b)
+
+
+@triton.jit
+def d_relu_sigmoid(dg, z, a, b):
+    return tl.where(z <= 0.0, 0.0, d_sigmoid(dg, z, a, b))
+
+
 class Activation(NamedTuple):
     """A constexpr of kernels: `GATE.f(z, GATE.a, GATE.b)`, `GATE.df(dg, z, GATE.a, GATE.b)`."""
 
@@ -125,6 +135,7 @@ FUNCTIONS = {
     "silu": (silu, d_silu),
     "hardswish": (hardswish, d_hardswish),
     "leaky_relu": (leaky_relu, d_leaky_relu),
+    "relu_sigmoid": (relu_sigmoid, d_relu_sigmoid),
 }
 
 

@@ -2,7 +2,8 @@
 
     v = pooled (mean, maximum, or half their sum),  z1 = W1 v + b1,  z = W2 act(z1) + b2;   one layer: z = W1 v + b1
 
-v, z (N, C); z1 (N, R); W1 (R, C), W2 (C, R); one layer: W1 (C, C). The second stage of the pool is done on the way.
+v (N, CIN); z (N, C); z1 (N, R); W1 (R, CIN), W2 (C, R); one layer: W1 (C, CIN). A map that is gated by its own pool has
+CIN = C. The second stage of the pool is done on the way.
 Every program has an image and BLOCK_R of the hidden channels: it reads those rows of W1 and columns of W2, and what
 they add to z is a partial result, (N, K, C) with K = R / BLOCK_R, for the next kernel to sum in that order. So the
 weights are read once per image, by as many SMs as there are blocks.
@@ -17,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.activations import Activation
-from segattn_triton.kernels.tile import accumulator, is_peak, load_vector, nan_max
+from segattn_triton.kernels.tile import accumulator, d_logit, finish_sum, is_peak, load_vector, nan_max
 from segattn_triton.launch import Plan
 from segattn_triton.tuning import SMS, Config, choose, space
 
@@ -27,17 +28,6 @@ SPLITS = 64  # partial results of z and dpooled that the next kernel sums, at mo
 STEP = 0.8  # microseconds from a load to its use, with the arithmetic and the barriers between
 SM_BANDWIDTH, L2_BANDWIDTH = 0.1e6, 6e6  # bytes per microsecond that one SM and all of them read from the L2 cache
 TILE = 256  # pixels of the tiles of the next kernel
-
-
-@triton.jit
-def _finish_sum(ptr, n, offs_c, tiles, C: tl.constexpr, ACC: tl.constexpr, BLOCK_T: tl.constexpr):
-    """[BLOCK_C]: the sum over the tiles of image n of partials (N, T, C)."""
-    total = tl.zeros([BLOCK_T, offs_c.shape[0]], ACC)
-    for tile in range(0, tiles, BLOCK_T):
-        offs_t = tile + tl.arange(0, BLOCK_T)
-        offs = (n.to(tl.int64) * tiles + offs_t)[:, None] * C + offs_c[None, :]
-        total += tl.load(ptr + offs, (offs_t < tiles)[:, None] & (offs_c < C)[None, :], other=0.0)
-    return tl.sum(total, 0)
 
 
 @triton.jit
@@ -84,6 +74,7 @@ def _mlp_fwd_kernel(
     z_ptr,
     tiles,
     pixels,
+    CIN: tl.constexpr,
     C: tl.constexpr,
     R: tl.constexpr,
     ACT: tl.constexpr,
@@ -97,23 +88,24 @@ def _mlp_fwd_kernel(
     k = tl.program_id(0) % K
     n = tl.program_id(0) // K
     image = n.to(tl.int64) * C
+    source = n.to(tl.int64) * CIN
     offs_r = k * BLOCK_R + tl.arange(0, BLOCK_R)
     z1 = tl.zeros([BLOCK_R, BLOCK_C], ACC)
-    for chunk in range(0, C, BLOCK_C):
+    for chunk in range(0, CIN, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
-        mine = (offs_c < C) & (k == 0)
-        w = _load_weight(w1_ptr, offs_r, offs_c, R, C, ACC)  # [BLOCK_R, BLOCK_C]
+        mine = (offs_c < CIN) & (k == 0)
+        w = _load_weight(w1_ptr, offs_r, offs_c, R, CIN, ACC)  # [BLOCK_R, BLOCK_C]
         v = tl.zeros([BLOCK_C], ACC)
         if total_ptr is not None:
-            v = _finish_sum(total_ptr, n, offs_c, tiles, C, ACC, BLOCK_T) / pixels
+            v = finish_sum(total_ptr, n, offs_c, tiles, CIN, ACC, BLOCK_T) / pixels
         if peak_ptr is not None:
-            peak, at = _finish_peak(peak_ptr, at_ptr, n, offs_c, tiles, C, SPLIT, ACC, BLOCK_T)
+            peak, at = _finish_peak(peak_ptr, at_ptr, n, offs_c, tiles, CIN, SPLIT, ACC, BLOCK_T)
             v = peak if total_ptr is None else 0.5 * (v + peak)
-            tl.store(found_ptr + image + offs_c, at, mine)
+            tl.store(found_ptr + source + offs_c, at, mine)
             if highest_ptr is not None:
-                tl.store(highest_ptr + image + offs_c, peak, mine)
-        tl.store(pooled_ptr + image + offs_c, v, mine)
-        z1 += w * tl.where(offs_c < C, v, 0.0)[None, :]
+                tl.store(highest_ptr + source + offs_c, peak, mine)
+        tl.store(pooled_ptr + source + offs_c, v, mine)
+        z1 += w * tl.where(offs_c < CIN, v, 0.0)[None, :]
     hidden = tl.sum(z1, 1)
     if b1_ptr is not None:
         hidden += load_vector(b1_ptr, offs_r, R, ACC)
@@ -132,27 +124,6 @@ def _mlp_fwd_kernel(
 
 
 @triton.jit
-def _d_logit(
-    ds_ptr,
-    dmap_ptr,
-    z_ptr,
-    n,
-    offs_c,
-    tiles,
-    C: tl.constexpr,
-    GATE: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-):
-    """dz [BLOCK_C], 0 past the last channel."""
-    ds = _finish_sum(ds_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)
-    if dmap_ptr is not None:
-        ds += load_vector(dmap_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
-    z = load_vector(z_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
-    return tl.where(offs_c < C, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
-
-
-@triton.jit
 def _mlp_bwd_kernel(
     ds_ptr,
     dmap_ptr,
@@ -164,6 +135,7 @@ def _mlp_bwd_kernel(
     dz1_ptr,
     dpooled_ptr,
     tiles,
+    CIN: tl.constexpr,
     C: tl.constexpr,
     R: tl.constexpr,
     ACT: tl.constexpr,
@@ -180,23 +152,24 @@ def _mlp_bwd_kernel(
     hidden = n.to(tl.int64) * R
     offs_r = k * BLOCK_R + tl.arange(0, BLOCK_R)
     if w2_ptr is None:
-        dz1 = _d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_r, tiles, C, GATE, ACC, BLOCK_T)
+        dz1 = d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_r, tiles, C, GATE, ACC, BLOCK_T)
     else:
         dh = tl.zeros([BLOCK_C, BLOCK_R], ACC)
         for chunk in range(0, C, BLOCK_C):
             offs_c = chunk + tl.arange(0, BLOCK_C)
             w = _load_weight(w2_ptr, offs_c, offs_r, C, R, ACC)  # [BLOCK_C, BLOCK_R]
-            dz = _d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_c, tiles, C, GATE, ACC, BLOCK_T)
+            dz = d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_c, tiles, C, GATE, ACC, BLOCK_T)
             tl.store(dz_ptr + image + offs_c, dz, (offs_c < C) & (k == 0))
             dh += w * dz[:, None]
         z1 = load_vector(z1_ptr + hidden, offs_r, R, ACC)
         dz1 = tl.where(offs_r < R, ACT.df(tl.sum(dh, 0), z1, ACT.a, ACT.b), 0.0)
     tl.store(dz1_ptr + hidden + offs_r, dz1, offs_r < R)
     if dpooled_ptr is not None:
-        for chunk in range(0, C, BLOCK_C):
+        row = dpooled_ptr + (n.to(tl.int64) * K + k) * CIN
+        for chunk in range(0, CIN, BLOCK_C):
             offs_c = chunk + tl.arange(0, BLOCK_C)
-            w = _load_weight(w1_ptr, offs_r, offs_c, R, C, ACC)  # [BLOCK_R, BLOCK_C]
-            tl.store(dpooled_ptr + (image * K + k * C) + offs_c, tl.sum(w * dz1[:, None], 0), offs_c < C)
+            w = _load_weight(w1_ptr, offs_r, offs_c, R, CIN, ACC)  # [BLOCK_R, BLOCK_C]
+            tl.store(row + offs_c, tl.sum(w * dz1[:, None], 0), offs_c < CIN)
 
 
 @triton.jit
@@ -210,6 +183,7 @@ def _mlp_dw_kernel(
     dw2_ptr,
     db2_ptr,
     images,
+    CIN: tl.constexpr,
     C: tl.constexpr,
     R: tl.constexpr,
     ACT: tl.constexpr,
@@ -217,7 +191,7 @@ def _mlp_dw_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    CHUNKS: tl.constexpr = (max(CIN, C) + BLOCK_C - 1) // BLOCK_C
     pid_r = tl.program_id(0) // CHUNKS
     pid_c = tl.program_id(0) % CHUNKS
     offs_r = pid_r * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -232,8 +206,8 @@ def _mlp_dw_kernel(
             db1 += dz1
             dz1_ptr += R
         if dw1_ptr is not None:
-            dw1 += dz1[:, None] * load_vector(pooled_ptr, offs_c, C, ACC)[None, :]
-            pooled_ptr += C
+            dw1 += dz1[:, None] * load_vector(pooled_ptr, offs_c, CIN, ACC)[None, :]
+            pooled_ptr += CIN
         if dw2_ptr is not None or db2_ptr is not None:
             dz = load_vector(dz_ptr, offs_c, C, ACC)
             db2 += dz
@@ -242,10 +216,11 @@ def _mlp_dw_kernel(
             h = ACT.f(load_vector(z1_ptr, offs_r, R, ACC), ACT.a, ACT.b)
             dw2 += h[:, None] * dz[None, :]
             z1_ptr += R
-    mask = (offs_r < R)[:, None] & (offs_c < C)[None, :]
     if dw1_ptr is not None:
-        tl.store(dw1_ptr + offs_r[:, None] * C + offs_c[None, :], dw1.to(dw1_ptr.dtype.element_ty), mask)
+        mask = (offs_r < R)[:, None] & (offs_c < CIN)[None, :]
+        tl.store(dw1_ptr + offs_r[:, None] * CIN + offs_c[None, :], dw1.to(dw1_ptr.dtype.element_ty), mask)
     if dw2_ptr is not None:
+        mask = (offs_r < R)[:, None] & (offs_c < C)[None, :]
         tl.store(dw2_ptr + offs_c[None, :] * R + offs_r[:, None], dw2.to(dw2_ptr.dtype.element_ty), mask)
     if db1_ptr is not None:
         tl.store(db1_ptr + offs_r, db1.to(db1_ptr.dtype.element_ty), (offs_r < R) & (pid_c == 0))
@@ -299,10 +274,11 @@ def plan_mlp_fwd(
     act: Activation,
     split: bool,
 ) -> Plan:
-    """Of partials (N, T, C): pooled, the maximum and its place (N, C), z1 (N, R). `z_ptr` is a new buffer (N, K, C)."""
-    N, tiles, C = (peak if total is None else total).shape
+    """Of partials (N, T, CIN): pooled, the maximum and its place (N, CIN), z1 (N, R). `z_ptr` (N, K, C) is new."""
+    N, tiles, inputs = (peak if total is None else total).shape
     R = w1.shape[0]
-    config = _config(N, C, R, pixels, tiles, w1.element_size())
+    C = R if w2 is None else w2.shape[0]
+    config = _config(N, max(inputs, C), R, pixels, tiles, w1.element_size())
     K = _splits(R, config)
     args = dict(
         total_ptr=total,
@@ -319,6 +295,7 @@ def plan_mlp_fwd(
         z_ptr=pooled.new_empty((N, 1 if w2 is None else K, C)),
         tiles=tiles,
         pixels=pixels,
+        CIN=inputs,
         C=C,
         R=R,
         ACT=act,
@@ -344,10 +321,10 @@ def plan_mlp_bwd(
     act: Activation,
     gate: Activation,
 ) -> Plan:
-    """Of partials ds (N, T, C). Its `dz_ptr` (N, C), `dz1_ptr` (N, R) and `dpooled_ptr` (N, K, C) are new buffers."""
+    """Of partials ds (N, T, C). Its `dz_ptr` (N, C), `dz1_ptr` (N, R) and `dpooled_ptr` (N, K, CIN) are new buffers."""
     N, tiles, C = ds.shape
-    R = w1.shape[0]
-    config = _config(N, C, R, pixels, tiles, w1.element_size())
+    R, inputs = w1.shape[:2]
+    config = _config(N, max(inputs, C), R, pixels, tiles, w1.element_size())
     K = _splits(R, config)
     args = dict(
         ds_ptr=ds,
@@ -358,8 +335,9 @@ def plan_mlp_bwd(
         w2_ptr=w2,
         dz_ptr=None if w2 is None else torch.empty_like(z),
         dz1_ptr=z.new_empty((N, R)),
-        dpooled_ptr=z.new_empty((N, K, C)) if with_dpooled else None,
+        dpooled_ptr=z.new_empty((N, K, inputs)) if with_dpooled else None,
         tiles=tiles,
+        CIN=inputs,
         C=C,
         R=R,
         ACT=act,
@@ -394,15 +372,17 @@ def plan_mlp_dw(
     act: Activation,
 ) -> Plan:
     """The gradients of the parameters that are wanted, summed over the images in order."""
-    (N, C), R = pooled.shape, dz1.shape[1]
+    (N, inputs), R = pooled.shape, dz1.shape[1]
+    C = R if dz is None else dz.shape[1]
+    widest = inputs if dz is None else max(inputs, C)
 
     def blocks(config: Config) -> tuple[int, int]:
-        return -(-R // config.blocks["BLOCK_R"]), -(-C // config.blocks["BLOCK_C"])
+        return -(-R // config.blocks["BLOCK_R"]), -(-widest // config.blocks["BLOCK_C"])
 
     def microseconds(config: Config) -> float | None:
         block_r, block_c, (rows, cols) = config.blocks["BLOCK_R"], config.blocks["BLOCK_C"], blocks(config)
         values = block_r * block_c / (32 * config.num_warps)
-        if values > 8 or not (_fits(R, block_r) and _fits(C, block_c)):
+        if values > 8 or not (_fits(R, block_r) and _fits(widest, block_c)):
             return None
         nbytes = 8 * rows * cols * N * (block_r + block_c)
         return STEP * N * max(1.0, rows * cols / (8 * SMS)) + nbytes / L2_BANDWIDTH + 1e-3 * values
@@ -419,7 +399,8 @@ def plan_mlp_dw(
         dw2_ptr=dw2,
         db2_ptr=db2,
         images=N,
-        C=C,
+        CIN=inputs,
+        C=widest if dz is None else C,
         R=R,
         ACT=act,
         ACC=accumulator(pooled),

@@ -5,9 +5,11 @@ pixel blocks t, t + T, t + 2 T, ...: all images advance through their pixels tog
 of every image, and a second pass that starts there finds it in the L2 cache.
 
     forward   total = sum_p x,  peak = max_p x,  at = the first pixel of the maximum, or how many reach it   (1 pass)
-    backward  total = sum_p x dy                                                                             (2 passes)
+    backward  total = sum_p x du                                                                             (2 passes)
 
-A NaN is the maximum, the first of several as in torch.
+du is dy; of y = out(x g + s) it is dy out'(x g + s), which is written for the pass that follows: it is the gradient of
+s, too. Of a map that another one gates, dx = du g is complete, and written. A NaN is the maximum, the first of several
+as in torch.
 """
 
 import torch
@@ -15,15 +17,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segattn_triton.kernels.activations import Activation
 from segattn_triton.kernels.tile import (
     Maps,
     accumulator,
     is_peak,
     load_tile,
+    load_vector,
     maps,
     nan_max,
     num_pixels,
     partials,
+    store_tile,
     tile_ptrs,
 )
 from segattn_triton.launch import Plan
@@ -106,13 +111,22 @@ def _pool_fwd_kernel(
 def _pool_bwd_kernel(
     dy_ptr,
     x_ptr,
+    z_ptr,
+    shortcut_ptr,
     total_ptr,
+    du_ptr,
+    dx_ptr,
     dy_stride,
     x_stride,
+    shortcut_stride,
+    du_stride,
+    dx_stride,
     pixels,
     blocks,
     tiles,
     C: tl.constexpr,
+    GATE: tl.constexpr,
+    OUT: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -124,12 +138,27 @@ def _pool_bwd_kernel(
     offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
     P = num_pixels(pixels, LAYOUT)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    if z_ptr is not None:
+        g = GATE.f(load_vector(z_ptr + n.to(tl.int64) * C, offs_c, C, ACC), GATE.a, GATE.b)[:, None]
     for block in range(row % tiles, blocks, tiles):
         offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
         mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
-        dy = _load_again(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
-        total += dy * load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-    tl.store(total_ptr + row.to(tl.int64) * C + offs_c, tl.sum(total, 1), offs_c < C)
+        du = _load_again(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+        if x_ptr is not None:
+            x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        if OUT is not None:
+            u = x * g
+            if shortcut_ptr is not None:
+                u += load_tile(shortcut_ptr, shortcut_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+            du = OUT.df(du, u, OUT.a, OUT.b)
+        if du_ptr is not None:
+            store_tile(du_ptr, du_stride, n, offs_c, offs_p, du, mask, LAYOUT)
+        if dx_ptr is not None:
+            store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, du * g, mask, LAYOUT)
+        if total_ptr is not None:
+            total += du * x
+    if total_ptr is not None:
+        tl.store(total_ptr + row.to(tl.int64) * C + offs_c, tl.sum(total, 1), offs_c < C)
 
 
 def _blocks(m: Maps, config: Config) -> tuple[int, int, int]:
@@ -174,23 +203,44 @@ def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
     return Plan(_pool_fwd_kernel, args, config, m.N * tiles * chunks, traffic)
 
 
-def plan_pool_bwd(dy: Tensor, x: Tensor) -> Plan:
-    """The plan's `total_ptr` is a new buffer (N, T, C)."""
-    m = maps(x, dy)
-    config = _config(m, x.element_size(), loads=2, live=1.2)
-    chunks, blocks, tiles = _blocks(m, config)
-    args = dict(
+def plan_pool_bwd(
+    dy: Tensor,
+    x: Tensor,
+    z: Tensor | None = None,
+    gate: Activation | None = None,
+    shortcut: Tensor | None = None,
+    out: Activation | None = None,
+    du: Tensor | None = None,
+    dx: Tensor | None = None,
+    with_total: bool = True,
+) -> Plan:
+    """z (N, C). With the total, the plan's `total_ptr` is a new buffer (N, T, C)."""
+    needed = dict(
         dy_ptr=dy,
-        x_ptr=x,
-        total_ptr=partials(x, m.N, tiles, m.C),
-        dy_stride=m.strides[1],
-        x_stride=m.strides[0],
+        x_ptr=x if with_total or out else None,
+        shortcut_ptr=shortcut if out else None,
+        du_ptr=du,
+        dx_ptr=dx,
+    )
+    given = {name: t for name, t in needed.items() if t is not None}
+    m = maps(*given.values())
+    strides = dict(zip(given, m.strides, strict=True))
+    loads = sum(name in given for name in ("dy_ptr", "x_ptr", "shortcut_ptr"))
+    config = _config(m, x.element_size(), loads, live=1.2 + (loads - 1 if out else 0) + (dx is not None) / 2)
+    chunks, blocks, tiles = _blocks(m, config)
+    args = needed | dict(
+        z_ptr=z if out or dx is not None else None,
+        total_ptr=partials(x, m.N, tiles, m.C) if with_total else None,
         pixels=m.pixels,
         blocks=blocks,
         tiles=tiles,
         C=m.C,
+        GATE=gate,
+        OUT=out,
         LAYOUT=m.layout,
         ACC=accumulator(x),
     )
-    traffic = dict(dy_ptr=(1, 0), x_ptr=(1, 0), total_ptr=(0, 1))
+    args |= {name.replace("_ptr", "_stride"): strides.get(name, m.strides[0]) for name in needed}
+    traffic = dict.fromkeys(("dy_ptr", "x_ptr", "shortcut_ptr"), (1, 0)) | {"z_ptr": (tiles, 0)}
+    traffic |= dict.fromkeys(("total_ptr", "du_ptr", "dx_ptr"), (0, 1))
     return Plan(_pool_bwd_kernel, args, config, m.N * tiles * chunks, traffic)

@@ -6,6 +6,9 @@ tile is read a second time, from cache.
 
 Backward, with ds_p = sum_c dy_cp x_cp + dmap_p and dz = ds * gate'(z):
     dx = dy * g + dz * dz/dx,    dweight_c = sum_p dz_p x_cp,    dbias = sum_p dz_p
+
+The forward also applies a gate of every channel beside it: y = x * gc + x * g, or the maximum of both, gc = gate(sum_k
+zc) of partial logits zc (N, K, C).
 """
 
 import triton
@@ -17,9 +20,11 @@ from segattn_triton.kernels.tile import (
     Maps,
     accumulator,
     is_peak,
+    load_sum,
     load_tile,
     load_vector,
     maps,
+    maximum,
     nan_max,
     num_pixels,
     partials,
@@ -103,14 +108,18 @@ def _spatial_fwd_kernel(
     x_ptr,
     weight_ptr,
     bias_ptr,
+    zc_ptr,
     y_ptr,
+    logit_ptr,
     map_ptr,
     x_stride,
     y_stride,
     pixels,
     tiles,
     C: tl.constexpr,
+    K: tl.constexpr,
     POOL: tl.constexpr,
+    REDUCE: tl.constexpr,
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
@@ -140,7 +149,14 @@ def _spatial_fwd_kernel(
         mask = (offs_c < C)[:, None] & mask_p[None, :]
         if C > BLOCK_C:
             x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-        store_tile(y_ptr, y_stride, n, offs_c, offs_p, x * g[None, :], mask, LAYOUT)
+        y = x * g[None, :]
+        if zc_ptr is not None:
+            zc = load_sum(zc_ptr, n, offs_c, C, K, ACC)
+            mine = (offs_c < C) & (tl.program_id(0) % tiles == 0)
+            tl.store(logit_ptr + n.to(tl.int64) * C + offs_c, zc, mine)
+            by_channel = x * GATE.f(zc, GATE.a, GATE.b)[:, None]
+            y = maximum(by_channel, y) if REDUCE == "max" else by_channel + y
+        store_tile(y_ptr, y_stride, n, offs_c, offs_p, y, mask, LAYOUT)
 
 
 @triton.jit
@@ -252,7 +268,11 @@ def plan_spatial_fwd(
     gate_map: Tensor | None,
     pool: str,
     gate: Activation,
+    zc: Tensor | None = None,
+    logit: Tensor | None = None,
+    reduce: str = "sum",
 ) -> Plan:
+    """With zc, the channels' logits of which `logit` (N, C) takes the sum, y is the sum or maximum of both gates' x."""
     m, block_c = maps(x, y), _block_c(x.shape[1])
     config = _config(m, x.element_size(), pool, backward=False)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
@@ -260,14 +280,18 @@ def plan_spatial_fwd(
         x_ptr=x,
         weight_ptr=weight,
         bias_ptr=bias,
+        zc_ptr=zc,
         y_ptr=y,
+        logit_ptr=logit,
         map_ptr=gate_map,
         x_stride=m.strides[0],
         y_stride=m.strides[1],
         pixels=m.pixels,
         tiles=tiles,
         C=m.C,
+        K=1 if zc is None else zc.shape[1],
         POOL=pool,
+        REDUCE=reduce,
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
@@ -275,7 +299,8 @@ def plan_spatial_fwd(
     )
     grid = m.N * tiles
     reads = 1 if block_c >= m.C else 2
-    traffic = dict(x_ptr=(reads, 0), weight_ptr=(grid, 0), bias_ptr=(grid, 0), y_ptr=(0, 1), map_ptr=(0, 1))
+    traffic = dict(x_ptr=(reads, 0), weight_ptr=(grid, 0), bias_ptr=(grid, 0), zc_ptr=(tiles, 0))
+    traffic |= dict.fromkeys(("y_ptr", "logit_ptr", "map_ptr"), (0, 1))
     return Plan(_spatial_fwd_kernel, args, config, grid, traffic)
 
 

@@ -153,3 +153,61 @@ def nan_max(x, axis: tl.constexpr):
 def is_peak(x, peak):
     """Whether x is one of the maxima: equal, or NaN where the maximum is NaN."""
     return (x == peak) | ((x != x) & (peak != peak))
+
+
+@triton.jit
+def load_sum(ptr, n, offs_c, C: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr):
+    """[BLOCK_C]: the sum over k of partials (N, K, C) of image n."""
+    ptr += n.to(tl.int64) * (K * C)
+    if K == 1:
+        return load_vector(ptr, offs_c, C, ACC)
+    else:
+        BLOCK_K: tl.constexpr = triton.next_power_of_2(K)
+        offs_k = tl.arange(0, BLOCK_K)
+        mask = (offs_k < K)[:, None] & (offs_c < C)[None, :]
+        return tl.sum(tl.load(ptr + offs_k[:, None] * C + offs_c[None, :], mask, other=0.0).to(ACC), 0)
+
+
+@triton.jit
+def finish_sum(ptr, n, offs_c, tiles, C: tl.constexpr, ACC: tl.constexpr, BLOCK_T: tl.constexpr):
+    """[BLOCK_C]: the sum over the tiles of image n of partials (N, T, C)."""
+    total = tl.zeros([BLOCK_T, offs_c.shape[0]], ACC)
+    for tile in range(0, tiles, BLOCK_T):
+        offs_t = tile + tl.arange(0, BLOCK_T)
+        offs = (n.to(tl.int64) * tiles + offs_t)[:, None] * C + offs_c[None, :]
+        total += tl.load(ptr + offs, (offs_t < tiles)[:, None] & (offs_c < C)[None, :], other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def d_logit(
+    ds_ptr,
+    dmap_ptr,
+    z_ptr,
+    n,
+    offs_c,
+    tiles,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    """dz = (sum over the tiles of ds + dmap) gate'(z) [BLOCK_C], 0 past the last channel."""
+    ds = finish_sum(ds_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)
+    if dmap_ptr is not None:
+        ds += load_vector(dmap_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
+    z = load_vector(z_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
+    return tl.where(offs_c < C, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
+
+
+@triton.jit
+def shares(a, b):
+    """What of the gradient of maximum(a, b) goes to a and to b: a half each of equals, all of a NaN, as torch's."""
+    half = tl.where(a == b, tl.zeros_like(a) + 0.5, tl.zeros_like(a) + 1.0)
+    return tl.where(a < b, 0.0, half), tl.where(a > b, 0.0, half)
+
+
+@triton.jit
+def maximum(a, b):
+    """The larger, NaN where there is one."""
+    return tl.where((a > b) | (a != a), a, b)

@@ -1,0 +1,66 @@
+"""Efficient channel attention: one weight per channel, from the means of its neighbours in the order of channels.
+
+    y = x * g,   g = gate(z),   z_c = sum_j w_j v_{c + j - k // 2} + b,   v = mean over the pixels of x
+    (Wang et al. 2020, arXiv:1910.03151)
+
+With ds_c = sum_p dy_cp x_cp + dg_c and dz = ds gate'(z): dw_j = sum_nc dz_c v_{c + j - k // 2}, db = sum_nc dz_c and
+dx = dy g + dv / P, where dv is the convolution of dz with the taps in reverse. Saved are v and z.
+"""
+
+import torch
+from torch import Tensor
+
+from segattn_triton._register import DifferentiableOp
+from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
+from segattn_triton.kernels.band import plan_band_bwd, plan_band_dw, plan_band_fwd
+from segattn_triton.kernels.pool import plan_pool_bwd, plan_pool_fwd
+from segattn_triton.launch import launch
+
+Spec = tuple[str, float, float]
+
+
+def _allocate(x, weight, bias, circular, gate, gate_a, gate_b, return_map):
+    shape = x.shape[:2]
+    acc = torch.promote_types(x.dtype, torch.float32)
+    gate_map = x.new_empty(shape if return_map else 0)
+    return torch.empty_like(x), gate_map, x.new_empty(shape, dtype=acc), x.new_empty(shape, dtype=acc)
+
+
+def _forward(outputs, x, weight, bias, circular, gate, gate_a, gate_b, return_map):
+    y, gate_map, pooled, z = outputs
+    pooling = plan_pool_fwd(x, True, False, False)
+    launch(pooling)
+    band = plan_band_fwd(pooling.args["total_ptr"], x.shape[2:].numel(), weight, bias, circular, pooled)
+    launch(band)
+    gate_map = gate_map if return_map else None
+    launch(plan_apply_fwd(x, band.args["z_ptr"], y, z, gate_map, activation(gate, gate_a, gate_b)))
+
+
+def _backward(grads, douts, saved, x, weight, bias, circular, gate, gate_a, gate_b, return_map):
+    (dx, dweight, dbias), (dy, dmap), (pooled, z) = grads, douts, saved
+    gates, with_dparam = activation(gate, gate_a, gate_b), dweight is not None or dbias is not None
+    pooling = plan_pool_bwd(dy, x)
+    launch(pooling)
+    band = plan_band_bwd(pooling.args["total_ptr"], dmap, z, weight, circular, with_dparam, dx is not None, gates)
+    launch(band)
+    if dx is not None:
+        launch(plan_apply_bwd(dy, x, z, band.args["dpooled_ptr"], True, None, None, dx, gates))
+    if with_dparam:
+        launch(plan_band_dw(band.args["dz_ptr"], pooled, weight.shape[2], circular, dweight, dbias))
+
+
+_eca = DifferentiableOp(
+    "eca",
+    tensors=("x", "weight", "bias?"),
+    options="bool circular, str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map", "pooled", "z"),
+    allocate=_allocate,
+    forward=_forward,
+    backward=_backward,
+)
+
+
+def eca(x: Tensor, weight: Tensor, bias: Tensor | None, *, circular: bool, gate: Spec, return_map: bool):
+    y, gate_map, *_ = _eca(x, weight, bias, circular, *gate, return_map)
+    return (y, gate_map) if return_map else y

@@ -1,0 +1,103 @@
+"""Concurrent spatial and channel squeeze and excitation: a gate for every channel beside one for every pixel.
+
+    y = x * gc + x * gp, or the maximum of both         (Roy et al. 2018, arXiv:1803.02579)
+    gc = gate(zc),  zc = W2 act(W1 v + b1) + b2,  v = mean over the pixels of x;    gp_p = gate(<weight, x_p> + bias)
+
+The forward pools x, and applies both gates in one pass that has all channels of a pixel at hand. Of the sum,
+dgc_c = sum_p dy x and dgp_p = sum_c dy x + dmap; of the maximum, of what each of the two is. One pass forms both, and
+dx = dy gc + dy gp + dzp weight + dv / P needs a second, which reads gp and dzp per pixel. Saved are v, zc and z1 = W1 v
++ b1.
+"""
+
+import torch
+from torch import Tensor
+
+from segattn_triton._register import DifferentiableOp
+from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.apply import plan_apply_bwd
+from segattn_triton.kernels.finish import plan_finish
+from segattn_triton.kernels.mlp import plan_mlp_bwd, plan_mlp_dw, plan_mlp_fwd
+from segattn_triton.kernels.pool import plan_pool_fwd
+from segattn_triton.kernels.scse import plan_scse_bwd
+from segattn_triton.kernels.spatial import plan_spatial_fwd
+from segattn_triton.launch import launch
+
+Spec = tuple[str, float, float]
+
+
+def _allocate(x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map):
+    N, C = x.shape[:2]
+    acc = torch.promote_types(x.dtype, torch.float32)
+    return (
+        torch.empty_like(x),
+        x.new_empty((N, 1, *x.shape[2:]) if return_map else 0),
+        x.new_empty((N, C), dtype=acc),  # v
+        x.new_empty((N, C), dtype=acc),  # zc
+        x.new_empty((N, w1.shape[0]), dtype=acc),  # z1
+    )
+
+
+def _forward(outputs, x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map):
+    y, gate_map, pooled, zc, z1 = outputs
+    pooling = plan_pool_fwd(x, True, False, False)
+    launch(pooling)
+    pixels, acts = x.shape[2:].numel(), activation(act, act_a, act_b)
+    total = pooling.args["total_ptr"]
+    mlp = plan_mlp_fwd(total, None, None, pixels, w1, b1, w2, b2, pooled, None, None, z1, acts, False)
+    launch(mlp)
+    gate_map, gates = gate_map if return_map else None, activation(gate, gate_a, gate_b)
+    launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", gates, mlp.args["z_ptr"], zc, reduce))
+
+
+def _backward(
+    grads, douts, saved, x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map
+):
+    (dx, *dparams, dweight, dbias), (dy, dmap), (pooled, zc, z1) = grads, douts, saved
+    acts, gates = activation(act, act_a, act_b), activation(gate, gate_a, gate_b)
+    with_mlp = dx is not None or any(d is not None for d in dparams)
+    with_dparam = dweight is not None or dbias is not None
+    sums = plan_scse_bwd(dy, dmap, x, zc, weight, bias, with_mlp, with_dparam, dx is not None, reduce, gates)
+    launch(sums)
+    if with_dparam:
+        dweight = torch.empty_like(weight) if dweight is None else dweight
+        launch(plan_finish(sums.args["dparam_ptr"], dweight, dbias))
+    if not with_mlp:
+        return
+    total, pixels = sums.args["total_ptr"], x.shape[2:].numel()
+    mlp = plan_mlp_bwd(total, pixels, None, zc, z1, w1, w2, dx is not None, acts, gates)
+    launch(mlp)
+    if dx is not None:
+        pixel_gate = weight, sums.args["gp_ptr"], sums.args["dzp_ptr"]
+        dpooled = mlp.args["dpooled_ptr"]
+        launch(plan_apply_bwd(dy, x, zc, dpooled, True, None, None, dx, gates, pixel_gate, reduce))
+    if any(d is not None for d in dparams):
+        launch(plan_mlp_dw(mlp.args["dz_ptr"], mlp.args["dz1_ptr"], z1, pooled, *dparams, acts))
+
+
+_scse = DifferentiableOp(
+    "scse",
+    tensors=("x", "w1", "b1?", "w2", "b2?", "weight", "bias?"),
+    options="str act, float act_a, float act_b, str gate, float gate_a, float gate_b, str reduce, bool return_map",
+    outputs=("y", "map", "pooled", "zc", "z1"),
+    allocate=_allocate,
+    forward=_forward,
+    backward=_backward,
+)
+
+
+def scse(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    act: Spec,
+    gate: Spec,
+    reduce: str,
+    return_map: bool,
+):
+    y, gate_map, *_ = _scse(x, w1, b1, w2, b2, weight, bias, *act, *gate, reduce, return_map)
+    return (y, gate_map) if return_map else y
