@@ -3,22 +3,30 @@
 from segattn_triton import functional, reference
 from segattn_triton._dispatch import decompositions
 from segattn_triton.modules import (
+    ECA,
+    SCSE,
     ChannelAttention,
+    EffectiveSE,
     LocalAttention,
     LocalPoolAttention,
     NeighborhoodAttention2d,
     SpatialAttention,
     SpatialPoolAttention,
+    SqueezeExcite,
 )
 
 __version__ = "0.1.0"
 __all__ = [
+    "ECA",
+    "SCSE",
     "ChannelAttention",
+    "EffectiveSE",
     "LocalAttention",
     "LocalPoolAttention",
     "NeighborhoodAttention2d",
     "SpatialAttention",
     "SpatialPoolAttention",
+    "SqueezeExcite",
     "decompositions",
     "functional",
     "reference",

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segattn_triton import flops, functional, modules, reference
-from segattn_triton.reference.activations import ACTS, GATES
+from segattn_triton.reference.activations import ACTS, GATES, OUT_ACTS
 
 Sizes = Mapping[str, Any]  # name -> int, and S -> tuple of ints
 
@@ -80,6 +80,11 @@ class Op:
         """The names of the inputs that are maps."""
         return tuple(name.removesuffix("?") for name, spec in self.inputs.items() if is_map(spec))
 
+    @property
+    def counts_channels(self) -> bool:
+        """Whether a parameter is made for a number of channels."""
+        return any("C" in spec.split() for spec in self.inputs.values() if not is_map(spec))
+
     def complete(self, sizes: Sizes) -> Sizes:
         return {**self.derived(sizes), **sizes}
 
@@ -101,14 +106,14 @@ class Op:
     def map_shape(self, spec: str, sizes: Sizes) -> tuple[int, ...]:
         """(N, channels, *S) of the map that an input or output of this spec is a view of."""
         sizes = self.complete(sizes)
-        return sizes["N"], math.prod(self.shape(" ".join(channels(spec)), sizes)), *sizes["S"]
+        return sizes["N"], math.prod(self.shape(" ".join(channels(spec)), sizes)), *sizes[spatial(spec)]
 
     def view(self, spec: str, t: Tensor, sizes: Sizes) -> Tensor:
         """A map (N, channels, *S) as an input of this spec: its channels split, and where the spec has them."""
         split = self.shape(" ".join(channels(spec)), sizes)
         moved = len(spec.partition("*")[2].split()) - 1  # channels that stand after the pixels
         t = t.unflatten(1, split)
-        first = t.dim() - len(sizes["S"])
+        first = t.dim() - len(self.complete(sizes)[spatial(spec)])
         order = [0, *range(1, first - moved), *range(first, t.dim()), *range(first - moved, first)]
         return t.permute(order)
 
@@ -150,6 +155,11 @@ class Op:
 
 def is_map(spec: str) -> bool:
     return "*" in spec
+
+
+def spatial(spec: str) -> str:
+    """The name of a map's spatial sizes."""
+    return next(name[1:] for name in spec.split() if name.startswith("*"))
 
 
 def channels(spec: str) -> list[str]:
@@ -216,6 +226,16 @@ NEIGHBORHOODS = (  # stages at 512 x 512 input; their windows taken as 3 x 3
     Case("hdit-1024-level1", 1, 128, (256, 256), heads=2),
 )
 
+SE = (Case("pan-gau-512", 8, 32, (128, 128), 32),)
+ECA = (
+    Case("ecaresnet50d-stage1", 8, 256, (128, 128)),
+    Case("ecaresnet50d-stage4", 8, 2048, (16, 16)),
+)
+ONE_LAYER = (
+    Case("ese-vovnet39b-stage2", 8, 256, (128, 128)),
+    Case("ese-vovnet39b-stage5", 8, 1024, (16, 16)),
+)
+
 MAP, PIXEL_MAP = "N C *S", "N 1 *S"
 TIES = ("first", "split")
 
@@ -273,6 +293,90 @@ OPS = (
         use="which channels matter depends on the whole image: encoder stages, fusion of branches",
         paper="Hu et al. 2018, arXiv:1709.01507 (SE)",
         cases=UNET + SE_NETS + BISENET + VOLUME,
+    ),
+    Op(
+        name="squeeze_excite",
+        op=functional.squeeze_excite,
+        reference=reference.squeeze_excite,
+        module=modules.SqueezeExcite,
+        inputs={
+            **{"x": MAP, "w1": "Cr Cs", "b1?": "Cr", "w2": "C Cr", "b2?": "C"},
+            **{"source?": "N Cs *T", "shortcut?": MAP},
+        },
+        parameters={"w1": "fc1.weight", "b1": "fc1.bias", "w2": "fc2.weight", "b2": "fc2.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"pool": ("avg", "max", "avgmax"), "act": ACTS, "gate": GATES, "out_act": OUT_ACTS, "ties": TIES},
+        flops=flops.squeeze_excite,
+        passes=(4, 5),
+        dims=(1, 2, 3),
+        fixed={"rule": "monai", "reduction": 2},
+        derived=lambda sizes: {"Cs": sizes["C"], "T": sizes["S"]},
+        equation="y = out_act(x * gate(W2 act(W1 pool(source) + b1) + b2) + shortcut)",
+        attends_to="channels, by what the whole image holds, of the map itself or of another one",
+        use="a checkpoint has such gates; a residual block ends with one; one branch of a decoder weights another",
+        paper="Hu et al. 2018, arXiv:1709.01507 (SE); Li et al. 2018, arXiv:1805.10180 (PAN)",
+        cases=SE + SE_NETS + VOLUME,
+    ),
+    Op(
+        name="effective_se",
+        op=functional.channel_gate,
+        reference=reference.channel_gate,
+        module=modules.EffectiveSE,
+        inputs={"x": MAP, "w1": "C C", "b1?": "C"},
+        parameters={"w1": "fc.weight", "b1": "fc.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"gate": GATES},
+        flops=flops.channel_gate,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        fixed={"gate": "sigmoid"},
+        equation="y = x * gate(W1 pool(x) + b1)",
+        attends_to="channels, by what the whole image holds, without a bottleneck",
+        use="as the channel gate where channels are few, and on the branches of BiSeNet",
+        paper="Lee and Park 2020, arXiv:1911.06667 (eSE); Yu et al. 2018, arXiv:1808.00897 (ARM)",
+        cases=ONE_LAYER + BISENET,
+    ),
+    Op(
+        name="eca",
+        op=functional.eca,
+        reference=reference.eca,
+        module=modules.ECA,
+        inputs={"x": MAP, "weight": "1 1 k", "bias?": "1"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"circular": (False, True), "gate": GATES},
+        flops=flops.channel_gate,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        fixed={"bias": True},
+        derived=lambda sizes: {"k": 3},
+        equation="y = x * gate(conv1d_k(mean(x)) + b)",
+        attends_to="channels, by what the whole image holds of their neighbours in the order of channels",
+        use="as the channel gate, with a handful of parameters",
+        paper="Wang et al. 2020, arXiv:1910.03151 (ECA)",
+        cases=ECA + VOLUME,
+    ),
+    Op(
+        name="scse",
+        op=functional.scse,
+        reference=reference.scse,
+        module=modules.SCSE,
+        inputs={"x": MAP, "w1": "Cr C", "b1?": "Cr", "w2": "C Cr", "b2?": "C", "weight": "1 C", "bias?": "1"},
+        parameters={
+            **{"w1": "cSE.1.weight", "b1": "cSE.1.bias", "w2": "cSE.3.weight", "b2": "cSE.3.bias"},
+            **{"weight": "sSE.0.weight", "bias": "sSE.0.bias"},
+        },
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"act": ACTS, "gate": GATES, "reduce": ("sum", "max")},
+        flops=flops.scse,
+        passes=(3, 5),
+        dims=(1, 2, 3),
+        fixed={"reduction": 2},
+        equation="y = x * gate(W2 act(W1 mean(x) + b1) + b2) + x * gate(<w, x_p> + b)",
+        attends_to="channels, by what the whole image holds, beside pixels, by a learned direction in channel space",
+        use="decoders: what matters in the image and where, at the cost of little more than either",
+        paper="Roy et al. 2018, arXiv:1803.02579 (scSE)",
+        cases=UNET + VOLUME,
     ),
     Op(
         name="local_gate",

@@ -19,6 +19,17 @@ def channel_gate(pixels: int, C: int, Cr: int) -> tuple[int, int]:
     return 2 * E, 5 * E
 
 
+def squeeze_excite(pixels: int, C: int, Cr: int) -> tuple[int, int]:
+    """With a source and a shortcut."""
+    E = pixels * C
+    return 3 * E, 4 * E
+
+
+def scse(pixels: int, C: int, Cr: int) -> tuple[int, int]:
+    E = pixels * C
+    return 6 * E, 15 * E
+
+
 def local_gate(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
     E = pixels * C
     return 18 * E * C + E, 36 * E * C + 4 * E

@@ -55,7 +55,7 @@ def layer(module: str) -> str:
 
 ARROWS = {  # layer -> the layers it may import
     "__init__": {"modules", "functional", "reference", "_dispatch"},
-    "modules": {"functional", "_checks", "reference"},
+    "modules": {"modules", "functional", "_checks", "reference"},
     "functional": {"_dispatch", "_checks", "reference"},
     "_checks": {"reference"},
     "_dispatch": {"reference", "ops", "launch"},

@@ -7,7 +7,8 @@ With du = dy out'(x * g + s), ds_c = sum_p du_cp x_cp + dg_c and dz = ds gate'(z
 and the gradients of the weights. dx = du g + dv dv/dx: 1/P of a mean, all of it at the first maximum or shared by all
 maxima. The shortcut's gradient is du, which the first pass writes for the second to read; out is the identity or
 relu, so that du is dy or 0 and rounds no product. With a source, dx = du g is complete in the first pass, and
-dv dv/dsource is the source's gradient. Saved are v, z and z1 = W1 v + b1, and of a maximum its pixel, or its value and count.
+dv dv/dsource is the source's gradient. Saved are v, z and z1 = W1 v + b1, and of a maximum its pixel, or its value
+and count.
 """
 
 import torch

@@ -1,0 +1,25 @@
+"""The operations as modules: parameters plus one call.
+
+Parameters live in ordinary `nn.Conv2d` and `nn.Linear` children, with torch's initialisation and key names. A child
+that carries hooks (pruning, parametrizations, spectral_norm) is called as a module, so that its hooks run.
+"""
+
+from segattn_triton.modules.channel import ECA, ChannelAttention, EffectiveSE, SqueezeExcite, hidden_channels
+from segattn_triton.modules.local import LocalAttention, LocalPoolAttention
+from segattn_triton.modules.neighborhood import NeighborhoodAttention2d
+from segattn_triton.modules.scse import SCSE
+from segattn_triton.modules.spatial import SpatialAttention, SpatialPoolAttention
+
+__all__ = [
+    "ECA",
+    "SCSE",
+    "ChannelAttention",
+    "EffectiveSE",
+    "LocalAttention",
+    "LocalPoolAttention",
+    "NeighborhoodAttention2d",
+    "SpatialAttention",
+    "SpatialPoolAttention",
+    "SqueezeExcite",
+    "hidden_channels",
+]

@@ -1,0 +1,69 @@
+"""Attention of every pixel to those around it."""
+
+import torch
+from torch import Tensor, nn
+
+from segattn_triton import _checks as check
+from segattn_triton import functional as F
+from segattn_triton.modules._children import is_plain
+
+
+class NeighborhoodAttention2d(nn.Module):
+    """Every pixel attends to the k x k pixels around it: qkv projection, neighbourhood attention, output projection.
+
+    x, y (N, C, H, W), contiguous or channels_last; map (N, heads, k*k, H, W). Keys: qkv.weight (3C, C), split as
+    (3, heads, D), qkv.bias, proj.weight (C, C), proj.bias, with rel_pos_bias rpb (heads, 2k-1, 2k-1): a state_dict
+    of NATTEN's `NeighborhoodAttention2D` loads. Follows autocast. See `functional.neighborhood_attention`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_heads: int,
+        kernel_size: int = 3,
+        dilation: int = 1,
+        border: str = "shift",
+        rel_pos_bias: bool = False,
+        qkv_bias: bool = True,
+        scale: float | None = None,
+        *,
+        backend=None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if num_heads < 1 or in_channels % num_heads:
+            raise ValueError(f"num_heads: got {num_heads}, expected a divisor of in_channels {in_channels}")
+        factory = dict(device=device, dtype=dtype)
+        self.num_heads, self.scale, self.backend = num_heads, scale, backend
+        self.options = dict(kernel_size=kernel_size, dilation=dilation, border=border)
+        self.qkv = nn.Linear(in_channels, 3 * in_channels, bias=qkv_bias, **factory)
+        self.proj = nn.Linear(in_channels, in_channels, **factory)
+        table = (num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
+        self.rpb = nn.Parameter(torch.empty(table, **factory)) if rel_pos_bias else None
+        if rel_pos_bias:
+            nn.init.trunc_normal_(self.rpb, std=0.02, a=-2.0, b=2.0)
+
+    def forward(self, x: Tensor, return_map: bool = False):
+        check.feature_map(x, (2,))
+        check.channels(x, self.qkv.in_features)
+        planar = x.is_contiguous()
+        qkv = _pixelwise(self.qkv, x, planar).unflatten(1, (3, self.num_heads, -1))  # [N, 3, heads, D, H, W]
+        q, k, v = qkv.permute(1, 0, 4, 5, 2, 3).unbind(0)
+        scores = dict(self.options, rel_bias=self.rpb, scale=self.scale, backend=self.backend)
+        y = F.neighborhood_attention(q, k, v, **scores)
+        y = _pixelwise(self.proj, y.permute(0, 3, 4, 1, 2).flatten(1, 2), planar)
+        if not return_map:
+            return y
+        wide = torch.promote_types(q.dtype, torch.float32)
+        p = F.neighborhood_qk(q.to(wide), k.to(wide), **scores).softmax(-1)
+        return y, p.to(q.dtype).permute(0, 3, 4, 1, 2)
+
+
+def _pixelwise(linear: nn.Linear, x: Tensor, planar: bool) -> Tensor:
+    """`linear` over the channels of x (N, C, H, W). planar: the result is contiguous, else channels_last."""
+    if planar and is_plain(linear):
+        z = (linear.weight @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return z if linear.bias is None else z + linear.bias.to(z.dtype)[:, None, None]
+    y = linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return y.contiguous() if planar else y

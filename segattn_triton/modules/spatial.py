@@ -1,0 +1,41 @@
+"""One weight per pixel."""
+
+from torch import Tensor, nn
+
+from segattn_triton import functional as F
+from segattn_triton.modules._children import apply_gate, call, is_plain
+from segattn_triton.reference.activations import Spec
+
+
+class SpatialAttention(nn.Module):
+    """sSE of Roy et al. 2018, not CBAM's spatial attention: y = x * gate(<w, x_p> + b) at every pixel p.
+
+    x (N, C, *spatial) with 1, 2 or 3 spatial axes. Keys: conv.weight (1, C, 1, 1), conv.bias (1,).
+    See `functional.spatial_gate`.
+    """
+
+    def __init__(self, in_channels: int, gate: str | Spec = "sigmoid", *, backend=None, device=None, dtype=None):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 1, 1, device=device, dtype=dtype)
+        self.gate, self.backend = gate, backend
+
+    def forward(self, x: Tensor, return_map: bool = False):
+        if not is_plain(self.conv):
+            pixels = x if x.dim() == 4 else x.flatten(2).unsqueeze(3)  # the child is a Conv2d
+            return apply_gate(self.gate, x, call(self.conv, pixels).reshape(x[:, :1].shape), return_map)
+        options = dict(gate=self.gate, backend=self.backend, return_map=return_map)
+        return F.spatial_gate(x, self.conv.weight, self.conv.bias, **options)
+
+
+class SpatialPoolAttention(nn.Module):
+    """y = x * gate(pool of x_p over the channels) at every pixel p. No parameters.
+
+    See `functional.spatial_pool_gate`.
+    """
+
+    def __init__(self, pool: str = "mean", gate: str | Spec = "sigmoid", *, ties: str = "first", backend=None):
+        super().__init__()
+        self.options = dict(pool=pool, gate=gate, ties=ties, backend=backend)
+
+    def forward(self, x: Tensor, return_map: bool = False):
+        return F.spatial_pool_gate(x, **self.options, return_map=return_map)
