@@ -43,20 +43,22 @@ def channels(x: Tensor, expected: int) -> None:
         raise ValueError(f"x: got shape {shape(x)}, expected (N, {expected}, H, W)")
 
 
-def parameter(name: str, t, x: Tensor, expected: tuple[int, ...], *, trailing_ones: bool = False) -> None:
-    """A parameter of the expected shape, on x's device, in x's dtype or float32."""
+def parameter(
+    name: str, t, x: Tensor, expected: tuple[int, ...], *, trailing_ones: bool = False, map_name: str = "x"
+) -> None:
+    """A parameter of the expected shape, on the device of the map x, in its dtype or float32."""
     tensor(name, t)
     head = tuple(t.shape[: len(expected)])
     tail = t.shape[len(expected) :]
     if head != expected or not ((trailing_ones and all(s == 1 for s in tail)) or not tail):
         form = ", ".join(map(str, expected)) + (", ..." if trailing_ones else "")
         raise ValueError(
-            f"{name}: got shape {shape(t)}, expected ({form}) for x of shape {shape(x)}{_permute_hint(t, x)}"
+            f"{name}: got shape {shape(t)}, expected ({form}) for {map_name} of shape {shape(x)}{_permute_hint(t, x, map_name)}"
         )
     if t.device != x.device:
-        raise ValueError(f"{name}: is on {t.device}, x is on {x.device}: expected one device")
+        raise ValueError(f"{name}: is on {t.device}, {map_name} is on {x.device}: expected one device")
     if t.dtype not in (x.dtype, torch.float32):
-        raise TypeError(f"{name}: got dtype {t.dtype}, expected x's {x.dtype} or torch.float32")
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected {map_name}'s {x.dtype} or torch.float32")
 
 
 def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None) -> None:
@@ -77,7 +79,8 @@ def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
     C = x.shape[1]
     tensor("w1", w1)
     Cr = w1.shape[0] if w2 is not None and w1.dim() else C
-    parameter("w1", w1, source, (Cr, source.shape[1]), trailing_ones=True)
+    map_name = "x" if source is x else "source"
+    parameter("w1", w1, source, (Cr, source.shape[1]), trailing_ones=True, map_name=map_name)
     if w2 is None and b2 is not None:
         raise ValueError("b2: given without w2; with one layer the bias is b1")
     for name, t, expected in (("b1", b1, (Cr,)), ("w2", w2, (C, Cr)), ("b2", b2, (C,))):
@@ -85,10 +88,10 @@ def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
             parameter(name, t, x, expected, trailing_ones=name == "w2")
 
 
-def _permute_hint(t: Tensor, x: Tensor) -> str:
+def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:
     if x.dim() > 2 and x.shape[1] not in t.shape[:2] and x.shape[-1] in t.shape[:2]:
         order = ", ".join(map(str, (0, x.dim() - 1, *range(1, x.dim() - 1))))
-        return f". The channels of x seem to be its last axis: pass x.permute({order}), which copies nothing"
+        return f". The channels of {name} seem to be its last axis: pass {name}.permute({order}), which copies nothing"
     return ""
 
 

@@ -66,6 +66,16 @@ def without(row: Op, inputs: Sequence[Tensor], absent: Sequence[str]) -> list[Te
     return [None if name in absent else t for name, t in zip(names(row), inputs, strict=True)]
 
 
+def one_map(row: Op, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+    """Without the maps beside the first: y is then x times the gate."""
+    return without(row, inputs, row.maps[1:])
+
+
+def one_product(row: Op) -> dict[str, str]:
+    """The options with which y is x times a single gate, rounded once: of two gates the larger."""
+    return {"reduce": "max"} if "reduce" in row.options else {}
+
+
 def replaced_map(row: Op, inputs: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
     """The inputs with the map x (N, C, *S) as the first one."""
     return [row.view(next(iter(row.inputs.values())), x, {"C": x.shape[1], "S": x.shape[2:]}), *inputs[1:]]
@@ -75,7 +85,7 @@ def module_of(row: Op, C: int, **options) -> nn.Module:
     """The row's module on the device of these tests, its kernels running."""
     known = inspect.signature(row.module).parameters
     sized = {name: value for name, value in {"in_channels": C, "num_heads": 2}.items() if name in known}
-    return row.module(**sized, **row.fixed, **{"backend": "triton", **options}).to(DEVICE)
+    return row.module(**sized, **{**row.fixed, "backend": "triton", **options}).to(DEVICE)
 
 
 def layout_of(x: Tensor) -> str:

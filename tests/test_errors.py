@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
-from support import DEVICE, GATES, each_gate, each_row, module_of, names, problem
+from support import DEVICE, GATES, each_gate, each_row, module_of, names, one_map, problem
 
-from segattn_triton import ChannelAttention, functional
+from segattn_triton import SCSE, ChannelAttention, SqueezeExcite, functional
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.testing import assert_matches_reference
 
@@ -60,7 +60,8 @@ PARAMETERS = {
     "fewer_axes": (lambda t: t.sum(), ("{name}: got shape ()", "expected (")),
 }
 each_parameter = pytest.mark.parametrize(
-    ("row", "name"), [pytest.param(row, name, id=f"{row.name}-{name}") for row in GATES for name in names(row)[1:]]
+    ("row", "name"),
+    [pytest.param(row, n, id=f"{row.name}-{n}") for row in GATES for n in names(row) if n not in row.maps],
 )
 
 
@@ -70,28 +71,83 @@ def test_parameters(row, name, wrong):
     change, said = PARAMETERS[wrong]
     inputs = problem(row)
     changed = [change(t) if n == name else t for n, t in zip(names(row), inputs, strict=True)]
-    if name == "w1" and wrong == "one_more":
+    if name == "w1" and wrong == "one_more" and "w2" in names(row):
         name = "b1"  # more rows of w1 mean more hidden channels, which b1 has not
     refuses(row, changed, *(s.format(name=name) for s in said))
 
 
-@pytest.mark.parametrize("row", [r for r in GATES if r.parameters], ids=lambda row: row.name)
+OTHER_MAPS = {
+    "list": (lambda t: t.tolist(), ("{name}: got list", "torch.Tensor")),
+    "half": (lambda t: t.half(), ("{name}: got dtype torch.float16", "expected x's torch.float32")),
+    "sparse": (lambda t: t.to_sparse(), ("{name}: got layout torch.sparse_coo", "{name}.to_dense()")),
+    "meta": (lambda t: t.to("meta"), ("{name}: is on meta, x is on", "one device")),
+    "one_image": (lambda t: t[:1], ("{name}: got shape (1, 5, 5, 6)", "expected (2, ", "for x of shape (2, 5, 5, 6)")),
+    "no_pixel": (lambda t: t[..., :0], ("{name}: got shape (2, 5, 5, 0)", "expected (2, ")),
+    "no_axes": (lambda t: t[:, :, 0, 0], ("{name}: got shape (2, 5)", "expected (2, ")),
+    "a_channel_more": (lambda t: t[:, :1].expand(-1, 6, -1, -1), ("got shape (", "expected (", "of shape (2, ")),
+}
+
+
+@pytest.mark.parametrize("wrong", OTHER_MAPS)
+@pytest.mark.parametrize(
+    ("row", "name"), [pytest.param(row, n, id=f"{row.name}-{n}") for row in GATES for n in row.maps[1:]]
+)
+def test_other_maps(row, name, wrong):
+    change, said = OTHER_MAPS[wrong]
+    changed = [change(t) if n == name else t for n, t in zip(names(row), problem(row), strict=True)]
+    refuses(row, changed, *(s.format(name=name) for s in said))
+
+
+def test_parameters_of_a_source():
+    """Its channels are what the first layer has to fit, and what the message names."""
+    x, w1, *others = problem(BY_NAME["squeeze_excite"])
+    source = x[:, :3]
+    refuses(
+        BY_NAME["squeeze_excite"], [x, w1, *others[:3], source], "w1: got shape (2, 5)", "for source of shape (2, 3,"
+    )
+
+
+def test_taps_of_eca():
+    row = BY_NAME["eca"]
+    x, weight, _ = problem(row)
+    for taps in (2, 4):
+        refuses(row, [x, weight[..., :1].expand(1, 1, taps)], f"weight: got shape (1, 1, {taps})", "odd k")
+    refuses(row, [x, weight[..., :1].expand(1, 1, 13)], "weight: got shape", "at most 11", circular=True)
+
+
+def test_reduction_of_other_modules():
+    for module, error in ((SCSE, "reduction: got 16 for in_channels 8"), (SqueezeExcite, "rule: got 'mine'")):
+        options = {} if module is SCSE else {"rule": "mine"}
+        with pytest.raises(ValueError, match=error):
+            module(8, 16, **options)
+    with pytest.raises(ValueError, match="source: given with slices=True"):
+        SqueezeExcite(8, slices=True)(torch.ones(1, 8, 2, 2, 2), torch.ones(1, 8, 2, 2, 2))
+
+
+with_channels = pytest.mark.parametrize("row", [r for r in GATES if r.counts_channels], ids=lambda row: row.name)
+
+
+@with_channels
 def test_channels_that_do_not_fit(row):
-    _, *parameters = problem(row, C=5)
-    x, *_ = problem(row, C=6)
+    fives, sixes = problem(row, C=5), problem(row, C=6)
+    x, *parameters = [b if n in row.maps else a for n, a, b in zip(names(row), fives, sixes, strict=True)]
+    parameters = parameters[: len(row.parameters)]
     refuses(row, [x, *parameters], f"{names(row)[1]}: got shape (", "expected (", "for x of shape (2, 6, 5, 6)")
 
 
-@pytest.mark.parametrize("row", [r for r in GATES if r.parameters], ids=lambda row: row.name)
+@with_channels
 def test_channels_last_by_shape(row):
     """(N, H, W, C) where (N, C, H, W) is meant: the message gives the permute, which then works."""
-    x, *parameters = problem(row, S=(7, 9), C=5)
+    x, *parameters = one_map(row, problem(row, S=(7, 9), C=5))
     given = x.permute(0, 2, 3, 1)
     refuses(row, [given, *parameters], "x.permute(0, 3, 1, 2)", "(2, 7, 9, 5)")
     assert torch.equal(row.op(given.permute(0, 3, 1, 2), *parameters), row.op(x, *parameters))
 
 
-OPTIONS = {"border": "wrap", "gate": "softmax", "act": "gelu", "pool": "median", "ties": "last", "backend": "cuda"}
+OPTIONS = {
+    **{"border": "wrap", "gate": "softmax", "act": "gelu", "pool": "median", "ties": "last", "backend": "cuda"},
+    **{"out_act": "gelu", "reduce": "mean", "circular": "yes"},
+}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -137,7 +193,7 @@ def test_modules_name_the_argument_too(row):
     module = module_of(row, 6)
     with pytest.raises(ValueError, match="x: got 2 axes"):
         module(torch.ones(2, 6, device=DEVICE))
-    if row.parameters:
+    if row.counts_channels or not row.is_gate:
         with pytest.raises(ValueError, match=r"got shape \(.*expected \("):
             module(torch.ones(2, 8, 5, 6, device=DEVICE))
 

@@ -23,7 +23,7 @@ def image(dtype=torch.float32, S=(5, 6), seed=0) -> torch.Tensor:
 def state(row, module) -> list[torch.Tensor]:
     """The effective parameters, in the order of the function's arguments."""
     found = []
-    for name in names(row)[1:]:
+    for name in (n for n in names(row) if n in row.parameters):
         child, _, attribute = row.parameters[name].rpartition(".")
         found.append(getattr(module.get_submodule(child), attribute))
     return found
@@ -65,6 +65,8 @@ def test_initialisation_is_torchs(row):
     for child in module.modules():
         if isinstance(child, nn.Linear):
             fresh = nn.Linear(child.in_features, child.out_features)
+        elif isinstance(child, nn.Conv1d):
+            fresh = nn.Conv1d(child.in_channels, child.out_channels, child.kernel_size)
         elif isinstance(child, nn.Conv2d):
             fresh = nn.Conv2d(child.in_channels, child.out_channels, child.kernel_size, groups=child.groups)
         else:
@@ -74,7 +76,7 @@ def test_initialisation_is_torchs(row):
 
 
 def children(module) -> list[nn.Module]:
-    return [child for child in module.modules() if isinstance(child, (nn.Conv2d, nn.Linear))]
+    return [child for child in module.modules() if isinstance(child, (nn.Conv1d, nn.Conv2d, nn.Linear))]
 
 
 CHANGES = {

@@ -1,5 +1,7 @@
 """Every output and every gradient agrees with the reference within the error budget of `segattn_triton.testing`."""
 
+import itertools
+
 import pytest
 import torch
 from support import DEVICE, assert_right, each_dtype, each_gate, each_option, each_row, problem, without
@@ -9,7 +11,7 @@ from segattn_triton.catalog import BY_NAME
 from segattn_triton.kernels.conv import takes_descriptors
 from segattn_triton.kernels.tile import native
 from segattn_triton.ops import local_dense
-from segattn_triton.testing import LAYOUTS
+from segattn_triton.testing import LAYOUTS, make_inputs
 
 
 @each_dtype
@@ -43,10 +45,64 @@ def test_optional_inputs_left_out(row):
         assert_right(row, *without(row, inputs, absent))
 
 
-def test_channel_gate_with_one_layer():
-    row = BY_NAME["channel_gate"]
+@pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite"])
+def test_one_layer(name):
+    row = BY_NAME[name]
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):
         assert_right(row, *without(row, problem(row, C=6, Cr=6), absent))
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("Cs", "T"), [(3, (4, 9)), (40, (2, 3, 5)), (7, (1,))], ids=str)
+def test_a_source_of_another_shape(Cs, T, layout, dtype):
+    """Of other channels, pixels and axes than the map it gates, with two layers and with one."""
+    row, sizes = BY_NAME["squeeze_excite"], {"N": 2, "C": 9, "S": (5, 6), "Cr": 9, "Cs": Cs, "T": T}
+    inputs = make_inputs(row, sizes, dtype, layout=layout, device=DEVICE)
+    for pool, ties in (("avg", "first"), ("avgmax", "split")):
+        assert_right(row, *inputs, pool=pool, ties=ties, out_act="relu")
+    assert_right(row, *without(row, inputs, ("w2", "b2", "shortcut")), pool="max")
+
+
+@pytest.mark.parametrize("out_act", ["identity", "relu"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("other", LAYOUTS)
+def test_a_shortcut_in_another_memory_order(other, layout, out_act):
+    row = BY_NAME["squeeze_excite"]
+    inputs = problem(row, layout=layout, dtype=torch.bfloat16)
+    inputs[-1] = problem(row, layout=other, seed=1, dtype=torch.bfloat16)[-1]
+    for given in (inputs, without(row, inputs, ("source",))):
+        assert_right(row, *given, out_act=out_act)
+
+
+@pytest.mark.parametrize("out_act", ["identity", "relu"])
+def test_one_map_as_x_source_and_shortcut(out_act):
+    """The gradients of the three add up; and every subset of maps can be wanted beside any activation."""
+    row = BY_NAME["squeeze_excite"]
+    x, *parameters, _, _ = problem(row)
+    assert_right(row, x, *parameters, x, x, out_act=out_act)
+    for needs in itertools.product((True, False), repeat=3):
+        for source in (None, x):
+            wanted = [needs[0], *[False] * 4, needs[1] and source is not None, needs[2]]
+            assert_right(row, x, *parameters, source, -x, needs=wanted, out_act=out_act)
+
+
+@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize(("k", "C"), [(1, 4), (5, 40), (7, 4), (9, 4), (3, 1)])
+def test_taps_of_eca(k, C, circular):
+    """More taps than channels, too."""
+    row = BY_NAME["eca"]
+    inputs = make_inputs(row, {"N": 3, "C": C, "S": (4, 5), "k": k}, device=DEVICE)
+    assert_right(row, *inputs, circular=circular)
+
+
+def test_ties_of_the_larger_gate():
+    """Where both gates of a channel and a pixel are equal, and where x is zero, the gradient is halved."""
+    row = BY_NAME["scse"]
+    x, *parameters = problem(row, S=(4, 6))
+    x = x.round()
+    for gate in ("sigmoid", ("hard_sigmoid", 0.0, 0.5), "relu"):
+        assert_right(row, x, *parameters, gate=gate, reduce="max")
 
 
 @each_dtype

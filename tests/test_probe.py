@@ -137,8 +137,9 @@ def variants(row):
     """The default options, and every other value of each option that changes what a kernel touches."""
     yield {}
     yield row.both
-    for border in row.options.get("border", ())[1:]:
-        yield {"border": border}
+    for option in ("border", "out_act", "reduce", "circular"):
+        for value in row.options.get(option, ())[1:]:
+            yield {option: value}
     for pool in row.options.get("pool", ())[1:]:
         for ties in row.options["ties"]:
             yield {"pool": pool, "ties": ties}

@@ -20,7 +20,7 @@ from segattn_triton.testing import LAYOUTS, make_map
 SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-149, torch.float64: 2.0**-149}
 SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 0.0)
 VALUES = ("normal", "zeros", "ties", "huge", "subnormal", "special")
-ONE_LAYER = {"channel_gate": (("w2", "b2"), ("b1", "w2", "b2"))}  # left out together, with Cr = C
+ONE_LAYER = dict.fromkeys(("channel_gate", "squeeze_excite"), (("w2", "b2"), ("b1", "w2", "b2")))  # left out together
 CONSTANTS = {"hard_sigmoid": ("hard_sigmoid", 0.25, 0.375), "leaky_relu": ("leaky_relu", 0.2, 0.0)}
 
 axis = st.sampled_from((1, 2, 3, 4, 5))
@@ -86,6 +86,8 @@ def calls(draw, row: Op, dtype: torch.dtype) -> dict:
     absent = tuple(name for name in optional if draw(st.booleans()))
     if row.name in ONE_LAYER and draw(st.integers(0, 4)) == 4:
         absent, sizes["Cr"] = draw(st.sampled_from(ONE_LAYER[row.name])), sizes["C"]
+    if "source" in row.maps and "source" not in absent:
+        sizes["Cs"], sizes["T"] = draw(st.integers(1, 6)), tuple(draw(axis) for _ in range(draw(st.integers(1, 3))))
     options = {name: draw(st.sampled_from(values)) for name, values in row.options.items()}
     options = {k: CONSTANTS[v] if v in CONSTANTS and draw(st.booleans()) else v for k, v in options.items()}
     return {
@@ -117,7 +119,7 @@ def built(row: Op, dtype: torch.dtype, call: dict) -> list[Tensor | None]:
         elif name in call["parameters"]:
             kind, wanted = call["parameters"][name]
             t = filled(kind, shape, seed + i, torch.float32, row) / max(1, math.prod(shape[1:])) ** 0.5
-            t = t.to(wanted)
+            t = t.to(dtype if name in row.maps else wanted)
             t = laid_out(t, range(t.dim())[::-1], [2] * t.dim(), 1) if call["strided_parameters"] else t
         else:
             t = None

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from support import DEVICE, GATES, assert_equal, each_gate, each_row, outputs_and_gradients, problem
+from support import (
+    DEVICE,
+    GATES,
+    assert_equal,
+    each_gate,
+    each_row,
+    one_map,
+    one_product,
+    outputs_and_gradients,
+    problem,
+)
 from torch import Tensor
 
 from segattn_triton.catalog import BY_NAME
@@ -87,9 +97,9 @@ def test_pooling_over_the_image_does_not_overflow(layout, dtype):
 
 
 def halved(row, dtype, layout) -> list[Tensor]:
-    """Inputs with a gate of exactly 1/2, whatever the map holds: parameters of zero, or a gate that is constant."""
-    x, *parameters = problem(row, S=(4, 6), C=5, dtype=dtype, layout=layout)
-    return [x, *map(torch.zeros_like, parameters)]
+    """One map with a gate of exactly 1/2, whatever it holds: parameters of zero, or a gate that is constant."""
+    x, *parameters = one_map(row, problem(row, S=(4, 6), C=5, dtype=dtype, layout=layout))
+    return [x, *(t if t is None else torch.zeros_like(t) for t in parameters)]
 
 
 CONSTANT = ("hard_sigmoid", 0.0, 0.5)
@@ -105,14 +115,17 @@ def test_subnormals_are_kept(row, layout, dtype):
     x = torch.empty_like(x).copy_(steps * SMALLEST[dtype])
     dy = x.flip(0)
     y, _, dx, *_ = outputs_and_gradients(
-        row.op, [x, *parameters], [dy, torch.zeros_like(_map_of(row, x, parameters))], backend="triton", gate=CONSTANT
+        row.op,
+        [x, *parameters],
+        [dy, torch.zeros_like(_map_of(row, x, parameters))],
+        **{"backend": "triton", "gate": CONSTANT, **one_product(row)},
     )
     assert_equal(y, (x.double() / 2).to(dtype))
     assert_equal(dx, (dy.double() / 2).to(dtype))
     assert (y != 0).sum() >= x.numel() - 8
 
 
-def _map_of(row, x: Tensor, parameters: list[Tensor]) -> Tensor:
+def _map_of(row, x: Tensor, parameters: list[Tensor | None]) -> Tensor:
     return row.reference(x, *parameters, **row.both)[1]
 
 
@@ -124,7 +137,7 @@ def test_signed_zeros_are_kept(row, layout, dtype):
     x, *parameters = halved(row, dtype, layout)
     x[:, ::2] = -0.0
     x[:, 1::2] = 0.0
-    y = row.op(x, *parameters, backend="triton", gate=CONSTANT)
+    y = row.op(x, *parameters, backend="triton", gate=CONSTANT, **one_product(row))
     assert_equal(y.signbit(), x.signbit())
     x[:, ::2] = -1.0
     x[:, 1::2] = 1.0
@@ -142,5 +155,5 @@ def test_halfway_values_round_to_even(row, dtype):
     odd = torch.arange(x.numel(), device=DEVICE).reshape(x.shape) % (digits // 4) * 2 + digits // 2 + 1
     x = odd.double().to(dtype)
     assert_equal(x.double(), odd.double())
-    y = row.op(x, *parameters, backend="triton", gate=("hard_sigmoid", 0.0, 0.75))
+    y = row.op(x, *parameters, backend="triton", gate=("hard_sigmoid", 0.0, 0.75), **one_product(row))
     assert_equal(y, (x.double() * 0.75).to(dtype))

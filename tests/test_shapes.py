@@ -31,7 +31,7 @@ def test_odd_shapes(row, shape, layout):
 @each_gate
 def test_many_channels(row, layout):
     """Past the channels that one program holds at once, and no power of two. Full matrices of C x C stay smaller."""
-    big = max(t.numel() for t in problem(row, S=(1, 1), C=32)[1:] or [torch.zeros(1)]) > 32 * 32
+    big = max(t.numel() for t in problem(row, S=(1, 1), C=32)[1:] or [torch.zeros(1)]) >= 32 * 32
     for C in (300,) if big else (1100, 2048):
         assert_right(row, *problem(row, S=(2, 3), C=C, N=1, Cr=3, layout=layout))
 

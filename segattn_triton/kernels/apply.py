@@ -141,7 +141,7 @@ def _apply_bwd_kernel(
             dzp = load_vector(dzp_ptr + n.to(tl.int64) * P, offs_p, P, ACC)[None, :]
             if REDUCE == "max":
                 to_c, to_p = shares(x * g, x * gp)
-                dx = du * to_c * g + du * to_p * gp
+                dx = du * (to_c * g + to_p * gp)
             else:
                 dx = du * g + du * gp
             dx += dzp * load_vector(weight_ptr, offs_c, C, ACC)[:, None]

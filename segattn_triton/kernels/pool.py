@@ -226,7 +226,8 @@ def plan_pool_bwd(
     m = maps(*given.values())
     strides = dict(zip(given, m.strides, strict=True))
     loads = sum(name in given for name in ("dy_ptr", "x_ptr", "shortcut_ptr"))
-    config = _config(m, x.element_size(), loads, live=1.2 + (loads - 1 if out else 0) + (dx is not None) / 2)
+    live = 1.2 + (loads - 1 if out else 0) + 0.8 * ((du is not None) + (dx is not None))
+    config = _config(m, x.element_size(), loads, live)
     chunks, blocks, tiles = _blocks(m, config)
     args = needed | dict(
         z_ptr=z if out or dx is not None else None,
