@@ -52,9 +52,8 @@ def parameter(
     tail = t.shape[len(expected) :]
     if head != expected or not ((trailing_ones and all(s == 1 for s in tail)) or not tail):
         form = ", ".join(map(str, expected)) + (", ..." if trailing_ones else "")
-        raise ValueError(
-            f"{name}: got shape {shape(t)}, expected ({form}) for {map_name} of shape {shape(x)}{_permute_hint(t, x, map_name)}"
-        )
+        hint = _permute_hint(t, x, map_name)
+        raise ValueError(f"{name}: got shape {shape(t)}, expected ({form}) for {map_name} of shape {shape(x)}{hint}")
     if t.device != x.device:
         raise ValueError(f"{name}: is on {t.device}, {map_name} is on {x.device}: expected one device")
     if t.dtype not in (x.dtype, torch.float32):
