@@ -45,6 +45,56 @@ def channel_best(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
     return x * g[:, :, None, None]
 
 
+def squeeze_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, source: Tensor, shortcut: Tensor):
+    """PAN's attention: another map pooled, convolved on one pixel, the product added to a third map."""
+    v = F.adaptive_avg_pool2d(source, 1)
+    g = torch.sigmoid(F.conv2d(F.relu(F.conv2d(v, w1[:, :, None, None], b1)), w2[:, :, None, None], b2))
+    return shortcut + x * g
+
+
+def squeeze_best(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, source: Tensor, shortcut: Tensor):
+    g = torch.sigmoid(torch.addmm(b2, torch.relu(torch.addmm(b1, source.mean((2, 3)), w1.T)), w2.T))
+    return shortcut + x * g[:, :, None, None]
+
+
+def effective_listing(x: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
+    """Global pooling, a 1x1 convolution on one pixel, sigmoid, product."""
+    return x * torch.sigmoid(F.conv2d(x.mean((2, 3), keepdim=True), w1[:, :, None, None], b1))
+
+
+def effective_best(x: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
+    return x * torch.sigmoid(torch.addmm(b1, x.mean((2, 3)), w1.T))[:, :, None, None]
+
+
+def eca_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The means as a signal of C samples, convolved; sigmoid, product with its expansion."""
+    z = F.conv1d(x.mean((2, 3))[:, None], weight, bias, padding=weight.shape[2] // 2)
+    return x * torch.sigmoid(z)[:, 0, :, None, None].expand_as(x)
+
+
+def eca_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The convolution as shifted products, which Inductor fuses with the rest."""
+    k, C = weight.shape[2], x.shape[1]
+    v, z = F.pad(x.mean((2, 3)), (k // 2, k // 2)), bias
+    for j in range(k):
+        z = z + weight[0, 0, j] * v[:, j : j + C]
+    return x * torch.sigmoid(z)[:, :, None, None]
+
+
+def scse_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """segmentation_models_pytorch's: both gates by 1x1 convolutions, the sum of both products."""
+    v = F.adaptive_avg_pool2d(x, 1)
+    gc = torch.sigmoid(F.conv2d(F.relu(F.conv2d(v, w1[:, :, None, None], b1)), w2[:, :, None, None], b2))
+    return x * gc + x * torch.sigmoid(F.conv2d(x, weight[:, :, None, None], bias))
+
+
+def scse_best(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """One product, and the convolution to one channel as a sum, which Inductor fuses with it."""
+    gc = torch.sigmoid(torch.addmm(b2, torch.relu(torch.addmm(b1, x.mean((2, 3)), w1.T)), w2.T))
+    gp = torch.sigmoid((x * weight[:, :, None, None]).sum(1, keepdim=True) + bias)
+    return x * (gc[:, :, None, None] + gp)
+
+
 def local_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A 3x3 convolution to as many channels, sigmoid, product. Inductor splits the bias off by itself."""
     return x * torch.sigmoid(F.conv2d(x, weight, bias, padding=1))
@@ -72,6 +122,10 @@ RIVALS = {
     "spatial_gate": Rivals(spatial_listing, spatial_best),
     "spatial_pool_gate": Rivals(spatial_pool_listing),
     "channel_gate": Rivals(channel_listing, channel_best),
+    "squeeze_excite": Rivals(squeeze_listing, squeeze_best),
+    "effective_se": Rivals(effective_listing, effective_best),
+    "eca": Rivals(eca_listing, eca_best),
+    "scse": Rivals(scse_listing, scse_best),
     "local_gate": Rivals(local_listing),
     "local_gate_depthwise": Rivals(depthwise_listing, depthwise_best),
     "local_pool_gate": Rivals(local_pool_listing),

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog import BY_NAME, is_map
 from segattn_triton.perf import photo, plan, rivals
 from segattn_triton.perf.backends import Call, Cpu, tuned_convolutions
 from segattn_triton.perf.records import Point
@@ -38,8 +38,8 @@ class Workload:
         device, layout = self.backend.device, self.point.layout
         generator = torch.Generator(device).manual_seed(seed)
         inputs = []
-        for name, shape in self.row.shapes(self.sizes).items():
-            if name != "x":
+        for spec, shape in zip(self.row.inputs.values(), self.row.shapes(self.sizes).values(), strict=True):
+            if not is_map(spec):
                 fan_in = max(1, torch.Size(shape[1:]).numel())
                 t = normal(shape, torch.float32, "contiguous", device, generator) / fan_in**0.5
                 t = t.to(self.dtype)
@@ -99,14 +99,16 @@ class Workload:
     def _exact(self) -> dict[str, Tensor] | None:
         """The reference in float64: of a photograph everything, else what belongs to the last image."""
         images = slice(None) if self.point.inputs == "photo" else slice(-1, None)
-        x, *parameters = (t.detach() for t in self.inputs)
-        sizes = self.sizes | {"N": x[images].shape[0]}
+        specs = self.row.inputs.values()
+        given = [t.detach()[images] if is_map(spec) else t.detach() for spec, t in zip(specs, self.inputs, strict=True)]
+        sizes = self.sizes | {"N": given[0].shape[0]}
         if self.row.count_flops(sizes)[self.backward] > EXACT_FLOPS:
             return None
-        wide = [t.double().requires_grad_(self.backward) for t in (x[images], *parameters)]
+        wide = [t.double().requires_grad_(self.backward) for t in given]
         with without_tf32(), tuned_convolutions(False):
             exact = self._results(self.row.reference, wide, self.dy[images].double() if self.backward else None)
-        kept = exact if images == slice(None) else {k: v for k, v in exact.items() if k in ("y", "dx")}
+        whole = {"y", *(f"d{name}" for name in self.row.maps)}
+        kept = exact if images == slice(None) else {k: v for k, v in exact.items() if k in whole}
         return {k: v.detach() for k, v in kept.items()}
 
     def errors(self, fn: Callable) -> dict[str, float]:

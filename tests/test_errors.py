@@ -69,7 +69,7 @@ each_parameter = pytest.mark.parametrize(
 @each_parameter
 def test_parameters(row, name, wrong):
     change, said = PARAMETERS[wrong]
-    inputs = problem(row)
+    inputs = one_map(row, problem(row))
     changed = [change(t) if n == name else t for n, t in zip(names(row), inputs, strict=True)]
     if name == "w1" and wrong == "one_more" and "w2" in names(row):
         name = "b1"  # more rows of w1 mean more hidden channels, which b1 has not

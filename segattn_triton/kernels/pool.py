@@ -227,6 +227,8 @@ def plan_pool_bwd(
     strides = dict(zip(given, m.strides, strict=True))
     loads = sum(name in given for name in ("dy_ptr", "x_ptr", "shortcut_ptr"))
     live = 1.2 + (loads - 1 if out else 0) + 0.8 * ((du is not None) + (dx is not None))
+    if m.layout.align == 1 and len(given) > 2:  # every element has its own address in each of the maps
+        live = 3.5 * len(given)
     config = _config(m, x.element_size(), loads, live)
     chunks, blocks, tiles = _blocks(m, config)
     args = needed | dict(
