@@ -187,7 +187,7 @@ def plan_apply_fwd(
 ) -> Plan:
     """y = out(x * gate(sum_k z) + shortcut); the sum also fills `logit` (N, C), and its gate the map."""
     m = maps(*(t for t in (x, shortcut, y) if t is not None))
-    config = _config(m, x.element_size(), loads=1 + (shortcut is not None), live=1.2)
+    config = _config(m, x.element_size(), loads=1 + (shortcut is not None), live=1.2 if shortcut is None else 6.2)
     chunks, blocks = _blocks(m, config)
     args = dict(
         x_ptr=x,

@@ -128,7 +128,7 @@ def _blocks(m: Maps, config: Config) -> tuple[int, int]:
 
 def _config(m: Maps, itemsize: int, block_c: int, reduce: str) -> Config:
     scattered = m.layout.align == 1  # every element has its own address and mask
-    live = 6.2 if m.C > WHOLE or scattered else 4.2 if reduce == "max" else 3.2
+    live = 6.2 if m.C > WHOLE or scattered or m.layout.channels_last else 4.2 if reduce == "max" else 3.2
 
     def footprint(config: Config) -> Footprint:
         block_p, (tiles, share) = config.blocks["BLOCK_P"], _blocks(m, config)
