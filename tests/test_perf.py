@@ -125,7 +125,9 @@ def test_a_gpu_without_bfloat16_is_not_asked_for_it(tmp_path):
 @pytest.mark.parametrize("name", list(rivals.RIVALS))
 def test_rivals_compute_the_same(name, layout):
     row = BY_NAME[name]
-    inputs = make_inputs(row, {"N": 2, "C": 6, "S": (5, 7), "Cr": 3}, torch.float64, layout=layout)
+    sizes = {"N": 2, "C": 6, "S": (5, 7), "Cr": 3}
+    made = zip(row.shapes(sizes), make_inputs(row, sizes, torch.float64, layout=layout), strict=True)
+    inputs = [t for input_name, t in made if input_name not in rivals.left_out(name)]
     for provider in rivals.names(name):
         fn = rivals.make(name, provider, lambda fn: fn)
         torch.testing.assert_close(fn(*inputs), row.reference(*inputs))
