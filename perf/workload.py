@@ -111,7 +111,8 @@ class Workload:
     def _exact(self) -> dict[str, Tensor] | None:
         """The reference in float64: of a photograph everything, else what belongs to the last image."""
         images = slice(None) if self.point.inputs == "photo" else slice(-1, None)
-        some = [t.detach()[images] if n in self.row.maps else t.detach() for n, t in zip(self.names, self.inputs)]
+        whole = zip(self.names, (t.detach() for t in self.inputs), strict=True)
+        some = [t[images] if name in self.row.maps else t for name, t in whole]
         sizes = self.sizes | {"N": some[0].shape[0]}
         if self.row.count_flops(sizes)[self.backward] > EXACT_FLOPS:
             return None

@@ -263,7 +263,7 @@ def test_bad_input(name):
 
 def test_bad_scores_and_weights():
     q, k, v, _ = qkv()
-    with pytest.raises(ValueError, match="attn: got shape .* kernel_size 3"):
+    with pytest.raises(ValueError, match=r"attn: got shape .* kernel_size 3"):
         F.neighborhood_av(rand(1, 5, 6, 1, 8), v)
     with pytest.raises(ValueError, match="k: got D = 3"):
         F.neighborhood_qk(q, k[..., :3])
