@@ -228,7 +228,11 @@ BAD = {
     "rank six": (lambda q, k, v, b: ((q[None], k, v), {}), ValueError, "q: got 6 axes"),
     "other image": (lambda q, k, v, b: ((q, k[:, :4], v), {}), ValueError, "k: got shape"),
     "other batch": (lambda q, k, v, b: ((q, k, v.expand(2, -1, -1, -1, -1)), {}), ValueError, "v: got shape"),
-    "heads that do not divide": (lambda q, k, v, b: ((q, k.expand(-1, -1, -1, 3, -1), v), {}), ValueError, "k: got 3"),
+    "heads that do not divide": (
+        lambda q, k, v, b: ((q, k.repeat(1, 1, 1, 2, 1)[..., :3, :], v), {}),
+        ValueError,
+        "k: got 3",
+    ),
     "k and v differ": (lambda q, k, v, b: ((q, k, v[..., :1, :]), {}), ValueError, "v: got shape"),
     "D differs": (lambda q, k, v, b: ((q, k[..., :3], v), {}), ValueError, "k: got D = 3"),
     "D over the limit": (lambda q, k, v, b: ([q.repeat(1, 1, 1, 1, 33)] * 3, {}), ValueError, "D = 132"),
