@@ -33,7 +33,7 @@ CPU = {
     "quick": dict(sides=(128, 64), channels=(32,), dtypes=("float32",)),
     "full": dict(sides=(256, 128, 64, 512), channels=(64, 32), dtypes=("float32",)),
 }
-COMPILED = ("compile", "compile-best")
+COMPILED = ("compile", "compile-best", "flex")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,9 @@ def _predictions(options: Options) -> Job:
 def memory_needed(points: Sequence[Point]) -> int:
     """Bytes that the points of one problem take together, by the number of maps that each keeps alive. Generous."""
     first, providers = points[0], {p.provider for p in points}
-    maps = 3 + 5 * len(providers) if first.mode == "bwd" else 8
+    inputs = len(BY_NAME[first.op].maps)
+    maps = (3 + 5 * len(providers) if first.mode == "bwd" else 8) * inputs
+    maps += rivals.most_maps(first.op) if len(providers) > 1 else 0
     images = first.N if first.inputs == "photo" else 1  # that the reference computes in float64
     exact = 6 * images * map_bytes(first) // first.N * 8 // ITEMSIZE[first.dtype]
     return maps * map_bytes(first) + exact

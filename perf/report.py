@@ -157,7 +157,9 @@ class Report:
             point = Point(op, "segattn", "fwd", "float32", "contiguous", N, C, H, W, inputs="photo")
             try:
                 workload = Workload(point, self.backend, self.options.image)
-                _, gate_map = BY_NAME[op].op(*workload.inputs, backend=self.backend.kernels, return_map=True)
+                row = BY_NAME[op]
+                _, gate_map = row.op(*workload.inputs, backend=self.backend.kernels, **row.both)
+                gate_map = row.as_map(list(row.outputs.values())[1], gate_map)
                 arrays[op] = photo.as_image(gate_map)
             except Exception as error:
                 self.console.print(f"no gate map of {op}: {one_line(error)}", markup=False)

@@ -30,32 +30,44 @@ class Workload:
         self.point, self.backend, self.image = point, backend, image
         self.row, self.dtype = BY_NAME[point.op], getattr(torch, point.dtype)
         self.sizes = {"N": point.N, "C": C, "S": (H, W), "Cr": max(1, C // 2)}
+        absent = rivals.left_out(point.op)
+        self.names = [name for name in self.row.shapes(self.sizes) if name not in absent]
         self.backward = point.mode == "bwd"
         self.inputs = self.make_inputs(0)
 
     def make_inputs(self, seed: int) -> list[Tensor]:
         """The row's inputs, seeded; parameters scaled so that the gate's argument is about 1."""
-        device, layout = self.backend.device, self.point.layout
+        device = self.backend.device
         generator = torch.Generator(device).manual_seed(seed)
         inputs = []
-        for spec, shape in zip(self.row.inputs.values(), self.row.shapes(self.sizes).values(), strict=True):
-            if not is_map(spec):
+        for name, spec in zip(self.row.shapes(self.sizes), self.row.inputs.values(), strict=True):
+            if name not in self.names:
+                continue
+            if is_map(spec):
+                t = self.row.view(spec, self._map(spec, generator), self.sizes)
+            else:
+                shape = self.row.shape(spec, self.sizes)
                 fan_in = max(1, torch.Size(shape[1:]).numel())
                 t = normal(shape, torch.float32, "contiguous", device, generator) / fan_in**0.5
                 t = t.to(self.dtype)
-            elif self.point.inputs == "photo":
-                memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-                t = photo.activations(self.image, *shape).to(device, self.dtype).contiguous(memory_format=memory)
-            else:
-                t = normal(shape, self.dtype, layout, device, generator)
             inputs.append(t.requires_grad_(self.backward))
         return inputs
+
+    def _map(self, spec: str, generator) -> Tensor:
+        """The map (N, C, H, W) behind an input."""
+        device, layout, shape = self.backend.device, self.point.layout, self.row.map_shape(spec, self.sizes)
+        if self.point.inputs != "photo":
+            return normal(shape, self.dtype, layout, device, generator)
+        memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        return photo.activations(self.image, *shape).to(device, self.dtype).contiguous(memory_format=memory)
 
     @cached_property
     def dy(self) -> Tensor:
         generator = torch.Generator(self.backend.device).manual_seed(1)
-        shape = self.row.shape(self.row.outputs["y"], self.sizes)
-        return normal(shape, self.dtype, self.point.layout, self.backend.device, generator)
+        spec = self.row.outputs["y"]
+        shape = self.row.map_shape(spec, self.sizes)
+        dy = normal(shape, self.dtype, self.point.layout, self.backend.device, generator)
+        return self.row.view(spec, dy, self.sizes)
 
     def function(self, provider: str) -> Callable[..., Tensor]:
         """The forward of a provider, on the row's inputs."""
@@ -93,22 +105,23 @@ class Workload:
         if not self.backward:
             return {"y": y}
         grads = torch.autograd.grad(y, inputs, self.dy if dy is None else dy)
-        return {f"d{name}": g for name, g in zip(self.row.shapes(self.sizes), grads, strict=True)}
+        return {f"d{name}": g for name, g in zip(self.names, grads, strict=True)}
 
     @cached_property
     def _exact(self) -> dict[str, Tensor] | None:
         """The reference in float64: of a photograph everything, else what belongs to the last image."""
         images = slice(None) if self.point.inputs == "photo" else slice(-1, None)
-        specs = self.row.inputs.values()
-        given = [t.detach()[images] if is_map(spec) else t.detach() for spec, t in zip(specs, self.inputs, strict=True)]
-        sizes = self.sizes | {"N": given[0].shape[0]}
+        whole = zip(self.names, (t.detach() for t in self.inputs), strict=True)
+        some = [t[images] if name in self.row.maps else t for name, t in whole]
+        sizes = self.sizes | {"N": some[0].shape[0]}
         if self.row.count_flops(sizes)[self.backward] > EXACT_FLOPS:
             return None
-        wide = [t.double().requires_grad_(self.backward) for t in given]
+        wide = [t.double().requires_grad_(self.backward) for t in some]
         with without_tf32(), tuned_convolutions(False):
             exact = self._results(self.row.reference, wide, self.dy[images].double() if self.backward else None)
-        whole = {"y", *(f"d{name}" for name in self.row.maps)}
-        kept = exact if images == slice(None) else {k: v for k, v in exact.items() if k in whole}
+        kept = (
+            exact if images == slice(None) else {k: v for k, v in exact.items() if k == "y" or k[1:] in self.row.maps}
+        )
         return {k: v.detach() for k, v in kept.items()}
 
     def errors(self, fn: Callable) -> dict[str, float]:

@@ -128,9 +128,9 @@ def outputs_and_gradients(
     wanted = [t for t in leaves if t is not None and t.requires_grad]
     if not wanted:
         return outputs
-    reached = [(o, d.to(o.dtype)) for o, d in zip(outputs, douts, strict=True) if o.requires_grad]
-    of, douts = zip(*reached, strict=True)
-    return outputs + list(torch.autograd.grad(of, wanted, douts))
+    paired = [(o, d.to(o.dtype)) for d, o in zip(douts, outputs, strict=True) if o.requires_grad]
+    differentiable, douts = map(list, zip(*paired, strict=True))
+    return outputs + list(torch.autograd.grad(differentiable, wanted, douts))
 
 
 def exact_and_error(

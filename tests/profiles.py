@@ -8,7 +8,11 @@ from support import DTYPES
 from segattn_triton.catalog import OPS, Op
 
 CI, FUZZ = 3_000, 10_000  # examples over all rows; examples of each row
-SLOW = {"local_gate_depthwise": 0.2, "local_pool_gate": 0.2}  # their share: a stencil takes the interpreter a second
+SLOW = {
+    "local_gate_depthwise": 0.2,
+    "local_pool_gate": 0.2,
+    "neighborhood_attention": 0.05,
+}  # their share: a stencil takes the interpreter a second
 
 _common = dict(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 settings.register_profile("ci", derandomize=True, database=None, **_common)

@@ -125,7 +125,9 @@ def test_a_gpu_without_bfloat16_is_not_asked_for_it(tmp_path):
 @pytest.mark.parametrize("name", list(rivals.RIVALS))
 def test_rivals_compute_the_same(name, layout):
     row = BY_NAME[name]
-    inputs = make_inputs(row, {"N": 2, "C": 6, "S": (5, 7), "Cr": 3}, torch.float64, layout=layout)
+    sizes = {"N": 2, "C": 6, "S": (5, 7), "Cr": 3}
+    made = zip(row.shapes(sizes), make_inputs(row, sizes, torch.float64, layout=layout), strict=True)
+    inputs = [t for input_name, t in made if input_name not in rivals.left_out(name)]
     for provider in rivals.names(name):
         fn = rivals.make(name, provider, lambda fn: fn)
         torch.testing.assert_close(fn(*inputs), row.reference(*inputs))
@@ -197,8 +199,10 @@ def test_rehearsal_writes_every_point(rehearse, tmp_path):
     chosen = Options(preset="full", dtypes=("float32",), out=tmp_path, **SMALL).checked()
     points = {p for job in plan.schedule(chosen, gpu=True) for p in job.points}
     assert {r.point for r in found} == points
-    assert Counter(r.status for r in found) == {"ok": len(points)}
-    timed = [r for r in found if r.point.mode != "check"]
+    refused = [r for r in found if (r.point.provider, r.point.mode) == ("flex", "bwd")]  # by torch, on the CPU
+    assert all("does not support backward on CPU" in r.status for r in refused)
+    assert Counter(r.status for r in found if r not in refused) == {"ok": len(points) - len(refused)}
+    timed = [r for r in found if r.point.mode != "check" and r not in refused]
     assert all(r.ms > 0 and r.ms_20 <= r.ms <= r.ms_80 and r.extra["repetitions"] >= timing.LEAST for r in timed)
     ours = [r for r in timed if r.point.op in BY_NAME and r.point.timer == "events"]
     assert all(r.error is not None and r.error < 1e-5 and r.peak_memory > 0 for r in ours)
@@ -209,9 +213,13 @@ def test_rehearsal_writes_every_point(rehearse, tmp_path):
     assert rehearse.environment["options"]["preset"] == "full" and rehearse.environment["method"]["statistic"]
     with np.load(tmp_path / "maps.npz") as maps:
         assert set(maps) == {"photo", *BY_NAME}
-    lines = (tmp_path / "records.jsonl").read_text()
-    rehearse(ops=(), preset="full", resume=True)
-    assert (tmp_path / "records.jsonl").read_text() == lines
+    succeeded = [line for line in _lines(tmp_path) if '"status": "ok"' in line]
+    rehearse(ops=(), preset="full", resume=True)  # tries again what failed, and nothing else
+    assert [line for line in _lines(tmp_path) if '"status": "ok"' in line] == succeeded
+
+
+def _lines(folder) -> list[str]:
+    return (folder / "records.jsonl").read_text().splitlines()
 
 
 def test_an_earlier_report_is_kept(rehearse, tmp_path):

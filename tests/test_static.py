@@ -47,6 +47,14 @@ def test_dense_convolution_runs_on_tensor_cores(ask):
         assert all(op.startswith("wgmma") and op.endswith(f"f32.{kind}.{kind}") for op in found), (case, found)
 
 
+def test_neighborhood_attention_up_to_64_channels_a_head(ask):
+    """No spills, 128-bit accesses where D is contiguous, tensor cores forward."""
+    each = [("bfloat16", "channels_last", D) for D in (16, 32, 64)]
+    each += [("bfloat16", "contiguous", 64), ("float16", "channels_last", 64), ("float32", "channels_last", 64)]
+    for case, found in zip(each, ask(static_worker.attention_faults, *zip(*each, strict=True)), strict=True):
+        assert not found, (case, found)
+
+
 def test_cache_key_follows_the_source_of_an_activation(ask):
     (counts,) = ask(static_worker.compiled_per_source, [None])
     assert counts == {"launches": 4, "keys": 3, "first again": 1}

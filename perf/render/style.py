@@ -24,9 +24,11 @@ _FIXED = {
     "eager": ("#D55E00", "s"),
     "compile": ("#009E73", "^"),
     "compile-best": ("#CC79A7", "D"),
+    "flex": ("#56B4E9", "P"),
+    "natten": ("#999933", "X"),
     "reference": ("#E69F00", "v"),
 }
-_SPARE = (("#56B4E9", "P"), ("#999933", "X"), ("#7F7F7F", "*"))
+_SPARE = (("#8B6BB8", "h"), ("#A0522D", "<"), ("#7F7F7F", "*"))
 
 RC = {
     "font.family": "DejaVu Sans",

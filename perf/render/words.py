@@ -7,6 +7,8 @@ PROVIDERS = {
     "eager": "eager",
     "compile": "compiled",
     "compile-best": "best compiled",
+    "flex": "FlexAttention",
+    "natten": "NATTEN",
     "reference": "reference",
 }
 LONG = {
@@ -14,6 +16,8 @@ LONG = {
     "eager": "eager PyTorch, as published",
     "compile": "torch.compile of the published code",
     "compile-best": "torch.compile of the best formulation",
+    "flex": "torch.compile of FlexAttention with a 2-D mask",
+    "natten": "NATTEN",
     "reference": "the reference of this package",
 }
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
