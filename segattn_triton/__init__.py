@@ -1,7 +1,9 @@
 """Attention for semantic segmentation whose forward and backward are Triton kernels."""
 
 from segattn_triton import functional, reference
+from segattn_triton._accelerate import accelerate, accelerated, acceleration_report, restore
 from segattn_triton._dispatch import decompositions
+from segattn_triton.adapters import register_adapter
 from segattn_triton.modules import (
     ECA,
     SCSE,
@@ -27,7 +29,12 @@ __all__ = [
     "SpatialAttention",
     "SpatialPoolAttention",
     "SqueezeExcite",
+    "accelerate",
+    "accelerated",
+    "acceleration_report",
     "decompositions",
     "functional",
     "reference",
+    "register_adapter",
+    "restore",
 ]

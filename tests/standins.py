@@ -1,0 +1,191 @@
+"""Classes of the same qualified name, children and forward as gates of other libraries, which need not be installed."""
+
+from torch import nn
+
+
+def stands_for(name: str):
+    """The decorated class goes by this qualified name."""
+
+    def rename(cls):
+        cls.__module__, _, cls.__qualname__ = name.rpartition(".")
+        for member in vars(cls).values():
+            if callable(member):
+                member.__module__ = cls.__module__
+        return cls
+
+    return rename
+
+
+@stands_for("torchvision.ops.misc.SqueezeExcitation")
+class SqueezeExcitation(nn.Module):
+    def __init__(self, C, Cr, activation=nn.ReLU, scale_activation=nn.Sigmoid):
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1, self.fc2 = nn.Conv2d(C, Cr, 1), nn.Conv2d(Cr, C, 1)
+        self.activation, self.scale_activation = activation(), scale_activation()
+
+    def forward(self, x):
+        return self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x))))) * x
+
+
+class _SqueezeExcite(nn.Module):
+    def __init__(self, C, Cr, conv=nn.Conv2d, add_maxpool=False, norm=nn.Identity):
+        super().__init__()
+        self.add_maxpool = add_maxpool
+        self.fc1, self.fc2 = conv(C, Cr, 1), conv(Cr, C, 1)
+        self.bn, self.act, self.gate = norm(Cr) if norm is not nn.Identity else norm(), nn.ReLU(), nn.Sigmoid()
+
+
+@stands_for("timm.layers.squeeze_excite.SEModule")
+class SEModule(_SqueezeExcite):
+    def forward(self, x):
+        v = x.mean((2, 3), keepdim=True)
+        v = 0.5 * v + 0.5 * x.amax((2, 3), keepdim=True) if self.add_maxpool else v
+        return x * self.gate(self.fc2(self.act(self.bn(self.fc1(v)))))
+
+
+@stands_for("dynamic_network_architectures.building_blocks.regularization.SqueezeExcite")
+class NNUNetSqueezeExcite(_SqueezeExcite):
+    def forward(self, x):
+        return x * self.gate(self.fc2(self.act(self.bn(self.fc1(x.mean((2, 3), keepdim=True))))))
+
+
+@stands_for("timm.layers.squeeze_excite.EffectiveSEModule")
+class EffectiveSEModule(nn.Module):
+    def __init__(self, C):
+        super().__init__()
+        self.add_maxpool = False
+        self.fc, self.gate = nn.Conv2d(C, C, 1), nn.Hardsigmoid()
+
+    def forward(self, x):
+        return x * self.gate(self.fc(x.mean((2, 3), keepdim=True)))
+
+
+@stands_for("timm.layers.eca.EcaModule")
+class EcaModule(nn.Module):
+    def __init__(self, k=3):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+        self.act = self.conv2 = None
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.gate(self.conv(x.mean((2, 3))[:, None]))[:, 0, :, None, None]
+
+
+@stands_for("timm.layers.eca.CecaModule")
+class CecaModule(nn.Module):
+    def __init__(self, k=3):
+        super().__init__()
+        self.padding = k // 2
+        self.conv, self.gate = nn.Conv1d(1, 1, k, bias=False), nn.Sigmoid()
+
+    def forward(self, x):
+        v = nn.functional.pad(x.mean((2, 3))[:, None], (self.padding, self.padding), mode="circular")
+        return x * self.gate(self.conv(v))[:, 0, :, None, None]
+
+
+@stands_for("segmentation_models_pytorch.base.modules.SCSEModule")
+class SCSEModule(nn.Module):
+    def __init__(self, C, reduction=4):
+        super().__init__()
+        Cr = C // reduction
+        squeeze, excite = nn.Conv2d(C, Cr, 1), nn.Conv2d(Cr, C, 1)
+        self.cSE = nn.Sequential(nn.AdaptiveAvgPool2d(1), squeeze, nn.ReLU(), excite, nn.Sigmoid())
+        self.sSE = nn.Sequential(nn.Conv2d(C, 1, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        return x * self.cSE(x) + x * self.sSE(x)
+
+
+@stands_for("segmentation_models_pytorch.encoders._senet.SEModule")
+class SenetSEModule(nn.Module):
+    def __init__(self, C, Cr):
+        super().__init__()
+        self.avg_pool, self.relu, self.sigmoid = nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Sigmoid()
+        self.fc1, self.fc2 = nn.Conv2d(C, Cr, 1), nn.Conv2d(Cr, C, 1)
+
+    def forward(self, x):
+        return x * self.sigmoid(self.fc2(self.relu(self.fc1(self.avg_pool(x)))))
+
+
+@stands_for("segmentation_models_pytorch.encoders._senet.SEResNetBottleneck")
+class SEResNetBottleneck(nn.Module):
+    def __init__(self, C=8, downsample=False):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(C, 4, 1, bias=False), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.conv3, self.bn3 = nn.Conv2d(4, C, 1, bias=False), nn.BatchNorm2d(C)
+        self.relu, self.se_module = nn.ReLU(), SenetSEModule(C, 2)
+        self.downsample = nn.Conv2d(C, C, 1) if downsample else None
+        self.stride = 1
+
+    def forward(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(y)))))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(self.se_module(y) + shortcut)
+
+
+@stands_for("timm.models.resnet.BasicBlock")
+class BasicBlock(nn.Module):
+    def __init__(self, C=8, drop_path=None):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(C, C, 3, padding=1, bias=False), nn.BatchNorm2d(C)
+        self.drop_block, self.aa, self.act1, self.act2 = nn.Identity(), nn.Identity(), nn.ReLU(), nn.ReLU()
+        self.conv2, self.bn2 = nn.Conv2d(C, C, 3, padding=1, bias=False), nn.BatchNorm2d(C)
+        self.se, self.downsample, self.drop_path = SEModule(C, 2), None, drop_path
+        self.stride = self.dilation = 1
+
+    def forward(self, x):
+        y = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x)))))
+        y = self.se(self.bn2(self.conv2(y)))
+        y = y if self.drop_path is None else self.drop_path(y)
+        return self.act2(y + (x if self.downsample is None else self.downsample(x)))
+
+
+@stands_for("monai.networks.blocks.squeeze_and_excitation.ChannelSELayer")
+class ChannelSELayer(nn.Module):
+    def __init__(self, dims, C, r=2, add_residual=False, act=nn.ReLU, gate=nn.Sigmoid):
+        super().__init__()
+        self.add_residual = add_residual
+        self.avg_pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dims - 1](1)
+        self.fc = nn.Sequential(nn.Linear(C, C // r), act(), nn.Linear(C // r, C), gate())
+
+    def forward(self, x):
+        g = self.fc(self.avg_pool(x).flatten(1))
+        y = x * g.reshape(*g.shape, *[1] * (x.dim() - 2))
+        return y + x if self.add_residual else y
+
+
+@stands_for("mmcv.cnn.bricks.hsigmoid.HSigmoid")
+class HSigmoid(nn.Module):
+    def __init__(self, bias=3.0, divisor=6.0):
+        super().__init__()
+        self.bias, self.divisor, self.min_value, self.max_value = bias, divisor, 0.0, 1.0
+
+    def forward(self, x):
+        return ((x + self.bias) / self.divisor).clamp(self.min_value, self.max_value)
+
+
+class ConvModule(nn.Module):
+    def __init__(self, inputs, outputs, act):
+        super().__init__()
+        self.order = ("conv", "norm", "act")
+        self.with_norm = self.with_spectral_norm = self.with_explicit_padding = False
+        self.with_activation = True
+        self.conv, self.activate = nn.Conv2d(inputs, outputs, 1), act
+
+    def forward(self, x):
+        return self.activate(self.conv(x))
+
+
+@stands_for("mmseg.models.utils.se_layer.SELayer")
+class SELayer(nn.Module):
+    def __init__(self, C, Cr, act=None, gate=None):
+        super().__init__()
+        self.global_avgpool = nn.AdaptiveAvgPool2d(1)
+        self.conv1, self.conv2 = ConvModule(C, Cr, act or nn.ReLU()), ConvModule(Cr, C, gate or HSigmoid())
+
+    def forward(self, x):
+        return x * self.conv2(self.conv1(self.global_avgpool(x)))
