@@ -51,8 +51,7 @@ class Report(tuple[Row, ...]):
 def _known_name(module: nn.Module) -> str | None:
     """The qualified name by which a gate is known, of the module's class or of one that it derives from."""
     if isinstance(module, torch.jit.ScriptModule):
-        name = str(getattr(module, "_c", None) and module._c._type().qualified_name())
-        names = [name.removeprefix("__torch__.")]
+        names = [module._c._type().qualified_name().removeprefix("__torch__.")]
     else:
         names = [qualified_name(cls) for cls in plain_class(module).__mro__]
     return next((name for name in names if name in GATES), None)
@@ -177,13 +176,14 @@ def accelerate(
     Known are the gates of torchvision, timm, segmentation_models_pytorch, MONAI, OpenMMLab and nnU-Net, and those of
     `register_adapter`. In SE-ResNet and SE-ResNeXt the shortcut and the activation join the gate's kernel. Parameters,
     keys of the state_dict, hooks, isinstance, copies and DataParallel stay as they are; a pickle or torch.save holds
-    the plain classes. A CUDA map runs on the Triton kernels, any other on the reference. While a gate's child has
-    hooks (pruning, Grad-CAM), its own forward runs. `acceleration_report` says what was left and why; `restore` undoes.
+    the plain classes, and torch.jit.script leaves them in the model. A CUDA map runs on the Triton kernels, any other
+    on the reference. While a gate's child has hooks (pruning, Grad-CAM), its own forward runs. `acceleration_report`
+    says what was left and why; `restore` undoes.
 
     include: only gates of these kernels, such as ("scse", "eca"). filter_fn: (module, name) -> whether to take it.
     strict: RuntimeError, the model unchanged, if nothing is taken or something of it is left. verify: first compare
-    each gate, output and gradients, with its own forward on a random map; RuntimeError, the model unchanged, where
-    the error is more than twice that of its own forward. A second call changes nothing more.
+    each gate and residual block, output and gradients, with its own forward on a random map; RuntimeError, the model
+    unchanged, where the error is more than twice that of its own forward. A second call changes nothing more.
     Errors: TypeError for no module; ValueError for an unknown kernel in `include`.
     """
     found = _gates(model)
@@ -202,7 +202,11 @@ def accelerate(
     taken = [gate for gate in chosen if gate.reason is None and not isinstance(gate.module, Accelerated)]
     if verify:
         for gate in taken:
-            _verify(gate)
+            _verify(gate.name, gate.module)
+        for name, module in model.named_modules():
+            block = BLOCKS.get(qualified_name(type(module)))
+            if block and any(module._modules.get(block.gate) is gate.module for gate in taken):
+                _verify(name, module)
     _swap_all(model, taken)
     print(acceleration_report(model).summary)
     return model
@@ -230,36 +234,42 @@ def _outputs_and_gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
     with torch.enable_grad():
         y = module(x)
-    dy = torch.linspace(-1, 1, y.numel(), device=y.device).reshape(y.shape).to(y.dtype)
+    dy = torch.linspace(0.5, 1, y.numel(), device=y.device).reshape(y.shape).to(y.dtype)
     grads = torch.autograd.grad(y, [x, *named.values()], dy, allow_unused=True)
     values = dict(zip(["y", "dx", *named], [y.detach(), *grads], strict=True))
     return {name: value.double() for name, value in values.items() if value is not None}
 
 
-def _verify(found: _Found) -> None:
-    """Raise RuntimeError unless the kernel's error is at most twice that of the gate's own forward."""
-    module, gate = found.module, GATES[qualified_name(type(found.module))]
-    parts = gate.read(module)
-    weight = next((t for t in parts.tensors if t is not None), None)
-    if weight is None or weight.is_meta:
-        raise RuntimeError(f"verify: {found.name} has no values to compare: it is on the meta device, or without any")
-    channels = next((t.shape[1] for t in parts.tensors if t is not None and t.dim() > 1 and t.shape[1] > 1), 8)
-    if gate.inline:
-        channels = next(m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d))
+def _verify(name: str, module: nn.Module) -> None:
+    """Raise RuntimeError unless an accelerated copy is at most four times as far from float64 as the module itself.
+
+    Map and gradient are positive, as after a ReLU: sums that cancel would make the error of either a matter of luck.
+    """
+    fast = copy.deepcopy(module)
+    (gate,) = _gates(fast)
+    known = GATES[qualified_name(type(gate.module))]
+    parts = known.read(gate.module)
+    _swap_all(fast, [gate])
+    weight = next((t for t in parts.tensors if t is not None), torch.empty(1, 8))  # without any, a map of 8 channels
+    if weight.is_meta:
+        raise RuntimeError(f"verify: {name} has no values to compare: it is on the meta device")
+    if gate.module is not fast or known.inline:
+        channels = next(m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+    else:
+        channels = 8 if known.kernel == "eca" else weight.shape[1]
     dims = next((d for d in (weight.dim() - 2, 2) if d in parts.dims), parts.dims[0])
-    x = torch.randn(2, channels, *[6] * dims, generator=torch.Generator().manual_seed(0)).to(weight)
-    plain, fast = copy.deepcopy(module), copy.deepcopy(module)
-    swap(fast, gate)
+    x = torch.rand(2, channels, *[6] * dims, generator=torch.Generator().manual_seed(0)).to(weight)
     exact = _outputs_and_gradients(copy.deepcopy(module).double(), x.double())
-    own, ours = _outputs_and_gradients(plain, x), _outputs_and_gradients(fast, x)
-    for name, value in exact.items():
-        size = value.abs().max().item()
-        budget = 2 * (own[name] - value).abs().max().item() + 4 * torch.finfo(x.dtype).eps * size
-        error = (ours[name] - value).abs().max().item()
-        if not error <= budget:
+    own, ours = _outputs_and_gradients(copy.deepcopy(module), x), _outputs_and_gradients(fast, x)
+    sizes = {key: value.abs().max().item() for key, value in exact.items()}
+    apart = max((own[key] - exact[key]).abs().max().item() / sizes[key] for key in sizes if sizes[key])
+    relative = 4 * (apart + torch.finfo(x.dtype).eps)
+    for key, size in sizes.items():
+        error = (ours[key] - exact[key]).abs().max().item()
+        if not error <= relative * size:
             raise RuntimeError(
-                f"verify: {found.name or 'the model'} ({qualified_name(type(module))}): {name} is off by {error:.3g}, "
-                f"expected at most {budget:.3g} of {size:.3g}. The model is unchanged"
+                f"verify: {name or 'the model'} ({qualified_name(type(module))}): {key} is off by {error:.3g}, "
+                f"expected at most {relative * size:.3g} of {size:.3g}. The model is unchanged"
             )
 
 

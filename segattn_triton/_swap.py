@@ -90,6 +90,7 @@ class Accelerated:
         return twin
 
     def __prepare_scriptable__(self):
+        """What torch.jit.script compiles, and leaves in the model: the plain module, with the same parameters."""
         return self._as_plain()
 
 

@@ -1,0 +1,189 @@
+"""`accelerate` on the models that people use: same outputs and gradients, same keys, all gates, and back bit for bit.
+
+In float64, where a deep network amplifies no rounding that matters, every gradient is that of the model itself. In
+float32 and under bfloat16 autocast, output and gradient are at most four times as far from float64 as its own are.
+"""
+
+import copy
+import gc
+import importlib.util
+
+import pytest
+import support
+import torch
+import torchvision_cpu
+from torch import nn
+
+import segattn_triton as sat
+
+FACTOR = 4  # of testing's error budget, here for the largest error of each tensor
+
+
+def smp_model(architecture: str, encoder: str):
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="the models extra is not installed")
+    return getattr(smp, architecture)(encoder, encoder_weights=None, decoder_attention_type="scse", classes=2)
+
+
+def timm_model(name: str):
+    return pytest.importorskip("timm", reason="the models extra is not installed").create_model(name, num_classes=5)
+
+
+def lraspp():
+    segmentation = pytest.importorskip("torchvision.models.segmentation")
+    return segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
+
+
+def monai_model():
+    nets = pytest.importorskip("monai.networks.nets", reason="the models extra is not installed")
+    return nets.SEResNet50(spatial_dims=2, in_channels=3, num_classes=5)
+
+
+def without_gates():
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="the models extra is not installed")
+    return smp.Unet("resnet18", encoder_weights=None)
+
+
+FUSED = "squeeze_excite + shortcut, act"
+MODELS = {  # model -> its maker, and how many gates run on which kernel
+    "smp-unet-resnet34": (lambda: smp_model("Unet", "resnet34"), {"scse": 10}),
+    "smp-unet-se_resnet50": (lambda: smp_model("Unet", "se_resnet50"), {FUSED: 16, "scse": 10}),
+    "smp-unetplusplus-resnet34": (lambda: smp_model("UnetPlusPlus", "resnet34"), {"scse": 22}),
+    "smp-unet-tu-efficientnet_b0": (
+        lambda: smp_model("Unet", "tu-efficientnet_b0"),
+        {"squeeze_excite": 16, "scse": 10},
+    ),
+    "smp-unet-efficientnet-b0": (lambda: smp_model("Unet", "efficientnet-b0"), {"squeeze_excite": 16, "scse": 10}),
+    "torchvision-lraspp": (lraspp, {"squeeze_excite": 8}),
+    "timm-seresnet50": (lambda: timm_model("seresnet50"), {FUSED: 16}),
+    "timm-ecaresnet50d": (lambda: timm_model("ecaresnet50d"), {"eca": 16}),
+    "timm-ese_vovnet39b": (lambda: timm_model("ese_vovnet39b"), {"squeeze_excite": 4}),
+    "timm-mobilenetv3_large_100": (lambda: timm_model("mobilenetv3_large_100"), {"squeeze_excite": 8}),
+    "monai-seresnet50": (monai_model, {FUSED: 16}),
+    "smp-unet-without-gates": (without_gates, {}),
+}
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _installed():
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("the models extra is not installed")
+    torchvision_cpu.install()
+
+
+@pytest.fixture(autouse=True)
+def _memory():
+    yield
+    torch._dynamo.reset()
+    gc.collect()
+
+
+def make(name: str) -> nn.Module:
+    """With norms that are not at their start, where some models multiply the branch of a gate by zero."""
+    torch.manual_seed(0)
+    model = MODELS[name][0]()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def image(dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(2)  # dropout and drop path
+    y = model(x)
+    return y["out"] if isinstance(y, dict) else y
+
+
+def results(model: nn.Module, dtype=torch.float32, autocast=False) -> dict[str, torch.Tensor]:
+    """The output, and the gradient of every parameter, in float64."""
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = output(model, image(dtype))
+    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y.dtype))
+    grads = {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return {"y": y.detach().double(), **grads}
+
+
+def assert_same(ours: dict, exact: dict) -> None:
+    """Each tensor in float64, against its own size; one that is zero but for rounding, against the largest."""
+    assert ours.keys() == exact.keys()
+    largest = max(v.abs().max().item() for v in exact.values())
+    for name, value in exact.items():
+        size = max(value.abs().max().item(), 1e-8 * largest)
+        error = (ours[name] - value).abs().max().item()
+        assert error <= 1e-7 * size, f"{name}: off by {error:.3g} of {size:.3g}"
+
+
+def distances(found: dict, exact: dict) -> tuple[float, float]:
+    """The relative error of the output, and of all gradients as one vector."""
+
+    def relative(names) -> float:
+        squares = [((found[n] - exact[n]).square().sum(), exact[n].square().sum()) for n in names]
+        return (sum(error for error, _ in squares) / sum(size for _, size in squares)).sqrt().item()
+
+    return relative(["y"]), relative(exact.keys() - {"y"})
+
+
+def assert_within_budget(ours: dict, own: dict, exact: dict, eps: float) -> None:
+    for got, allowed in zip(distances(ours, exact), distances(own, exact), strict=True):
+        assert got <= FACTOR * (allowed + eps)
+
+
+def test_counts_keys_and_restore():
+    """Of every model, also where a fixed share of the cases runs."""
+    for name, (_, kernels) in MODELS.items():
+        model = make(name)
+        keys, parameters, classes = list(model.state_dict()), [*model.parameters()], [type(m) for m in model.modules()]
+        with torch.no_grad():
+            before = output(model, image())
+            sat.accelerate(model, strict=bool(kernels), verify=True)
+            report = sat.acceleration_report(model)
+            found = [row.kernel for row in report if row.status == "accelerated"]
+            assert {kernel: found.count(kernel) for kernel in found} == kernels and len(found) == len(report), name
+            assert list(model.state_dict()) == keys
+            assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+            after = output(model, image())
+            assert bool(kernels) != torch.equal(after, before), "the kernels round otherwise, so they ran"
+            torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
+            support.assert_equal(output(copy.deepcopy(model), image()), after)
+            sat.restore(model)
+            assert [type(m) for m in model.modules()] == classes
+            support.assert_equal(output(model, image()), before)
+
+
+@each_model
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+def test_outputs_and_gradients(name, training):
+    model = make(name).train(training)
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+
+    def run(m, *args, **kwargs):
+        found = results(m, *args, **kwargs)
+        for n, b in m.named_buffers():  # running statistics
+            b.copy_(buffers[n])
+        return found
+
+    wide = copy.deepcopy(model).double()
+    exact, own, own16 = run(wide, torch.float64), run(model), run(model, autocast=True)
+    sat.accelerate(wide), sat.accelerate(model)
+    assert_same(run(wide, torch.float64), exact)
+    ours, ours16 = run(model), run(model, autocast=True)
+    assert_within_budget(ours, own, exact, torch.finfo(torch.float32).eps)
+    assert_within_budget(ours16, own16, exact, torch.finfo(torch.bfloat16).eps)
+
+
+@each_model
+def test_compiles_into_one_graph(name):
+    model = make(name)
+    sat.accelerate(model)
+    with torch.no_grad():
+        expected = output(model, image())
+        got = output(torch.compile(model, fullgraph=True, backend="eager"), image())
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
