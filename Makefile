@@ -20,7 +20,7 @@ report:
 	$$python -m segattn_triton.perf report --out $(OUT) $(ARGS)
 
 test:
-	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models)
 	$$python -m pytest -n 2 $(ARGS)
 
 fuzz:
@@ -37,7 +37,7 @@ gpu-test:
 	exit $$failed
 
 test-full:
-	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models)
 	$$python -m pytest -n 2 --share 1 --readme README.md $(ARGS)
 
 check:

@@ -25,7 +25,7 @@ def in_full_precision(fn: Callable) -> Callable:
         def widen(value):
             return value.to(wide) if isinstance(value, Tensor) else value
 
-        with torch.autocast(x.device.type, enabled=False):
+        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             out = fn(widen(x), *map(widen, args), **{k: widen(v) for k, v in kwargs.items()})
         return tuple(t.to(x.dtype) for t in out) if isinstance(out, tuple) else out.to(x.dtype)
 

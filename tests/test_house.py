@@ -54,7 +54,11 @@ def layer(module: str) -> str:
 
 
 ARROWS = {  # layer -> the layers it may import
-    "__init__": {"modules", "functional", "reference", "_dispatch"},
+    "__init__": {"modules", "functional", "reference", "_dispatch", "_accelerate", "_convert", "adapters"},
+    "_accelerate": {"_swap", "adapters"},
+    "_swap": {"adapters", "functional"},
+    "adapters": {"adapters", "functional", "reference"},
+    "_convert": {"modules"},
     "modules": {"modules", "functional", "_checks", "reference"},
     "functional": {"_dispatch", "_checks", "reference"},
     "_checks": {"reference"},

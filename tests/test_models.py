@@ -4,9 +4,11 @@ In float64, where a deep network amplifies no rounding that matters, every gradi
 float32 and under bfloat16 autocast, output and gradient are at most four times as far from float64 as its own are.
 """
 
+import contextlib
 import copy
 import gc
 import importlib.util
+from unittest import mock
 
 import pytest
 import support
@@ -15,6 +17,8 @@ import torchvision_cpu
 from torch import nn
 
 import segattn_triton as sat
+from segattn_triton import functional
+from segattn_triton.adapters import GATES
 
 FACTOR = 4  # of testing's error budget, here for the largest error of each tensor
 
@@ -136,6 +140,19 @@ def assert_within_budget(ours: dict, own: dict, exact: dict, eps: float) -> None
         assert got <= FACTOR * (allowed + eps)
 
 
+@contextlib.contextmanager
+def watched_kernels():
+    """The kernels that are called."""
+    calls: list[str] = []
+
+    def spy(name, own):
+        return lambda *args, **options: calls.append(name) or own(*args, **options)
+
+    kernels = {gate.kernel for gate in GATES.values()}
+    with mock.patch.multiple(functional, **{name: spy(name, getattr(functional, name)) for name in kernels}):
+        yield calls
+
+
 def test_counts_keys_and_restore():
     """Of every model, also where a fixed share of the cases runs."""
     for name, (_, kernels) in MODELS.items():
@@ -149,8 +166,9 @@ def test_counts_keys_and_restore():
             assert {kernel: found.count(kernel) for kernel in found} == kernels and len(found) == len(report), name
             assert list(model.state_dict()) == keys
             assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-            after = output(model, image())
-            assert bool(kernels) != torch.equal(after, before), "the kernels round otherwise, so they ran"
+            with watched_kernels() as calls:
+                after = output(model, image())
+            assert len(calls) >= 0.9 * len(report), f"{name}: a gate of smp's Unet has no input, the others run"
             torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
             support.assert_equal(output(copy.deepcopy(model), image()), after)
             sat.restore(model)

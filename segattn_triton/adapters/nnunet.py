@@ -17,5 +17,5 @@ def _squeeze_excite(m):
         raise ValueError("add_maxpool: timm's experiment")
     found = squeeze_excite(m, "fc1", "act", "fc2", "gate")
     if found.dims == (3,):
-        raise ValueError("in 3-D it pools two of three axes, and its gate keeps the third")
+        raise ValueError("in 3-D its gate keeps the last axis, for which the map would have to be copied")
     return found
