@@ -8,6 +8,7 @@ import contextlib
 import copy
 import gc
 import importlib.util
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -174,6 +175,16 @@ def test_counts_keys_and_restore():
             sat.restore(model)
             assert [type(m) for m in model.modules()] == classes
             support.assert_equal(output(model, image()), before)
+
+
+def test_the_readme_begins_with_it(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = text.partition("## Quickstart")[2].partition("```python\n")[2].partition("```")[0]
+    pytest.importorskip("segmentation_models_pytorch", reason="the models extra is not installed")
+    exec(code, {})
+    line, table, *_ = capsys.readouterr().out.splitlines()
+    assert line == table == "26 of 26 gates accelerated"
+    assert f"# {line}" in code
 
 
 @each_model
