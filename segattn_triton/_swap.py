@@ -19,17 +19,18 @@ from segattn_triton.adapters import BLOCKS, Gate, Parts, qualified_name
 def is_observed(module: nn.Module) -> bool:
     """Whether something wants a child of the module to be called: a hook on one, or on all modules, or a forward that
     was replaced. The module's own hooks run anyway."""
-    return nn_module._has_any_global_hook() or any(map(has_hooks, _children(module)))
+    return nn_module._has_any_global_hook() or _children_have_hooks(module)
 
 
-def _children(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module._modules.values() if child is not None]
+def _children_have_hooks(module: nn.Module) -> bool:
+    return any(child is not None and has_hooks(child) for child in module._modules.values())
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Hooks on the module or beneath."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks) or "forward" in vars(module) or any(map(has_hooks, _children(module)))
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    return "forward" in module.__dict__ or (bool(module._modules) and _children_have_hooks(module))
 
 
 def read(module: nn.Module, gate: Gate) -> Parts | str | None:

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize, prune
 import segattn_triton as sat
 from segattn_triton import _accelerate, _dispatch, functional
 from segattn_triton.adapters import GATES, registry
+from segattn_triton.testing import without_tf32
 
 C = 8
 KINDS = {
@@ -51,13 +52,15 @@ def results(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     """y, dx and every parameter's gradient."""
     x = x.detach().requires_grad_()
     y = module(x)
-    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.device)
     return [y, *torch.autograd.grad(y, [x, *module.parameters()], dy)]
 
 
 def assert_same_results(module: nn.Module, plain: nn.Module, x: torch.Tensor) -> None:
     """To float32's accuracy, with the parameters of both in the same order."""
-    for got, expected in zip(results(module, x), results(plain, x), strict=True):
+    with without_tf32():
+        pairs = zip(results(module, x), results(plain, x), strict=True)
+    for got, expected in pairs:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.detach().abs().max()))
 
 
@@ -134,8 +137,8 @@ def test_residual_kernel_in_the_interpreter(monkeypatch):
     monkeypatch.setattr(functional, "implementation", lambda name, backend, x: real(name, "triton", x))
     torch.manual_seed(0)
     plain = standins.SEResNetBottleneck()
-    block = sat.accelerate(copy.deepcopy(plain))
-    assert_same_results(block, plain, make_map())
+    plain = plain.to(support.DEVICE)
+    assert_same_results(sat.accelerate(copy.deepcopy(plain)), plain, make_map().to(support.DEVICE))
 
 
 def test_prints_a_line_and_returns_the_model(capsys):

@@ -20,6 +20,7 @@ from torch import nn
 import segattn_triton as sat
 from segattn_triton import functional
 from segattn_triton.adapters import GATES
+from segattn_triton.testing import without_tf32
 
 FACTOR = 4  # of testing's error budget, here for the largest error of each tensor
 
@@ -77,8 +78,9 @@ def _installed():
 
 
 @pytest.fixture(autouse=True)
-def _memory():
-    yield
+def _precision_and_memory():
+    with without_tf32():
+        yield
     torch._dynamo.reset()
     gc.collect()
 
@@ -92,11 +94,11 @@ def make(name: str) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.uniform_(module.bias, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
+    return model.eval().to(support.DEVICE)
 
 
 def image(dtype=torch.float32) -> torch.Tensor:
-    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).to(support.DEVICE, dtype)
 
 
 def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -108,9 +110,9 @@ def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def results(model: nn.Module, dtype=torch.float32, autocast=False) -> dict[str, torch.Tensor]:
     """The output, and the gradient of every parameter, in float64."""
     model.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with torch.autocast(support.DEVICE, torch.bfloat16, enabled=autocast):
         y = output(model, image(dtype))
-    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y.dtype))
+    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y))
     grads = {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return {"y": y.detach().double(), **grads}

@@ -22,7 +22,7 @@ def qualified_name(cls: type) -> str:
 def _type_of(child: nn.Module) -> type:
     """The child's class; of a parametrised child, whose weight is a property, the class beneath."""
     cls = type(child)
-    return cls.__bases__[0] if cls.__module__ == "torch.nn.utils.parametrize" else cls
+    return cls if cls in _LAYERS else cls.__bases__[0] if cls.__module__ == "torch.nn.utils.parametrize" else cls
 
 
 def part(module: nn.Module, path: str) -> nn.Module:
@@ -52,7 +52,8 @@ def only(module: nn.Module, path: str, *kinds: type) -> nn.Module:
     return child
 
 
-_CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ONES, _ZEROS = ((1,), (1, 1), (1, 1, 1)), ((0,), (0, 0), (0, 0, 0))
 _SAME_PADDING = "segmentation_models_pytorch.encoders._efficientnet.Conv2d"  # of smp: plain on a 1x1 map
 _POOLS = {nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3}
 
@@ -62,9 +63,9 @@ def layer(module: nn.Module, path: str) -> tuple[Tensor, Tensor | None]:
     child = part(module, path)
     cls = _type_of(child)
     if cls is not nn.Linear:
-        if cls not in _CONVOLUTIONS and not qualified_name(cls).startswith(_SAME_PADDING):
+        if cls not in _LAYERS and not qualified_name(cls).startswith(_SAME_PADDING):
             raise unexpected(path, child, "a 1x1 convolution or a Linear")
-        if set(child.kernel_size) != {1} or child.groups != 1 or child.padding not in ((0,), (0, 0), (0, 0, 0)):
+        if child.kernel_size not in _ONES or child.groups != 1 or child.padding not in _ZEROS:
             raise ValueError(f"its child {path!r} is not a plain 1x1 convolution: {child}")
     weight = child.weight
     if not weight.numel():
@@ -83,15 +84,21 @@ def pooled_dims(module: nn.Module, path: str) -> int:
     return _POOLS[type(child)]
 
 
+def _default(name: str) -> Spec:
+    return name, ACTIVATIONS[name].a, ACTIVATIONS[name].b
+
+
+_TORCH = {  # those without constants of their own
+    nn.Sigmoid: _default("sigmoid"),
+    nn.Hardsigmoid: _default("hard_sigmoid"),
+    nn.Tanh: _default("tanh"),
+    nn.ReLU: _default("relu"),
+    nn.SiLU: _default("silu"),
+    nn.Hardswish: _default("hardswish"),
+    nn.Identity: _default("identity"),
+}
 _TIMM = "timm.layers.activations"
-_ACTIVATIONS = {  # class -> name, without constants of its own
-    "torch.nn.modules.activation.Sigmoid": "sigmoid",
-    "torch.nn.modules.activation.Hardsigmoid": "hard_sigmoid",
-    "torch.nn.modules.activation.Tanh": "tanh",
-    "torch.nn.modules.activation.ReLU": "relu",
-    "torch.nn.modules.activation.SiLU": "silu",
-    "torch.nn.modules.activation.Hardswish": "hardswish",
-    "torch.nn.modules.linear.Identity": "identity",
+_OTHERS = {
     f"{_TIMM}.Sigmoid": "sigmoid",
     f"{_TIMM}.Tanh": "tanh",
     f"{_TIMM}.Swish": "silu",
@@ -101,22 +108,21 @@ _ACTIVATIONS = {  # class -> name, without constants of its own
     f"{_TIMM}_me.HardSigmoidMe": "hard_sigmoid",
     f"{_TIMM}_me.HardSwishMe": "hardswish",
     "monai.networks.blocks.activation.MemoryEfficientSwish": "silu",
-    "mmcv.cnn.bricks.activation.Sigmoid": "sigmoid",
     "mmcv.cnn.bricks.hswish.HSwish": "hardswish",
 }
 _HSIGMOID = "mmcv.cnn.bricks.hsigmoid.HSigmoid"  # min(max((z + bias) / divisor, min_value), max_value)
 
 
 def _spec(child: nn.Module) -> Spec | None:
-    cls = qualified_name(type(child))
-    if cls in _ACTIVATIONS:
-        name = _ACTIVATIONS[cls]
-        return name, ACTIVATIONS[name].a, ACTIVATIONS[name].b
+    known = _TORCH.get(type(child))
+    if known is not None:
+        return known
     if type(child) is nn.LeakyReLU:
         return "leaky_relu", child.negative_slope, 0.0
+    cls = qualified_name(type(child))
     if cls == _HSIGMOID and (child.min_value, child.max_value) == (0.0, 1.0):
         return "hard_sigmoid", 1 / child.divisor, child.bias / child.divisor
-    return None
+    return _default(_OTHERS[cls]) if cls in _OTHERS else None
 
 
 def activation(module: nn.Module, path: str, allowed: tuple[str, ...]) -> Spec:
