@@ -252,7 +252,7 @@ def _verify(name: str, module: nn.Module) -> None:
     _swap_all(fast, [gate])
     weight = next((t for t in parts.tensors if t is not None), torch.empty(1, 8))  # without any, a map of 8 channels
     if weight.is_meta:
-        raise RuntimeError(f"verify: {name} has no values to compare: it is on the meta device")
+        raise RuntimeError(f"verify: {name or 'the model'} has no values to compare: it is on the meta device")
     if gate.module is not fast or known.inline:
         channels = next(m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
     else:
@@ -279,12 +279,16 @@ def restore(model: nn.Module) -> nn.Module:
     Errors: TypeError for no module; RuntimeError where another library has swapped a class since (fully_shard).
     """
     _gates(model)
-    for name, module in model.named_modules():
-        if isinstance(module, Accelerated):
-            if type(module) not in SWAPPED.values():
-                raise RuntimeError(f"{name}: its class is {type(module).__name__} by now: restore() before that")
-            module.__class__ = module._segattn_plain
+    _restore({name: module for name, module in model.named_modules() if isinstance(module, Accelerated)})
     return model
+
+
+def _restore(swapped: dict[str, nn.Module]) -> None:
+    for name, module in swapped.items():
+        if type(module) not in SWAPPED.values():
+            raise RuntimeError(f"{name}: its class is {type(module).__name__} by now: restore() before that")
+    for module in swapped.values():
+        module.__class__ = module._segattn_plain
 
 
 @contextlib.contextmanager
@@ -293,11 +297,14 @@ def accelerated(model: nn.Module, **options) -> Iterator[Report]:
 
     options and errors: those of `accelerate`. Gates that were accelerated before stay so.
     """
-    before = {id(m) for m in model.modules() if isinstance(m, Accelerated)} if isinstance(model, nn.Module) else set()
+
+    def found() -> dict[str, nn.Module]:
+        return {name: module for name, module in model.named_modules() if isinstance(module, Accelerated)}
+
+    before = found() if isinstance(model, nn.Module) else {}
     accelerate(model, **options)
     try:
         yield acceleration_report(model)
     finally:
-        for module in model.modules():
-            if isinstance(module, Accelerated) and id(module) not in before:
-                module.__class__ = module._segattn_plain
+        known = {id(module) for module in before.values()}
+        _restore({name: module for name, module in found().items() if id(module) not in known})

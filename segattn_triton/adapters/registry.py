@@ -10,10 +10,8 @@ from segattn_triton.adapters.parts import Parts
 
 
 class Inline(Protocol):
-    """The forward of a block that holds a gate's layers itself: (block, gate, *arguments of the forward) -> y, where
-    gate(x) is the accelerated gate. `names` are what it uses of the module that defines the block."""
-
-    names: tuple[str, ...]
+    """The forward of a block that holds a gate's layers itself, where gate(x) is the accelerated gate. `names` are
+    those of the Python module that defines the block, args and kwargs what its forward takes."""
 
     def __call__(self, block: nn.Module, gate: Callable[[Tensor], Tensor], names: dict, *args, **kwargs) -> Tensor: ...
 

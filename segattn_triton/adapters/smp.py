@@ -56,9 +56,6 @@ def _mbconv_forward(block: nn.Module, gate, names: dict, inputs: Tensor, drop_co
     return x
 
 
-_mbconv_forward.names = ("drop_connect",)
-
-
 @gate(
     f"{_ENCODERS}._efficientnet.MBConvBlock",
     children="_expand_conv _bn0 _depthwise_conv _bn1 _se_reduce _se_expand _project_conv _bn2 _swish",
