@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segattn_triton import _trial as trial
 from segattn_triton._swap import SWAPPED, Accelerated, fused, is_observed, plain_class, read, swap
 from segattn_triton.adapters import BLOCKS, GATES, Block, Parts, qualified_name
 
@@ -104,7 +105,7 @@ def _why_left(path: str, module: nn.Module, name: str) -> str | None:
     parts = read(module, gate)
     if not isinstance(parts, Parts):
         return parts or ""
-    return _slower(gate.kernel, parts)
+    return trial.disagreement(module, gate, parts) or _slower(gate.kernel, parts)
 
 
 class _Found(NamedTuple):
@@ -157,7 +158,10 @@ def _is_fusable(module: nn.Module, block: Block) -> bool:
     """Whether an instance is as its class is known, and its gate, shortcut and activation can be one."""
     children = frozenset({*block.body, block.gate, block.shortcut, block.act, *block.absent})
     missing = any(name not in module._modules for name in block.body)
-    return not missing and _unlike(module, children, block.attributes) is None and isinstance(fused(module), Parts)
+    if missing or _unlike(module, children, block.attributes) is not None:
+        return False
+    parts = fused(module)
+    return isinstance(parts, Parts) and trial.disagreement(module, None, parts) is None
 
 
 def accelerate(
@@ -177,7 +181,8 @@ def accelerate(
     `register_adapter`. In SE-ResNet and SE-ResNeXt the shortcut and the activation join the gate's kernel. Parameters,
     keys of the state_dict, hooks, isinstance, copies and DataParallel stay as they are; a pickle or torch.save holds
     the plain classes, and torch.jit.script leaves them in the model. A CUDA map runs on the Triton kernels, any other
-    on the reference. While a gate's child has hooks (pruning, Grad-CAM), its own forward runs. `acceleration_report`
+    on the reference. While a gate's child has hooks (pruning, Grad-CAM), its own forward runs. Each class is tried once
+    on random values in float64: one that computes something else than is known of it is left. `acceleration_report`
     says what was left and why; `restore` undoes.
 
     include: only gates of these kernels, such as ("scse", "eca"). filter_fn: (module, name) -> whether to take it.
@@ -220,57 +225,21 @@ def _swap_all(model: nn.Module, taken: Sequence[_Found]) -> None:
             swap(module, None)
 
 
+def _verify(name: str, module: nn.Module) -> None:
+    fast = copy.deepcopy(module)
+    (gate,) = _gates(fast)
+    known = GATES[qualified_name(type(gate.module))]
+    channels, dims, like = trial.takes(fast, known if gate.module is fast else None, known.read(gate.module))
+    _swap_all(fast, [gate])
+    trial.verify(f"{name or 'the model'} ({qualified_name(type(module))})", module, fast, channels, dims, like)
+
+
 def _raise_unless_all(chosen: Sequence[_Found], found: Sequence[_Found]) -> None:
     if not chosen:
         among = f" among its {len(found)} gates by include and filter_fn" if found else ""
         raise RuntimeError(f"strict: there is nothing to accelerate in the model{among}")
     if left := [f"  {gate.name or '(the model)'}: {gate.reason}" for gate in chosen if gate.reason is not None]:
         raise RuntimeError("\n".join([f"strict: {len(left)} of {len(chosen)} gates cannot be accelerated:", *left]))
-
-
-def _outputs_and_gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """y, dx and the gradient of each parameter, in float64, of a fixed gradient of y."""
-    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    x = x.clone().requires_grad_()
-    with torch.enable_grad():
-        y = module(x)
-    dy = torch.linspace(0.5, 1, y.numel(), device=y.device).reshape(y.shape).to(y.dtype)
-    grads = torch.autograd.grad(y, [x, *named.values()], dy, allow_unused=True)
-    values = dict(zip(["y", "dx", *named], [y.detach(), *grads], strict=True))
-    return {name: value.double() for name, value in values.items() if value is not None}
-
-
-def _verify(name: str, module: nn.Module) -> None:
-    """Raise RuntimeError unless an accelerated copy is at most four times as far from float64 as the module itself.
-
-    Map and gradient are positive, as after a ReLU: sums that cancel would make the error of either a matter of luck.
-    """
-    fast = copy.deepcopy(module)
-    (gate,) = _gates(fast)
-    known = GATES[qualified_name(type(gate.module))]
-    parts = known.read(gate.module)
-    _swap_all(fast, [gate])
-    weight = next((t for t in parts.tensors if t is not None), torch.empty(1, 8))  # without any, a map of 8 channels
-    if weight.is_meta:
-        raise RuntimeError(f"verify: {name or 'the model'} has no values to compare: it is on the meta device")
-    if gate.module is not fast or known.inline:
-        channels = next(m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
-    else:
-        channels = 8 if known.kernel == "eca" else weight.shape[1]
-    dims = next((d for d in (weight.dim() - 2, 2) if d in parts.dims), parts.dims[0])
-    x = torch.rand(2, channels, *[6] * dims, generator=torch.Generator().manual_seed(0)).to(weight)
-    exact = _outputs_and_gradients(copy.deepcopy(module).double(), x.double())
-    own, ours = _outputs_and_gradients(copy.deepcopy(module), x), _outputs_and_gradients(fast, x)
-    sizes = {key: value.abs().max().item() for key, value in exact.items()}
-    apart = max((own[key] - exact[key]).abs().max().item() / sizes[key] for key in sizes if sizes[key])
-    relative = 4 * (apart + torch.finfo(x.dtype).eps)
-    for key, size in sizes.items():
-        error = (ours[key] - exact[key]).abs().max().item()
-        if not error <= relative * size:
-            raise RuntimeError(
-                f"verify: {name or 'the model'} ({qualified_name(type(module))}): {key} is off by {error:.3g}, "
-                f"expected at most {relative * size:.3g} of {size:.3g}. The model is unchanged"
-            )
 
 
 def restore(model: nn.Module) -> nn.Module:

@@ -55,7 +55,8 @@ def layer(module: str) -> str:
 
 ARROWS = {  # layer -> the layers it may import
     "__init__": {"modules", "functional", "reference", "_dispatch", "_accelerate", "_convert", "adapters"},
-    "_accelerate": {"_swap", "adapters"},
+    "_accelerate": {"_swap", "_trial", "adapters"},
+    "_trial": {"_swap", "adapters"},
     "_swap": {"adapters", "functional"},
     "adapters": {"adapters", "functional", "reference"},
     "_convert": {"modules"},

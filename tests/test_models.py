@@ -6,8 +6,10 @@ float32 and under bfloat16 autocast, output and gradient are at most four times 
 
 import contextlib
 import copy
+import functools
 import gc
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -19,7 +21,7 @@ from torch import nn
 
 import segattn_triton as sat
 from segattn_triton import functional
-from segattn_triton.adapters import GATES
+from segattn_triton.adapters import BLOCKS, GATES
 from segattn_triton.testing import without_tf32
 
 FACTOR = 4  # of testing's error budget, here for the largest error of each tensor
@@ -187,6 +189,82 @@ def test_the_readme_begins_with_it(capsys):
     line, table, *_ = capsys.readouterr().out.splitlines()
     assert line == table == "26 of 26 gates accelerated"
     assert f"# {line}" in code
+
+
+def senet_blocks(module) -> dict[str, Callable]:
+    one = dict(inplanes=16, planes=4, groups=1, reduction=2)
+    return {
+        "SEBottleneck": lambda: module.SEBottleneck(**{**one, "groups": 2}),
+        "SEResNetBottleneck": lambda: module.SEResNetBottleneck(**one),
+        "SEResNeXtBottleneck": lambda: module.SEResNeXtBottleneck(**one, base_width=32),
+    }
+
+
+def real_classes() -> dict[str, Callable]:
+    """Qualified name -> a small instance, of every class of the installed libraries that has an adapter."""
+    from monai.networks.blocks import squeeze_and_excitation as monai
+    from segmentation_models_pytorch.base import modules
+    from segmentation_models_pytorch.encoders import _senet, mobileone
+    from timm.layers import eca, squeeze_excite
+    from timm.models import _efficientnet_blocks, hgnet, resnet, senet
+    from torchvision.ops import misc
+
+    monai_block = dict(spatial_dims=2, inplanes=16, planes=4, groups=1, reduction=2)
+    found = {
+        "torchvision.ops.misc.SqueezeExcitation": lambda: misc.SqueezeExcitation(16, 4),
+        "timm.layers.squeeze_excite.SEModule": lambda: squeeze_excite.SEModule(16, add_maxpool=True),
+        "timm.models._efficientnet_blocks.SqueezeExcite": lambda: _efficientnet_blocks.SqueezeExcite(16),
+        "timm.models.senet.SEModule": lambda: senet.SEModule(16, 4),
+        "timm.layers.squeeze_excite.EffectiveSEModule": lambda: squeeze_excite.EffectiveSEModule(16),
+        "timm.models.hgnet.EseModule": lambda: hgnet.EseModule(16),
+        "timm.layers.eca.EcaModule": lambda: eca.EcaModule(16),
+        "timm.layers.eca.CecaModule": lambda: eca.CecaModule(16),
+        "timm.models.resnet.BasicBlock": lambda: resnet.BasicBlock(16, 16, attn_layer="se"),
+        "timm.models.resnet.Bottleneck": lambda: resnet.Bottleneck(16, 4, attn_layer="se"),
+        "timm.models.senet.SEResNetBlock": lambda: senet.SEResNetBlock(16, 16, 1, 4),
+        "segmentation_models_pytorch.base.modules.SCSEModule": lambda: modules.SCSEModule(16),
+        "segmentation_models_pytorch.encoders._senet.SEModule": lambda: _senet.SEModule(16, 4),
+        "segmentation_models_pytorch.encoders.mobileone.SEBlock": lambda: mobileone.SEBlock(16),
+        "monai.networks.blocks.squeeze_and_excitation.ChannelSELayer": lambda: monai.ChannelSELayer(2, 16),
+        "monai.networks.blocks.squeeze_and_excitation.ResidualSELayer": lambda: monai.ResidualSELayer(2, 16),
+        "monai.networks.blocks.squeeze_and_excitation.SEBlock": lambda: monai.SEBlock(2, 16, 4, 4, 16),
+    }
+    for prefix, module in (("timm.models.senet", senet), ("segmentation_models_pytorch.encoders._senet", _senet)):
+        found |= {f"{prefix}.{name}": maker for name, maker in senet_blocks(module).items()}
+    for name in ("SEBottleneck", "SEResNetBottleneck", "SEResNeXtBottleneck"):
+        more = {"base_width": 32} if "NeXt" in name else {}
+        maker = functools.partial(getattr(monai, name), **monai_block, **more)
+        found[f"monai.networks.blocks.squeeze_and_excitation.{name}"] = maker
+    return found
+
+
+def test_every_class_of_the_libraries():
+    """Every adapter on the real class, in float64, training and eval; blocks fused."""
+    for library in ("torchvision", "timm", "segmentation_models_pytorch", "monai"):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip("the models extra is not installed")
+    elsewhere = ("mm", "dynamic_network_architectures.")
+    inline = {"segmentation_models_pytorch.encoders._efficientnet.MBConvBlock"}  # in smp's efficientnet, above
+    made = real_classes()
+    known = {name for name in (*GATES, *BLOCKS) if not name.startswith(elsewhere)}
+    assert made.keys() == known - inline
+    for name, maker in made.items():
+        torch.manual_seed(0)
+        plain = maker().double()
+        x = torch.randn(2, 16, 6, 6, dtype=torch.float64)
+        for training in (False, True):
+            plain.train(training)
+            model = sat.accelerate(copy.deepcopy(plain), strict=True, verify=True)
+            (row,) = sat.acceleration_report(model)
+            assert ("shortcut" in row.kernel) == (name in BLOCKS), name
+            for got, expected in zip(gradients(model, x), gradients(copy.deepcopy(plain), x), strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-8)
+
+
+def gradients(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    y = model(x)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(4)).to(y)
+    return [y, *torch.autograd.grad(y, list(model.parameters()), dy)]
 
 
 @each_model

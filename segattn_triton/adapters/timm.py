@@ -63,7 +63,7 @@ def _ceca_module(m):
 
 
 _three = dict(body="conv1 bn1 relu conv2 bn2 relu conv3 bn3", gate="se_module", shortcut="downsample", act="relu")
-_two = dict(body="conv1 bn1 relu conv2 bn2", gate="se_module", shortcut="downsample", act="relu")
+_two = dict(body="conv1 bn1 relu conv2 bn2 relu", gate="se_module", shortcut="downsample", act="relu")
 SENET = [f"senet.{name}" for name in ("SEBottleneck", "SEResNetBottleneck", "SEResNeXtBottleneck")]
 block(*[f"timm.models.{name}" for name in SENET], **_three, attributes="stride downsample")
 block("timm.models.senet.SEResNetBlock", **_two, attributes="stride downsample")
