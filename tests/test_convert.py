@@ -78,9 +78,7 @@ def test_own_keys_pass():
 
 def test_errors():
     gate, state = sat.SqueezeExcite(C, hidden=2), standins.ChannelSELayer(2, C).state_dict()
-    with pytest.raises(
-        ValueError, match=r"fc\.0\.weight: got shape \(4, 8\), expected as many .* \(2, 8, 1, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"fc\.0\.weight: got shape \(4, 8\), expected as many .* \(2, 8, 1, 1\)"):
         sat.convert_state_dict(state, gate)
     with pytest.raises(ValueError, match=r"to: got 'keras', expected one of 'catalyst', .*'timm'"):
         sat.convert_state_dict(state, gate, to="keras")
