@@ -75,6 +75,7 @@ def is_installed(python: Path | str, extras: str) -> bool:
         "d = m.distribution('segattn_triton')\n"
         "import segattn_triton\n"
         "assert pathlib.Path(segattn_triton.__file__).parents[1] == pathlib.Path(sys.argv[1])\n"
+        "assert set(sys.argv[2].split(',')) <= set(d.metadata.get_all('Provides-Extra'))\n"
         "for r in map(R, d.requires):\n"
         "    if r.marker is None or any(r.marker.evaluate({'extra': e}) for e in sys.argv[2].split(',')):\n"
         "        assert m.version(r.name) in r.specifier\n"
