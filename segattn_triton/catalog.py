@@ -45,7 +45,7 @@ class Op:
     parameters: Mapping[str, str]  # input -> key of the module's state_dict
     outputs: Mapping[str, str]
     options: Mapping[str, Sequence]
-    flops: Callable[..., tuple[int, int]]  # (pixels * N, C, Cr) -> forward, backward
+    flops: Callable[..., tuple[int, int]]  # shapes of the inputs -> forward, backward
     passes: tuple[int, int]  # over the first map, forward and backward
     equation: str
     attends_to: str
@@ -150,7 +150,7 @@ class Op:
         return self.passes[0] * x, self.passes[1] * x
 
     def count_flops(self, sizes: Sizes) -> tuple[int, int]:
-        return self.flops(sizes["N"] * math.prod(sizes["S"]), sizes["C"], sizes["Cr"])
+        return self.flops(*self.shapes(sizes).values())
 
 
 def is_map(spec: str) -> bool:
@@ -285,7 +285,7 @@ OPS = (
         parameters={"w1": "fc.0.weight", "b1": "fc.0.bias", "w2": "fc.2.weight", "b2": "fc.2.bias"},
         outputs={"y": MAP, "map": "N C"},
         options={"pool": ("avg", "max", "avgmax"), "act": ACTS, "gate": GATES, "ties": TIES},
-        flops=flops.channel_gate,
+        flops=flops.squeeze_excite,
         passes=(3, 4),
         dims=(1, 2, 3),
         equation="y = x * gate(W2 act(W1 pool(x) + b1) + b2)",
@@ -326,7 +326,7 @@ OPS = (
         parameters={"w1": "fc.weight", "b1": "fc.bias"},
         outputs={"y": MAP, "map": "N C"},
         options={"gate": GATES},
-        flops=flops.channel_gate,
+        flops=flops.squeeze_excite,
         passes=(3, 4),
         dims=(1, 2, 3),
         fixed={"gate": "sigmoid"},
@@ -345,7 +345,7 @@ OPS = (
         parameters={"weight": "conv.weight", "bias": "conv.bias"},
         outputs={"y": MAP, "map": "N C"},
         options={"circular": (False, True), "gate": GATES},
-        flops=flops.channel_gate,
+        flops=flops.eca,
         passes=(3, 4),
         dims=(1, 2, 3),
         fixed={"bias": True},
@@ -405,7 +405,7 @@ OPS = (
         parameters={"weight": "conv.weight", "bias": "conv.bias"},
         outputs={"y": MAP, "map": MAP},
         options={"gate": GATES},
-        flops=flops.local_gate_depthwise,
+        flops=flops.local_gate,
         passes=(2, 3),
         fixed={"depthwise": True},
         equation="y = x * gate(depthwise conv3x3(x) + b)",

@@ -1,51 +1,88 @@
-"""Floating-point operations of every op, (forward, backward), a multiply-add counted as two.
+"""Floating-point operations of every operator, (forward, backward), a multiply-add counted as two.
 
-E = N * P * C elements of the map; the gate itself, a few operations per value of it, is not counted.
+Each formula takes the shapes of the operator's tensors, None for one left out, and its options after them. E is the
+number of elements of the map; the gate itself, a few operations per value of it, is not counted.
 """
 
+from collections.abc import Iterable, Sequence
+from math import prod
 
-def spatial_gate(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
-    E = pixels * C
+from torch.utils.flop_counter import register_flop_formula
+
+Shape = Sequence[int]
+
+
+def spatial_gate(x: Shape, *_) -> tuple[int, int]:
+    E = prod(x)
     return 3 * E, 9 * E
 
 
-def spatial_pool_gate(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
-    E = pixels * C
+def spatial_pool_gate(x: Shape, *_) -> tuple[int, int]:
+    E = prod(x)
     return 2 * E, 6 * E
 
 
-def channel_gate(pixels: int, C: int, Cr: int) -> tuple[int, int]:
-    E = pixels * C
+def squeeze_excite(
+    x: Shape, w1: Shape, b1=None, w2=None, b2=None, source: Shape | None = None, shortcut: Shape | None = None, *_
+) -> tuple[int, int]:
+    """Without the perceptron, which is as small as a gate."""
+    E = prod(x)
+    pooled = E if source is None else prod(source)
+    return pooled + E + E * (shortcut is not None), 3 * E + pooled * (1 if source else 2)
+
+
+def eca(x: Shape, *_) -> tuple[int, int]:
+    E = prod(x)
     return 2 * E, 5 * E
 
 
-def squeeze_excite(pixels: int, C: int, Cr: int) -> tuple[int, int]:
-    """With a source and a shortcut."""
-    E = pixels * C
-    return 3 * E, 4 * E
-
-
-def scse(pixels: int, C: int, Cr: int) -> tuple[int, int]:
-    E = pixels * C
+def scse(x: Shape, *_) -> tuple[int, int]:
+    E = prod(x)
     return 6 * E, 15 * E
 
 
-def local_gate(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
-    E = pixels * C
-    return 18 * E * C + E, 36 * E * C + 4 * E
+def local_gate(x: Shape, weight: Shape, *_) -> tuple[int, int]:
+    """weight (C, inputs, 3, 3); a depthwise backward computes the convolution again."""
+    E, inputs = prod(x), weight[1]
+    return 18 * E * inputs + E, (36 * inputs + 18 * (inputs == 1) + 4) * E
 
 
-def local_gate_depthwise(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
-    E = pixels * C
-    return 19 * E, 58 * E
-
-
-def local_pool_gate(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
-    E = pixels * C
+def local_pool_gate(x: Shape, *_) -> tuple[int, int]:
+    E = prod(x)
     return 10 * E, 31 * E
 
 
-def neighborhood_attention(pixels: int, C: int, Cr: int = 0) -> tuple[int, int]:
-    """3 x 3 keys, C = heads * D. Backward as gathered: scores and dP once for the queries, once for the keys."""
-    E = pixels * C
-    return 36 * E, 128 * E
+def neighborhood_attention(q: Shape, k: Shape, v: Shape, rel_bias=None, kernel_size: int = 3, *_) -> tuple[int, int]:
+    """Backward as gathered: scores and dP once for the queries, once for the keys."""
+    E, keys = prod(q), kernel_size**2
+    return 4 * keys * E, (14 * keys + 2) * E
+
+
+def neighborhood_qk(q: Shape, k: Shape, rel_bias=None, kernel_size: int = 3, *_) -> tuple[int, int]:
+    E = prod(q)
+    return 2 * kernel_size**2 * E, 4 * kernel_size**2 * E
+
+
+def neighborhood_av(attn: Shape, v: Shape, *_) -> tuple[int, int]:
+    products = prod(attn) * v[-1]
+    return 2 * products, 4 * products
+
+
+FORMULAS = {
+    **{
+        formula.__name__: formula
+        for formula in (
+            *(spatial_gate, spatial_pool_gate, squeeze_excite, eca, scse, local_gate, local_pool_gate),
+            *(neighborhood_attention, neighborhood_qk, neighborhood_av),
+        )
+    },
+    "local_gate_depthwise": local_gate,
+}
+
+
+def register(ops: Iterable) -> None:
+    """Let `torch.utils.flop_counter` count these operators."""
+    for op in ops:
+        formula, before = FORMULAS[op.name], op.differentiable + len(op.saved)
+        register_flop_formula(op.op.overloadpacket)(lambda *args, f=formula, **_: f(*args)[0])
+        register_flop_formula(op.op_bwd.overloadpacket)(lambda *args, f=formula, n=before, **_: f(*args[n:])[1])

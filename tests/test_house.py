@@ -65,7 +65,7 @@ ARROWS = {  # layer -> the layers it may import
     "_checks": {"reference"},
     "_dispatch": {"reference", "ops", "launch"},
     "reference": {"reference"},
-    "ops": {"_register", "kernels", "launch", "tuning", "ops"},
+    "ops": {"_register", "kernels", "launch", "tuning", "flops", "ops"},
     "_register": {"kernels"},
     "kernels": {"kernels", "launch", "tuning"},
     "launch": {"tuning"},

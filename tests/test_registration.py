@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from support import Calls, assert_equal, each_option, each_row, outputs_and_gradients, problem
+from support import Calls, assert_equal, each_option, each_row, outputs_and_gradients, problem, sizes_of
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from segattn_triton import _register
 from segattn_triton.testing import LAYOUTS
@@ -29,6 +30,16 @@ def _detached(value):
 def test_opcheck(row, layout):
     for func, args, _ in calls(row, layout):
         torch.library.opcheck(func, args)
+
+
+@each_row
+def test_flops_are_counted(row):
+    """torch's counter sees in an operator what the catalog states."""
+    inputs, sizes = problem(row), sizes_of(row, (5, 6), 5, 2)
+    with FlopCounterMode(display=False) as counter:
+        outputs_and_gradients(row.op, inputs, backend="triton")
+    counted = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items() if "segattn" in str(op)}
+    assert sorted(counted.values()) == sorted(row.count_flops(sizes))
 
 
 @each_row
