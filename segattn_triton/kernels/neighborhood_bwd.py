@@ -69,7 +69,8 @@ def _neighborhood_delta_kernel(
 
 @triton.jit
 def _p_ds(q, k, v, dy, lse, delta, bias, oy, ox, near, inside, WINDOW: tl.constexpr, ACC: tl.constexpr):
-    """p and ds [BLOCK_P] of the pairs at one offset; q comes times scale * log2(e).
+    """p and ds [BLOCK_P] of the pairs at one offset; q comes times scale. s - lse before the change of base: where p
+    counts the difference is small, and keeps the digits that the product of each with log2(e) would round.
 
     `near`: the pairs that exist. `inside`: those of them whose key lies in the image, the others score 0. None: all.
     """
@@ -77,8 +78,8 @@ def _p_ds(q, k, v, dy, lse, delta, bias, oy, ox, near, inside, WINDOW: tl.conste
     if inside is not None:
         s = tl.where(inside, s, 0.0)
     if bias is not None:
-        s += tl.load(bias + bias_index(oy, ox, WINDOW)).to(ACC) * LOG2E
-    p = tl.exp2(s - lse * LOG2E)
+        s += tl.load(bias + bias_index(oy, ox, WINDOW)).to(ACC)
+    p = tl.exp2((s - lse) * LOG2E)
     ds = p * (tl.sum(dy * v, 1) - delta)
     if near is not None:
         p = tl.where(near, p, 0.0)
@@ -134,7 +135,7 @@ def _to_key(k_j, v_j, q, dy, lse, delta, bias, oy, ox, near, dk, dv, WINDOW: tl.
     dy_i = load_shifted(dy, -oy, -ox, near, WINDOW, ACC)
     lse_i = load_shifted(lse, -oy, -ox, near, WINDOW, ACC)
     delta_i = load_shifted(delta, -oy, -ox, near, WINDOW, ACC)
-    p, ds = _p_ds(q_i * LOG2E, k_j, v_j, dy_i, lse_i, delta_i, bias, oy, ox, near, near, WINDOW, ACC)
+    p, ds = _p_ds(q_i, k_j, v_j, dy_i, lse_i, delta_i, bias, oy, ox, near, near, WINDOW, ACC)
     return dk + ds[:, None] * q_i, dv + p[:, None] * dy_i
 
 
@@ -185,7 +186,7 @@ def _neighborhood_bwd_kernel(
         lse = rows_at(lse_ptr, row_stride, place, head, y, x, WINDOW)
         delta = rows_at(delta_ptr, row_stride, place, head, y, x, WINDOW)
         if dq_ptr is not None or dbias_ptr is not None:
-            q_i = load_shifted(q, 0, 0, mask, WINDOW, ACC) * (WINDOW.scale * LOG2E)
+            q_i = load_shifted(q, 0, 0, mask, WINDOW, ACC) * WINDOW.scale
             dy_i = load_shifted(dy, 0, 0, mask, WINDOW, ACC)
             lse_i = load_shifted(lse, 0, 0, mask, WINDOW, ACC)
             queries = q_i, dy_i, lse_i, load_shifted(delta, 0, 0, mask, WINDOW, ACC)

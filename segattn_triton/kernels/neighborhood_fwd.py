@@ -1,9 +1,10 @@
 """Neighbourhood attention, forward: y_i = sum_j p_ij v_j, p_i = softmax_j(s_ij), s_ij = scale <q_i, k_j> + bias.
 
 q, y (N, H, W, heads, D); k, v (N, H, W, heads_kv, D); lse_i = log sum_j exp(s_ij), (N, H, W, heads). One pass over
-q, k, v and y; the halo of a tile comes from cache. Softmax in base 2.
+q, k, v and y; the halo of a tile comes from cache.
 
-Two kernels. Rows: the keys at one offset after another, a running softmax; everything in the accumulator's precision.
+Two kernels. Rows: the keys at one offset after another, a running softmax; everything in the accumulator's precision,
+and scores with the bits that the backward computes again: in exp(s - lse) the rounding of a large score cancels.
 Tiles: see `neighborhood_tile`; S = Q K^T [16, 64] per tile, and P V with P rounded to the vectors' dtype. P is 0 for
 the keys that a query does not have, but 0 * Inf is NaN: where a sum is not finite, the program computes it again as
 the row kernel does, which never touches a key outside the window.
@@ -50,13 +51,13 @@ def _take(q, k, v, bias, oy, ox, near, peak, total, acc, WINDOW: tl.constexpr, A
     if near is not None and WINDOW.border == "zero":
         s = tl.where(near, s, 0.0)
     if bias is not None:
-        s += tl.load(bias + bias_index(oy, ox, WINDOW)).to(ACC) * LOG2E
+        s += tl.load(bias + bias_index(oy, ox, WINDOW)).to(ACC)
     if near is not None and WINDOW.border != "zero":
         s = tl.where(near, s, float("-inf"))
     higher = tl.maximum(peak, s)
     base = tl.where(higher == float("-inf"), 0.0, higher)
-    fade = tl.exp2(peak - base)
-    p = tl.exp2(s - base)
+    fade = tl.exp2((peak - base) * LOG2E)
+    p = tl.exp2((s - base) * LOG2E)
     return higher, total * fade + p, acc * fade[:, None] + p[:, None] * v_j
 
 
@@ -116,14 +117,14 @@ def _neighborhood_fwd_kernel(
     k = vectors_at(k_ptr, k_stride, place, head // WINDOW.group, y, x, WINDOW)
     v = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, y, x, WINDOW)
     bias = head_bias(bias_ptr, head, WINDOW)
-    q_i = load_shifted(q, 0, 0, mask, WINDOW, ACC) * (WINDOW.scale * LOG2E)
+    q_i = load_shifted(q, 0, 0, mask, WINDOW, ACC) * WINDOW.scale
     if is_inner(y0, x0, rows, cols, BLOCK_Y, BLOCK_X, WINDOW):
         peak, total, acc = attend(q_i, k, v, bias, y, x, rows, cols, True, WINDOW, ACC)
     else:
         peak, total, acc = attend(q_i, k, v, bias, y, x, rows, cols, False, WINDOW, ACC)
     store_at(vectors_at(y_ptr, y_stride, place, head, y, x, WINDOW), acc / total[:, None], mask, WINDOW)
     if lse_ptr is not None:
-        lse = (peak + tl.log2(total)) * LN2
+        lse = peak + tl.log2(total) * LN2
         store_at(rows_at(lse_ptr, lse_stride, place, head, y, x, WINDOW), lse, mask, WINDOW)
 
 
@@ -170,7 +171,7 @@ def _neighborhood_tile_fwd_kernel(
     if tl.max(tl.where(mask[:, None] & (acc - acc != 0.0), 1, 0)) > 0:
         k_i = vectors_at(k_ptr, k_stride, place, head // WINDOW.group, y, x, WINDOW)
         v_i = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, y, x, WINDOW)
-        q_i = load_shifted(q_at, 0, 0, mask, WINDOW, ACC) * (WINDOW.scale * LOG2E)
+        q_i = load_shifted(q_at, 0, 0, mask, WINDOW, ACC) * WINDOW.scale
         _, row_total, row_acc = attend(q_i, k_i, v_i, bias, y, x, rows, cols, False, WINDOW, ACC)
         store_at(y_at, row_acc / row_total[:, None], mask, WINDOW)
     else:
