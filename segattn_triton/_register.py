@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
 
 from segattn_triton.kernels.tile import native
 
@@ -25,6 +26,7 @@ class DifferentiableOp:
     outputs    names of the outputs: first y, then the map, then what the backward wants saved
     allocate   (*arguments) -> the outputs, empty; an output that is not wanted has no elements
     forward    (outputs, *arguments) fills them
+    flops      the formula of `segattn_triton.flops`: (shapes of the tensors, options) -> forward, backward
     backward   (grads, douts, saved, *arguments) fills `grads`, one per tensor argument, None where not needed;
                douts are the gradients of the differentiable outputs: dy, then None for each that has none
     differentiable  how many outputs have a gradient: y and the map
@@ -44,6 +46,7 @@ class DifferentiableOp:
         allocate: Callable,
         forward: Callable,
         backward: Callable,
+        flops: Callable,
         differentiable: int = 2,
         saved: Sequence[str] | None = None,
         maps: Sequence[str] = ("x",),
@@ -72,6 +75,9 @@ class DifferentiableOp:
             self.run_backward,
             self._fake_backward,
         )
+        first = differentiable + len(self.saved)  # of the tensors among the arguments of the backward
+        register_flop_formula(self.op.overloadpacket)(lambda *args, **_: flops(*args)[0])
+        register_flop_formula(self.op_bwd.overloadpacket)(lambda *args, **_: flops(*args[first:])[1])
         self._function = _function(self)
         self._apply = super(torch.autograd.Function, self._function).apply  # the C apply: a quarter of the overhead
         OPS[name] = self

@@ -4,10 +4,8 @@ Each formula takes the shapes of the operator's tensors, None for one left out, 
 number of elements of the map; the gate itself, a few operations per value of it, is not counted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
-
-from torch.utils.flop_counter import register_flop_formula
 
 Shape = Sequence[int]
 
@@ -66,23 +64,3 @@ def neighborhood_qk(q: Shape, k: Shape, rel_bias=None, kernel_size: int = 3, *_)
 def neighborhood_av(attn: Shape, v: Shape, *_) -> tuple[int, int]:
     products = prod(attn) * v[-1]
     return 2 * products, 4 * products
-
-
-FORMULAS = {
-    **{
-        formula.__name__: formula
-        for formula in (
-            *(spatial_gate, spatial_pool_gate, squeeze_excite, eca, scse, local_gate, local_pool_gate),
-            *(neighborhood_attention, neighborhood_qk, neighborhood_av),
-        )
-    },
-    "local_gate_depthwise": local_gate,
-}
-
-
-def register(ops: Iterable) -> None:
-    """Let `torch.utils.flop_counter` count these operators."""
-    for op in ops:
-        formula, before = FORMULAS[op.name], op.differentiable + len(op.saved)
-        register_flop_formula(op.op.overloadpacket)(lambda *args, f=formula, **_: f(*args)[0])
-        register_flop_formula(op.op_bwd.overloadpacket)(lambda *args, f=formula, n=before, **_: f(*args[n:])[1])

@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from segattn_triton import flops
 from segattn_triton._register import OPS
 from segattn_triton.ops.channel import squeeze_excite
 from segattn_triton.ops.eca import eca
@@ -12,8 +11,6 @@ from segattn_triton.ops.local_pool import local_pool_gate
 from segattn_triton.ops.neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
 from segattn_triton.ops.scse import scse
 from segattn_triton.ops.spatial import spatial_gate, spatial_pool_gate
-
-flops.register(OPS.values())
 
 
 def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, **options):

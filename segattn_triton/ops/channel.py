@@ -14,6 +14,7 @@ and count.
 import torch
 from torch import Tensor
 
+from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import activation
 from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
@@ -145,6 +146,7 @@ _squeeze_excite = DifferentiableOp(
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
+    flops=flops.squeeze_excite,
     maps=("x", "source", "shortcut"),
 )
 

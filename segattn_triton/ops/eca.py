@@ -10,6 +10,7 @@ dx = dy g + dv / P, where dv is the convolution of dz with the taps in reverse. 
 import torch
 from torch import Tensor
 
+from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import activation
 from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
@@ -58,6 +59,7 @@ _eca = DifferentiableOp(
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
+    flops=flops.eca,
 )
 
 

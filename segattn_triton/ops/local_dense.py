@@ -18,6 +18,7 @@ through that dtype.
 import torch
 from torch import Tensor
 
+from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp, needs_grad
 from segattn_triton.kernels.activations import activation
 from segattn_triton.kernels.conv import (
@@ -132,6 +133,7 @@ _local_gate = DifferentiableOp(
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
+    flops=flops.local_gate,
 )
 
 

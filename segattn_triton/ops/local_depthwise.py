@@ -9,6 +9,7 @@ dweight_cij = sum_nhw dz(h, w) x(h+i-1, w+j-1), dbias_c = sum_nhw dz. Nothing is
 import torch
 from torch import Tensor
 
+from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import activation
 from segattn_triton.kernels.finish import plan_finish
@@ -51,6 +52,7 @@ _local_gate_depthwise = DifferentiableOp(
     reference="local_gate",
     forward=_forward,
     backward=_backward,
+    flops=flops.local_gate,
 )
 
 

@@ -9,6 +9,7 @@ the dz of those windows whose maximum x is. Nothing is saved but x: the backward
 import torch
 from torch import Tensor
 
+from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import activation
 from segattn_triton.kernels.stencil import plan_stencil_bwd, plan_stencil_fwd
@@ -47,6 +48,7 @@ _local_pool_gate = DifferentiableOp(
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
+    flops=flops.local_pool_gate,
 )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp, needs_grad
 from segattn_triton.kernels.finish import plan_finish
 from segattn_triton.kernels.neighborhood_bwd import plan_neighborhood_bwd, plan_neighborhood_delta
@@ -100,6 +101,7 @@ _neighborhood_attention = DifferentiableOp(
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
+    flops=flops.neighborhood_attention,
     saved=("y", "lse"),
     views=3,
 )
@@ -111,6 +113,7 @@ _neighborhood_qk = DifferentiableOp(
     allocate=_qk_allocate,
     forward=_qk_forward,
     backward=_qk_backward,
+    flops=flops.neighborhood_qk,
     differentiable=1,
     views=2,
 )
@@ -122,6 +125,7 @@ _neighborhood_av = DifferentiableOp(
     allocate=_av_allocate,
     forward=_av_forward,
     backward=_av_backward,
+    flops=flops.neighborhood_av,
     differentiable=1,
     views=2,
 )

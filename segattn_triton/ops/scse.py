@@ -12,6 +12,7 @@ dx = dy gc + dy gp + dzp weight + dv / P needs a second, which reads gp and dzp 
 import torch
 from torch import Tensor
 
+from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import activation
 from segattn_triton.kernels.apply import plan_apply_bwd
@@ -82,6 +83,7 @@ _scse = DifferentiableOp(
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
+    flops=flops.scse,
 )
 
 

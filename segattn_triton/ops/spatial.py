@@ -10,6 +10,7 @@ Nothing is saved but the inputs: z is a by-product of the read that the backward
 import torch
 from torch import Tensor
 
+from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import activation
 from segattn_triton.kernels.finish import plan_finish
@@ -60,6 +61,7 @@ _spatial_gate = DifferentiableOp(
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
+    flops=flops.spatial_gate,
 )
 _spatial_pool_gate = DifferentiableOp(
     "spatial_pool_gate",
@@ -69,6 +71,7 @@ _spatial_pool_gate = DifferentiableOp(
     allocate=_allocate,
     forward=_pool_forward,
     backward=_pool_backward,
+    flops=flops.spatial_pool_gate,
 )
 
 
