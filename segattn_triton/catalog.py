@@ -63,8 +63,8 @@ class Op:
 
     @property
     def is_gate(self) -> bool:
-        """y = x * gate: a sign, a zero, a subnormal of x shows in y, and x alone decides its shape."""
-        return "x" in self.inputs
+        """y = x * gate, of any gate: a sign, a zero, a subnormal of x shows in y, and x alone decides its shape."""
+        return "gate" in self.options
 
     @property
     def defaults(self) -> dict[str, Any]:
