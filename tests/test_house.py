@@ -66,7 +66,7 @@ ARROWS = {  # layer -> the layers it may import
     "_dispatch": {"reference", "ops", "launch"},
     "reference": {"reference"},
     "ops": {"_register", "kernels", "launch", "tuning", "flops", "ops"},
-    "_register": {"kernels"},
+    "_register": {"kernels", "launch"},
     "kernels": {"kernels", "launch", "tuning"},
     "launch": {"tuning"},
     "tuning": {"tuned"},
