@@ -79,6 +79,30 @@ def check(op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; 
 
 
 @main.command()
+def tune(
+    op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; all by default.")] = None,
+    dtype: Annotated[Names, typer.Option(help="bfloat16 (the default), float16, float32, float64.")] = None,
+    layout: Annotated[Names, typer.Option(help="contiguous, channels_last; both by default.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds; the most valuable problems come first.")] = 600.0,
+    out: Annotated[Optional[Path], typer.Option(help="The table; the one of your home by default.")] = None,  # noqa: UP045
+) -> None:
+    """Find the fastest block sizes for this GPU, each verified against the reference, and write them into a table."""
+    with _one_line():
+        from segattn_triton.perf import options
+        from segattn_triton.perf import tune as command
+
+        command.main(
+            options.choose_ops(_split(op)),
+            options.choose("--dtype", _split(dtype), options.DTYPES.values(), options.DTYPES) or ("bfloat16",),
+            options.choose("--layout", _split(layout), options.LAYOUTS.values(), options.LAYOUTS)
+            or tuple(options.LAYOUTS.values()),
+            budget,
+            out,
+            say=typer.echo,
+        )
+
+
+@main.command()
 def env(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """All that a bug report needs: versions, GPU, driver, what keeps Triton from running."""
     from segattn_triton.perf import env as command

@@ -145,6 +145,28 @@ class Cuda(Cpu):
         self.synchronize()
         return torch.cuda.max_memory_allocated() - before
 
+    @property
+    def capability(self) -> int:
+        from segattn_triton.tuning import capability
+
+        return capability(self.device)
+
+    def candidate(self, unit: Any, index: int, cost: float) -> Call:
+        """The launch of a unit of the tuner with one config, on tensors of its own."""
+        from segattn_triton import tuning
+        from segattn_triton.launch import launch, recorded
+
+        p = unit.problem
+        with tuning.using(forced={unit.choice.key: index}), recorded() as plans:
+            leaves = [
+                t if t is None else t.requires_grad_(w) for t, w in zip(p.inputs(self.device), p.wants(), strict=True)
+            ]
+            y = p.row.op(*leaves, backend="triton", **p.keywords)
+            if any(p.wants()):
+                torch.autograd.grad(y, [t for t, w in zip(leaves, p.wants(), strict=True) if w], torch.randn_like(y))
+        (plan, *_) = [q for q in plans if q.config.choice is not None and q.config.choice.key == unit.choice.key]
+        return Call(lambda: launch(plan), "segattn")
+
     def free_memory(self) -> int:
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
@@ -173,6 +195,7 @@ class Rehearsal(Cpu):
     BANDWIDTH = 4e12  # bytes per second
     LAUNCH = 1e-5  # seconds of the host per call
     COMPILE = 3.0
+    capability = 90
 
     def __init__(self, memory: int = 2**37, largest: tuple[int, int] = (8, 12), seed: int = 0):
         """Memory in bytes; the largest (C, side) that tensors really get."""
@@ -223,6 +246,13 @@ class Rehearsal(Cpu):
     def capture(self, makers: Sequence[Callable[[], Call]]) -> Call:
         calls = [make() for make in itertools.islice(makers, 1)] * len(makers)
         return Call(calls[0].run, calls[0].provider, sum(c.bytes for c in calls), calls)
+
+    def candidate(self, unit: Any, index: int, cost: float) -> Call:
+        """Costs what the model says, more or less."""
+        made_up = random.Random(f"{unit.choice.key} {index}").uniform(0.8, 1.25)
+        return Call(
+            lambda: None, "segattn", int(unit.choice.pixels * 256 * made_up * cost / min(unit.choice.costs().values()))
+        )
 
     def peak_memory(self, call: Call) -> int | None:
         call()
