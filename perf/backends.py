@@ -11,10 +11,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+
+from segattn_triton.perf import candidates
 
 
 @contextlib.contextmanager
@@ -57,6 +60,10 @@ class Cpu:
     def now(self) -> float:
         """Seconds on a clock that only moves forward."""
         return time.monotonic()
+
+    def clock(self) -> float:
+        """Seconds, as fine as can be told."""
+        return time.perf_counter()
 
     def wake(self) -> None:
         """Bring an idle device to its clocks."""
@@ -151,6 +158,12 @@ class Cuda(Cpu):
 
         return capability(self.device)
 
+    verified, compiled = staticmethod(candidates.verified), staticmethod(candidates.compiled)
+
+    def table(self, out: Path) -> Path | None:
+        """Where a report in OUT keeps what it tunes: None for the user's table."""
+        return None
+
     def candidate(self, unit: Any, index: int, cost: float) -> Call:
         """The launch of a unit of the tuner with one config, on tensors of its own."""
         from segattn_triton import tuning
@@ -217,6 +230,9 @@ class Rehearsal(Cpu):
     def now(self) -> float:
         return self.host
 
+    def clock(self) -> float:
+        return self.host
+
     def sizes(self, C: int, H: int, W: int) -> tuple[int, int, int]:
         return min(C, self.largest[0]), min(H, self.largest[1]), min(W, self.largest[1])
 
@@ -246,6 +262,18 @@ class Rehearsal(Cpu):
     def capture(self, makers: Sequence[Callable[[], Call]]) -> Call:
         calls = [make() for make in itertools.islice(makers, 1)] * len(makers)
         return Call(calls[0].run, calls[0].provider, sum(c.bytes for c in calls), calls)
+
+    def table(self, out: Path) -> Path | None:
+        return out / "tuned.json"
+
+    def verified(self, pieces: Sequence, device: str, seconds: float) -> Iterator[str | None]:
+        for _ in pieces:
+            self.host += 0.05
+            yield None
+
+    def compiled(self, pieces: Sequence, workers: int, seconds: float) -> list[str | None]:
+        self.host += 0.02 * len(pieces)
+        return [None] * len(pieces)
 
     def candidate(self, unit: Any, index: int, cost: float) -> Call:
         """Costs what the model says, more or less."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from segattn_triton import tuned, tuning
-from segattn_triton.perf import backends, candidates, measure, timing
+from segattn_triton.perf import backends, measure, timing
 from segattn_triton.perf.backends import Cpu
 from segattn_triton.perf.budget import Budget
 from segattn_triton.perf.candidates import Problem
@@ -61,6 +61,7 @@ class Result:
     size: str = ""
     floor_bytes: int = 0
     triton: str = ""
+    config: str = ""  # the best in words
 
     @property
     def saved(self) -> float:
@@ -89,14 +90,15 @@ class Tuner:
         out: Path | None,
         seconds: float,
         say: Callable[[str], None],
-        check: Callable[..., Iterator[str | None]] = candidates.verified,
-        compile: Callable[..., list[str | None]] = candidates.compiled,
+        check: Callable[..., Iterator[str | None]] | None = None,
+        compile: Callable[..., list[str | None]] | None = None,
     ):
         if problem := refusal():
             raise Usage(f"tune: {problem}")
         if not backend.gpu:
             raise Usage("tune: there is no GPU here; expected one, because nothing is timed without")
-        self.backend, self.say, self.check, self.compile = backend, say, check, compile
+        self.backend, self.say = backend, say
+        self.check, self.compile = check or backend.verified, compile or backend.compiled
         self.arch = backend.capability
         self.path = tuned.user_path(backend.name) if out is None else Path(out)
         self.log = self.path.with_name(f"{self.path.name}.log.jsonl")
@@ -211,6 +213,7 @@ class Tuner:
             "x".join(map(str, (p.N, p.C, *p.S))),
             unit.floor_bytes,
             _triton(),
+            _words(tuning.SPACES[unit.choice.kernel][best]),
         )
 
     def _times(self, unit: Unit, indices: list[int], costs: dict, excluded: dict) -> dict[int, float]:
@@ -253,7 +256,7 @@ class Tuner:
         self._write(result)
         gain = f"{result.ms[result.before] / result.ms[result.best]:.2f} times faster" if result.saved > 0 else "kept"
         self.say(
-            f"{result.key} 2^{result.bucket}: config {result.best} of {len(result.ms)} timed, "
+            f"{result.key} 2^{result.bucket}: {result.config}, the best of {len(result.ms)}, "
             f"{1e3 * result.ms[result.best]:.1f} us, {gain}"
             + (f", {len(result.excluded)} excluded" if result.excluded else "")
         )
@@ -282,6 +285,11 @@ def _floor_bytes(plan) -> int:
         (tensors[n], min(1, reads) + min(1, writes)) for n, (reads, writes) in plan.traffic.items() if n in tensors
     )
     return round(sum(t.numel() * t.element_size() * times for t, times in touched))
+
+
+def _words(config: tuning.Config) -> str:
+    blocks = " ".join(f"{name.removeprefix('BLOCK_')}{value}" for name, value in config.blocks.items())
+    return f"{blocks} w{config.num_warps} s{config.num_stages}"
 
 
 def _triton() -> str:

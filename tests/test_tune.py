@@ -347,3 +347,47 @@ def test_a_model_that_cannot_be_tuned(tmp_path):
     with pytest.raises(ValueError, match="example: got no input"):
         segattn_triton.tune(nn.Identity())
     assert os.listdir(tmp_path) == []
+
+
+# the report
+
+
+SWEEP = dict(ops=("spatial_gate",), dtypes=("float32",), sides=(6, 5), channels=(4,), layouts=("contiguous",))
+
+
+@pytest.fixture
+def rehearse(tmp_path, monkeypatch):
+    """A small report on a rehearsed GPU, without its plots."""
+    from rich.console import Console
+
+    from segattn_triton.perf import report
+    from segattn_triton.perf.render import figures
+
+    monkeypatch.setattr(figures, "draw", lambda df, out: [])
+
+    def run(**values):
+        return report.run(backend=Rehearsal(), console=Console(quiet=True), out=tmp_path, **SWEEP, **values)
+
+    return run
+
+
+def test_a_report_tunes_first(rehearse, tmp_path):
+    from segattn_triton.perf.records import load
+
+    page = rehearse(preset="full", budget=540.0, modes=("fwd", "launch")).read_text()
+    found = json.loads((tmp_path / "autotune.json").read_text())
+    assert {r["key"].split()[0] for r in found} == {"spatial_fwd", "spatial_bwd", "finish"}
+    assert set(tuned.read(tmp_path / "tuned.json").configs) == {r["key"] for r in found}
+    assert 'id="autotuning"' in page and all(r["key"] in page and r["config"] in page for r in found)
+    assert (tmp_path / "plots" / "autotune.svg").exists()
+    launches = [r for r in load(tmp_path / "records.jsonl") if r.point.timer == "launch"]
+    assert {(r.point.provider, r.point.mode) for r in launches} == {
+        (p, m) for p in ("segattn", "eager") for m in ("fwd", "train")
+    }
+    assert all(r.ms > 0 for r in launches) and "Launch overhead" in page
+    assert not [r for r in load(tmp_path / "records.jsonl") if r.point.mode == "bwd"]
+
+
+def test_a_report_without_tuning(rehearse, tmp_path):
+    page = rehearse(preset="quick", tune=False, modes=("fwd",)).read_text()
+    assert not (tmp_path / "autotune.json").exists() and 'id="autotuning"' not in page
