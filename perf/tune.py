@@ -395,8 +395,8 @@ def _problem_of(name: str, args: Sequence) -> Problem | None:
     from segattn_triton.catalog import BY_NAME
     from segattn_triton.kernels.tile import is_channels_last, native
 
-    if name not in OPS or name not in BY_NAME:
-        return None
+    if name not in OPS or name not in BY_NAME or "x" not in BY_NAME[name].inputs:
+        return None  # neighbourhood attention chooses by its model alone
     op, row = OPS[name], BY_NAME[name]
     tensors, options = args[: op.num_tensors], dict(zip(op.options, args[op.num_tensors :], strict=True))
     names = [n.removesuffix("?") for n in row.inputs]

@@ -96,11 +96,17 @@ _ALLOCATIONS = {
     _aten.new_empty_strided.default,
 }
 _HARMLESS = {
-    _aten.slice.Tensor,
-    _aten.view.default,
     _aten.alias.default,
+    _aten.as_strided.default,
     _aten.detach.default,
+    _aten.permute.default,
     _aten.promote_types.default,
+    _aten.select.int,
+    _aten.slice.Tensor,
+    _aten.squeeze.dim,
+    _aten.transpose.int,
+    _aten.unsqueeze.default,
+    _aten.view.default,
 }
 _local = threading.local()
 _tapes: dict[tuple, "Tape | None"] = {}

@@ -61,12 +61,11 @@ def test_options_and_needs_are_told_apart(row):
     """Calls that differ in anything but values, one after the other, twice: each as if it were the only one."""
     calls = [
         dict(inputs=problem(row)),
-        dict(inputs=problem(row, seed=2), gate="tanh"),
-        dict(inputs=problem(row, seed=3), gate=("hard_sigmoid", 0.25, 0.5)),
+        *(dict(inputs=problem(row, seed=2), **{name: values[1]}) for name, values in row.options.items()),
         dict(inputs=problem(row, S=(6, 5), seed=4)),
         dict(inputs=problem(row, layout="channels_last")),
         dict(inputs=problem(row, dtype=torch.float64)),
-        dict(inputs=[t if i in (0, 1, 3) else None for i, t in enumerate(problem(row))]),
+        dict(inputs=[None if n.endswith("?") else t for n, t in zip(row.inputs, problem(row), strict=True)]),
     ]
     expected = []
     for call in calls:
