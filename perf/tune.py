@@ -106,7 +106,7 @@ class Tuner:
         self.seconds = seconds
         self.tables = self._tables()
         self.results: list[Result] = []
-        self.left_out = 0
+        self.complete = False
 
     def _tables(self) -> Sequence[tuned.Table]:
         """What a user runs today, and that the file can be written."""
@@ -127,9 +127,9 @@ class Tuner:
         known = tuning.tables(self.backend.device)
         return [*found, *known]
 
-    def units(self, problems: Iterable[Problem]) -> list[Unit]:
+    def units(self, problems: Iterable[Problem]) -> Iterator[Unit]:
         """The entries that these problems look for, each once, those of the first problems first."""
-        found: dict[tuple[str, int], Unit] = {}
+        seen: set[tuple[str, int]] = set()
         for problem in problems:
             with tuning.using(()):
                 model = [p for p in problem.plans(self.arch) if p.config.choice is not None]
@@ -137,29 +137,31 @@ class Tuner:
                 now = [p.config.choice.index for p in problem.plans(self.arch) if p.config.choice is not None]
             for plan, index in zip(model, now, strict=True):
                 choice = plan.config.choice
-                found.setdefault((choice.key, choice.bucket), Unit(problem, choice, index, _floor_bytes(plan)))
-        return list(found.values())
+                if (choice.key, choice.bucket) not in seen:
+                    seen.add((choice.key, choice.bucket))
+                    yield Unit(problem, choice, index, _floor_bytes(plan))
 
     def run(self, problems: Iterable[Problem]) -> list[Result]:
         """The results of all units, those of an earlier run included; as many as there is time for."""
-        units, known = self.units(problems), self._known()
-        todo = [u for u in units if self._id(u) not in known]
-        self.results = [known[self._id(u)] for u in units if self._id(u) in known]
-        for r in self.results:  # the run before may have been killed between its log and its table
-            self._write(r)
-        for n, unit in enumerate(todo):
-            if self.budget.predict("tune") > self.budget.left:
-                self.left_out = len(todo) - n
-                break
-            begin = self.backend.now()
-            try:
-                result = self._tune(unit)
-            except measure.DeviceLost:
-                self.left_out = len(todo) - n
-                raise
-            self.budget.learn("tune", self.backend.now() - begin)
-            if result is not None:
-                self._keep(result)
+        known, again = self._known(), []
+        self.complete = False
+        try:
+            for unit in self.units(problems):
+                if (result := known.get(self._id(unit))) is not None:
+                    self.results.append(result)
+                    again.append(result)
+                elif self.budget.predict("tune") <= self.budget.left:
+                    begin = self.backend.now()
+                    result = self._tune(unit)
+                    self.budget.learn("tune", self.backend.now() - begin)
+                    if result is not None:
+                        self._keep(result)
+                else:
+                    break
+            else:
+                self.complete = True
+        finally:
+            self._write(again)  # the run before may have been killed between its log and its table
         return self.results
 
     def _id(self, unit: Unit) -> tuple:
@@ -253,7 +255,7 @@ class Tuner:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._write(result)
+        self._write([result])
         gain = f"{result.ms[result.before] / result.ms[result.best]:.2f} times faster" if result.saved > 0 else "kept"
         self.say(
             f"{result.key} 2^{result.bucket}: {result.config}, the best of {len(result.ms)}, "
@@ -261,22 +263,19 @@ class Tuner:
             + (f", {len(result.excluded)} excluded" if result.excluded else "")
         )
 
-    def _write(self, result: Result) -> None:
-        kernel = tuned.kernel_of(result.key)
-        table = tuned.Table(
-            self.backend.name,
-            self.arch,
-            _triton(),
-            {kernel: result.digest},
-            {result.key: {result.bucket: result.best}},
-        )
-        tuned.write(self.path, table)
+    def _write(self, results: Sequence[Result]) -> None:
+        spaces = {tuned.kernel_of(r.key): r.digest for r in results}
+        configs: dict[str, dict[int, int]] = {}
+        for r in results:
+            configs.setdefault(r.key, {})[r.bucket] = r.best
+        if configs:
+            tuned.write(self.path, tuned.Table(self.backend.name, self.arch, _triton(), spaces, configs))
 
     def summary(self) -> str:
         changed = [r for r in self.results if r.best != r.before]
         won = sum(r.saved for r in changed)
         text = f"{len(self.results)} keys tuned, {len(changed)} changed, {1e3 * won:.1f} us saved over all of them"
-        return text + (f"; {self.left_out} left out for lack of time, run it again" if self.left_out else "")
+        return text + ("" if self.complete else "; the time is over before all were: another run goes on")
 
 
 def _floor_bytes(plan) -> int:
