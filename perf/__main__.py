@@ -47,6 +47,8 @@ def report(
     out: Annotated[Path, typer.Option(help="The folder for records, plots and page.")] = Path("report"),
     resume: Annotated[bool, typer.Option("--resume", help="Finish the report in the folder.")] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Leave the GPU alone.")] = False,
+    model: Annotated[Optional[str], typer.Option(help="Time a step of your own: package.module:factory.")] = None,  # noqa: UP045
+    input: Annotated[Optional[str], typer.Option(help="Of --model: 8x3x512x512.")] = None,  # noqa: UP045
     merge: Annotated[bool, typer.Option("--merge", help="Join the reports of FOLDERS in --out.")] = False,
     folders: Annotated[Optional[list[Path]], typer.Argument(help="Reports, for --merge.")] = None,  # noqa: UP045
     tune: Annotated[bool, typer.Option(help="Tune what is timed before, where there is a GPU.")] = True,
@@ -60,6 +62,14 @@ def report(
             from segattn_triton.perf import compare
 
             typer.echo(f"the report: {compare.merge(folders or [], writable(out)).resolve()}")
+            return
+        if model or input:
+            if not (model and input):
+                raise Usage("--model and --input: got one of them, expected both")
+            from segattn_triton.perf import backends
+            from segattn_triton.perf import model as timing
+
+            typer.echo(f"the report: {timing.run(model, input, writable(out), backend=backends.find(cpu)).resolve()}")
             return
         if folders:
             raise Usage(f"FOLDERS: got {folders[0]} without --merge, expected none")

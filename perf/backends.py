@@ -75,6 +75,9 @@ class Cpu:
     def compile(self, fn: Callable) -> Callable:
         return torch.compile(fn, fullgraph=True, dynamic=False)
 
+    def compile_model(self, model: Callable) -> Callable:
+        return torch.compile(model, dynamic=False)
+
     def run(self, call: Call) -> None:
         """Enqueue the call."""
         call()
