@@ -269,10 +269,9 @@ class Rehearsal(Cpu):
     def table(self, out: Path) -> Path | None:
         return out / "tuned.json"
 
-    def verified(self, pieces: Sequence, device: str, seconds: float) -> Iterator[str | None]:
-        for _ in pieces:
-            self.host += 0.05
-            yield None
+    def verified(self, pieces: Sequence, device: str, seconds: float) -> list[str | None]:
+        self.host += 0.05 * len(pieces)
+        return [None] * len(pieces)
 
     def compiled(self, pieces: Sequence, workers: int, seconds: float) -> list[str | None]:
         self.host += 0.02 * len(pieces)

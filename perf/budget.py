@@ -8,7 +8,8 @@ FIRST = {
     "measure": 2.0,
     "check": 10.0,
     "ceiling": 3.0,
-    "tune": 8.0,
+    "prepare": 3.0,
+    "tune": 2.0,
     "launch": 2.0,
 }  # seconds, by the first word of the kind, before anything is known
 MARGIN = 1.3

@@ -5,6 +5,7 @@ Both in child processes: a config that takes the process down, or never ends, co
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from segattn_triton.perf import child
 
 SECONDS = 60.0  # for one config
+LATE = "the time was over"  # before its turn
 SMALL = 72  # pixels a side, of the problem that is verified
 
 
@@ -95,21 +97,22 @@ class Problem:
 
 def compiled(pieces: Sequence[Mapping], workers: int, seconds: float) -> list[str | None]:
     """Compile configs in parallel, into Triton's cache; why each cannot be used, None where it can."""
-    from concurrent.futures import ThreadPoolExecutor
+    return _parallel([{**piece, "action": "compile"} for piece in pieces], {"TRITON_INTERPRET": None}, workers, seconds)
 
-    pieces = [{**piece, "action": "compile"} for piece in pieces]
+
+def verified(pieces: Sequence[Mapping], device: str, seconds: float) -> list[str | None]:
+    """Run configs against the reference; why each cannot be used, None where it can."""
+    on_gpu = device == "cuda"
+    pieces = [{**piece, "action": "verify", "device": device} for piece in pieces]
+    return _parallel(pieces, {"TRITON_INTERPRET": None if on_gpu else "1"}, 4 if on_gpu else 1, seconds)
+
+
+def _parallel(pieces: Sequence[Mapping], variables: Mapping, workers: int, seconds: float) -> list[str | None]:
+    workers = min(workers, len(pieces))
     shares = [pieces[i::workers] for i in range(workers)]
-    with ThreadPoolExecutor(workers) as pool:
-        answers = [
-            iter(a) for a in pool.map(lambda share: list(_ask(share, {"TRITON_INTERPRET": None}, seconds)), shares)
-        ]
-    return [next(answers[i % workers], "not compiled in time") for i in range(len(pieces))]
-
-
-def verified(pieces: Sequence[Mapping], device: str, seconds: float) -> Iterator[str | None]:
-    """Run configs against the reference; why each cannot be used, None where it can. As many as there is time for."""
-    variables = {"TRITON_INTERPRET": None if device == "cuda" else "1"}
-    yield from _ask([{**piece, "action": "verify", "device": device} for piece in pieces], variables, seconds)
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        answers = [iter(a) for a in pool.map(lambda share: list(_ask(share, variables, seconds)), shares)]
+    return [next(answers[i % workers], LATE) for i in range(len(pieces))]
 
 
 def _ask(pieces: Sequence[Mapping], variables: Mapping, seconds: float) -> Iterator[str | None]:

@@ -51,7 +51,12 @@ class Sample:
 
 
 def interleaved(
-    calls: Mapping[str, Call], backend: Cpu, parts: int = 1, on_error: Callable[[str, Exception], None] | None = None
+    calls: Mapping[str, Call],
+    backend: Cpu,
+    parts: int = 1,
+    on_error: Callable[[str, Exception], None] | None = None,
+    seconds: float = SECONDS,
+    warm_up: float = WARM_UP,
 ) -> dict[str, Sample]:
     """The times of calls by name, each divided by `parts`. One that raises goes to `on_error` and drops out."""
     running = dict(calls)
@@ -74,12 +79,12 @@ def interleaved(
         end.record()
         return start, end
 
-    def warm_up(call: Call) -> float:
+    def warm(call: Call) -> float:
         begin = backend.now()
         for i in range(MOST):
             backend.run(call)
             backend.synchronize()
-            if i >= 2 and backend.now() - begin >= WARM_UP:
+            if i >= 2 and backend.now() - begin >= warm_up:
                 break
         begin = backend.now()
         for _ in range(2):
@@ -87,10 +92,10 @@ def interleaved(
         backend.synchronize()
         return (backend.now() - begin) / 2
 
-    cost = sum(attempt(name, warm_up) or 0.0 for name in list(running))
+    cost = sum(attempt(name, warm) or 0.0 for name in list(running))
     if not running:
         return {}
-    rounds = min(MOST, max(LEAST, math.ceil(SECONDS * len(running) / max(cost, 1e-9))))
+    rounds = min(MOST, max(LEAST, math.ceil(seconds * len(running) / max(cost, 1e-9))))
     for i in range(rounds):
         for name in list(running) if i % 2 == 0 else list(reversed(running)):
             pair = attempt(name, once)

@@ -9,6 +9,7 @@ Each unit is written as soon as it is known: into the table, whose writers wait 
 into a log beside it, FILE.log.jsonl, by which a tuner that was killed goes on.
 """
 
+import itertools
 import json
 import os
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from segattn_triton import tuned, tuning
-from segattn_triton.perf import backends, measure, timing
+from segattn_triton.perf import backends, candidates, measure, timing
 from segattn_triton.perf.backends import Cpu
 from segattn_triton.perf.budget import Budget
 from segattn_triton.perf.candidates import Problem
@@ -27,7 +28,9 @@ from segattn_triton.perf.options import Usage
 from segattn_triton.tuning import Choice
 
 GAIN = 0.02  # less than this is noise
-MOST = 32  # candidates of a unit
+MOST = 24  # candidates of a unit
+BATCH = 8  # units that are compiled and verified together
+SECONDS, WARM_UP = 0.02, 0.005  # of timing a candidate
 TOGETHER = 8  # candidates that are timed in one set of rounds: each keeps its own tensors
 LEAST_BUDGET = 10.0
 SPILLED = 1e6  # cost by the model of what does not fit the registers
@@ -90,7 +93,7 @@ class Tuner:
         out: Path | None,
         seconds: float,
         say: Callable[[str], None],
-        check: Callable[..., Iterator[str | None]] | None = None,
+        check: Callable[..., list[str | None]] | None = None,
         compile: Callable[..., list[str | None]] | None = None,
     ):
         if problem := refusal():
@@ -143,23 +146,24 @@ class Tuner:
 
     def run(self, problems: Iterable[Problem]) -> list[Result]:
         """The results of all units, those of an earlier run included; as many as there is time for."""
-        known, again = self._known(), []
-        self.complete = False
+        known, again, batch = self._known(), [], []
+        self.complete, units = True, self.units(problems)
         try:
-            for unit in self.units(problems):
-                if (result := known.get(self._id(unit))) is not None:
+            for unit in itertools.chain(units, [None]):
+                if unit is None or len(batch) == BATCH:
+                    if batch:
+                        self._batch(batch)
+                    batch = []
+                if unit is not None and (result := known.get(self._id(unit))) is not None:
                     self.results.append(result)
                     again.append(result)
-                elif self.budget.predict("tune") <= self.budget.left:
-                    begin = self.backend.now()
-                    result = self._tune(unit)
-                    self.budget.learn("tune", self.backend.now() - begin)
-                    if result is not None:
-                        self._keep(result)
-                else:
-                    break
-            else:
-                self.complete = True
+                elif unit is not None:
+                    batch.append(unit)
+                    needed = self.budget.predict("tune") + len(batch) * self.budget.predict("prepare")
+                    if needed > self.budget.left:
+                        self.complete = False
+                        batch.pop()
+                        units.close()
         finally:
             self._write(again)  # the run before may have been killed between its log and its table
         return self.results
@@ -181,18 +185,36 @@ class Tuner:
                 continue
         return found
 
-    def _tune(self, unit: Unit) -> Result | None:
-        costs = unit.choice.costs()
-        indices = [i for i, price in costs.items() if price < SPILLED][:MOST]
-        indices = list(dict.fromkeys([unit.now, *indices]))
-        pieces = [dict(problem=asdict(unit.problem), key=unit.choice.key, index=i, arch=self.arch) for i in indices]
-        reasons = self.compile(pieces, min(len(pieces), os.cpu_count() or 1), self.budget.left)
-        excluded = {i: reason for i, reason in zip(indices, reasons, strict=True) if reason}
-        small = asdict(unit.problem.small())
-        left = [(i, {**piece, "problem": small}) for i, piece in zip(indices, pieces, strict=True) if i not in excluded]
-        answers = list(self.check([piece for _, piece in left], self.backend.device.type, self.budget.left))
-        answers += ["not verified in time"] * (len(left) - len(answers))
-        excluded |= {i: reason for (i, _), reason in zip(left, answers, strict=True) if reason}
+    def _batch(self, units: Sequence[Unit]) -> None:
+        """Compile and verify the candidates of all, then time unit by unit. One that the time cut short is left."""
+        begin, left = self.backend.now(), max(self.budget.left, 1.0)
+        tried = [(unit, index) for unit in units for index in self._candidates(unit)]
+        pieces = [dict(problem=asdict(u.problem), key=u.choice.key, index=i, arch=self.arch) for u, i in tried]
+        reasons = self.compile(pieces, os.cpu_count() or 1, left)
+        sound = [n for n, reason in enumerate(reasons) if reason is None]
+        small = [{**pieces[n], "problem": asdict(tried[n][0].problem.small())} for n in sound]
+        for n, reason in zip(sound, self.check(small, self.backend.device.type, left), strict=True):
+            reasons[n] = reason
+        self.budget.learn("prepare", (self.backend.now() - begin) / len(units))
+        for unit in units:
+            outcome = {i: reason for (u, i), reason in zip(tried, reasons, strict=True) if u is unit}
+            if candidates.LATE in outcome.values() or self.budget.predict("tune") > self.budget.left:
+                self.complete = False
+                continue
+            begin = self.backend.now()
+            result = self._tune(unit, outcome)
+            self.budget.learn("tune", self.backend.now() - begin)
+            if result is not None:
+                self._keep(result)
+
+    def _candidates(self, unit: Unit) -> list[int]:
+        """The config of today, then the cheapest by the model."""
+        cheap = [i for i, price in unit.choice.costs().items() if price < SPILLED][:MOST]
+        return list(dict.fromkeys([unit.now, *cheap]))
+
+    def _tune(self, unit: Unit, outcome: dict[int, str | None]) -> Result | None:
+        costs, indices = unit.choice.costs(), list(outcome)
+        excluded = {i: reason for i, reason in outcome.items() if reason}
         if unit.now in excluded:
             self.say(f"{unit.name}: the config that runs today is excluded: {excluded[unit.now]}")
         ms = self._times(unit, [i for i in indices if i not in excluded], costs, excluded)
@@ -230,7 +252,9 @@ class Tuner:
                     excluded[i] = one_line(error)
                     measure.recover(self.backend)
             failed = lambda name, e: (excluded.update({int(name): one_line(e)}), measure.recover(self.backend))  # noqa: E731
-            return {int(i): s.ms for i, s in timing.interleaved(calls, self.backend, on_error=failed).items()}
+            return {
+                int(i): s.ms for i, s in timing.interleaved(calls, self.backend, 1, failed, SECONDS, WARM_UP).items()
+            }
 
         others = [i for i in indices if i != unit.now]
         found: dict[int, float] = {}

@@ -34,7 +34,7 @@ def eager_mode():
 
 
 def right(pieces, device, seconds):
-    return iter([None] * len(pieces))
+    return [None] * len(pieces)
 
 
 def compiles(pieces, workers, seconds):
@@ -83,7 +83,7 @@ def test_a_wrong_config_is_excluded_and_reported(tmp_path):
     said = []
 
     def check(pieces, device, seconds):
-        return iter(["wrong results: y" if p["index"] == fastest[p["key"]] else None for p in pieces])
+        return ["wrong results: y" if p["index"] == fastest[p["key"]] else None for p in pieces]
 
     results = tuner(tmp_path / "b.json", said=said, check=check).run([PROBLEM])
     for r in results:
@@ -114,7 +114,7 @@ def test_a_config_that_raises_when_timed_is_excluded(tmp_path):
 
 def test_nothing_usable_is_no_entry(tmp_path):
     said = []
-    found = tuner(tmp_path / "t.json", said=said, check=lambda p, d, s: iter(["wrong"] * len(p))).run([PROBLEM])
+    found = tuner(tmp_path / "t.json", said=said, check=lambda p, d, s: ["wrong"] * len(p)).run([PROBLEM])
     assert not found and not (tmp_path / "t.json").exists() and any("none of" in line for line in said)
 
 
@@ -151,7 +151,7 @@ SCRIPT = """
             time.sleep(0.01)
             return super().candidate(unit, index, cost)
     todo = [Problem("spatial_gate", "bfloat16", "contiguous", 8, C, (256, 256)) for C in {channels}]
-    check, compile = lambda p, d, s: iter([None] * len(p)), lambda p, w, s: [None] * len(p)
+    check, compile = lambda p, d, s: [None] * len(p), lambda p, w, s: [None] * len(p)
     t = tune.Tuner(Slow(), {path!r}, 1e6, lambda s: None, check, compile)
     t.run(todo)
 """
@@ -183,10 +183,10 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
 
 def test_concurrent_tuners_lose_nothing(tmp_path):
     path = tmp_path / "t.json"
-    both = [start(path, [64, 32]), start(path, [128, 16])]
+    both = [start(path, [64]), start(path, [128])]
     assert [p.wait(60) for p in both] == [0, 0]
-    assert len(tuned.read(path).configs) == 4 * 3
-    assert len(tuner(path).run([Problem(**{**vars(PROBLEM), "C": C}) for C in (64, 32, 128, 16)])) == 12
+    assert len(tuned.read(path).configs) == 2 * 3
+    assert len(tuner(path).run([Problem(**{**vars(PROBLEM), "C": C}) for C in (64, 128)])) == 6
 
 
 def test_a_corrupt_log_costs_its_lines(tmp_path):
