@@ -115,6 +115,7 @@ class Cuda(Cpu):
         properties = torch.cuda.get_device_properties(self.device)
         self.name = properties.name
         self.l2_bytes = properties.L2_cache_size
+        self._example: tuple | None = None  # the problem that the tuner is at, and its inputs
         self._flush = torch.empty(max(2 * self.l2_bytes, 2**28), dtype=torch.int8, device=self.device)
 
     def wake(self) -> None:
@@ -168,20 +169,21 @@ class Cuda(Cpu):
         return None
 
     def candidate(self, unit: Any, index: int, cost: float) -> Call:
-        """The launch of a unit of the tuner with one config, on tensors of its own."""
+        """The launch of a unit of the tuner with one config, into tensors of its own."""
         from segattn_triton import tuning
         from segattn_triton.launch import launch, recorded
 
         p = unit.problem
+        if self._example is None or self._example[0] != p:
+            leaves = zip(p.timed_inputs(self.device), p.wants(), strict=True)
+            self._example = p, [t if t is None else t.requires_grad_(wanted) for t, wanted in leaves]
+        leaves, wanted = self._example[1], [t for t in self._example[1] if t is not None and t.requires_grad]
         with tuning.using(forced={unit.choice.key: index}), recorded() as plans:
-            leaves = [
-                t if t is None else t.requires_grad_(w) for t, w in zip(p.inputs(self.device), p.wants(), strict=True)
-            ]
             y = p.row.op(*leaves, backend="triton", **p.keywords)
-            if any(p.wants()):
-                torch.autograd.grad(y, [t for t, w in zip(leaves, p.wants(), strict=True) if w], torch.randn_like(y))
+            if wanted:
+                torch.autograd.grad(y, wanted, torch.randn_like(y))
         (plan, *_) = [q for q in plans if q.config.choice is not None and q.config.choice.key == unit.choice.key]
-        return Call(lambda: launch(plan), "segattn")
+        return Call(lambda: launch(plan), "segattn", keep=plan)
 
     def free_memory(self) -> int:
         free, _ = torch.cuda.mem_get_info()
@@ -194,6 +196,7 @@ class Cuda(Cpu):
 
     def recover(self) -> None:
         super().recover()
+        self._example = None
         self.synchronize()
         torch.cuda.empty_cache()
 

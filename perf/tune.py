@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segattn_triton import tuned, tuning
 from segattn_triton.perf import backends, candidates, measure, timing
 from segattn_triton.perf.backends import Cpu
@@ -73,8 +75,6 @@ class Result:
 
 def refusal() -> str | None:
     """Why nothing may be tuned here and now."""
-    import torch
-
     if os.getpid() != _pid:
         return "this process was forked from one that had imported the tuner; expected a process of its own"
     if torch.compiler.is_compiling():
@@ -98,6 +98,8 @@ class Tuner:
     ):
         if problem := refusal():
             raise Usage(f"tune: {problem}")
+        if torch.version.hip and backend.device.type == "cuda":
+            raise Usage("tune: this is an AMD GPU, for which nothing was ever tuned; expected one of NVIDIA's")
         if not backend.gpu:
             raise Usage("tune: there is no GPU here; expected one, because nothing is timed without")
         self.backend, self.say = backend, say
@@ -192,8 +194,9 @@ class Tuner:
         pieces = [dict(problem=asdict(u.problem), key=u.choice.key, index=i, arch=self.arch) for u, i in tried]
         reasons = self.compile(pieces, os.cpu_count() or 1, left)
         sound = [n for n, reason in enumerate(reasons) if reason is None]
-        small = [{**pieces[n], "problem": asdict(tried[n][0].problem.small())} for n in sound]
-        for n, reason in zip(sound, self.check(small, self.backend.device.type, left), strict=True):
+        for n, reason in zip(
+            sound, self.check([pieces[n] for n in sound], self.backend.device.type, left), strict=True
+        ):
             reasons[n] = reason
         self.budget.learn("prepare", (self.backend.now() - begin) / len(units))
         for unit in units:

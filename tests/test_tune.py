@@ -270,8 +270,9 @@ def test_the_command_on_a_rehearsed_gpu(tmp_path):
 def test_candidates_are_verified_in_a_child():
     choice = SMALL.plans(90)[0].config.choice
     piece = dict(problem=vars(SMALL), key=choice.key, index=choice.index)
-    good, bad = candidates.verified([piece, {**piece, "index": 10**4}], "cpu", 60.0)
-    assert good is None and "IndexError" in bad
+    pieces = [piece, {**piece, "index": 10**4}, {**piece, "key": "spatial_fwd of something else"}]
+    good, bad, unreached = candidates.verified(pieces, "cpu", 60.0)
+    assert good is None and "IndexError" in bad and unreached == "no problem that can be verified launches it"
 
 
 def test_a_wrong_result_is_seen(monkeypatch):
@@ -283,7 +284,7 @@ def test_a_wrong_result_is_seen(monkeypatch):
     wrong = dataclasses.replace(row, op=lambda *inputs, backend, **kwargs: 1.01 * row.reference(*inputs))
     monkeypatch.setitem(BY_NAME, row.name, wrong)
     before = torch.utils.deterministic.fill_uninitialized_memory
-    found = candidates._verify(dict(device=DEVICE), SMALL, {choice.key: choice.index})
+    found = candidates._verify(dict(device=DEVICE, key=choice.key), SMALL, {choice.key: choice.index})
     torch.utils.deterministic.fill_uninitialized_memory = before
     assert found.startswith("wrong results: y: ")
 
@@ -309,6 +310,22 @@ def test_one_that_never_ends_costs_itself(tmp_path, monkeypatch):
 @pytest.mark.parametrize("side, small", [(512, 64), (65, 65), (513, 65), (514, 66), (516, 68), (30, 30)])
 def test_the_problem_that_is_verified_divides_alike(side, small):
     assert (small, small) == Problem("spatial_gate", "float32", "contiguous", 8, 64, (side, side)).small().S
+
+
+@pytest.mark.interpreter
+def test_a_candidate_is_launched_as_it_will_be_timed():
+    """What a GPU times, here in the interpreter: the plan of the forced config, of the forward or the backward."""
+    from segattn_triton.perf.backends import Cuda
+
+    backend = Cuda.__new__(Cuda)
+    backend.device, backend._example = torch.device("cpu"), None
+    for plan in SMALL.plans(90):
+        choice = plan.config.choice
+        index = list(choice.costs())[1]
+        call = Cuda.candidate(backend, tune.Unit(SMALL, choice, choice.index, 0), index, 1.0)
+        call()
+        assert call.keep.name == choice.kernel and call.keep.config.choice.index == index
+    assert backend._example[0] == SMALL
 
 
 # a model
