@@ -72,9 +72,9 @@ class Problem:
 
             made = [
                 meta_map(shape, dtypes[0], self.layout)
-                if name == "x"
+                if "*" in spec
                 else torch.empty(shape, dtype=dtypes[1], device="meta")
-                for name, shape in row.shapes(self.sizes).items()
+                for shape, spec in zip(row.shapes(self.sizes).values(), row.inputs.values(), strict=True)
             ]
         else:
             made = make_inputs(
@@ -87,10 +87,10 @@ class Problem:
         import torch
 
         made = []
-        for name, t in zip(self.row.inputs, self.inputs("meta"), strict=True):
+        for spec, t in zip(self.row.inputs.values(), self.inputs("meta"), strict=True):
             if t is not None:
                 t = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device).normal_()
-                t = t if name == "x" else t / max(1, t[0].numel()) ** 0.5
+                t = t if "*" in spec else t / max(1, t[0].numel()) ** 0.5
             made.append(t)
         return made
 

@@ -426,8 +426,10 @@ def _problem_of(name: str, args: Sequence) -> Problem | None:
     op, row = OPS[name], BY_NAME[name]
     tensors, options = args[: op.num_tensors], dict(zip(op.options, args[op.num_tensors :], strict=True))
     names = [n.removesuffix("?") for n in row.inputs]
+    if len(names) != len(tensors) or not row.fits(*tensors) or not set(row.options) <= set(options):
+        return None  # a call with more than the row has
     keywords = {
-        k: (options[k], options[f"{k}_a"], options[f"{k}_b"]) if k in ("gate", "act") else options[k]
+        k: (options[k], options[f"{k}_a"], options[f"{k}_b"]) if f"{k}_a" in options else options[k]
         for k in row.options
     }
     x, *parameters = tensors

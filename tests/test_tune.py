@@ -346,8 +346,8 @@ def test_a_models_gates_are_tuned(tmp_path):
     calls = tune.captured(Net(), [x])
     assert [name for name, _ in calls] == ["deep.1", "gate"]
     problem = calls[1][1]
-    assert (problem.op, problem.N, problem.C, problem.S, problem.dtype) == ("channel_gate", 1, 6, (6, 7), "float32")
-    assert all(problem.needs)
+    assert (problem.op, problem.N, problem.C, problem.S, problem.dtype) == ("squeeze_excite", 1, 6, (6, 7), "float32")
+    assert problem.needs[:5] == (True,) * 5
     saved = tune.tune_model(
         Net(), [x], 500.0, tmp_path / "t.json", Rehearsal(), said.append, check=right, compile=compiles
     )

@@ -46,6 +46,9 @@ def table_of(plan, index, **fields) -> Table:
 def test_every_plan_has_a_choice(row):
     for plan in plans(row, row.cases[0].sizes):
         choice = plan.config.choice
+        if choice is None:
+            assert plan.name.startswith("band_")  # a vector of channels: nothing to choose
+            continue
         space = tuning.SPACES[choice.kernel]
         assert choice.kernel == plan.name and len(space) >= 24
         assert space[choice.index] == plan.config and not choice.tuned
@@ -68,7 +71,7 @@ def test_the_model_keeps_no_tensor():
     """Choices live on; the maps that they were made for do not."""
     for row in TUNED:
         for plan in plans(row):
-            cells = plan.config.choice.model.__closure__ or ()
+            cells = (plan.config.choice and plan.config.choice.model.__closure__) or ()
             assert not [c for c in cells if isinstance(c.cell_contents, torch.Tensor)], plan.name
 
 
