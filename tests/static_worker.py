@@ -159,6 +159,9 @@ def planted(name: str) -> list[str]:
     return static.compile_plan(Plan(kernel, args, Config({}, warps), 1), arch).faults({size})
 
 
+LAUNCHED: list[tuple] = []  # one for the process: a kernel stays bound to the driver that it was compiled with
+
+
 class _Driver:
     """What `JITFunction.run` asks of a GPU's driver; kernels are compiled and bound, and launched into a list."""
 
@@ -179,7 +182,8 @@ def launched_as_planned(name: str) -> list[str]:
 
     A launch must compile what `static.compile_plan` compiles for its plan: same types, constants and divisibility.
     """
-    launched: list[tuple] = []
+    launched = LAUNCHED
+    launched.clear()
     driver.set_active(_Driver(launched))
     _dispatch._interpreting = lambda: True  # lets CPU tensors through
     row = BY_NAME[name]
@@ -205,7 +209,8 @@ def launched_as_planned(name: str) -> list[str]:
 def repeated_as_launched(name: str) -> list[str]:
     """Run a row's op twice through the launch of a GPU: where the second, which is not planned, differs from the first
     in more than its pointers, or has a pointer that is not one of its own tensors'."""
-    launched: list[tuple] = []
+    launched = LAUNCHED
+    launched.clear()
     driver.set_active(_Driver(launched))
     _dispatch._interpreting = lambda: True
     row, wrong, runs = BY_NAME[name], [], []
@@ -237,7 +242,8 @@ def _compiled_from(source) -> tuple:
 
 def compiled_per_source(_) -> dict[str, int]:
     """How many kernels one plan compiles to under two sources of its gate's functions, and under the first again."""
-    launched: list[tuple] = []
+    launched = LAUNCHED
+    launched.clear()
     driver.set_active(_Driver(launched))
     _dispatch._interpreting = lambda: True
     row = BY_NAME["spatial_pool_gate"]
