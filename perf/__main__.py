@@ -41,17 +41,38 @@ def report(
     preset: Annotated[str, typer.Option(help="quick (3 minutes) or full (an hour).")] = "quick",
     dtype: Annotated[Names, typer.Option(help="bfloat16, float16, float32, float64.")] = None,
     layout: Annotated[Names, typer.Option(help="contiguous, channels_last; both by default.")] = None,
-    mode: Annotated[Names, typer.Option(help="fwd, bwd; both by default.")] = None,
+    mode: Annotated[Names, typer.Option(help="fwd, bwd, both by default; launch: CPU time of a call.")] = None,
     image: Annotated[Optional[Path], typer.Option(help="A photograph for errors and gate maps.")] = None,  # noqa: UP045
     budget: Annotated[Optional[float], typer.Option(help="Seconds; the most valuable points come first.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="The folder for records, plots and page.")] = Path("report"),
     resume: Annotated[bool, typer.Option("--resume", help="Finish the report in the folder.")] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Leave the GPU alone.")] = False,
+    model: Annotated[Optional[str], typer.Option(help="Time a step of your own: package.module:factory.")] = None,  # noqa: UP045
+    input: Annotated[Optional[str], typer.Option(help="Of --model: 8x3x512x512.")] = None,  # noqa: UP045
+    merge: Annotated[bool, typer.Option("--merge", help="Join the reports of FOLDERS in --out.")] = False,
+    folders: Annotated[Optional[list[Path]], typer.Argument(help="Reports, for --merge.")] = None,  # noqa: UP045
+    tune: Annotated[bool, typer.Option(help="Tune what is timed before, where there is a GPU.")] = True,
 ) -> None:
     """Throughput against resolution: ours, eager and torch.compile, on the GPU if there is one; plots and a page."""
     with _one_line():
         from segattn_triton.perf import report as command
+        from segattn_triton.perf.options import Usage, writable
 
+        if merge:
+            from segattn_triton.perf import compare
+
+            typer.echo(f"the report: {compare.merge(folders or [], writable(out)).resolve()}")
+            return
+        if model or input:
+            if not (model and input):
+                raise Usage("--model and --input: got one of them, expected both")
+            from segattn_triton.perf import backends
+            from segattn_triton.perf import model as timing
+
+            typer.echo(f"the report: {timing.run(model, input, writable(out), backend=backends.find(cpu)).resolve()}")
+            return
+        if folders:
+            raise Usage(f"FOLDERS: got {folders[0]} without --merge, expected none")
         command.run(
             ops=_split(op),
             preset=preset,
@@ -63,6 +84,7 @@ def report(
             out=out,
             resume=resume,
             cpu=cpu,
+            tune=tune,
         )
 
 
@@ -76,6 +98,45 @@ def check(op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; 
         from segattn_triton.perf import check as command
 
         raise typer.Exit(command.main(ops))
+
+
+@main.command()
+def tune(
+    op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; all by default.")] = None,
+    dtype: Annotated[Names, typer.Option(help="bfloat16 (the default), float16, float32, float64.")] = None,
+    layout: Annotated[Names, typer.Option(help="contiguous, channels_last; both by default.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds; the most valuable problems come first.")] = 600.0,
+    out: Annotated[Optional[Path], typer.Option(help="The table; the one of your home by default.")] = None,  # noqa: UP045
+) -> None:
+    """Find the fastest block sizes for this GPU, each verified against the reference, and write them into a table."""
+    with _one_line():
+        from segattn_triton.perf import options
+        from segattn_triton.perf import tune as command
+
+        command.main(
+            options.choose_ops(_split(op)),
+            options.choose("--dtype", _split(dtype), options.DTYPES.values(), options.DTYPES) or ("bfloat16",),
+            options.choose("--layout", _split(layout), options.LAYOUTS.values(), options.LAYOUTS)
+            or tuple(options.LAYOUTS.values()),
+            budget,
+            out,
+            say=typer.echo,
+        )
+
+
+@main.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="The folder of a report.")],
+    new: Annotated[Path, typer.Argument(help="The folder of a later one.")],
+    threshold: Annotated[str, typer.Option(help="What counts as slower.")] = "5%",
+) -> None:
+    """Two reports of one machine type, as markdown; exit code 1 where ours became slower."""
+    with _one_line():
+        from segattn_triton.perf import compare as command
+
+        text, slower = command.compare(base, new, command.parse_threshold(threshold))
+        typer.echo(text)
+        raise typer.Exit(int(slower))
 
 
 @main.command()

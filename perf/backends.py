@@ -11,10 +11,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+
+from segattn_triton.perf import candidates
 
 
 @contextlib.contextmanager
@@ -58,6 +61,10 @@ class Cpu:
         """Seconds on a clock that only moves forward."""
         return time.monotonic()
 
+    def clock(self) -> float:
+        """Seconds, as fine as can be told."""
+        return time.perf_counter()
+
     def wake(self) -> None:
         """Bring an idle device to its clocks."""
 
@@ -67,6 +74,9 @@ class Cpu:
 
     def compile(self, fn: Callable) -> Callable:
         return torch.compile(fn, fullgraph=True, dynamic=False)
+
+    def compile_model(self, model: Callable) -> Callable:
+        return torch.compile(model, dynamic=False)
 
     def run(self, call: Call) -> None:
         """Enqueue the call."""
@@ -105,6 +115,7 @@ class Cuda(Cpu):
         properties = torch.cuda.get_device_properties(self.device)
         self.name = properties.name
         self.l2_bytes = properties.L2_cache_size
+        self._example: tuple | None = None  # the problem that the tuner is at, and its inputs
         self._flush = torch.empty(max(2 * self.l2_bytes, 2**28), dtype=torch.int8, device=self.device)
 
     def wake(self) -> None:
@@ -145,6 +156,35 @@ class Cuda(Cpu):
         self.synchronize()
         return torch.cuda.max_memory_allocated() - before
 
+    @property
+    def capability(self) -> int:
+        from segattn_triton.tuning import capability
+
+        return capability(self.device)
+
+    verified, compiled = staticmethod(candidates.verified), staticmethod(candidates.compiled)
+
+    def table(self, out: Path) -> Path | None:
+        """Where a report in OUT keeps what it tunes: None for the user's table."""
+        return None
+
+    def candidate(self, unit: Any, index: int, cost: float) -> Call:
+        """The launch of a unit of the tuner with one config, into tensors of its own."""
+        from segattn_triton import tuning
+        from segattn_triton.launch import launch, recorded
+
+        p = unit.problem
+        if self._example is None or self._example[0] != p:
+            leaves = zip(p.timed_inputs(self.device), p.wants(), strict=True)
+            self._example = p, [t if t is None else t.requires_grad_(wanted) for t, wanted in leaves]
+        leaves, wanted = self._example[1], [t for t in self._example[1] if t is not None and t.requires_grad]
+        with tuning.using(forced={unit.choice.key: index}), recorded() as plans:
+            y = p.row.op(*leaves, backend="triton", **p.keywords)
+            if wanted:
+                torch.autograd.grad(y, wanted, torch.randn_like(y))
+        (plan, *_) = [q for q in plans if q.config.choice is not None and q.config.choice.key == unit.choice.key]
+        return Call(lambda: launch(plan), "segattn", keep=plan)
+
     def free_memory(self) -> int:
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
@@ -156,6 +196,7 @@ class Cuda(Cpu):
 
     def recover(self) -> None:
         super().recover()
+        self._example = None
         self.synchronize()
         torch.cuda.empty_cache()
 
@@ -173,6 +214,7 @@ class Rehearsal(Cpu):
     BANDWIDTH = 4e12  # bytes per second
     LAUNCH = 1e-5  # seconds of the host per call
     COMPILE = 3.0
+    capability = 90
 
     def __init__(self, memory: int = 2**37, largest: tuple[int, int] = (8, 12), seed: int = 0):
         """Memory in bytes; the largest (C, side) that tensors really get."""
@@ -192,6 +234,9 @@ class Rehearsal(Cpu):
             return 1e3 * (end.at - self.at)
 
     def now(self) -> float:
+        return self.host
+
+    def clock(self) -> float:
         return self.host
 
     def sizes(self, C: int, H: int, W: int) -> tuple[int, int, int]:
@@ -223,6 +268,24 @@ class Rehearsal(Cpu):
     def capture(self, makers: Sequence[Callable[[], Call]]) -> Call:
         calls = [make() for make in itertools.islice(makers, 1)] * len(makers)
         return Call(calls[0].run, calls[0].provider, sum(c.bytes for c in calls), calls)
+
+    def table(self, out: Path) -> Path | None:
+        return out / "tuned.json"
+
+    def verified(self, pieces: Sequence, device: str, seconds: float) -> list[str | None]:
+        self.host += 0.05 * len(pieces)
+        return [None] * len(pieces)
+
+    def compiled(self, pieces: Sequence, workers: int, seconds: float) -> list[str | None]:
+        self.host += 0.02 * len(pieces)
+        return [None] * len(pieces)
+
+    def candidate(self, unit: Any, index: int, cost: float) -> Call:
+        """Costs what the model says, more or less."""
+        made_up = random.Random(f"{unit.choice.key} {index}").uniform(0.8, 1.25)
+        return Call(
+            lambda: None, "segattn", int(unit.choice.pixels * 256 * made_up * cost / min(unit.choice.costs().values()))
+        )
 
     def peak_memory(self, call: Call) -> int | None:
         call()

@@ -8,6 +8,9 @@ FIRST = {
     "measure": 2.0,
     "check": 10.0,
     "ceiling": 3.0,
+    "prepare": 3.0,
+    "tune": 2.0,
+    "launch": 2.0,
 }  # seconds, by the first word of the kind, before anything is known
 MARGIN = 1.3
 MEMORY = 4  # recent pieces of work of a kind that the prediction looks at

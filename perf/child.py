@@ -6,6 +6,7 @@ A crash costs the piece that it happened on, a deadline those that were not done
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,43 +17,61 @@ DIED = "died"  # the key of the reason, in place of the result of a piece that e
 
 
 def results(
-    module: str, pieces: Sequence[Mapping], variables: Mapping[str, str | None], seconds: float | None = None
+    module: str,
+    pieces: Sequence[Mapping],
+    variables: Mapping[str, str | None],
+    seconds: float | None = None,
+    each: float | None = None,
 ) -> Iterator[dict]:
     """The results of `python -m module` for these pieces, in order, as many as there are after `seconds`.
 
-    `variables` are set in the child's environment; None removes one.
+    `variables` are set in the child's environment; None removes one. A piece that takes longer than `each` seconds,
+    the start of its process included, ends like one that crashed.
     """
     end = time.monotonic() + (threading.TIMEOUT_MAX / 2 if seconds is None else seconds)
     todo, idle = list(pieces), 0
     while todo:
         done = 0
-        child = _Child(module, todo, variables, end)
+        child = _Child(module, todo, variables, end, each)
         with contextlib.closing(child.lines()) as lines:
             for line in lines:
                 done += 1
+                child.watch()
                 yield json.loads(line)
         if done == len(todo) or time.monotonic() >= end:
             return
         yield {DIED: child.reason()}
-        todo, idle = todo[done + 1 :], 0 if done else idle + 1
-        if idle == 2:  # it cannot even start
+        todo = todo[done + 1 :]
+        idle = idle + 1 if done == 0 and child.process.returncode == 1 else 0
+        if idle == 2:  # an exception ends it before the first piece: it cannot even start
             yield from ({DIED: child.reason()} for _ in todo)
             return
 
 
 class _Child:
-    def __init__(self, module: str, pieces: Sequence[Mapping], variables: Mapping[str, str | None], end: float):
+    def __init__(self, module: str, pieces: Sequence[Mapping], variables: Mapping[str, str | None], end: float, each):
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         environment = {k: v for k, v in {**os.environ, **variables}.items() if v is not None}
         self.process = subprocess.Popen([sys.executable, "-m", module], env=environment, **pipes)
         self.said: list[str] = []
         text = "".join(json.dumps(piece) + "\n" for piece in pieces)
-        self.timer = threading.Timer(end - time.monotonic(), self.process.kill)
+        self.end, self.each, self.timer = end, each, None
+        self.watch()
         self.reader = threading.Thread(target=lambda: self.said.extend(self.process.stderr))
         self.writer = threading.Thread(target=self._write, args=(text,))
-        for thread in (self.timer, self.reader, self.writer):
+        for thread in (self.reader, self.writer):
             thread.daemon = True
             thread.start()
+
+    def watch(self) -> None:
+        """The next piece has its time from now on."""
+        if self.timer is not None:
+            self.timer.cancel()
+        left = self.end - time.monotonic()
+        self.late = self.each is not None and self.each < left
+        self.timer = threading.Timer(min(left, self.each or left), self.process.kill)
+        self.timer.daemon = True
+        self.timer.start()
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(BrokenPipeError), self.process.stdin:
@@ -70,6 +89,8 @@ class _Child:
             self.reader.join()
 
     def reason(self) -> str:
+        if self.late and self.process.returncode == -signal.SIGKILL:
+            return f"no answer within {self.each:g} seconds"
         last = next((line.strip() for line in reversed(self.said) if line.strip()), "it said nothing")
         return f"the process ended with code {self.process.returncode}: {last}"[:300]
 

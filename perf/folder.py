@@ -7,7 +7,7 @@ from typing import Any
 from segattn_triton.perf.options import Failure, Usage
 from segattn_triton.perf.records import Point, Record, append, load
 
-FILES = ("records.jsonl", "environment.json", "maps.npz")
+FILES = ("records.jsonl", "environment.json", "maps.npz", "autotune.json")
 
 
 class Folder:
@@ -36,9 +36,12 @@ class Folder:
     def describe(self, **values) -> None:
         """Add to environment.json, which is never seen half written."""
         self.environment |= values
-        path = self.out / "environment.json"
+        self.write("environment.json", self.environment)
+
+    def write(self, name: str, values: Any) -> None:
+        path = self.out / name
         draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(self.environment, indent=1, default=str))
+        draft.write_text(json.dumps(values, indent=1, default=str))
         draft.replace(path)
 
     def _continue(self) -> None:
@@ -48,10 +51,10 @@ class Folder:
             return
         try:
             before = json.loads(path.read_text())
-            known, date = _identity(before), before["date"]
+            known, date = identity(before), before["date"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise Usage(f"--resume: {path} does not describe a report; choose another --out") from None
-        for name, now in _identity(self.environment).items():
+        for name, now in identity(self.environment).items():
             if known[name] != now:
                 raise Usage(
                     f"--resume: the report in {self.out} was measured with {name} {known[name]}, here it is {now}; "
@@ -71,7 +74,7 @@ class Folder:
         return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _identity(environment: dict) -> dict[str, Any]:
+def identity(environment: dict) -> dict[str, Any]:
     """What must be the same for times to be compared."""
     gpu, packages = environment["gpu"] or {}, environment["packages"]
     versions = {name: packages[name] for name in ("segattn_triton", "torch", "triton")}

@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf import ceilings, check, plan, timing
-from segattn_triton.perf.backends import Cpu
+from segattn_triton.perf.backends import Call, Cpu
 from segattn_triton.perf.budget import Budget
 from segattn_triton.perf.child import one_line
 from segattn_triton.perf.records import Point, Record
@@ -88,6 +90,20 @@ def times(points: Sequence[Point], backend: Cpu, image: Path | None, save: Save,
     calls.clear()
     _with_graphs(workload, of, functions, failures)
     budget.learn("measure", (backend.now() - begin) / len(of), plan.work(points[0]))
+
+
+def launches(points: Sequence[Point], backend: Cpu, save: Save) -> None:
+    """CPU time from the public function until its kernels are enqueued, providers interleaved."""
+    failures, calls = _Failures(backend, save), {}
+    for point in points:
+        with failures.of([point]):
+            train = replace(point, mode="bwd" if point.mode == "train" else "fwd")
+            workload = Workload(train, backend)
+            function = workload.function(point.provider)
+            calls[point] = Call(partial(function, *workload.inputs), point.provider)
+            backend.run(calls[point])
+    for point, sample in timing.hosts(calls, backend).items():
+        save(blank(point, **_times(sample, backend.clocks())))
 
 
 def _with_events(workload: Workload, of: Mapping, functions: Mapping, calls: Mapping, failures: "_Failures") -> None:

@@ -10,6 +10,7 @@ PRESETS = {"quick": 180.0, "full": 3600.0}  # budget in seconds
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 LAYOUTS = {"nchw": "contiguous", "nhwc": "channels_last"}
 MODES = ("fwd", "bwd")
+LAUNCH = "launch"  # the CPU time of a call, instead
 LEAST_BUDGET = 60.0  # seconds: the page alone takes some
 
 
@@ -35,6 +36,7 @@ class Options:
     out: Path = field(default=Path("report"))
     resume: bool = False
     cpu: bool = False
+    tune: bool = True
     sides: Sequence[int] = ()  # resolutions, most valuable first
     channels: Sequence[int] = ()
 
@@ -49,10 +51,10 @@ class Options:
             ops=choose_ops(self.ops),
             dtypes=choose("--dtype", self.dtypes, DTYPES.values(), DTYPES),
             layouts=choose("--layout", self.layouts, LAYOUTS.values(), LAYOUTS) or tuple(LAYOUTS.values()),
-            modes=choose("--mode", self.modes, MODES) or MODES,
+            modes=choose("--mode", self.modes, (*MODES, LAUNCH)) or MODES,
             image=_readable_image(self.image),
             budget=float(budget),
-            out=_writable(Path(self.out)),
+            out=writable(Path(self.out)),
         )
 
 
@@ -70,7 +72,7 @@ def choose_ops(given: Sequence[str]) -> tuple[str, ...]:
     return choose("--op", given, BY_NAME) or tuple(BY_NAME)
 
 
-def _writable(out: Path) -> Path:
+def writable(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".write-test"

@@ -12,7 +12,7 @@ from itertools import product
 
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf import rivals
-from segattn_triton.perf.options import Options
+from segattn_triton.perf.options import LAUNCH, Options
 from segattn_triton.perf.records import Point
 from segattn_triton.perf.timing import GRAPH_BYTES
 
@@ -20,6 +20,7 @@ ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 BATCH = 8
 LARGEST_MAP = 2**32  # bytes: the batch shrinks where one map would be larger
 COPY_BYTES = (500_000_000, 2_000_000_000, 100_000_000)
+LAUNCH_SIZE = (2, 64, 16, 16)  # N, C, H, W
 CHECK_SIZES = ((2, 64, 64, 64), (1, 128, 65, 33))  # N, C, H, W
 GPU = {
     "quick": dict(sides=(512, 256, 1024, 128), channels=(64, 128), dtypes=("bfloat16",)),
@@ -40,7 +41,7 @@ COMPILED = ("compile", "compile-best", "flex")
 class Job:
     """Points that are measured together."""
 
-    kind: str  # "ceiling", "check", "time", "predict"
+    kind: str  # "ceiling", "check", "launch", "time", "predict"
     points: tuple[Point, ...]
     rank: tuple
 
@@ -73,7 +74,7 @@ def schedule(options: Options, *, gpu: bool, bfloat16: bool = True) -> list[Job]
     grid = {k: tuple(getattr(options, k)) or v for k, v in presets.items()}
     jobs = [*_ceilings(grid["dtypes"][0], gpu), *_sweep(options, grid, gpu)]
     if gpu:
-        jobs += _checks(options, grid["dtypes"])
+        jobs += [*_checks(options, grid["dtypes"]), *_launches(options, grid["dtypes"][0])]
     else:
         jobs.append(_predictions(options))
     return sorted(jobs, key=lambda job: job.rank)
@@ -97,6 +98,16 @@ def _checks(options: Options, dtypes) -> Iterator[Job]:
         yield Job("check", (point,), (_dtype_rank(d) - 0.5, s, o))
 
 
+def _launches(options: Options, dtype: str) -> Iterator[Job]:
+    """Small problems whose time is the host's, without gradients and with them."""
+    for (m, mode), (o, op) in product(enumerate(("fwd", "train")), enumerate(options.ops)):
+        if LAUNCH in options.modes:
+            first = Point(op, "segattn", mode, dtype, options.layouts[0], *LAUNCH_SIZE, timer="launch")
+            yield Job(
+                "launch", (first, *(replace(first, provider="eager") for _ in rivals.names(op)[:1])), (-0.4, m, o)
+            )
+
+
 def _dtype_rank(index: int) -> float:
     return (0, 10, 13, 16)[index]
 
@@ -105,6 +116,8 @@ def _sweep(options: Options, grid: Mapping, gpu: bool) -> Iterator[Job]:
     for (d, dtype), (s, side), (c, C), (m, mode), (l, layout), (o, op) in product(
         *map(enumerate, (grid["dtypes"], grid["sides"], grid["channels"], options.modes, options.layouts, options.ops))
     ):
+        if mode == LAUNCH:
+            continue
         distance = _dtype_rank(d) + s + (0 if c < 2 else 4 + c)
         N = BATCH if gpu else 1
         while N > 1 and N * C * side * side * ITEMSIZE[dtype] > LARGEST_MAP:

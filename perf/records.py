@@ -17,7 +17,7 @@ class Point:
 
     op: str  # a row of the catalog, or "copy", "matmul" for a ceiling
     provider: str  # "segattn", "eager", "compile", "compile-best", "reference", "copy", ...
-    mode: str  # "fwd", "bwd"; "check" for numerics, which have no time
+    mode: str  # "fwd", "bwd"; "train", a forward that a backward may follow; "check" for numerics, without a time
     dtype: str  # "bfloat16", ...
     layout: str  # "contiguous", "channels_last"
     N: int

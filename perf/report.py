@@ -15,18 +15,20 @@ import torch
 import torch._functorch.config as functorch_config
 from rich.console import Console
 
+from segattn_triton import tuning
 from segattn_triton.catalog import BY_NAME
-from segattn_triton.perf import backends, env, measure, photo, plan, predict, terminal, timing
+from segattn_triton.perf import backends, env, measure, photo, plan, predict, terminal, timing, tune
 from segattn_triton.perf.backends import tuned_convolutions
 from segattn_triton.perf.budget import Budget
 from segattn_triton.perf.child import one_line
 from segattn_triton.perf.folder import Folder
-from segattn_triton.perf.options import Failure, Options, Usage
+from segattn_triton.perf.options import LAUNCH, Failure, Options, Usage
 from segattn_triton.perf.records import Point, Record
 from segattn_triton.perf.workload import Workload
 
 RESERVE = 40.0  # seconds of the budget for plots and page
 PREDICTION_SHARE = 0.35  # of the budget
+TUNING_SHARE = 0.3
 MAP_SIZE = (1, 32, 256, 256)
 
 
@@ -37,6 +39,8 @@ def run(*, backend: backends.Cpu | None = None, console: Console | None = None, 
         if not checked.cpu and (problem := env.unusable_gpu()):
             raise Usage(problem)
         backend = backends.find(checked.cpu)
+    if LAUNCH in checked.modes and not backend.gpu:
+        raise Usage("--mode: got launch, which times the launch on a GPU; there is none here, expected fwd or bwd")
     report = Report(checked, backend, console or terminal.console())
     # what compiled forwards save is kept, so that a backward can be repeated
     with tuned_convolutions(True), functorch_config.patch(donated_buffer=False):
@@ -62,6 +66,8 @@ class Report:
         jobs = plan.schedule(self.options, gpu=self.backend.gpu, bfloat16=bfloat16)
         self.backend.wake()
         try:
+            if self.backend.gpu and self.options.tune:
+                self._tune(jobs)
             for job in self._order(jobs):
                 if points := self._affordable(job):
                     self._attempt(job.only(points))
@@ -72,6 +78,25 @@ class Report:
         left_out = Counter(_name(p) for job in jobs for p in job.points if p not in self.records)
         after = {"gpu_after": env.gpu()} if self.backend.device.type == "cuda" and self.problem is None else {}
         self.folder.describe(left_out=dict(left_out), finished=env.now(), **after)
+
+    def _tune(self, jobs: list[plan.Job]) -> None:
+        """The configs of what will be timed, in a share of the time; OUT/autotune.json."""
+        from segattn_triton.perf.candidates import Problem
+
+        points = [job.first for job in jobs if job.kind == "time" and job.first.inputs == "normal"]
+        problems = dict.fromkeys(Problem(p.op, p.dtype, p.layout, p.N, p.C, (p.H, p.W)) for p in points)
+        seconds = min(TUNING_SHARE * self.options.budget, self.budget.left - RESERVE)
+        say = lambda text: self.console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+        try:
+            tuner = tune.Tuner(self.backend, self.backend.table(self.options.out), seconds, say)
+        except Usage as error:
+            return say(f"nothing is tuned: {error}")
+        try:
+            tuner.run(problems)
+        finally:
+            self.folder.write("autotune.json", [asdict(r) for r in tuner.results])
+            tuning.forget()
+        say(f"{tuner.summary()}; the table: {tuner.path}")
 
     def _order(self, jobs: list[plan.Job]) -> list[plan.Job]:
         """What failed before, or waits for a failed check, comes last: it may take the process with it."""
@@ -125,6 +150,8 @@ class Report:
             measure.ceiling(job.first, self.backend, self.save)
         elif job.kind == "check":
             measure.numerics(job.first, self.backend, self.save)
+        elif job.kind == "launch":
+            measure.launches(points, self.backend, self.save)
         elif job.kind == "predict":
             self._predictions(points)
         else:
@@ -137,7 +164,7 @@ class Report:
             if points:
                 measure.times(points, self.backend, self.options.image, self.save, self.budget)
         measure.recover(self.backend)
-        if job.kind in ("ceiling", "check"):
+        if job.kind in ("ceiling", "check", "launch"):
             self.budget.learn(job.kind, self.backend.now() - begin, plan.work(job.first))
         self._say(job)
 

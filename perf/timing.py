@@ -20,6 +20,7 @@ from segattn_triton.perf.backends import Call, Cpu
 SECONDS = 0.1  # of measuring, a provider
 WARM_UP = 0.05  # seconds, a provider: clocks fall while the host compiles
 LEAST, MOST = 5, 200  # repetitions
+HOST_ROUNDS, HOST_CALLS = 41, 20  # few calls, so that the device's queue never fills
 GRAPH_BYTES = 86_000_000  # 20 us at 4.3 TB/s: below this, a CUDA graph is timed as well
 GRAPH_CACHES = 4  # the sets of tensors in a graph fill the L2 cache as many times
 
@@ -30,6 +31,7 @@ METHOD = {
     "backward": "torch.autograd.grad with a prepared dy, retain_graph=True, for x and all parameters",
     "memory": "peak of one untimed call; for the backward, of forward and backward",
     "graph": "CUDA graph over sets of tensors of 4 times the L2 cache, time divided by their number",
+    "launch": "host's clock over 20 calls without waiting for the device, 41 interleaved rounds",
     "inputs": "seeded normal values",
     "seconds_per_provider": SECONDS,
     "warm_up_seconds": WARM_UP,
@@ -49,7 +51,12 @@ class Sample:
 
 
 def interleaved(
-    calls: Mapping[str, Call], backend: Cpu, parts: int = 1, on_error: Callable[[str, Exception], None] | None = None
+    calls: Mapping[str, Call],
+    backend: Cpu,
+    parts: int = 1,
+    on_error: Callable[[str, Exception], None] | None = None,
+    seconds: float = SECONDS,
+    warm_up: float = WARM_UP,
 ) -> dict[str, Sample]:
     """The times of calls by name, each divided by `parts`. One that raises goes to `on_error` and drops out."""
     running = dict(calls)
@@ -72,12 +79,12 @@ def interleaved(
         end.record()
         return start, end
 
-    def warm_up(call: Call) -> float:
+    def warm(call: Call) -> float:
         begin = backend.now()
         for i in range(MOST):
             backend.run(call)
             backend.synchronize()
-            if i >= 2 and backend.now() - begin >= WARM_UP:
+            if i >= 2 and backend.now() - begin >= warm_up:
                 break
         begin = backend.now()
         for _ in range(2):
@@ -85,10 +92,10 @@ def interleaved(
         backend.synchronize()
         return (backend.now() - begin) / 2
 
-    cost = sum(attempt(name, warm_up) or 0.0 for name in list(running))
+    cost = sum(attempt(name, warm) or 0.0 for name in list(running))
     if not running:
         return {}
-    rounds = min(MOST, max(LEAST, math.ceil(SECONDS * len(running) / max(cost, 1e-9))))
+    rounds = min(MOST, max(LEAST, math.ceil(seconds * len(running) / max(cost, 1e-9))))
     for i in range(rounds):
         for name in list(running) if i % 2 == 0 else list(reversed(running)):
             pair = attempt(name, once)
@@ -96,6 +103,21 @@ def interleaved(
                 times[name].append(pair)
     backend.synchronize()
     return {name: _sample(times[name], parts) for name in running}
+
+
+def hosts(calls: Mapping, backend: Cpu) -> dict:
+    """The host's time of a call, in milliseconds by key: medians of rounds of `HOST_CALLS`, the device idle before."""
+    times: dict = {key: [] for key in calls}
+    for i in range(HOST_ROUNDS):
+        for key in list(calls) if i % 2 == 0 else list(reversed(calls)):
+            backend.synchronize()
+            begin = backend.clock()
+            for _ in range(HOST_CALLS):
+                backend.run(calls[key])
+            times[key].append(1e3 * (backend.clock() - begin) / HOST_CALLS)
+    backend.synchronize()
+    quantiles = {key: np.quantile(t, [0.2, 0.5, 0.8]) for key, t in times.items()}
+    return {key: Sample(float(m), float(low), float(high), HOST_ROUNDS) for key, (low, m, high) in quantiles.items()}
 
 
 def _sample(pairs: list[tuple], parts: int) -> Sample:

@@ -5,6 +5,7 @@ from segattn_triton._accelerate import accelerate, accelerated, acceleration_rep
 from segattn_triton._convert import convert_state_dict
 from segattn_triton._dispatch import decompositions
 from segattn_triton.adapters import register_adapter
+from segattn_triton.autotune import tune
 from segattn_triton.modules import (
     ECA,
     SCSE,
@@ -39,4 +40,5 @@ __all__ = [
     "reference",
     "register_adapter",
     "restore",
+    "tune",
 ]

@@ -12,6 +12,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NAMES = "float16, bfloat16, float32 or float64"
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 def shape(t: Tensor) -> str:
     return f"({', '.join(map(str, t.shape))})"
 
@@ -47,6 +50,9 @@ def parameter(
     name: str, t, x: Tensor, expected: tuple[int, ...], *, trailing_ones: bool = False, map_name: str = "x"
 ) -> None:
     """A parameter of the expected shape, on the device of the map x, in its dtype or float32."""
+    dense = type(t) in _PLAIN and t.layout is torch.strided and not t.is_nested
+    if dense and t.shape == expected and t.dtype == x.dtype and t.device == x.device:
+        return
     tensor(name, t)
     head = tuple(t.shape[: len(expected)])
     tail = t.shape[len(expected) :]

@@ -55,6 +55,20 @@ def _why_not_triton(x: Tensor) -> str | None:
 
 def implementation(name: str, backend: str | None, x: Tensor) -> Callable:
     """The function that runs op `name` on x. A named backend never falls back; None prefers Triton on a GPU."""
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if traced or type(x) is not Tensor or not x.is_cuda:
+        return _implementation(name, backend, x)
+    key = (name, backend, x.dtype, x.get_device())
+    found = _on_gpu.get(key)
+    if found is None:
+        found = _on_gpu[key] = _implementation(name, backend, x)
+    return found
+
+
+_on_gpu: dict[tuple, Callable] = {}  # what runs on a GPU does not change; asking for it all takes microseconds
+
+
+def _implementation(name: str, backend: str | None, x: Tensor) -> Callable:
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(map(repr, BACKENDS))}")
     if backend == "reference" or torch.onnx.is_in_onnx_export():

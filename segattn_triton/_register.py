@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from segattn_triton.kernels.tile import native
+from segattn_triton.launch import signature, tape, taped
 
 _library = torch.library.Library("segattn", "DEF")
 OPS: dict[str, "DifferentiableOp"] = {}
@@ -55,6 +56,7 @@ class DifferentiableOp:
     ):
         self.name, self.options = name, [o.split()[1] for o in options.split(", ")]
         self.tensors, self.reference = [t.removesuffix("?") for t in tensors], reference or name
+        self.name_bwd = f"{name}_bwd"
         self.outputs, self.num_tensors = list(outputs), len(tensors)
         self.allocate, self._forward, self._backward = allocate, forward, backward
         self.differentiable, self.views = differentiable, views
@@ -78,8 +80,9 @@ class DifferentiableOp:
         first = differentiable + len(self.saved)  # of the tensors among the arguments of the backward
         register_flop_formula(self.op.overloadpacket)(lambda *args, **_: flops(*args)[0])
         register_flop_formula(self.op_bwd.overloadpacket)(lambda *args, **_: flops(*args[first:])[1])
-        self._function = _function(self)
-        self._apply = super(torch.autograd.Function, self._function).apply  # the C apply: a quarter of the overhead
+        self._function, backward = _functions(self)
+        eager = _eager(self, backward)
+        self._apply = super(torch.autograd.Function, eager).apply  # the C apply: a quarter of the overhead
         OPS[name] = self
 
     def __call__(self, *args):
@@ -91,13 +94,19 @@ class DifferentiableOp:
             return self._function.apply(*args)  # raises on a dual number, whose tangent the operator would lose
         if _requires_grad(args[: self.num_tensors]):
             return self._apply(*args)
-        return self.op(*args)
+        return self.run_forward(*args) if _unwatched(args) else self.op(*args)
 
     def run_forward(self, *args):
         """Allocate and fill the outputs, on a native copy of the map where it is not native itself."""
+        key = signature(self.name, args)
+        if (known := tape(key)) is not None:
+            outputs = self.allocate(*args)
+            known.run([*args[: self.num_tensors], *outputs])
+            return _unpacked(outputs)
         args_native = self._native(args)
         outputs = self.allocate(*args_native)
-        self._forward(outputs, *args_native)
+        with taped(key if _same(args_native, args) else None, args[: self.num_tensors], outputs):
+            self._forward(outputs, *args_native)
         if args_native[0] is not args[0]:
             expected = self.allocate(*args)
             outputs = tuple(_in_strides_of(e, o) for e, o in zip(expected, outputs, strict=True))
@@ -105,6 +114,12 @@ class DifferentiableOp:
 
     def run_backward(self, *arguments):
         douts, saved, args, needs = self._backward_arguments(arguments)
+        given = arguments[: self.differentiable + len(self.saved) + self.num_tensors]
+        key = signature(self.name_bwd, arguments)
+        if (known := tape(key)) is not None:
+            grads = self._empty_grads(args[: self.num_tensors], needs)
+            known.run([*given, *grads])
+            return _unpacked(grads)
         args_native = self._native(args)
         x_native, *_ = tensors = args_native[: self.num_tensors]
         dy, *others = douts
@@ -112,10 +127,12 @@ class DifferentiableOp:
             dy = torch.zeros_like(self.allocate(*args_native)[0])
         elif not self.views:
             dy = native(dy, like=x_native)
-        others = (None if d is None or d.numel() == 0 else d.contiguous() for d in others)
+        others = [None if d is None or d.numel() == 0 else d.contiguous() for d in others]
         grads = self._empty_grads(tensors, needs)
         wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
-        self._backward(wanted, (dy, *others), saved, *args_native)
+        as_given = _same(args_native, args) and _same((dy, *others), douts)
+        with taped(key if as_given else None, given, grads):
+            self._backward(wanted, (dy, *others), saved, *args_native)
         for i in self.maps:
             if tensors[i] is not args[i] and needs[i]:
                 grads[i] = _in_strides_of(torch.empty_like(args[i]), grads[i])
@@ -153,6 +170,10 @@ class DifferentiableOp:
         ]
 
 
+def _same(used: Sequence, given: Sequence) -> bool:
+    return all(u is g or u is None for u, g in zip(used, given, strict=True))
+
+
 def needs_grad(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a gradient may be wanted; inside a functorch transform a tensor does not show it."""
     if torch._C._are_functorch_transforms_active():
@@ -185,7 +206,21 @@ def _define(name: str, schema: str, implementation: Callable, fake: Callable):
     return getattr(torch.ops.segattn, name).default
 
 
-def _function(op: DifferentiableOp) -> type[torch.autograd.Function]:
+def _unwatched(args: Sequence) -> bool:
+    """Whether the dispatcher may be passed by, which takes as long as a small kernel: nothing else wants to see the
+    call, neither a mode, nor a tensor of a class of its own, nor the profiler."""
+    return (
+        torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._autograd._profiler_enabled()
+        and _PLAIN.issuperset(map(type, args))
+    )
+
+
+_PLAIN = {Tensor, torch.nn.Parameter, type(None), str, float, int, bool, list}
+
+
+def _functions(op: DifferentiableOp) -> tuple[type[torch.autograd.Function], type[torch.autograd.Function]]:
+    """What the compiler and functorch's transforms see: the forward's function, and the backward's."""
     # the classes close over plain values and operators: torch.compile cannot trace through `op`
     name, run, run_bwd, num, differentiable = op.name, op.op, op.op_bwd, op.num_tensors, op.differentiable
     saved = [op.outputs.index(s) for s in op.saved]
@@ -233,4 +268,33 @@ def _function(op: DifferentiableOp) -> type[torch.autograd.Function]:
             wanted = (g if n else None for g, n in zip(grads, needs, strict=True))
             return (*wanted, *[None] * len(ctx.options))
 
-    return Forward
+    return Forward, Backward
+
+
+def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """The function outside the compiler and functorch's transforms; `second` computes gradients that have none."""
+    num, differentiable = op.num_tensors, op.differentiable
+    saved = [op.outputs.index(s) for s in op.saved]
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            output = op.run_forward(*args) if _unwatched(args) else op.op(*args)
+            outputs = output if isinstance(output, tuple) else (output,)
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*outputs[differentiable:])
+            ctx.save_for_backward(*[outputs[i] for i in saved], *args[:num])
+            ctx.options = args[num:]
+            return output
+
+        @staticmethod
+        def backward(ctx, *douts):
+            needs = [bool(n) for n in ctx.needs_input_grad[:num]]
+            args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
+            transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+            plain = not (torch.is_grad_enabled() or transformed) and _unwatched(args)
+            grads = op.run_backward(*args) if plain else second.apply(*args)
+            grads = grads if num > 1 else (grads,)
+            return *[g if n else None for g, n in zip(grads, needs, strict=True)], *[None] * len(ctx.options)
+
+    return Eager

@@ -159,6 +159,9 @@ def planted(name: str) -> list[str]:
     return static.compile_plan(Plan(kernel, args, Config({}, warps), 1), arch).faults({size})
 
 
+LAUNCHED: list[tuple] = []  # one for the process: a kernel stays bound to the driver that it was compiled with
+
+
 class _Driver:
     """What `JITFunction.run` asks of a GPU's driver; kernels are compiled and bound, and launched into a list."""
 
@@ -179,7 +182,8 @@ def launched_as_planned(name: str) -> list[str]:
 
     A launch must compile what `static.compile_plan` compiles for its plan: same types, constants and divisibility.
     """
-    launched: list[tuple] = []
+    launched = LAUNCHED
+    launched.clear()
     driver.set_active(_Driver(launched))
     _dispatch._interpreting = lambda: True  # lets CPU tensors through
     row = BY_NAME[name]
@@ -202,13 +206,44 @@ def launched_as_planned(name: str) -> list[str]:
     return wrong if plans else ["nothing was launched"]
 
 
+def repeated_as_launched(name: str) -> list[str]:
+    """Run a row's op twice through the launch of a GPU: where the second, which is not planned, differs from the first
+    in more than its pointers, or has a pointer that is not one of its own tensors'."""
+    launched = LAUNCHED
+    launched.clear()
+    driver.set_active(_Driver(launched))
+    _dispatch._interpreting = lambda: True
+    row, wrong, runs = BY_NAME[name], [], []
+    for seed in range(2):
+        inputs = make_inputs(row, {"N": 2, "C": 24, "S": (8, 12), "Cr": 6}, torch.float16, seed=seed)
+        launched.clear()
+        y = row.op(*[t.requires_grad_() for t in inputs], backend="triton", **row.defaults)
+        grads = torch.autograd.grad(y, inputs, torch.zeros_like(y))
+        runs.append((list(launched), [y, *inputs, *grads]))
+    (first, old), (second, new) = runs
+    pointers = {t.data_ptr() for t in old}
+    for (src, _, a), (src2, _, b) in zip(first, second, strict=True):
+        if src is not src2:
+            wrong.append(f"{src.name}: another kernel")
+        for i, (u, v) in enumerate(zip((*a[:3], *a[9:]), (*b[:3], *b[9:]), strict=True)):  # grid, arguments
+            if not isinstance(u, torch.Tensor):
+                same = u == v
+            else:
+                own = u.data_ptr() not in pointers or v.data_ptr() in {t.data_ptr() for t in new}
+                same = own and (v.shape, v.stride(), v.dtype) == (u.shape, u.stride(), u.dtype)
+            if not same:
+                wrong.append(f"{src.name}: argument {i} was {u}, is {v}")
+    return wrong if first else ["nothing was launched"]
+
+
 def _compiled_from(source) -> tuple:
     return source.signature, source.constants, {path: attrs for path, attrs in source.attrs.items() if attrs}
 
 
 def compiled_per_source(_) -> dict[str, int]:
     """How many kernels one plan compiles to under two sources of its gate's functions, and under the first again."""
-    launched: list[tuple] = []
+    launched = LAUNCHED
+    launched.clear()
     driver.set_active(_Driver(launched))
     _dispatch._interpreting = lambda: True
     row = BY_NAME["spatial_pool_gate"]

@@ -54,7 +54,8 @@ def layer(module: str) -> str:
 
 
 ARROWS = {  # layer -> the layers it may import
-    "__init__": {"modules", "functional", "reference", "_dispatch", "_accelerate", "_convert", "adapters"},
+    "__init__": {"modules", "functional", "reference", "_dispatch", "_accelerate", "_convert", "adapters", "autotune"},
+    "autotune": {"perf"},
     "_accelerate": {"_swap", "_trial", "adapters"},
     "_trial": {"_swap", "adapters"},
     "_swap": {"adapters", "functional"},
@@ -66,7 +67,7 @@ ARROWS = {  # layer -> the layers it may import
     "_dispatch": {"reference", "ops", "launch"},
     "reference": {"reference"},
     "ops": {"_register", "kernels", "launch", "tuning", "flops", "ops"},
-    "_register": {"kernels"},
+    "_register": {"kernels", "launch"},
     "kernels": {"kernels", "launch", "tuning"},
     "launch": {"tuning"},
     "tuning": {"tuned"},

@@ -37,6 +37,12 @@ def test_launch_compiles_what_the_plan_says(ask):
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_repeated_call_launches_the_same(ask):
+    """From the second call on, launches are repeated: the same kernels and constants, on the call's own tensors."""
+    wrong = list(itertools.chain(*ask(static_worker.repeated_as_launched, ROWS)))
+    assert not wrong, "\n".join(wrong)
+
+
 def test_dense_convolution_runs_on_tensor_cores(ask):
     """Warpgroup products of 16-bit operands that accumulate in float32; no spills."""
     variants = [("descriptors", "channels_last"), *(("pointers", layout) for layout in LAYOUTS)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segattn_triton.perf.records import load
-from segattn_triton.perf.render import figures, frame, page
+from segattn_triton.perf.render import autotune, figures, frame, page
 from segattn_triton.perf.render.tables import terminal_table
 
 __all__ = ["render", "terminal_table"]
@@ -17,8 +17,10 @@ def render(out: Path) -> Path:
     frame.write_csv(df, out / "records.csv")
     drawn = figures.draw(df, out)
     maps = figures.draw_maps(out / "maps.npz", out / "plots")
+    found = autotune.load(out)
+    tuning = page.Tuning(autotune.lines(found, df), figures.draw_spread(found, out / "plots"))
     index = out / "index.html"
-    index.write_text(page.build(df, _environment(out / "environment.json"), drawn, maps), encoding="utf-8")
+    index.write_text(page.build(df, _environment(out / "environment.json"), drawn, maps, tuning), encoding="utf-8")
     return index
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from segattn_triton.perf.render import bars, plots, words
+from segattn_triton.perf.render import autotune, bars, plots, words
 from segattn_triton.perf.render.frame import GPU_TIMERS, GROUP, by_catalog, catalog, predictions, results, roofline
 from segattn_triton.perf.render.style import file_name, save
 
@@ -97,6 +97,12 @@ def draw_share(todo: list[Job], folder: Path, share: int, count: int) -> None:
         fig = job.draw()
         if fig is not None:
             save(fig, folder, job.name)
+
+
+def draw_spread(found: list, folder: Path) -> Path | None:
+    """Of the tuner's results."""
+    fig = autotune.spread(found)
+    return save(fig, folder, "autotune") if fig is not None else None
 
 
 def draw_maps(path: Path, folder: Path) -> Path | None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from segattn_triton.perf.render import words
+from segattn_triton.perf.render import autotune, words
 from segattn_triton.perf.render.figures import Job
 from segattn_triton.perf.render.frame import (
     GPU_TIMERS,
@@ -35,7 +35,20 @@ SUMMARIES = (
 REHEARSAL = "rehearsal"  # the device of a run whose times are made up
 
 
-def build(df: pd.DataFrame, environment: Mapping[str, Any], figures: list[tuple[Job, Path]], maps: Path | None) -> str:
+class Tuning(NamedTuple):
+    """What the tuner found."""
+
+    body: list[list[str]]
+    picture: Path | None
+
+
+def build(
+    df: pd.DataFrame,
+    environment: Mapping[str, Any],
+    figures: list[tuple[Job, Path]],
+    maps: Path | None,
+    tuning: Tuning | None = None,
+) -> str:
     env = Environment(
         loader=PackageLoader("segattn_triton.perf", "templates"),
         autoescape=select_autoescape(),
@@ -55,6 +68,9 @@ def build(df: pd.DataFrame, environment: Mapping[str, Any], figures: list[tuple[
         summaries=[(title, note, found) for t, title, note in SUMMARIES if (found := lines(df, [t]))],
         ops=[_op(name, df, figures) for name in _ops(df)],
         maps=Markup(inline(maps)) if maps else None,
+        tuned=tuning.body if tuning else [],
+        tuned_head=autotune.HEAD,
+        tuned_picture=Markup(inline(tuning.picture)) if tuning and tuning.picture else None,
         checks=_checks(df),
         kernels=_kernels(df),
         missing=_missing(df),

@@ -22,7 +22,7 @@ LONG = {
 }
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
 LAYOUTS = {"contiguous": "NCHW"}
-MODES = {"fwd": "forward", "bwd": "backward", "check": "forward and backward"}
+MODES = {"fwd": "forward", "bwd": "backward", "train": "forward in training", "check": "forward and backward"}
 TIMERS = {
     "events": "GPU events, cold L2",
     "graph": "GPU, CUDA graph",

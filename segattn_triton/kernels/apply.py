@@ -31,7 +31,7 @@ from segattn_triton.kernels.tile import (
     tile_ptrs,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import Config, Footprint, choose, space
+from segattn_triton.tuning import Config, Footprint, config_for, space
 
 SPACE = tuple(
     c
@@ -164,7 +164,9 @@ def _blocks(m: Maps, config: Config) -> tuple[int, int]:
     return -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
 
 
-def _config(m: Maps, itemsize: int, loads: int, live: float) -> Config:
+def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+    itemsize = x.element_size()
+
     def footprint(config: Config) -> Footprint:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         chunks, blocks = _blocks(m, config)
@@ -172,7 +174,8 @@ def _config(m: Maps, itemsize: int, loads: int, live: float) -> Config:
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * blocks, waste, row)
 
-    return choose(SPACE, footprint)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
+    return config_for(SPACE, footprint, kernel, x, **how)
 
 
 def plan_apply_fwd(
@@ -187,7 +190,7 @@ def plan_apply_fwd(
 ) -> Plan:
     """y = out(x * gate(sum_k z) + shortcut); the sum also fills `logit` (N, C), and its gate the map."""
     m = maps(*(t for t in (x, shortcut, y) if t is not None))
-    config = _config(m, x.element_size(), loads=1 + (shortcut is not None), live=1.2 if shortcut is None else 6.2)
+    config = _config("apply_fwd", m, x, loads=1 + (shortcut is not None), live=1.2 if shortcut is None else 6.2)
     chunks, blocks = _blocks(m, config)
     args = dict(
         x_ptr=x,
@@ -235,7 +238,7 @@ def plan_apply_bwd(
     weight, gp, dzp = pixel_gate or (None, None, None)
     m = maps(*(t for t in (du, x if reads_x else None, dx) if t is not None))
     live = 1.2 + (highest is not None) + (0 if pixel_gate is None else 2.5 if reduce == "max" else 0.5)
-    config = _config(m, x.element_size(), loads=max(1, (du is not None) + reads_x), live=live)
+    config = _config("apply_bwd", m, x, loads=max(1, (du is not None) + reads_x), live=live)
     chunks, blocks = _blocks(m, config)
     args = dict(
         du_ptr=du,

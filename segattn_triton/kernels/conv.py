@@ -39,7 +39,7 @@ from segattn_triton.tuning import (
     Config,
     Footprint,
     capability,
-    choose,
+    config_for,
     shared_memory,
     space,
 )
@@ -266,7 +266,7 @@ def _precision(x: Tensor) -> str:
     return "tf32" if x.dtype == torch.float32 and tf32() else "ieee"
 
 
-def _matmul_config(configs: tuple[Config, ...], x: Tensor, m: Maps, rows: int, row: int) -> Config:
+def _matmul_config(kernel: str, configs: tuple[Config, ...], x: Tensor, m: Maps, rows: int, row: int) -> Config:
     """For the forward over `rows` runs of `row` pixels that a tile does not cross, in all images together.
 
     The model: cycles of the fullest SM. A step multiplies one chunk of one tap, and costs the products, or bringing
@@ -296,7 +296,8 @@ def _matmul_config(configs: tuple[Config, ...], x: Tensor, m: Maps, rows: int, r
         programs = rows * -(-row // p) * -(-m.C // c)
         return float(-(-programs // SMS) * (steps * step + ends))
 
-    return choose(configs, cycles)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(_precision(x),), exact=(rows, row))
+    return config_for(configs, cycles, kernel, x, **how)
 
 
 def _fwd_args(x, bias, y, gate_map, z, m: Maps, gate: Activation) -> dict:
@@ -326,7 +327,7 @@ def plan_conv_pointers_fwd(
 ) -> Plan:
     """weight (9, C, C) in x's dtype."""
     m, (H, W) = maps(x, y), x.shape[2:]
-    config = _matmul_config(POINTERS, x, m, m.N, m.P)
+    config = _matmul_config("conv_pointers_fwd", POINTERS, x, m, m.N, m.P)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
     args = _fwd_args(x, bias, y, gate_map, z, m, gate)
@@ -358,7 +359,7 @@ def plan_conv_descriptors_fwd(
 ) -> Plan:
     """weight (9, C, C) in x's dtype. The boxes of the descriptors are the config's blocks."""
     m, (H, W) = maps(x, y), x.shape[2:]
-    config = _matmul_config(DESCRIPTORS, x, m, m.N * H, W)
+    config = _matmul_config("conv_descriptors_fwd", DESCRIPTORS, x, m, m.N * H, W)
     block_p, block_c, block_k = (config.blocks[name] for name in ("BLOCK_P", "BLOCK_C", "BLOCK_K"))
     tiles, blocks = -(-W // block_p), -(-m.C // block_c)
     batch, pixel = (stride * m.layout.align for stride in m.strides[0])
@@ -378,7 +379,7 @@ def plan_conv_descriptors_fwd(
     return Plan(_conv_descriptors_fwd_kernel, args, config, each * blocks, traffic)
 
 
-def _pointwise_config(x: Tensor, m: Maps, loads: int, live: float) -> Config:
+def _pointwise_config(kernel: str, x: Tensor, m: Maps, loads: int, live: float) -> Config:
     itemsize = x.element_size()
 
     def footprint(config: Config) -> Footprint:
@@ -387,7 +388,8 @@ def _pointwise_config(x: Tensor, m: Maps, loads: int, live: float) -> Config:
         row = (min(c, m.C) if m.layout.channels_last else min(p, m.P)) * itemsize
         return Footprint(p * c, itemsize, loads, live, m.N * tiles, tiles * p * c / (m.P * m.C), row)
 
-    return choose(POINTWISE, footprint)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(f"{live:g}",), exact=m.N)
+    return config_for(POINTWISE, footprint, kernel, x, **how)
 
 
 def plan_conv_library_fwd(
@@ -395,7 +397,7 @@ def plan_conv_library_fwd(
 ) -> Plan:
     """z, y and the map lie alike."""
     m = maps(x, y)
-    config = _pointwise_config(x, m, loads=2, live=1.5)
+    config = _pointwise_config("conv_library_fwd", x, m, loads=2, live=1.5)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
     args = _fwd_args(x, bias, y, gate_map, z, m, gate) | dict(pixels=m.pixels, tiles=tiles)
@@ -417,7 +419,7 @@ def plan_conv_bwd(
 ) -> Plan:
     """z, dz and direct lie alike. With db, the plan's `db_ptr` is a new buffer (programs, C) of partial sums."""
     m = maps(x, z, dy, *(() if dmap is None else (dmap,)))
-    config = _pointwise_config(x, m, loads=3, live=3 + with_db)
+    config = _pointwise_config("conv_bwd", x, m, loads=3, live=3 + with_db)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
     programs = min(m.N * tiles, -(-8 * SMS // blocks))  # enough for every SM; few, so that the partial sums stay small

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from segattn_triton.kernels.tile import accumulator
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import Footprint, choose, space
+from segattn_triton.tuning import Footprint, config_for, space
 
-SPACE = space(BLOCK_ROWS=(32, 128), BLOCK_COLS=(8, 32), num_warps=(4, 8))
+SPACE = space(BLOCK_ROWS=(32, 128, 64, 256), BLOCK_COLS=(8, 32, 16), num_warps=(4, 8))
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def plan_finish(partial: Tensor, out: Tensor, tail: Tensor | None = None) -> Pla
         padding = -(-rows // block_rows) * block_rows / max(rows, 1)
         return Footprint(block_rows * block_cols, 4, 1, 1, programs, padding, 4 * block_cols)
 
-    config = choose(SPACE, footprint)
+    config = config_for(SPACE, footprint, "finish", partial, C=cols, pixels=rows)
     args = dict(
         partial_ptr=partial,
         out_ptr=out,

@@ -20,7 +20,7 @@ from torch import Tensor
 from segattn_triton.kernels.activations import Activation
 from segattn_triton.kernels.tile import accumulator, d_logit, finish_sum, is_peak, load_vector, nan_max
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import SMS, Config, choose, space
+from segattn_triton.tuning import SMS, Config, config_for, space
 
 SPACE = space(BLOCK_R=(4, 8, 16, 32, 64), BLOCK_C=(16, 32, 64, 128, 256, 512, 1024), num_warps=(4, 8))
 DW_SPACE = space(BLOCK_R=(8, 16, 32, 64), BLOCK_C=(16, 32, 64, 128), num_warps=(2, 4))
@@ -241,8 +241,9 @@ def _block_t(tiles: int, config: Config) -> int:
     return min(triton.next_power_of_2(tiles), max(512 * config.num_warps // config.blocks["BLOCK_C"], 1))
 
 
-def _config(N: int, C: int, R: int, pixels: int, tiles: int, itemsize: int) -> Config:
+def _config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1: Tensor) -> Config:
     """A program's steps are bound by latency and by what one SM reads; each split is read again for every tile."""
+    itemsize = w1.element_size()
 
     def microseconds(config: Config) -> float | None:
         block_r, block_c, block_t = config.blocks["BLOCK_R"], config.blocks["BLOCK_C"], _block_t(tiles, config)
@@ -255,7 +256,8 @@ def _config(N: int, C: int, R: int, pixels: int, tiles: int, itemsize: int) -> C
         steps = chunks * ((2 + finishes) * STEP + rounds * nbytes / SM_BANDWIDTH)
         return steps + 4 * N * splits * C * max(1.0, pixels / TILE) / L2_BANDWIDTH + 1e-3 * values
 
-    return choose(SPACE, microseconds)
+    how = dict(C=C, pixels=N * pixels, also=(f"R{R}",), exact=(N, tiles))
+    return config_for(SPACE, microseconds, kernel, w1, **how)
 
 
 def plan_mlp_fwd(
@@ -278,7 +280,7 @@ def plan_mlp_fwd(
     N, tiles, inputs = (peak if total is None else total).shape
     R = w1.shape[0]
     C = R if w2 is None else w2.shape[0]
-    config = _config(N, max(inputs, C), R, pixels, tiles, w1.element_size())
+    config = _config("mlp_fwd", N, max(inputs, C), R, pixels, tiles, w1)
     K = _splits(R, config)
     args = dict(
         total_ptr=total,
@@ -324,7 +326,7 @@ def plan_mlp_bwd(
     """Of partials ds (N, T, C). Its `dz_ptr` (N, C), `dz1_ptr` (N, R) and `dpooled_ptr` (N, K, CIN) are new buffers."""
     N, tiles, C = ds.shape
     R, inputs = w1.shape[:2]
-    config = _config(N, max(inputs, C), R, pixels, tiles, w1.element_size())
+    config = _config("mlp_bwd", N, max(inputs, C), R, pixels, tiles, w1)
     K = _splits(R, config)
     args = dict(
         ds_ptr=ds,
@@ -387,7 +389,7 @@ def plan_mlp_dw(
         nbytes = 8 * rows * cols * N * (block_r + block_c)
         return STEP * N * max(1.0, rows * cols / (8 * SMS)) + nbytes / L2_BANDWIDTH + 1e-3 * values
 
-    config = choose(DW_SPACE, microseconds)
+    config = config_for(DW_SPACE, microseconds, "mlp_dw", pooled, C=C, pixels=N, also=(f"R{R}",))
     rows, cols = blocks(config)
     args = dict(
         dz_ptr=dz,

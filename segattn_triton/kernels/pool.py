@@ -32,7 +32,7 @@ from segattn_triton.kernels.tile import (
     tile_ptrs,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import SMS, Config, Footprint, choose, space
+from segattn_triton.tuning import SMS, Config, Footprint, config_for, space
 
 SPACE = tuple(
     c
@@ -167,7 +167,9 @@ def _blocks(m: Maps, config: Config) -> tuple[int, int, int]:
     return chunks, blocks, min(blocks, -(-PROGRAMS // max(m.N * chunks, 1)), max(PARTIALS // m.C, 1))
 
 
-def _config(m: Maps, itemsize: int, loads: int, live: float) -> Config:
+def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+    itemsize = x.element_size()
+
     def footprint(config: Config) -> Footprint:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         chunks, _, tiles = _blocks(m, config)
@@ -177,13 +179,14 @@ def _config(m: Maps, itemsize: int, loads: int, live: float) -> Config:
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * tiles, waste, row)
 
-    return choose(SPACE, footprint)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
+    return config_for(SPACE, footprint, kernel, x, **how)
 
 
 def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
     """The plan's `total_ptr`, `peak_ptr` and `at_ptr` are new buffers (N, T, C) of what is asked for."""
     m = maps(x)
-    config = _config(m, x.element_size(), loads=1, live=0.2 + mean + 3 * peak)
+    config = _config("pool_fwd", m, x, loads=1, live=0.2 + mean + 3 * peak)
     chunks, blocks, tiles = _blocks(m, config)
     args = dict(
         x_ptr=x,
@@ -229,7 +232,7 @@ def plan_pool_bwd(
     live = 1.2 + (loads - 1 if out else 0) + 0.8 * ((du is not None) + (dx is not None))
     if m.layout.align == 1 and len(given) > 2:  # every element has its own address in each of the maps
         live = 3.5 * len(given)
-    config = _config(m, x.element_size(), loads, live)
+    config = _config("pool_bwd", m, x, loads, live)
     chunks, blocks, tiles = _blocks(m, config)
     args = needed | dict(
         z_ptr=z if out or dx is not None else None,

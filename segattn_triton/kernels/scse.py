@@ -27,7 +27,7 @@ from segattn_triton.kernels.tile import (
     shares,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import SMS, Config, Footprint, choose, space
+from segattn_triton.tuning import SMS, Config, Footprint, config_for, space
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024), num_warps=(2, 4, 8, 16))
 WHOLE = 1024  # channels that one program holds at once; of more it loops over chunks
@@ -126,7 +126,8 @@ def _blocks(m: Maps, config: Config) -> tuple[int, int]:
     return tiles, min(tiles, -(-8 * SMS // max(m.N, 1)), max(PARTIALS // m.C, 1))
 
 
-def _config(m: Maps, itemsize: int, block_c: int, reduce: str) -> Config:
+def _config(m: Maps, x: Tensor, block_c: int, reduce: str) -> Config:
+    itemsize = x.element_size()
     scattered = m.layout.align == 1  # every element has its own address and mask
     live = 6.2 if m.C > WHOLE or scattered or m.layout.channels_last else 4.2 if reduce == "max" else 3.2
 
@@ -136,7 +137,8 @@ def _config(m: Maps, itemsize: int, block_c: int, reduce: str) -> Config:
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         return Footprint(block_c * block_p, itemsize, 2, live, m.N * share, rounds * share * block_p / m.P, row)
 
-    return choose(SPACE, footprint)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(reduce,), exact=m.N)
+    return config_for(SPACE, footprint, "scse_bwd", x, **how)
 
 
 def plan_scse_bwd(
@@ -155,7 +157,7 @@ def plan_scse_bwd(
     """New buffers where wanted: `total_ptr` (N, T, C), `dparam_ptr` (N T, C + 1), `gp_ptr` and `dzp_ptr` (N, P)."""
     m = maps(dy, x)
     block_c = triton.next_power_of_2(m.C) if m.C <= WHOLE else CHUNK
-    config = _config(m, x.element_size(), block_c, reduce)
+    config = _config(m, x, block_c, reduce)
     tiles, share = _blocks(m, config)
     args = dict(
         dy_ptr=dy,

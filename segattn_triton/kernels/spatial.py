@@ -31,7 +31,7 @@ from segattn_triton.kernels.tile import (
     store_tile,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import SMS, Config, Footprint, choose, space
+from segattn_triton.tuning import SMS, Config, Footprint, config_for, space
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
 WHOLE = 1024  # channels that one program holds at once; of more it loops over chunks
@@ -247,7 +247,8 @@ def _live(m: Maps, pool: str, backward: bool) -> float:
     return 4.0 if chunks and peak else 2.3 if scattered else 1.6 if chunks or peak else 1.2
 
 
-def _config(m: Maps, itemsize: int, pool: str, backward: bool) -> Config:
+def _config(m: Maps, x: Tensor, pool: str, backward: bool) -> Config:
+    kernel, itemsize = "spatial_bwd" if backward else "spatial_fwd", x.element_size()
     block_c, live = _block_c(m.C), _live(m, pool, backward)
 
     def footprint(config: Config) -> Footprint:
@@ -257,7 +258,8 @@ def _config(m: Maps, itemsize: int, pool: str, backward: bool) -> Config:
         waste = tiles * block_p / max(m.P, 1)
         return Footprint(block_c * block_p, itemsize, 1 + backward, live, m.N * tiles, waste, row)
 
-    return choose(SPACE, footprint)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(pool,), exact=m.N)
+    return config_for(SPACE, footprint, kernel, x, **how)
 
 
 def plan_spatial_fwd(
@@ -274,7 +276,7 @@ def plan_spatial_fwd(
 ) -> Plan:
     """With zc, the channels' logits of which `logit` (N, C) takes the sum, y is the sum or maximum of both gates' x."""
     m, block_c = maps(x, y), _block_c(x.shape[1])
-    config = _config(m, x.element_size(), pool, backward=False)
+    config = _config(m, x, pool, backward=False)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     args = dict(
         x_ptr=x,
@@ -318,7 +320,7 @@ def plan_spatial_bwd(
 ) -> Plan:
     """With dparam, the plan's `dparam_ptr` is a new buffer (programs, C + 1) of partial dweight and dbias."""
     m, block_c = maps(*(t for t in (dy, x, dx) if t is not None)), _block_c(x.shape[1])
-    config = _config(m, x.element_size(), pool, backward=True)
+    config = _config(m, x, pool, backward=True)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     grid = min(m.N * tiles, 8 * SMS)  # enough for every SM; few, so that the partial sums stay small
     args = dict(

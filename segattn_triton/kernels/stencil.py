@@ -10,7 +10,6 @@ Backward, with dz = (dy x + dmap) gate'(z): dx = dy gate(z) + sum over the windo
 dweight_c,ij = sum_nhw dz(h, w) x(h+i-1, w+j-1), dbias_c = sum_nhw dz.
 """
 
-import functools
 from math import ceil
 from typing import NamedTuple
 
@@ -30,7 +29,7 @@ from segattn_triton.kernels.tile import (
     store_tile,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import BYTES_IN_FLIGHT, REGISTERS, SMS, Config, choose, space
+from segattn_triton.tuning import BYTES_IN_FLIGHT, REGISTERS, SMS, Config, config_for, space
 
 # NCHW first: one warp holds whole rows of its tile; then channels_last, where a row is BLOCK_C channels of a pixel
 SPACE = tuple(
@@ -397,8 +396,7 @@ def _geometry(x: Tensor, m: Maps) -> Geometry:
     return Geometry(*x.shape, x.element_size(), m.layout.channels_last)
 
 
-@functools.lru_cache(4096)
-def _config(geometry: Geometry, stencil: str, backward: bool) -> Config:
+def _config(x: Tensor, m: Maps, geometry: Geometry, stencil: str, backward: bool) -> Config:
     """By a model of its own: the loop over rows issues about as long as memory takes. Times in ps per element."""
     maps_read = 2 if backward else 1
     instructions, live = (INSTRUCTIONS[stencil], LIVE[stencil]) if backward else (30, 5)
@@ -436,7 +434,9 @@ def _config(geometry: Geometry, stencil: str, backward: bool) -> Config:
         spills = max(1.0, registers / 200) ** 8
         return (max(issue, memory) + 0.3 * min(issue, memory)) * tail * spills * padding**0.1
 
-    return choose(SPACE, time)
+    kernel = "stencil_bwd" if backward else "stencil_fwd"
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(stencil,), exact=geometry)
+    return config_for(SPACE, time, kernel, x, **how)
 
 
 def _common(x: Tensor, m: Maps, geometry: Geometry, config: Config, stencil: str, gate: Activation) -> dict:
@@ -467,7 +467,7 @@ def plan_stencil_fwd(
 ) -> Plan:
     m = maps(*(t for t in (x, y, gate_map) if t is not None))
     geometry = _geometry(x, m)
-    config = _config(geometry, stencil, backward=False)
+    config = _config(x, m, geometry, stencil, backward=False)
     args = dict(
         x_ptr=x,
         weight_ptr=weight,
@@ -501,7 +501,7 @@ def plan_stencil_bwd(
     """The plan, and the partial sums that it fills: (tiles, 9 C and C more), columns only for what is wanted."""
     m = maps(*(t for t in (dy, x, dx, dmap) if t is not None))
     geometry = _geometry(x, m)
-    config = _config(geometry, stencil, backward=True)
+    config = _config(x, m, geometry, stencil, backward=True)
     blocks_c, tiles_w, strips = geometry.tiles(config)
     tiles, head = m.N * tiles_w * strips, 9 * m.C * with_dweight
     partial = partials(x, tiles, head + m.C * with_dbias)
