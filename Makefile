@@ -3,6 +3,7 @@
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make fuzz      10,000 random calls of every operation against the reference
 # make gpu-test  every test, compiled and run on the GPU; goes on where an interrupted run stopped
+# make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ OUT ?= report
 ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report test fuzz gpu-test check static versions lint format build
+.PHONY: help report test test-full fuzz gpu-test conformance check static versions lint build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -39,6 +40,11 @@ gpu-test:
 test-full:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models)
 	$$python -m pytest -n 2 --share 1 --readme README.md $(ARGS)
+
+conformance:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	$$python -m pip install --quiet --no-deps --no-build-isolation natten==0.21.7 natten-mps==0.3.3
+	$$python -m pytest --share 1 tests/test_natten_conformance.py $(ARGS)
 
 check:
 	python=$$($(PYTHON) bootstrap.py --extras perf)
