@@ -28,6 +28,7 @@ from segattn_triton.kernels.tile import (
     partials,
     store_tile,
 )
+from segattn_triton.kernels.window import accumulate, around, inverse_count, load_taps, roll, route, settle
 from segattn_triton.launch import Plan
 from segattn_triton.tuning import BYTES_IN_FLIGHT, REGISTERS, SMS, Config, config_for, space
 
@@ -46,138 +47,6 @@ SPACE = tuple(
 )
 INSTRUCTIONS = {"dot": 66, "avg": 50, "first": 85, "split": 85}  # per element, backward; 30 forward
 LIVE = {"dot": 7, "avg": 8, "first": 14, "split": 15}  # registers per element, backward; 5 forward
-
-
-@triton.jit
-def _shift(a, b, outside, VEC: tl.constexpr):
-    """a[c, w - 1] and b[c, w + 1], `outside` beyond the tile. Only one column in VEC moves between threads."""
-    C: tl.constexpr = a.shape[0]
-    W: tl.constexpr = a.shape[1]
-    if VEC == 1:
-        offs_w = tl.broadcast_to(tl.arange(0, W)[None, :], [C, W])
-        before = tl.where(offs_w == 0, outside, tl.gather(a, tl.maximum(offs_w - 1, 0), 1))
-        return before, tl.where(offs_w == W - 1, outside, tl.gather(b, tl.minimum(offs_w + 1, W - 1), 1))
-    else:
-        a_even, a_odd = tl.split(tl.reshape(a, [C, W // 2, 2]))
-        b_even, b_odd = tl.split(tl.reshape(b, [C, W // 2, 2]))
-        before, after = _shift(a_odd, b_even, outside, VEC // 2)
-        return tl.reshape(tl.join(before, a_even), [C, W]), tl.reshape(tl.join(b_odd, after), [C, W])
-
-
-@triton.jit
-def _settle(x, VEC: tl.constexpr):
-    """x as it is, in the layout that `_shift` works in."""
-    C: tl.constexpr = x.shape[0]
-    W: tl.constexpr = x.shape[1]
-    if VEC == 1:
-        return x
-    else:
-        even, odd = tl.split(tl.reshape(x, [C, W // 2, 2]))
-        return tl.reshape(tl.join(_settle(even, VEC // 2), _settle(odd, VEC // 2)), [C, W])
-
-
-@triton.jit
-def _taps(weight_ptr, offs_c, C: tl.constexpr, ACC: tl.constexpr):
-    """The nine weights [BLOCK_C, 1], in row-major order."""
-    offs = offs_c * 9
-    w0 = load_vector(weight_ptr, offs, C * 9, ACC)[:, None]
-    w1 = load_vector(weight_ptr, offs + 1, C * 9, ACC)[:, None]
-    w2 = load_vector(weight_ptr, offs + 2, C * 9, ACC)[:, None]
-    w3 = load_vector(weight_ptr, offs + 3, C * 9, ACC)[:, None]
-    w4 = load_vector(weight_ptr, offs + 4, C * 9, ACC)[:, None]
-    w5 = load_vector(weight_ptr, offs + 5, C * 9, ACC)[:, None]
-    w6 = load_vector(weight_ptr, offs + 6, C * 9, ACC)[:, None]
-    w7 = load_vector(weight_ptr, offs + 7, C * 9, ACC)[:, None]
-    w8 = load_vector(weight_ptr, offs + 8, C * 9, ACC)[:, None]
-    return w0, w1, w2, w3, w4, w5, w6, w7, w8
-
-
-@triton.jit
-def _scan(peak, tag, v, v_tag, only_padding, STENCIL: tl.constexpr):
-    """Go on from `peak` to v as torch's max_pool2d does: the first of equals, the last NaN."""
-    higher = (v > peak) | (v != v)
-    if STENCIL == "split":
-        tag += tl.where(v == peak, v_tag, 0)
-    else:
-        higher = higher | only_padding
-    return tl.maximum(peak, v, tl.PropagateNan.ALL), tl.where(higher, v_tag, tag)
-
-
-@triton.jit
-def _roll(x, row, offs_w, w, b, window, STENCIL: tl.constexpr, VEC: tl.constexpr):
-    """Take `row` into the window of the row above, which completes it, and into those of the next two.
-
-    Returns z and its tag: "first", the place of the maximum in the window, 0 to 8; "split", how many maxima there are.
-    """
-    if STENCIL == "dot":
-        left, right = _shift(x, x, 0.0, VEC)
-        z = window[0] + w[6] * left + w[7] * x + w[8] * right
-        next_z = window[1] + w[3] * left + w[4] * x + w[5] * right
-        return z, None, (next_z, b + w[0] * left + w[1] * x + w[2] * right)
-    elif STENCIL == "avg":
-        left, right = _shift(x, x, 0.0, VEC)
-        total = left + x + right
-        return window[0] + total, None, (window[1] + total, total)
-    elif STENCIL == "max":
-        left, right = _shift(x, x, float("-inf"), VEC)
-        peak = tl.maximum(x, tl.maximum(left, right, tl.PropagateNan.ALL), tl.PropagateNan.ALL)
-        z = tl.maximum(window[0], peak, tl.PropagateNan.ALL)
-        return z, None, (tl.maximum(window[1], peak, tl.PropagateNan.ALL), peak)
-    else:
-        left, right = _shift(x, x, float("-inf"), VEC)
-        one = tl.full(x.shape, 1, tl.int32)
-        step: tl.constexpr = 0 if STENCIL == "split" else 1
-        peak, tag = _scan(left, one - step, x, one, (offs_w == 0)[None, :], STENCIL)
-        peak, tag = _scan(peak, tag, right, one + step, False, STENCIL)
-        z, z_tag = _scan(window[0], window[1] & 15, peak, tag + 6 * step, False, STENCIL)
-        next_z, next_tag = _scan(window[2], window[1] >> 4, peak, tag + 3 * step, row == 0, STENCIL)
-        return z, z_tag, (next_z, next_tag + tag * 16, peak)
-
-
-@triton.jit
-def _share(row, offs_w, H, W, ACC: tl.constexpr):
-    """One over the number of neighbours in the image [1, BLOCK_W]; meaningless outside it."""
-    rows = tl.minimum(row + 1, H - 1) - tl.maximum(row - 1, 0) + 1
-    cols = tl.minimum(offs_w + 1, W - 1) - tl.maximum(offs_w - 1, 0) + 1
-    return 1.0 / (rows * cols).to(ACC)[None, :]
-
-
-@triton.jit
-def _route(dx, dz, z, tag, x, w, I: tl.constexpr, STENCIL: tl.constexpr):
-    """Add to dx what the windows of a row give to x, the row I - 1 below it.
-
-    dz, z and tag are triples: of the windows around the column before, the column itself and the column after.
-    """
-    if STENCIL == "dot":
-        return dx + w[3 * I + 2] * dz[0] + w[3 * I + 1] * dz[1] + w[3 * I] * dz[2]
-    elif STENCIL == "avg":
-        return dx + (dz[0] + dz[1] + dz[2])
-    elif STENCIL == "split":
-        # the product as in the gradient of amax: what is not finite becomes NaN where x is no maximum
-        dx += tl.where(x == z[0], dz[0], dz[0] * 0.0)
-        dx += tl.where(x == z[1], dz[1], dz[1] * 0.0)
-        return dx + tl.where(x == z[2], dz[2], dz[2] * 0.0)
-    else:
-        dx += tl.where(tag[0] == 3 * I + 2, dz[0], 0.0)
-        dx += tl.where(tag[1] == 3 * I + 1, dz[1], 0.0)
-        return dx + tl.where(tag[2] == 3 * I, dz[2], 0.0)
-
-
-@triton.jit
-def _around(v, outside, VEC: tl.constexpr):
-    """v of the column before, the column itself and the column after."""
-    before, after = _shift(v, v, outside, VEC)
-    return before, v, after
-
-
-@triton.jit
-def _accumulate(sums, x, dz, own, I: tl.constexpr, VEC: tl.constexpr):
-    """Add dz times x, the row I - 1 below it, to the sums [BLOCK_C, BLOCK_W // VEC] of three weights."""
-    shape: tl.constexpr = [x.shape[0], x.shape[1] // VEC, VEC]
-    sum0 = sums[3 * I] + tl.where(own, tl.sum(tl.reshape(x * dz[2], shape), 2), 0.0)
-    sum1 = sums[3 * I + 1] + tl.where(own, tl.sum(tl.reshape(x * dz[1], shape), 2), 0.0)
-    sum2 = sums[3 * I + 2] + tl.where(own, tl.sum(tl.reshape(x * dz[0], shape), 2), 0.0)
-    return sum0, sum1, sum2
 
 
 @triton.jit
@@ -227,7 +96,7 @@ def _stencil_fwd_kernel(
     mask_w = ((offs_w >= 0) & (offs_w < W))[None, :]
     lanes = tl.arange(0, BLOCK_W)
     mask_own = mask_c & mask_w & ((lanes >= HALO) & (lanes < BLOCK_W - HALO))[None, :]
-    w = _taps(weight_ptr, offs_c, C, ACC) if STENCIL == "dot" else None
+    w = load_taps(weight_ptr, offs_c, C, ACC) if STENCIL == "dot" else None
     b = load_vector(bias_ptr, offs_c, C, ACC)[:, None] if bias_ptr is not None else 0.0
     zero = tl.zeros([BLOCK_C, BLOCK_W], ACC)
     x1, window = zero, (zero, zero)
@@ -236,9 +105,9 @@ def _stencil_fwd_kernel(
         x2 = load_tile(x_ptr, x_stride, n, offs_c, row * W + offs_w, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
         if STENCIL == "max":
             x2 = tl.where(mask, x2, float("-inf"))
-        z, _, window = _roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
+        z, _, window = roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
         if STENCIL == "avg":
-            z *= _share(row - 1, offs_w, H, W, ACC)
+            z *= inverse_count(row - 1, offs_w, H, W, ACC)
         g = GATE.f(z, GATE.a, GATE.b)
         mask = mask_own & (row > h0)
         offs_p = (row - 1) * W + offs_w
@@ -285,7 +154,7 @@ def _stencil_bwd_kernel(
     mask_w = ((offs_w >= 0) & (offs_w < W))[None, :]
     lanes = tl.arange(0, BLOCK_W)
     own_w = ((lanes >= HALO) & (lanes < BLOCK_W - HALO))[None, :]
-    w = _taps(weight_ptr, offs_c, C, ACC) if STENCIL == "dot" else None
+    w = load_taps(weight_ptr, offs_c, C, ACC) if STENCIL == "dot" else None
     b = load_vector(bias_ptr, offs_c, C, ACC)[:, None] if bias_ptr is not None else 0.0
     tagged: tl.constexpr = STENCIL == "first" or STENCIL == "split"
     zero = tl.zeros([BLOCK_C, BLOCK_W], ACC)
@@ -301,14 +170,14 @@ def _stencil_bwd_kernel(
         x2 = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
         if tagged:
             x2 = tl.where(mask_w & ((row >= 0) & (row < H)), x2, float("-inf"))
-        z, tag, window = _roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
+        z, tag, window = roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
         # from here on the row above; dy is loaded after the shifts, or the compiler changes layouts around them
         mask = mask_c & mask_w & ((row >= 1) & (row <= H))
         dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
         if W_ALIGN == 1 and not LAYOUT.channels_last:
-            dy = _settle(dy, VEC)  # narrow loads have a layout of their own, which the arithmetic would take on
+            dy = settle(dy, VEC)  # narrow loads have a layout of their own, which the arithmetic would take on
         if STENCIL == "avg":
-            share = _share(row - 1, offs_w, H, W, ACC)
+            share = inverse_count(row - 1, offs_w, H, W, ACC)
             z *= share
         ds = dy * x1
         if dmap_ptr is not None:
@@ -320,13 +189,13 @@ def _stencil_bwd_kernel(
         if STENCIL == "split":
             dz = tl.where(z == z, dz / tag.to(ACC), float("nan"))
         dz = tl.where(mask_w & ((row >= 1) & (row <= H)), dz, 0.0)
-        dzs = _around(dz, 0.0, VEC)
+        dzs = around(dz, 0.0, VEC)
         if dx_ptr is not None:
-            zs = _around(z, float("nan"), VEC) if STENCIL == "split" else None
-            tags = _around(tag, 0, VEC) if STENCIL == "first" else None
-            dx = _route(dx0, dzs, zs, tags, x0, w, 0, STENCIL)
-            dx0 = _route(dx1, dzs, zs, tags, x1, w, 1, STENCIL)
-            dx1 = _route(zero, dzs, zs, tags, x2, w, 2, STENCIL)
+            zs = around(z, float("nan"), VEC) if STENCIL == "split" else None
+            tags = around(tag, 0, VEC) if STENCIL == "first" else None
+            dx = route(dx0, dzs, zs, tags, x0, w, 0, STENCIL)
+            dx0 = route(dx1, dzs, zs, tags, x1, w, 1, STENCIL)
+            dx1 = route(zero, dzs, zs, tags, x2, w, 2, STENCIL)
             mask = mask_c & mask_w & own_w & (row - 2 >= h0)
             store_tile(dx_ptr, dx_stride, n, offs_c, offs_p - 2 * W, dx, mask, LAYOUT)
         own = (row > h0) & (row <= h1)
@@ -336,9 +205,9 @@ def _stencil_bwd_kernel(
             db += tl.where(own, tl.sum(tl.reshape(dzs[1], [BLOCK_C, BLOCK_W // VEC, VEC]), 2), 0.0)
         if dweight_ptr is not None:
             dw = (
-                _accumulate(dw, x0, dzs, own, 0, VEC)
-                + _accumulate(dw, x1, dzs, own, 1, VEC)
-                + _accumulate(dw, x2, dzs, own, 2, VEC)
+                accumulate(dw, x0, dzs, own, 0, VEC)
+                + accumulate(dw, x1, dzs, own, 1, VEC)
+                + accumulate(dw, x2, dzs, own, 2, VEC)
             )
         x0, x1 = x1, x2
     tile = tl.program_id(0) // tl.cdiv(C, BLOCK_C)
