@@ -46,6 +46,19 @@ class Job(NamedTuple):
     dtype: str
     layout: str
     arch: int | str
+    options: tuple[tuple[str, object], ...] = ()  # beside the row's defaults
+
+
+def variants() -> list[Job]:
+    """For sm_90, each other value of every option that changes more than an activation, on the row's first case."""
+    found = []
+    for row in OPS:
+        names = [name for name in row.options if name not in ("gate", "act")]
+        sets = [((name, value),) for name in names for value in row.options[name][1:]]
+        sets = [(("pool", "max"), *chosen) if chosen[0][0] == "ties" else chosen for chosen in sets]
+        for i, chosen in enumerate(sets):
+            found.append(Job(row.name, row.cases[0].name, DTYPES[i % 3], LAYOUTS[i % 2], 90, chosen))
+    return found
 
 
 def jobs() -> list[Job]:
@@ -78,7 +91,8 @@ def findings(job: Job) -> tuple[list[str], int]:
     row = BY_NAME[job.row]
     sizes = next(case.sizes for case in row.cases if case.name == job.case)
     maps, wrong, count = static.map_sizes(row, sizes), [], 0
-    for plan in itertools.chain(*static.plans(row, sizes, getattr(torch, job.dtype), job.layout, job.arch)):
+    dtype, options = getattr(torch, job.dtype), dict(job.options)
+    for plan in itertools.chain(*static.plans(row, sizes, dtype, job.layout, job.arch, **options)):
         count += 1
         try:
             compiled = static.compile_plan(plan, job.arch)
@@ -273,7 +287,7 @@ def pool(workers: int) -> ProcessPoolExecutor:
 
 
 def main() -> int:
-    todo, wrong, kernels = jobs(), [], 0
+    todo, wrong, kernels = variants() + jobs(), [], 0
     with pool(os.cpu_count() or 1) as workers:
         for i, (faults, count) in enumerate(workers.map(findings, todo, chunksize=4), 1):
             kernels += count

@@ -25,7 +25,7 @@ def ask():
 
 
 def test_kernels_have_no_faults(ask):
-    jobs = [job for name in ROWS for job in static_worker.selection(name)]
+    jobs = [job for name in ROWS for job in static_worker.selection(name)] + static_worker.variants()
     found = ask(static_worker.findings, jobs)
     assert not (wrong := [fault for faults, _ in found for fault in faults]), "\n".join(wrong)
     assert not (empty := [job for job, (_, count) in zip(jobs, found, strict=True) if not count]), empty

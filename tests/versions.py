@@ -4,7 +4,8 @@
 
 FOLDER holds that release: `pip install --no-deps --target FOLDER triton==3.6.0`, and for 3.6 `numpy==2.3.5` as well,
 because its interpreter fails with numpy 2.4. Every kernel of every row is compiled as chosen for the row's first case,
-in each dtype and layout; then every row is compared with the reference on a small problem. Exits 1 on any fault.
+in each dtype and layout, and with every other pool, tie or border; then every row is compared with the reference on a
+small problem. Exits 1 on any fault.
 """
 
 import os
@@ -23,7 +24,15 @@ def compiled() -> tuple[int, list[str]]:
         static_worker.Job(r.name, r.cases[0].name, d, s, 90) for r in static_worker.OPS for d in DTYPES for s in LAYOUTS
     ]
     found = [static_worker.findings(job) for job in jobs]
+    found += [
+        (_without_spills(faults), count) for faults, count in map(static_worker.findings, static_worker.variants())
+    ]
     return sum(count for _, count in found), [fault for faults, _ in found for fault in faults]
+
+
+def _without_spills(faults: list[str]) -> list[str]:
+    """Other pools, ties and borders need not be free of them: 3.6.0 keeps 8 bytes of one on the stack."""
+    return [fault for fault in faults if not fault.endswith("bytes of stack")]
 
 
 def compared() -> tuple[int, list[str]]:
