@@ -189,6 +189,9 @@ def _module_matches(module: nn.Module, inputs: Sequence[Tensor], backend: str) -
         for child in twin.modules():
             if "backend" in vars(child):
                 child.backend = chosen
+        with torch.no_grad():
+            for p in twin.parameters():
+                p.mul_(scale)
         twin = twin if wide is None else twin.to(wide)
         named = dict(twin.named_parameters())
         leaves = [(t.detach() * scale).to(wide or t.dtype).requires_grad_() for t in inputs]

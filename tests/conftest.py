@@ -29,8 +29,9 @@ if support.INTERPRETED:
 
 @pytest.fixture(autouse=True)
 def _poisoned_memory():
-    """Deterministic mode fills what torch allocates uninitialised."""
+    """Deterministic mode fills what torch allocates uninitialised; and every test has the same random numbers."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)
 
