@@ -52,9 +52,28 @@ def report(
     merge: Annotated[bool, typer.Option("--merge", help="Join the reports of FOLDERS in --out.")] = False,
     folders: Annotated[Optional[list[Path]], typer.Argument(help="Reports, for --merge.")] = None,  # noqa: UP045
     tune: Annotated[bool, typer.Option(help="Tune what is timed before, where there is a GPU.")] = True,
+    train: Annotated[bool, typer.Option("--train", help="Train a U-Net plain, accelerated and without gates.")] = False,
+    models: Annotated[bool, typer.Option("--models", help="Time whole models.")] = False,
+    data: Annotated[Optional[Path], typer.Option(help="--train on train/ and val/, each images/ and labels/.")] = None,  # noqa: UP045
+    ignore: Annotated[int, typer.Option(help="Of --data: the label that says nothing.")] = 255,
+    steps: Annotated[Optional[int], typer.Option(help="Of --train; the preset's by default.")] = None,  # noqa: UP045
+    seeds: Annotated[Optional[int], typer.Option(help="Of --train; the preset's by default.")] = None,  # noqa: UP045
+    side: Annotated[Optional[int], typer.Option(help="Of --train: pixels of the square crops.")] = None,  # noqa: UP045
+    encoder: Annotated[Optional[str], typer.Option(help="Of --train: an encoder of smp.")] = None,  # noqa: UP045
 ) -> None:
     """Throughput against resolution: ours, eager and torch.compile, on the GPU if there is one; plots and a page."""
     with _one_line():
+        shared = dict(preset=preset, out=out, resume=resume, cpu=cpu)
+        if train:
+            from segattn_triton.perf import train as training
+
+            training.run(**shared, data=data, ignore=ignore, steps=steps, seeds=seeds, side=side, encoder=encoder)
+        if models:
+            from segattn_triton.perf import models as timing
+
+            timing.run(**shared, budget=budget)
+        if train or models:
+            return
         from segattn_triton.perf import report as command
         from segattn_triton.perf.options import Usage, writable
 
@@ -137,6 +156,22 @@ def compare(
         text, slower = command.compare(base, new, command.parse_threshold(threshold))
         typer.echo(text)
         raise typer.Exit(int(slower))
+
+
+@main.command()
+def show(
+    model: Annotated[str, typer.Option(help="package.module:factory.")] = "segattn_triton.perf.portrait:model",
+    image: Annotated[Optional[Path], typer.Option(help="A photograph; by default the one that is shipped.")] = None,  # noqa: UP045
+    names: Annotated[Names, typer.Option(help="Patterns of gates, such as 'decoder.*'; all by default.")] = None,
+    side: Annotated[int, typer.Option(help="Pixels of the photograph's longer side that the model sees.")] = 256,
+    out: Annotated[Path, typer.Option(help="The picture, PNG or SVG.")] = Path("attention.png"),
+) -> None:
+    """What a model's gates look at: their maps over a photograph."""
+    with _one_line():
+        from segattn_triton.perf import show as command
+        from segattn_triton.perf.options import readable_image
+
+        typer.echo(command.run(model, readable_image(image), _split(names), out, side).resolve())
 
 
 @main.command()

@@ -30,9 +30,9 @@ STEPS = 7  # in which the gates are timed
 
 def run(spec: str, size: str, out: Path, *, backend: Cpu | None = None, console: Console | None = None) -> Path:
     """Measure, print, and write OUT/model.json and OUT/model.md; the path of the latter."""
-    accelerate, factory, shape = _accelerate(), _factory(spec), _shape(size)
+    accelerate, factory, shape = _accelerate(), factory_of(spec), _shape(size)
     backend, console = backend or backends.find(), console or terminal.console()
-    model, x = _made(factory, spec).to(backend.device).train(), torch.randn(shape, device=backend.device)
+    model, x = made(factory, spec).to(backend.device).train(), torch.randn(shape, device=backend.device)
     try:
         step(model, x)
     except Exception as error:
@@ -67,7 +67,7 @@ def _accelerate() -> Callable[[nn.Module], nn.Module]:
     return found
 
 
-def _factory(spec: str) -> Callable[[], nn.Module]:
+def factory_of(spec: str) -> Callable[[], nn.Module]:
     module, colon, name = spec.partition(":")
     if not (module and colon and name):
         raise Usage(f"--model: got {spec!r}, expected package.module:factory")
@@ -83,7 +83,7 @@ def _factory(spec: str) -> Callable[[], nn.Module]:
     return found
 
 
-def _made(factory: Callable[[], nn.Module], spec: str) -> nn.Module:
+def made(factory: Callable[[], nn.Module], spec: str) -> nn.Module:
     try:
         model = factory()
     except Exception as error:

@@ -52,7 +52,7 @@ class Options:
             dtypes=choose("--dtype", self.dtypes, DTYPES.values(), DTYPES),
             layouts=choose("--layout", self.layouts, LAYOUTS.values(), LAYOUTS) or tuple(LAYOUTS.values()),
             modes=choose("--mode", self.modes, (*MODES, LAUNCH)) or MODES,
-            image=_readable_image(self.image),
+            image=readable_image(self.image),
             budget=float(budget),
             out=writable(Path(self.out)),
         )
@@ -83,7 +83,7 @@ def writable(out: Path) -> Path:
     return out
 
 
-def _readable_image(path: Path | None) -> Path | None:
+def readable_image(path: Path | None) -> Path | None:
     if path is None:
         return None
     from PIL import Image

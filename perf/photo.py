@@ -15,15 +15,19 @@ from torch import Tensor
 HIDDEN = 16
 
 
+def path_of(path: Path | None) -> Path:
+    if path is not None:
+        return path
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # US Navy, public domain
+
+
 def load(path: Path | None, height: int, width: int) -> np.ndarray:
     """The middle of the photograph as (height, width, 3) bytes; without a path, matplotlib's sample."""
     from PIL import Image, ImageOps
 
-    if path is None:
-        import matplotlib
-
-        path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # US Navy, public domain
-    with Image.open(path) as image:
+    with Image.open(path_of(path)) as image:
         return np.asarray(ImageOps.fit(image.convert("RGB"), (width, height)))
 
 

@@ -49,7 +49,11 @@ class Record:
 
 
 def append(path: Path, record: Record) -> None:
-    line = json.dumps(dataclasses.asdict(record)).encode() + b"\n"
+    append_line(path, dataclasses.asdict(record))
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    line = json.dumps(values).encode() + b"\n"
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)

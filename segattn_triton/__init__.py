@@ -2,6 +2,7 @@
 
 from segattn_triton import functional, reference
 from segattn_triton._accelerate import accelerate, accelerated, acceleration_report, restore
+from segattn_triton._capture import capture_attention
 from segattn_triton._convert import convert_state_dict
 from segattn_triton._dispatch import decompositions
 from segattn_triton.adapters import register_adapter
@@ -34,6 +35,7 @@ __all__ = [
     "accelerate",
     "accelerated",
     "acceleration_report",
+    "capture_attention",
     "convert_state_dict",
     "decompositions",
     "functional",

@@ -41,11 +41,22 @@ def read(module: nn.Module, gate: Gate) -> Parts | str | None:
         return str(reason)
 
 
-def _run(gate: Gate, parts: Parts, x: Tensor) -> Tensor:
-    options = parts.options
+SINKS: dict[int, list[Callable[[Tensor], None]]] = {}  # id of a gate -> who gets its map; filled by capture_attention
+
+
+def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tensor:
+    """The gate's kernel on x; whoever captures the module's map gets it."""
+    options = {**parts.options, **more}
     if options.get("shortcut") is True:  # the gate's own input
-        options = {**options, "shortcut": x}
-    return getattr(functional, gate.kernel)(x, *parts.tensors, **options)
+        options["shortcut"] = x
+    kernel = getattr(functional, gate.kernel)
+    sinks = SINKS.get(id(module)) if SINKS else None
+    if not sinks:
+        return kernel(x, *parts.tensors, **options)
+    y, gate_map = kernel(x, *parts.tensors, **options, return_map=True)
+    for sink in sinks:
+        sink(gate_map.detach())
+    return y
 
 
 def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], args: tuple) -> Parts | None:
@@ -100,7 +111,7 @@ class AcceleratedGate(Accelerated):
         gate = self._segattn_gate
         only = len(args) == 1 and not kwargs
         parts = _kernel_parts(self, lambda: read(self, gate), args) if only else None
-        return super().forward(*args, **kwargs) if parts is None else _run(gate, parts, args[0])
+        return super().forward(*args, **kwargs) if parts is None else _run(self, gate, parts, args[0])
 
 
 class AcceleratedInline(Accelerated):
@@ -112,7 +123,7 @@ class AcceleratedInline(Accelerated):
         if parts is None:
             return super().forward(*args, **kwargs)
         names = vars(sys.modules[self._segattn_plain.__module__])
-        return gate.inline(self, lambda x: _run(gate, parts, x), names, *args, **kwargs)
+        return gate.inline(self, lambda x: _run(self, gate, parts, x), names, *args, **kwargs)
 
 
 class AcceleratedBlock(Accelerated):
@@ -131,7 +142,8 @@ class AcceleratedBlock(Accelerated):
         shortcut = x if modules.get(block.shortcut) is None else modules[block.shortcut](x)
         if shortcut.dtype != y.dtype or shortcut.shape != y.shape:
             return modules[block.act](modules[block.gate](y) + shortcut)
-        return functional.squeeze_excite(y, *parts.tensors, **parts.options, shortcut=shortcut)
+        gate = modules[block.gate]
+        return _run(gate, gate._segattn_gate, parts, y, shortcut=shortcut)
 
 
 _EPILOGUES = {nn.ReLU: "relu", nn.Identity: "identity"}

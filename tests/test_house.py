@@ -54,9 +54,20 @@ def layer(module: str) -> str:
 
 
 ARROWS = {  # layer -> the layers it may import
-    "__init__": {"modules", "functional", "reference", "_dispatch", "_accelerate", "_convert", "adapters", "autotune"},
+    "__init__": {
+        "modules",
+        "functional",
+        "reference",
+        "_dispatch",
+        "_accelerate",
+        "_capture",
+        "_convert",
+        "adapters",
+        "autotune",
+    },
     "autotune": {"perf"},
     "_accelerate": {"_swap", "_trial", "adapters"},
+    "_capture": {"_accelerate", "_swap", "functional", "modules"},
     "_trial": {"_swap", "adapters"},
     "_swap": {"adapters", "functional"},
     "adapters": {"adapters", "functional", "reference"},
@@ -77,6 +88,7 @@ ARROWS = {  # layer -> the layers it may import
     "catalog": {"functional", "modules", "reference", "flops"},
     "testing": {"catalog", "reference"},
     "compat": {"functional"},
+    "viz": set(),
 }
 
 

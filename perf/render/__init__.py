@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segattn_triton.perf.records import load
-from segattn_triton.perf.render import autotune, figures, frame, page
+from segattn_triton.perf.render import autotune, figures, frame, page, whole
 from segattn_triton.perf.render.tables import terminal_table
 
 __all__ = ["render", "terminal_table"]
@@ -20,7 +20,9 @@ def render(out: Path) -> Path:
     found = autotune.load(out)
     tuning = page.Tuning(autotune.lines(found, df), figures.draw_spread(found, out / "plots"))
     index = out / "index.html"
-    index.write_text(page.build(df, _environment(out / "environment.json"), drawn, maps, tuning), encoding="utf-8")
+    environment = _environment(out / "environment.json") or whole.environment(out)
+    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out))
+    index.write_text(made, encoding="utf-8")
     return index
 
 

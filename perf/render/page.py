@@ -1,6 +1,6 @@
 """The page of a run: one HTML file with its pictures inside, no script, nothing from elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ SUMMARIES = (
     ),
     ("launch", "Launch overhead", "CPU time from the public function to the launched kernel."),
 )
+WHOLE = "Whole models; no kernel was timed by itself."
 REHEARSAL = "rehearsal"  # the device of a run whose times are made up
 
 
@@ -48,6 +49,7 @@ def build(
     figures: list[tuple[Job, Path]],
     maps: Path | None,
     tuning: Tuning | None = None,
+    whole: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     env = Environment(
         loader=PackageLoader("segattn_triton.perf", "templates"),
@@ -58,14 +60,16 @@ def build(
     )
     env.filters.update(width=share_of_width, mode=words.mode, provider=words.provider)
     gpu = gpu_name(environment)
+    only_whole = bool(whole) and df.empty
     on_gpu = bool(results(df).timer.isin(GPU_TIMERS).any())
     return env.get_template("index.html").render(
-        sentence=headline(df, gpu),
-        banner=banner(on_gpu, environment),
+        sentence=WHOLE if only_whole else headline(df, gpu),
+        banner=None if only_whole else banner(on_gpu, environment),
         facts=facts(environment),
         conditions=list(flat({k: v for k, v in environment.items() if k not in ("method", "left_out")})),
         method=list(flat(environment.get("method") or {})),
         summaries=[(title, note, found) for t, title, note in SUMMARIES if (found := lines(df, [t]))],
+        whole=whole,
         ops=[_op(name, df, figures) for name in _ops(df)],
         maps=Markup(inline(maps)) if maps else None,
         tuned=tuning.body if tuning else [],

@@ -1,6 +1,7 @@
 """The parts of the README that are generated: between `<!-- generated:NAME -->` and `<!-- end:NAME -->`.
 
-`gates` and `ops` come from the catalog, `results` from the records under perf/results: no number is typed by hand.
+`gates` and `ops` come from the catalog, `results`, `training` and `models` from the records under perf/results: no
+number is typed by hand.
 `python -m segattn_triton.perf.render.readme README.md` writes them.
 """
 
@@ -8,12 +9,13 @@ import json
 import re
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from segattn_triton._checks import DTYPES
 from segattn_triton.catalog import OPS, Op
 from segattn_triton.perf.records import load
-from segattn_triton.perf.render import words
+from segattn_triton.perf.render import whole, words
 from segattn_triton.perf.render.frame import from_records
 from segattn_triton.perf.render.page import REHEARSAL, facts, gpu_name
 from segattn_triton.perf.render.tables import headline, lines
@@ -26,6 +28,7 @@ def update(readme: Path, check: bool = False) -> bool:
     """Whether a generated part is out of date; unless `check`, write it anew."""
     old = readme.read_text(encoding="utf-8")
     made = {"gates": gates_table, "ops": ops_table, "results": lambda: results_part(readme.parent)}
+    made |= {name: partial(whole.readme_part, readme.parent, name) for name in ("training", "models")}
 
     def renew(part: re.Match) -> str:
         if part[2] not in made:

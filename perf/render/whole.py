@@ -1,0 +1,182 @@
+"""Tables about whole models, from OUT/training.jsonl and OUT/models.jsonl: for terminal, page and README."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from markupsafe import Markup
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from segattn_triton.perf.log import read
+from segattn_triton.perf.render import words
+from segattn_triton.perf.render.style import inline
+
+GATES = {"without": "none", "plain": "scSE", "accelerated": "scSE, accelerated"}
+PROVIDERS = {
+    "eager": "eager",
+    "accelerated": "eager, accelerated",
+    "compiled": "compiled",
+    "both": "compiled, accelerated",
+}
+TRAINING_HEAD = ("dtype", "gates", "seeds", "training loss", "validation loss", "mIoU", "inside the seed-to-seed band")
+MODELS_HEAD = (
+    "model", "mode", "N×H×W", "how", "images/s", "times eager", "p50, ms", "p99, ms", "peak memory", "of eager's",
+)  # fmt: skip
+MAPS = "training_gates"  # the figure of the trained gates
+CPU_TRAINING = "On a CPU accelerated gates run the reference in pure torch: this compares models, not kernels."
+CPU_MODELS = "CPU, small sizes, the gates on the reference: no GPU result, and no kernel ran."
+
+
+@dataclass(frozen=True)
+class TrainingLine:
+    """A row of the table: mean (least to largest) over the seeds. `inside` is None but for accelerated."""
+
+    dtype: str
+    gates: str
+    seeds: str
+    loss: str
+    val_loss: str
+    miou: str
+    inside: bool | None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        inside = {None: "", True: "yes", False: "**no**"}[self.inside]
+        return (*astuple(self)[:-1], inside)
+
+
+def training_lines(records: Iterable[Mapping[str, Any]]) -> list[TrainingLine]:
+    records = [r for r in records if r["status"] == "ok"]
+    lines = []
+    for dtype in dict.fromkeys(r["dtype"] for r in records):
+        own = {v: [r for r in records if (r["variant"], r["dtype"]) == (v, dtype)] for v in GATES}
+        for variant, runs in own.items():
+            if runs:
+                inside = _inside(own["plain"], runs) if variant == "accelerated" and len(own["plain"]) > 1 else None
+                values = [_spread([r[name] for r in runs]) for name in ("loss", "val_loss", "miou")]
+                lines.append(TrainingLine(words.dtype(dtype), GATES[variant], str(len(runs)), *values, inside))
+    return lines
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
+def _inside(plain: list[Mapping], accelerated: list[Mapping]) -> bool:
+    """Whether the means of loss and mIoU are as close as the plain runs are to each other, from seed to seed."""
+    for name in ("loss", "miou"):
+        a, b = ([r[name] for r in runs] for runs in (plain, accelerated))
+        if not abs(mean(a) - mean(b)) <= max(a) - min(a):
+            return False
+    return True
+
+
+def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    records = [r for r in records if r["status"] == "ok"]
+    eager = {(r["model"], r["mode"], r["N"], r["H"], r["W"]): r for r in records if r["provider"] == "eager"}
+    lines = []
+    for r in records:
+        base = eager.get((r["model"], r["mode"], r["N"], r["H"], r["W"]))
+        speed = base["p50_ms"] / r["p50_ms"] if base else None
+        memory = r["peak_memory"] / base["peak_memory"] if base and r["peak_memory"] and base["peak_memory"] else None
+        lines.append(
+            (
+                r["model"], r["mode"], f"{r['N']}×{r['H']}×{r['W']}", PROVIDERS[r["provider"]],
+                words.significant(r["images_per_second"]), words.times(speed), words.significant(r["p50_ms"]),
+                words.significant(r["p99_ms"]), words.amount(r["peak_memory"]), words.percent(memory),
+            )
+        )  # fmt: skip
+    return lines
+
+
+def sections(out: Path) -> list[dict[str, Any]]:
+    """What the page shows: title, notes, head and body of each table that there are records for."""
+    found = []
+    for name, title, head, body in (
+        ("training", "Training with the gates", TRAINING_HEAD, lambda r: [line.cells for line in training_lines(r)]),
+        ("models", "Whole models", MODELS_HEAD, models_lines),
+    ):
+        records = read(out, name)
+        if not records:
+            continue
+        about = _about(out / f"{name}.json")
+        failed = [f"{' '.join(map(str, _who(r)))}: {r['status']}" for r in records if r["status"] != "ok"]
+        svg = out / "plots" / f"{MAPS}.svg"
+        maps = Markup(inline(svg)) if name == "training" and svg.exists() else None
+        table = dict(head=head, body=body(records), failed=failed, maps=maps)
+        found.append(dict(name=name, title=title, notes=notes(name, about), **table))
+    return found
+
+
+def environment(out: Path) -> dict[str, Any]:
+    """The conditions of the page where no kernel was timed."""
+    return next(filter(None, (_about(out / f"{name}.json") for name in ("models", "training"))), {})
+
+
+def _who(record: Mapping[str, Any]) -> list:
+    return [record[name] for name in ("model", "provider", "mode", "N", "H", "W", "variant", "dtype") if name in record]
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def notes(name: str, about: Mapping[str, Any]) -> list[str]:
+    """Where and how it was measured, in sentences."""
+    s, gpu = about.get("settings", {}), (about.get("gpu") or {}).get("name")
+    on_cpu = about.get("device") == "cpu" or not gpu
+    where = about.get("cpu", {}).get("name", "a CPU") if on_cpu else gpu
+    said = [f"Measured on {where}, torch {about.get('packages', {}).get('torch', '?')}, {about.get('date', '?')[:10]}."]
+    if name == "training":
+        data = Path(s["data"]).name if s.get("data") else "synthetic shapes"
+        said.append(
+            f"U-Net with {s.get('encoder')} from random weights on {data}: {s.get('steps')} steps of {s.get('batch')} "
+            f"crops of {s.get('side')} x {s.get('side')}. Training loss is that of the last tenth of the steps; mean "
+            "(least–largest) over the seeds."
+        )
+        return [*said, CPU_TRAINING] if on_cpu else said
+    said.append(f"{words.dtype(s.get('dtype', ''))}, {s.get('layout')}. Times eager by medians of the same run.")
+    return [*said, CPU_MODELS] if on_cpu else said
+
+
+def finish(out: Path, console: Console) -> Path:
+    """The page anew, and the tables on the terminal."""
+    from segattn_triton.perf.render import render
+
+    for section in sections(out):
+        table = Table(title=section["title"], box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        for column in section["head"]:
+            table.add_column(column)
+        for row in section["body"]:
+            table.add_row(*row)
+        console.print(table)
+        for note in [*section["notes"], *section["failed"]]:
+            console.print(note, markup=False)
+    page = render(out)
+    console.print(f"the report: {page.resolve()}", markup=False, soft_wrap=True)
+    return page
+
+
+def readme_part(root: Path, name: str) -> str:
+    """The table of the README: of the first folder of perf/results that has one, a GPU's before a CPU's. How fast
+    models are is a matter of GPUs alone."""
+    from segattn_triton.perf.render.readme import table
+
+    def on_gpu(folder: Path) -> bool:
+        return bool((_about(folder / f"{name}.json").get("gpu") or {}).get("name"))
+
+    folders = [path.parent for path in sorted((root / "perf" / "results").glob(f"*/{name}.jsonl"))]
+    for folder in sorted(folders, key=on_gpu, reverse=True):
+        found = [section for section in sections(folder) if section["name"] == name]
+        if found and (on_gpu(folder) or name == "training"):
+            return "\n\n".join([" ".join(found[0]["notes"]), table(found[0]["head"], found[0]["body"])])
+    return "No GPU numbers yet."

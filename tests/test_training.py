@@ -1,0 +1,362 @@
+"""Training whole models and timing them: data are checked first, an interrupted run goes on, tables say what is."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import standins
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+from typer.testing import CliRunner
+
+from segattn_triton.perf import backends, models, scenes, train, training
+from segattn_triton.perf.__main__ import main
+from segattn_triton.perf.log import read
+from segattn_triton.perf.options import Failure, Usage
+from segattn_triton.perf.render import whole
+
+SIZE = (40, 50)  # height, width
+
+
+class Tiny(nn.Module):
+    """A convolution or two, with scSE of a library or without."""
+
+    def __init__(self, classes: int, gates: bool = True):
+        super().__init__()
+        gate = standins.SCSEModule(8) if gates else nn.Identity()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), gate, nn.Conv2d(8, classes, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """`segattn report --train` on tiny models without a page's figures; its options are optional."""
+    monkeypatch.setattr(train, "models_or_usage", lambda: None)
+    monkeypatch.setattr(models, "models_or_usage", lambda: None)
+    monkeypatch.setattr(training, "unet", lambda encoder, classes, gates, depth: Tiny(classes, gates))
+    monkeypatch.setattr(train, "SHAPES", (20, 3))
+    monkeypatch.setattr(scenes, "LISTED", 3)
+
+    def run(out=tmp_path / "out", **options):
+        options = dict(steps=3, seeds=2, side=32, cpu=True, out=out, console=Console(quiet=True)) | options
+        return train.run(**options)
+
+    return run
+
+
+def write_folder(root, images=(2, 1), top=4):
+    """train/ and val/ of so many images."""
+    rng = np.random.default_rng(0)
+    for name, count in zip(("train", "val"), images, strict=True):
+        for kind in ("images", "labels"):
+            (root / name / kind).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (*SIZE, 3), np.uint8)).save(root / name / "images" / f"{i}.jpg")
+            Image.fromarray(rng.integers(0, top, SIZE, np.uint8)).save(root / name / "labels" / f"{i}.png")
+    return root
+
+
+# data
+
+
+def test_shapes_repeat_and_differ():
+    shapes = scenes.Shapes(30, 48, seed=1)
+    for (image, label), (again, same) in zip(shapes, scenes.Shapes(30, 48, seed=1), strict=True):
+        assert torch.equal(image, again) and torch.equal(label, same)
+        assert image.shape == (3, 48, 48) and label.shape == (48, 48) and label.dtype == torch.int64
+    assert {int(v) for _, label in shapes for v in label.unique()} == {0, 1, 2, 3}
+    assert not torch.equal(shapes[0][0], shapes[1][0]) and not torch.equal(shapes[0][0], scenes.Shapes(1, 48, 2)[0][0])
+
+
+def test_a_folder_is_read_as_it_is(tmp_path):
+    train_set, val = scenes.folders(write_folder(tmp_path), ignore=2)
+    assert (len(train_set), len(val), train_set.classes, val.classes) == (2, 1, 4, 4)
+    image, label = train_set[1]
+    values = np.array(Image.open(tmp_path / "train" / "labels" / "1.png")).astype(int)
+    assert torch.equal(label, torch.from_numpy(np.where(values == 2, scenes.IGNORE, values)))
+    assert image.shape == (3, *SIZE) and abs(float(image.mean())) < 1
+
+
+def broken(root, kind: str) -> None:
+    label = root / "train" / "labels" / "1.png"
+    if kind == "missing":
+        label.unlink()
+    elif kind == "unreadable":
+        label.write_bytes(b"no image")
+    elif kind == "cut":
+        label.write_bytes(label.read_bytes()[:200])
+    elif kind == "size":
+        Image.new("L", (50, 41)).save(label)
+    elif kind == "colour":
+        Image.new("RGB", (50, 40)).save(label)
+    elif kind == "values":
+        Image.fromarray(np.full(SIZE, 3000, np.uint16)).save(label)
+    elif kind == "other":
+        Image.new("RGB", (60, 40)).save(root / "train" / "images" / "1.jpg")
+        Image.new("L", (60, 40)).save(label)
+    elif kind == "image":
+        (root / "val" / "images" / "0.jpg").write_bytes(b"")
+    elif kind == "empty":
+        (root / "val" / "images" / "0.jpg").unlink()
+    else:
+        label.unlink()
+        (root / "train" / "labels" / "0.png").unlink()
+        (root / "train" / "labels").rmdir()
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("missing", r"train/labels/1\.png: missing, the label of 1\.jpg"),
+        ("unreadable", r"train/labels/1\.png: unreadable: cannot identify"),
+        ("cut", r"train/labels/1\.png: unreadable: "),
+        ("size", r"train/labels/1\.png: 50 x 41, expected 50 x 40 as of its image"),
+        ("colour", r"train/labels/1\.png: a colour image \(RGB\), expected one class number a pixel"),
+        ("values", r"train/labels/1\.png: values from 3000 to 3000, expected classes from 0 to 254"),
+        ("other", r"train/images/1\.jpg: 60 x 40, expected 50 x 40 as of the others"),
+        ("image", r"val/images/0\.jpg: unreadable: "),
+        ("empty", r"val/images: no images, expected files such as"),
+        ("folder", r"train/labels: no such folder, expected .*/train and .*/val, each with images/ and labels/"),
+    ],
+)
+def test_a_bad_folder_is_named_before_training(kind, message, tiny, tmp_path):
+    root = write_folder(tmp_path / "data")
+    broken(root, kind)
+    with pytest.raises(Usage, match=f"--data: .*{message}"):
+        tiny(data=root)
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_problems_are_counted(tiny, tmp_path):
+    root = write_folder(tmp_path / "data", (7, 1))
+    for i in range(5):
+        (root / "train" / "labels" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(Usage, match=r"0\.png: .*1\.png: .*2\.png: .*; and 2 more"):
+        tiny(data=root)
+
+
+def test_crops_and_padding():
+    item = torch.rand(3, *SIZE) + 1, torch.randint(3, SIZE)
+    image, label = scenes.padded(item, 32)
+    assert image.shape == (3, 64, 64) and bool((label[40:] == scenes.IGNORE).all() and (image[:, :, 50:] == 0).all())
+    images, labels = scenes.batch([item], [0] * 6, 32, np.random.default_rng(0))
+    assert images.shape == (6, 3, 32, 32) and bool((labels < 3).all())
+    values = set(item[0].flatten().tolist())
+    assert all(v in values for v in images.flatten().tolist())
+    images, labels = scenes.batch([item], [0], 64, np.random.default_rng(0))  # larger than the image
+    assert labels.shape == (1, 64, 64) and int((labels != scenes.IGNORE).sum()) == SIZE[0] * SIZE[1]
+
+
+# training
+
+
+class Reads(nn.Module):
+    """Predicts the class that the first channel says; of class 1 it sees none."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        seen = torch.where(x[:, 0].round() == 1, 0.0, x[:, 0].round())
+        return 20 * nn.functional.one_hot(seen.long(), 4).permute(0, 3, 1, 2).float()
+
+
+def test_evaluate_counts_what_is_known():
+    label = torch.tensor([[0, 0, 1, scenes.IGNORE], [2, 2, 2, 2]])
+    item = torch.stack([torch.where(label == scenes.IGNORE, 0, label).float()] * 3), label
+
+    class Data(list):
+        classes = 4
+
+    scores = training.evaluate(Reads(), Data([item] * 11))
+    assert scores.ious == pytest.approx([2 / 3, 0, 1])  # class 3 is nowhere
+    assert scores.miou == pytest.approx(5 / 9) and scores.loss == pytest.approx(20 / 7, rel=1e-3)
+
+
+def test_the_records_and_the_table(tiny, tmp_path):
+    page = tiny()
+    records = read(tmp_path / "out", "training")
+    wanted = set(itertools.product(train.VARIANTS, train.DTYPES, range(2)))
+    assert {(r["variant"], r["dtype"], r["seed"]) for r in records} == wanted and len(records) == len(wanted)
+    runs = {(r["variant"], r["dtype"], r["seed"]): r for r in records}
+    for dtype, seed in itertools.product(train.DTYPES, range(2)):  # at the same seed the same training
+        plain, fast = runs["plain", dtype, seed], runs["accelerated", dtype, seed]
+        assert fast["losses"] == pytest.approx(plain["losses"], rel=1e-4 if dtype == "float32" else 2e-2)
+        assert runs["without", dtype, seed]["losses"] != plain["losses"]
+    lines = whole.training_lines(records)
+    assert [line.gates for line in lines] == ["none", "scSE", "scSE, accelerated"] * 2
+    assert [line.inside for line in lines] == [None, None, True] * 2
+    assert "Training with the gates" in page.read_text() and "pure torch" in page.read_text()
+    assert "What the gates of a trained model look at" in page.read_text() and ">layers.2<" in page.read_text()
+    assert not (tmp_path / "out" / "training.pt").exists()
+
+
+def test_interrupted_within_a_run_resume_finishes(tiny, tmp_path, monkeypatch):
+    tiny(out=tmp_path / "whole")
+    own, calls = scenes.batch, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3 + 2:  # in the second run
+            raise KeyboardInterrupt
+        return own(*args)
+
+    monkeypatch.setattr(scenes, "batch", interrupted)
+    with pytest.raises(Failure, match="interrupted; --resume continues"):
+        tiny()
+    path = tmp_path / "out" / "training.jsonl"
+    assert len(read(tmp_path / "out", "training")) == 1 and (tmp_path / "out" / "training.pt").exists()
+    path.write_text(path.read_text() + '{"variant": "pl')  # a line cut short
+    tiny(resume=True)
+    assert len(calls) == 5 + 12 * 3 - 4  # nothing is trained twice
+
+    def values(folder):
+        return {(r["variant"], r["dtype"], r["seed"]): (r["losses"], r["miou"]) for r in read(folder, "training")}
+
+    assert values(tmp_path / "out") == values(tmp_path / "whole")
+
+
+def test_resume_refuses_other_settings_and_an_earlier_one_is_kept(tiny, tmp_path):
+    tiny()
+    with pytest.raises(Usage, match=r"training\.jsonl was measured with steps 3, here it is 4; choose another --out"):
+        tiny(steps=4, resume=True)
+    tiny(steps=4)
+    assert (
+        len((tmp_path / "out" / "training-1.jsonl").read_text().splitlines())
+        == len(read(tmp_path / "out", "training"))
+        == 12
+    )
+    (tmp_path / "out" / "training.json").write_text("[]")
+    with pytest.raises(Usage, match="does not describe a report"):
+        tiny(steps=4, resume=True)
+
+
+def test_outside_the_band_is_a_failure(tiny, tmp_path, monkeypatch):
+    def wrong(model, **options):
+        nn.init.zeros_(model.layers[0].weight)  # sees nothing
+        nn.init.constant_(model.layers[3].bias, 3.0)
+        model.layers[3].bias.data[0] = -30.0
+        return model
+
+    monkeypatch.setattr(train, "accelerate", wrong)
+    monkeypatch.setattr(train, "draw_maps", lambda *args: None)
+    with pytest.raises(Failure, match="outside the seed-to-seed band: fp32, bf16"):
+        tiny()
+    assert "**no**" in [line.cells[-1] for line in whole.training_lines(read(tmp_path / "out", "training"))]
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "unet.pt"
+    assert training.load(path, {"encoder": "a"}) is None
+    training.save(path, {"about": {"encoder": "a", "steps": 3}})
+    assert training.load(path, {"encoder": "a", "steps": 3})
+    with pytest.raises(ValueError, match=r"of another training: encoder 'a', here 'b'$"):
+        training.load(path, {"encoder": "b", "steps": 3})
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a checkpoint of this training"):
+        training.load(path, {})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--train", "--seeds", "1"], "--seeds: got 1, expected at least 2"),
+        (["--train", "--side", "40"], "--side: got 40, expected at least 32 and a multiple of 32"),
+        (["--train", "--preset", "long"], "--preset: got 'long', expected one of quick, full"),
+        (["--models", "--preset", "long"], "--preset: got 'long', expected one of quick, full"),
+        (["--train", "--data", "/nowhere"], "--data: /nowhere/train/images: no such folder"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, message, tiny):
+    done = CliRunner().invoke(main, ["report", "--cpu", *arguments])
+    assert done.exit_code == 2 and done.stderr.startswith("segattn: " + message), done.stderr
+
+
+# whole models
+
+
+SETTINGS = models.Settings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=4, steps=3)
+
+
+@pytest.fixture
+def timed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "MODELS", {"tiny": lambda: Tiny(19), "plain": lambda: Tiny(19, gates=False)})
+    monkeypatch.setattr(models, "compiled", lambda model: model)
+
+    def run(**options):
+        models.run(out=tmp_path, console=Console(quiet=True), **{"settings": SETTINGS, "cpu": True, **options})
+        return read(tmp_path, "models")
+
+    return run
+
+
+def test_models_are_timed_in_every_way(timed, tmp_path):
+    """One without gates cannot be accelerated: that is said, and costs the others nothing."""
+    records = timed()
+    assert len(records) == 2 * 3 * 4
+    for r in records:
+        bad = r["model"] == "plain" and r["provider"] in ("accelerated", "both")
+        assert r["status"].startswith("failed: RuntimeError: strict: there is nothing") if bad else r["status"] == "ok"
+        if not bad:
+            assert r["calls"] == (4 if r["mode"] == "latency" else 3 * models.TOGETHER)
+            assert 0 < r["p50_ms"] <= (r["p99_ms"] or r["p50_ms"]) and (r["p99_ms"] is None) == (r["mode"] != "latency")
+            assert r["N"] == (1 if r["mode"] == "latency" else 2)
+            assert r["images_per_second"] == pytest.approx(1e3 * r["N"] / r["p50_ms"])
+    text = (tmp_path / "index.html").read_text()
+    assert "no GPU result" in text and "eager, accelerated" in text and "there is nothing to accelerate" in text
+    again = timed(resume=True)  # what failed is tried again
+    assert [r for r in again if r["model"] == "tiny"] == [r for r in records if r["model"] == "tiny"]
+    assert len(again) == len(records)
+
+
+def test_models_stop_in_time_and_resume_finishes(timed, tmp_path):
+    class Slow(backends.Cpu):
+        at = 0.0
+
+        def now(self):
+            Slow.at += 1.0
+            return Slow.at
+
+    assert 0 < len(timed(backend=Slow(), budget=20.0)) < 24
+    assert len(timed(resume=True)) == 24
+
+
+def test_models_interrupted_resume_finishes(timed, tmp_path, monkeypatch):
+    own, calls = models.measured, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return own(*args)
+
+    settings = dataclasses.replace(SETTINGS, models=("tiny",))
+    monkeypatch.setattr(models, "measured", interrupted)
+    with pytest.raises(Failure, match="interrupted; --resume continues"):
+        timed(settings=settings)
+    assert len(read(tmp_path, "models")) == 8
+    assert len(timed(settings=settings, resume=True)) == 12 and len(calls) == 4
+
+
+def test_tables_compare_with_eager(tmp_path):
+    point = {"model": "m", "mode": "training", "N": 8, "H": 512, "W": 512, "status": "ok", "images_per_second": 100.0}
+    eager = {**point, "provider": "eager", "p50_ms": 80.0, "p99_ms": 90.0, "peak_memory": 2**30}
+    ours = {**point, "provider": "accelerated", "p50_ms": 64.0, "p99_ms": 70.0, "peak_memory": 2**29}
+    assert whole.models_lines([eager, ours])[1] == (
+        "m", "training", "8×512×512", "eager, accelerated", "100", "1.25×", "64.0", "70.0", "512 MiB", "50 %",
+    )  # fmt: skip
+    folder = tmp_path / "perf" / "results" / "gpu"
+    folder.mkdir(parents=True)
+    (folder / "models.jsonl").write_text("\n".join(map(json.dumps, [eager, ours])))
+    assert whole.readme_part(tmp_path, "models") == "No GPU numbers yet."
+    about = {"gpu": {"name": "H200"}, "device": "H200", "settings": {"dtype": "bfloat16", "layout": "channels_last"}}
+    (folder / "models.json").write_text(json.dumps(about))
+    text = whole.readme_part(tmp_path, "models")
+    assert text.startswith("Measured on H200") and "| 1.25× |" in text and "CPU" not in text
