@@ -16,7 +16,7 @@ from segattn_triton.catalog import OPS
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"segattn_triton": ROOT / "segattn_triton"}
 FOLDERS |= {f"segattn_triton.{name}": ROOT / name for name in ("reference", "perf")}
-SHARED = {"tile", "activations", "finish"}  # kernels that every family may use
+SHARED = {"tile", "activations", "finish", "window"}  # kernels that every family may use
 
 
 def sources() -> dict[str, Path]:
