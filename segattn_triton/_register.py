@@ -208,11 +208,12 @@ def _define(name: str, schema: str, implementation: Callable, fake: Callable):
 
 def _unwatched(args: Sequence) -> bool:
     """Whether the dispatcher may be passed by, which takes as long as a small kernel: nothing else wants to see the
-    call, neither a mode, nor a tensor of a class of its own, nor the profiler."""
+    call, neither a mode, nor a tensor of a class of its own or without its values in memory, nor the profiler."""
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._autograd._profiler_enabled()
         and _PLAIN.issuperset(map(type, args))
+        and not any(isinstance(a, Tensor) and (a.is_neg() or a._is_zerotensor()) for a in args)
     )
 
 
