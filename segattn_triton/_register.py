@@ -213,7 +213,7 @@ def _unwatched(args: Sequence) -> bool:
         torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._autograd._profiler_enabled()
         and _PLAIN.issuperset(map(type, args))
-        and not any(isinstance(a, Tensor) and (a.is_neg() or a._is_zerotensor()) for a in args)
+        and not any(isinstance(a, Tensor) and (a.is_neg() or a._is_zerotensor() or a.is_meta) for a in args)
     )
 
 

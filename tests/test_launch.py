@@ -237,3 +237,12 @@ def test_a_tape_is_of_one_thread():
         thread.join()
         launching.launch(Plan(kernel, plan.args, plan.config, 7))
     assert len(other.launches) == 1 and [plan.kernel for plan, _ in taping.launches] == [kernel]
+
+
+@each_row
+def test_meta_tensors_launch_nothing(row):
+    """Of the same description as tensors that were there before."""
+    inputs = problem(row)
+    y = row.op(*inputs, backend="triton")
+    planned = row.op(*[t.to("meta") for t in inputs], backend="triton")
+    assert planned.is_meta and (planned.shape, planned.stride()) == (y.shape, y.stride())
