@@ -186,6 +186,7 @@ def attention_natten(compiler: Callable) -> Callable:
     return lambda q, k, v: na2d(q, k, v, kernel_size=3)
 
 
+NATTEN = importlib.util.find_spec("natten") is not None and torch.cuda.is_available()  # its kernels need a GPU
 RIVALS = {
     "spatial_gate": Rivals(spatial_listing, spatial_best),
     "spatial_pool_gate": Rivals(spatial_pool_listing),
@@ -200,7 +201,7 @@ RIVALS = {
     "neighborhood_attention": Rivals(
         attention_listing,
         attention_best,
-        {"flex": attention_flex, **({"natten": attention_natten} if importlib.util.find_spec("natten") else {})},
+        {"flex": attention_flex, **({"natten": attention_natten} if NATTEN else {})},
         left_out=("rel_bias",),
         most_maps=60,  # unfolded keys, values and their products, and the gradients of those
     ),

@@ -195,7 +195,7 @@ def test_budget_predicts_from_what_was():
 
 
 def test_rehearsal_writes_every_point(rehearse, tmp_path):
-    found = rehearse(ops=(), preset="full")
+    found = rehearse(ops=(), preset="full", budget=2000.0)
     chosen = Options(preset="full", dtypes=("float32",), out=tmp_path, **SMALL).checked()
     points = {p for job in plan.schedule(chosen, gpu=True) for p in job.points}
     assert {r.point for r in found} == points
