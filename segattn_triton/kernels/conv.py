@@ -120,7 +120,7 @@ def _conv_pointers_fwd_kernel(
         for tap in range(9):
             i = tap // 3 - 1
             j = tap % 3 - 1
-            inside = (h < H) & (h + i >= 0) & (h + i < H) & (w + j >= 0) & (w + j < W)
+            inside = (h + i >= 0) & (h + i < H) & (w + j >= 0) & (w + j < W)
             x_ptrs = tile_ptrs(x_ptr, x_stride, n, offs_k, offs_p + (i * W + j), LAYOUT)
             x = tl.load(x_ptrs, (offs_k < C)[:, None] & inside[None, :], other=0.0)  # [BLOCK_K, BLOCK_P]
             w_ptrs = weight_ptr + (tap * C + offs_c[None, :]) * C + offs_k[:, None]
@@ -334,8 +334,9 @@ def plan_conv_pointers_fwd(
     args |= dict(weight_ptr=weight, H=H, W=W, tiles=tiles, PRECISION=_precision(x))
     grid = m.N * tiles * blocks
     each = m.N * tiles
-    taps = (3 - 2 / H) * (3 - 2 / W) if m.P else 9  # at the border some lie outside
-    traffic = dict(x_ptr=(taps * blocks + 1, 0), weight_ptr=(each, 0), bias_ptr=(each, 0))
+    past = min(tiles * config.blocks["BLOCK_P"] - m.P, W)  # pixels of the row below the image that the last tile holds
+    taps = (3 * H - 2) * (3 * W - 2) + 3 * past - (past > 0) - (past == W)  # those that lie inside the image
+    traffic = dict(x_ptr=(taps * blocks / max(m.P, 1) + 1, 0), weight_ptr=(each, 0), bias_ptr=(each, 0))
     traffic |= dict(y_ptr=(0, 1), map_ptr=(0, 1), z_ptr=(0, 1))
     return Plan(_conv_pointers_fwd_kernel, args, config, grid, traffic)
 

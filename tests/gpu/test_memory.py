@@ -16,7 +16,7 @@ from support import DEVICE, INTERPRETED, Calls, each_dtype, each_row, outputs_an
 from torch import Tensor
 
 from segattn_triton._register import OPS as OPERATORS
-from segattn_triton.catalog import OPS, Op
+from segattn_triton.catalog import OPS, Op, is_map
 from segattn_triton.testing import LAYOUTS
 
 HUGE = 2**31 + 2**20  # elements
@@ -111,19 +111,27 @@ def check_repeated_tiles(row: Op, axis: int, times: int, close: Callable, **how)
 
     Along the batch and along the rows, a pixel's result depends on its own tile, on a border, or on means.
     """
-    x, *parameters = problem(row, **how)
-    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(4)).to(x)
-    x_big, dy_big = tiled(x, axis, times).requires_grad_(), tiled(torch.empty_like(x).copy_(dy), axis, times)
-    y = row.op(x_big, *parameters, backend="triton")
-    (dx,) = torch.autograd.grad(y, x_big, dy_big)
-    wide = [t.float() for t in parameters]
-    x_small = tiled(x, axis, 3).float().requires_grad_()
-    expected = row.reference(x_small, *wide)
-    (dx_expected,) = torch.autograd.grad(expected, x_small, tiled(dy, axis, 3).float())
-    y, expected = y.detach(), expected.detach()
-    assert_tiles_repeat(y, expected, axis, close)
-    assert_tiles_repeat(dx, dx_expected, axis, close)
-    return x_big.numel()
+    inputs, specs = problem(row, **how), list(row.inputs.values())
+
+    def repeated(t, spec, times):
+        if not is_map(spec):
+            return t
+        t = tiled(row.as_map(spec, t), axis, times)
+        return row.view(spec, t, {"C": t.shape[1], "S": t.shape[2:]})
+
+    def result(fn, inputs, times, dtype, **options):
+        made = [repeated(t, spec, times).to(dtype) for t, spec in zip(inputs, specs, strict=True)]
+        made[0].requires_grad_()
+        y = fn(*made, **options)
+        (dx,) = torch.autograd.grad(y, made[0], repeated(dy, row.outputs["y"], times).to(dtype))
+        return row.as_map(row.outputs["y"], y.detach()), row.as_map(specs[0], dx)
+
+    y = row.reference(*inputs)
+    dy = torch.empty_like(y).copy_(torch.randn(y.shape, generator=torch.Generator().manual_seed(4)))
+    found = result(row.op, inputs, times, y.dtype, backend="triton")
+    for got, expected in zip(found, result(row.reference, inputs, 3, torch.float32), strict=True):
+        assert_tiles_repeat(got, expected, axis, close)
+    return found[0].numel()
 
 
 def close_in_half(got: Tensor, expected: Tensor) -> None:
