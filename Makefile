@@ -1,6 +1,7 @@
 # make report    measure on the GPU (or all that can be done without one) and write report/index.html
 # make test      a fixed eighth of the cases of every property, in minutes
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
+# make properties  3,000 random calls over all operations against the reference
 # make fuzz      10,000 random calls of every operation against the reference
 # make gpu-test  every test, compiled and run on the GPU; goes on where an interrupted run stopped
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
@@ -11,7 +12,7 @@ OUT ?= report
 ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report test test-full fuzz gpu-test conformance check static versions lint build
+.PHONY: help report test test-full properties fuzz gpu-test conformance check static versions lint build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -23,6 +24,10 @@ report:
 test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models)
 	$$python -m pytest -n 2 $(ARGS)
+
+properties:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	$$python -m pytest -n 2 --share 1 tests/test_properties.py $(ARGS)
 
 fuzz:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)

@@ -113,6 +113,8 @@ def built(row: Op, dtype: torch.dtype, call: dict) -> list[Tensor | None]:
         if name in row.maps:
             spec, layout = list(row.inputs.values())[i], call["layout"]
             shape = row.map_shape(spec, call["sizes"])
+            if not isinstance(layout, str) and len(layout[0]) != len(shape):
+                layout = "channel_slice_last"  # a source with other axes than x
             values = filled(call["values"], shape, seed + i, dtype, row)
             if isinstance(layout, str):
                 t = make_map(shape, layout, torch.Generator(), dtype).copy_(values)
