@@ -21,6 +21,7 @@ from segattn_triton import tuning
 from segattn_triton.tuning import Config
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # kernels are decorated for the interpreter or for a GPU
+FAULTY = INTERPRETED and triton.__version__ == "3.9.0"  # whose interpreter refuses masks with a scalar condition
 MAX_GRID = 2**31 - 1  # Triton skips a larger launch without an error
 MOST_TAPES = 4096
 
