@@ -31,12 +31,14 @@ from segattn_triton.kernels.activations import Activation, activation
 from segattn_triton.launch import Plan, launch, recorded
 from segattn_triton.ops.local_dense import local_gate_dense
 from segattn_triton.testing import make_inputs
-from segattn_triton.tuning import Config, planning_for
+from segattn_triton.tuning import Config, planning_for, using
 
 torch.set_num_threads(1)
 ARCHES = (90, 75, 80, 86, 89, 100, 120, "gfx942")
 DTYPES = ("bfloat16", "float16", "float32")
 LAYOUTS = ("contiguous", "channels_last")
+SPILLED = 1e6  # cost by the model of what does not fit the registers
+ALLOWED = ("bytes of stack", "128-bit accesses")  # of a config that was not chosen
 HOPPER, OTHERS = 48, 36  # problems that a default run compiles for sm_90, and for the other architectures
 
 
@@ -103,6 +105,34 @@ def findings(job: Job) -> tuple[list[str], int]:
             faults = [f"does not compile: {type(error).__name__}: {str(error).splitlines()[-1]}"]
         wrong += [f"{'/'.join(map(str, job))}: {plan.name} {plan.config.launch_options}: {fault}" for fault in faults]
     return wrong, count
+
+
+def unchosen(question: tuple[str, str]) -> tuple[list[str], int]:
+    """What is wrong with a config that a tuner may try, one of each kernel of a row; (row, seed) says which.
+
+    Such a config may spill: the tuner times it.
+    """
+    name = question[0]
+    row, draw = BY_NAME[name], zlib.crc32(" ".join(question).encode())
+    case = row.cases[draw % len(row.cases)]
+    dtype, layout = getattr(torch, DTYPES[draw % 3]), LAYOUTS[draw // 3 % 2]
+
+    def plans() -> list[Plan]:
+        return list(itertools.chain(*static.plans(row, case.sizes, dtype, layout)))
+
+    forced, wrong = {}, []
+    for choice in filter(None, (plan.config.choice for plan in plans())):
+        others = [i for i, cost in choice.costs().items() if cost < SPILLED and i != choice.index]
+        if others:
+            forced[choice.key] = others[draw % len(others)]
+    with using(forced=forced):
+        for plan in plans():
+            compiled = static.compile_plan(plan, 90)
+            faults = [f for f in compiled.faults(static.map_sizes(row, case.sizes)) if not f.endswith(ALLOWED)]
+            wrong += [
+                f"{name} {case.name} {dtype} {layout}: {plan.name} {plan.config.launch_options}: {f}" for f in faults
+            ]
+    return wrong, len(forced)
 
 
 def matrix_instructions(variant: str, dtype: str, layout: str) -> list[str]:

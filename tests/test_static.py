@@ -6,6 +6,8 @@ in processes of its own, because Triton interprets in this one.
 
 import itertools
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 import static_worker
@@ -29,6 +31,14 @@ def test_kernels_have_no_faults(ask):
     found = ask(static_worker.findings, jobs)
     assert not (wrong := [fault for faults, _ in found for fault in faults]), "\n".join(wrong)
     assert not (empty := [job for job, (_, count) in zip(jobs, found, strict=True) if not count]), empty
+
+
+def test_configs_that_were_not_chosen_compile(ask):
+    """What a tuner may try: another one of every kernel for each commit."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    found = ask(static_worker.unchosen, [(name, git.stdout.strip()) for name in ROWS])
+    assert not (wrong := [fault for faults, _ in found for fault in faults]), "\n".join(wrong)
+    assert sum(count for _, count in found) > len(ROWS)
 
 
 def test_launch_compiles_what_the_plan_says(ask):
