@@ -54,8 +54,8 @@ def pytest_addoption(parser):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Minutes each: in full runs, or asked for by name."""
-    long = {"test_properties.py", "test_integration.py", "test_natten_conformance.py"}
+    """With commands of their own, `make properties` and `make conformance`: in full runs, or asked for by name."""
+    long = {"test_properties.py", "test_natten_conformance.py"}
     named = any(collection_path.name in argument for argument in config.args)
     return True if collection_path.name in long and config.getoption("share") > 1 and not named else None
 

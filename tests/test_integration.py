@@ -236,7 +236,8 @@ def test_data_parallel_processes(tmp_path):
     expected = gradients(module, images(4).cpu())[1:]
     found = torch.load(tmp_path / "gradients.pt")
     for kind in ("ddp", "fsdp"):
-        assert_all_close([2 * g for g in found[kind]], expected)
+        for half, whole in zip(found[kind], expected, strict=True):  # sums over half a batch each
+            torch.testing.assert_close(2 * half, whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
 
 
 class Gated(Dataset):
@@ -322,8 +323,9 @@ class Mock:
 
 
 @pytest.mark.interpreter
+@pytest.mark.parametrize("repeated", [False, True], ids=["planned", "repeated"])
 @each_row
-def test_threads_on_the_launch_path(row, monkeypatch):
+def test_threads_on_the_launch_path(row, repeated, monkeypatch):
     """Choosing, planning and launching share no state between threads: each sees its own launches, in order.
 
     The kernels are mocks, because the interpreter itself is not thread-safe.
@@ -343,7 +345,10 @@ def test_threads_on_the_launch_path(row, monkeypatch):
         row.op(*leaves, backend="triton").sum().backward()
         return made.launches
 
-    expected = [run(i) for i in range(THREADS)]
+    if not repeated:
+        monkeypatch.setattr(_register, "signature", lambda *_: None)
+    for _ in range(2):  # the second time as it was recorded
+        expected = [run(i) for i in range(THREADS)]
     assert all(expected)
 
     def same(index: int) -> None:
