@@ -91,6 +91,6 @@ def pytest_runtest_logreport(report):
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if support.checked:
-        terminalreporter.write_line(support.summary())
+        terminalreporter.write_line(support.summary(config.getoption("share")))
     if config.getoption("readme") and exitstatus == 0:
-        support.write_summary(config.getoption("readme"))
+        support.write_summary(config.getoption("readme"), config.getoption("share"))

@@ -145,20 +145,23 @@ class Calls(TorchDispatchMode):
         return out
 
 
-def summary() -> str:
+def summary(share: int) -> str:
     axes = ("ops", "dtypes", "layouts", "directions")
     counts = " x ".join(f"{len({c[i] for c in checked})} {axis}" for i, axis in enumerate(axes))
     where = "Triton's interpreter" if INTERPRETED else torch.cuda.get_device_name()
+    part = "" if share == 1 else f" (by one in {share} of the cases)"
     return (
         f"{compared} tensors checked against the reference in {where}: {counts}, {len(checked)} combinations; "
         f"{len(properties['probed'])} kernels probed for memory faults and traffic; "
-        f"{len(properties['hostile'])} hostile inputs tried, none silently wrong"
+        f"{len(properties['hostile'])} hostile inputs tried, none silently wrong{part}"
     )
 
 
-def write_summary(readme: Path) -> None:
+def write_summary(readme: Path, share: int) -> None:
     """Between the marks of the README."""
     start, end = "<!-- tests:checked -->\n", "\n<!-- end:checked -->"
-    text, count = re.subn(f"{start}.*?{end}", lambda _: start + summary() + "." + end, readme.read_text(), flags=re.S)
+    text, count = re.subn(
+        f"{start}.*?{end}", lambda _: start + summary(share) + "." + end, readme.read_text(), flags=re.S
+    )
     assert count == 1, f"{readme}: expected {start.strip()} ... {end.strip()} once"
     readme.write_text(text)
