@@ -44,7 +44,7 @@ gpu-test:
 
 test-full:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models)
-	$$python -m pytest -n 2 --share 1 --readme README.md $(ARGS)
+	$$python -m pytest -n 2 --share 1 --readme=README.md $(ARGS)
 
 conformance:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
