@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from segattn_triton.kernels.tile import native
-from segattn_triton.launch import signature, tape, taped
+from segattn_triton.tape import played, recording, signature
 
 _library = torch.library.Library("segattn", "DEF")
 OPS: dict[str, "DifferentiableOp"] = {}
@@ -86,64 +86,82 @@ class DifferentiableOp:
         OPS[name] = self
 
     def __call__(self, *args):
+        """The differentiable outputs, one alone without a tuple; None for one that is not wanted."""
         if torch.compiler.is_compiling():
             if torch._C._are_functorch_transforms_active():
                 torch._dynamo.graph_break()  # the compiler would lose the gradient of a transform
-            return self._function.apply(*args) if _requires_grad(args[: self.num_tensors]) else self.op(*args)
+            return self._first(self._function.apply(*args) if self._wants_grad(args) else self.op(*args))
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-            return self._function.apply(*args)  # raises on a dual number, whose tangent the operator would lose
-        if _requires_grad(args[: self.num_tensors]):
+            return self._first(self._function.apply(*args))  # raises on a dual number, whose tangent would be lost
+        if self._wants_grad(args):
             return self._apply(*args)
-        return self.run_forward(*args) if _unwatched(args) else self.op(*args)
+        key = None if _watched() else signature(self.name, args)
+        return self._first(self.op(*args) if key is None else self._outputs(args, key))
+
+    def _wants_grad(self, args: Sequence) -> bool:
+        return _requires_grad(args[: self.num_tensors])
+
+    def _first(self, outputs):
+        """The differentiable ones of all outputs, as the operator returns them or in a list."""
+        if not isinstance(outputs, tuple | list):
+            return outputs
+        return outputs[0] if self.differentiable == 1 else tuple(outputs[: self.differentiable])
 
     def run_forward(self, *args):
         """Allocate and fill the outputs, on a native copy of the map where it is not native itself."""
-        key = signature(self.name, args)
-        if (known := tape(key)) is not None:
-            outputs = self.allocate(*args)
-            known.run([*args[: self.num_tensors], *outputs])
-            return _unpacked(outputs)
-        args_native = self._native(args)
-        outputs = self.allocate(*args_native)
-        with taped(key if _same(args_native, args) else None, args[: self.num_tensors], outputs):
-            self._forward(outputs, *args_native)
-        if args_native[0] is not args[0]:
-            expected = self.allocate(*args)
-            outputs = tuple(_in_strides_of(e, o) for e, o in zip(expected, outputs, strict=True))
-        return _unpacked(outputs)
+        key = signature(f"{self.name} complete", args)
+        return _unpacked(self._outputs(args, key, complete=True))
+
+    def _outputs(self, args: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
+        """All that the schema returns; None for each output that nobody wants, unless they are to be complete."""
+        given = args[: self.num_tensors]
+        if (outputs := played(key, given)) is not None:
+            return outputs
+        outputs = []
+        with recording(key, given, outputs):
+            args_native = self._native(args)
+            made = self.allocate(*args_native)
+            self._forward(made, *args_native)
+            if args_native[0] is not args[0]:
+                expected = self.allocate(*args)
+                made = [_in_strides_of(e, o) for e, o in zip(expected, made, strict=True)]
+            outputs += [o if complete or o.shape != _UNWANTED else None for o in made]
+        return outputs
 
     def run_backward(self, *arguments):
-        douts, saved, args, needs = self._backward_arguments(arguments)
+        key = signature(f"{self.name_bwd} complete", arguments)
+        return _unpacked(self._gradients(arguments, key, complete=True))
+
+    def _gradients(self, arguments: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
+        """One per tensor argument of the forward; None where it is not needed, unless they are to be complete."""
         given = arguments[: self.differentiable + len(self.saved) + self.num_tensors]
-        key = signature(self.name_bwd, arguments)
-        if (known := tape(key)) is not None:
-            grads = self._empty_grads(args[: self.num_tensors], needs)
-            known.run([*given, *grads])
-            return _unpacked(grads)
-        args_native = self._native(args)
-        x_native, *_ = tensors = args_native[: self.num_tensors]
-        dy, *others = douts
-        if dy is None:
-            dy = torch.zeros_like(self.allocate(*args_native)[0])
-        elif not self.views:
-            dy = native(dy, like=x_native)
-        others = [None if d is None or d.numel() == 0 else d.contiguous() for d in others]
-        grads = self._empty_grads(tensors, needs)
-        wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
-        as_given = _same(args_native, args) and _same((dy, *others), douts)
-        with taped(key if as_given else None, given, grads):
-            self._backward(wanted, (dy, *others), saved, *args_native)
-        for i in self.maps:
-            if tensors[i] is not args[i] and needs[i]:
-                grads[i] = _in_strides_of(torch.empty_like(args[i]), grads[i])
-        return _unpacked(grads)
+        if (grads := played(key, given)) is not None:
+            return grads
+        outputs = []
+        with recording(key, given, outputs):
+            douts, saved, args, needs = self._backward_arguments(arguments)
+            args_native = self._native(args)
+            x_native, *_ = tensors = args_native[: self.num_tensors]
+            dy, *others = douts
+            if dy is None:
+                dy = torch.zeros_like(self.allocate(*args_native)[0])
+            elif not self.views:
+                dy = native(dy, like=x_native)
+            others = [None if d is None or d.numel() == 0 else d.contiguous() for d in others]
+            grads = self._empty_grads(tensors, needs)
+            self._backward(tuple(grads), (dy, *others), saved, *args_native)
+            for i in self.maps:
+                if tensors[i] is not args[i] and needs[i]:
+                    grads[i] = _in_strides_of(torch.empty_like(args[i]), grads[i])
+            outputs += _complete(grads, x_native) if complete else grads
+        return outputs
 
     def _fake_forward(self, *args):
         return _unpacked(self.allocate(*args))
 
     def _fake_backward(self, *arguments):
         _, _, args, needs = self._backward_arguments(arguments)
-        return _unpacked(self._empty_grads(args[: self.num_tensors], needs))
+        return _unpacked(_complete(self._empty_grads(args[: self.num_tensors], needs), args[0]))
 
     def _native(self, args: Sequence) -> tuple:
         """The arguments as kernels get them: views as they lie, a feature map native, parameters contiguous."""
@@ -159,19 +177,18 @@ class DifferentiableOp:
         first, last = self.differentiable, self.differentiable + len(self.saved)
         return arguments[:first], arguments[first:last], arguments[last:-1], arguments[-1]
 
-    def _empty_grads(self, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
-        """A map's gradient lies as the map; a parameter's is contiguous; one that is not needed has no elements."""
+    def _empty_grads(self, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+        """A map's gradient lies as the map; a parameter's is contiguous; None for one that is not needed."""
         formats = (
             torch.preserve_format if i in self.maps else torch.contiguous_format for i in range(self.num_tensors)
         )
         return [
-            torch.empty_like(t, memory_format=f) if n else tensors[0].new_empty(0)
-            for t, n, f in zip(tensors, needs, formats, strict=True)
+            torch.empty_like(t, memory_format=f) if n else None for t, n, f in zip(tensors, needs, formats, strict=True)
         ]
 
 
-def _same(used: Sequence, given: Sequence) -> bool:
-    return all(u is g or u is None for u, g in zip(used, given, strict=True))
+_UNWANTED = (0,)  # the shape of an output that an operator has to have and nobody wants
+_NOTHING = torch.empty(0)  # stands for one that would be saved
 
 
 def needs_grad(tensors: Sequence[Tensor | None]) -> bool:
@@ -197,6 +214,10 @@ def _unpacked(tensors: Sequence[Tensor]):
     return tuple(tensors) if len(tensors) > 1 else tensors[0]
 
 
+def _packed(tensors: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tensors if isinstance(tensors, tuple) else (tensors,)
+
+
 def _define(name: str, schema: str, implementation: Callable, fake: Callable):
     # flexible_layout: a compiled network hands over the layout it computes in, without a copy to the eager one
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
@@ -206,18 +227,14 @@ def _define(name: str, schema: str, implementation: Callable, fake: Callable):
     return getattr(torch.ops.segattn, name).default
 
 
-def _unwatched(args: Sequence) -> bool:
-    """Whether the dispatcher may be passed by, which takes as long as a small kernel: nothing else wants to see the
-    call, neither a mode, nor a tensor of a class of its own or without its values in memory, nor the profiler."""
-    return (
-        torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._autograd._profiler_enabled()
-        and _PLAIN.issuperset(map(type, args))
-        and not any(isinstance(a, Tensor) and (a.is_neg() or a._is_zerotensor() or a.is_meta) for a in args)
-    )
+def _complete(grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor]:
+    return [x.new_empty(_UNWANTED) if g is None else g for g in grads]
 
 
-_PLAIN = {Tensor, torch.nn.Parameter, type(None), str, float, int, bool, list}
+def _watched() -> bool:
+    """Whether something else wants to see each call, a mode or the profiler. Otherwise the dispatcher may be passed
+    by, which takes as long as a small kernel."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._autograd._profiler_enabled()
 
 
 def _functions(op: DifferentiableOp) -> tuple[type[torch.autograd.Function], type[torch.autograd.Function]]:
@@ -280,22 +297,21 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *args):
-            output = op.run_forward(*args) if _unwatched(args) else op.op(*args)
-            outputs = output if isinstance(output, tuple) else (output,)
+            key = None if _watched() else signature(op.name, args)
+            outputs = op._outputs(args, key) if key is not None else _packed(op.op(*args))
             ctx.set_materialize_grads(False)
-            ctx.mark_non_differentiable(*outputs[differentiable:])
-            ctx.save_for_backward(*[outputs[i] for i in saved], *args[:num])
+            ctx.save_for_backward(*[_NOTHING if outputs[i] is None else outputs[i] for i in saved], *args[:num])
             ctx.options = args[num:]
-            return output
+            return op._first(outputs)
 
         @staticmethod
         def backward(ctx, *douts):
             needs = [bool(n) for n in ctx.needs_input_grad[:num]]
             args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
             transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-            plain = not (torch.is_grad_enabled() or transformed) and _unwatched(args)
-            grads = op.run_backward(*args) if plain else second.apply(*args)
-            grads = grads if num > 1 else (grads,)
+            plain = not (torch.is_grad_enabled() or transformed or _watched())
+            key = signature(op.name_bwd, args) if plain else None
+            grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
             return *[g if n else None for g, n in zip(grads, needs, strict=True)], *[None] * len(ctx.options)
 
     return Eager

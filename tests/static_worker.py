@@ -10,27 +10,20 @@ import sys
 if "triton" not in sys.modules:  # a process that compiles: not pytest's own, where Triton interprets
     os.environ.pop("TRITON_INTERPRET", None)
 
-import importlib.util
 import itertools
 import multiprocessing
-import tempfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
-from triton.runtime import driver
 
-from segattn_triton import _dispatch, static
+from segattn_triton import static
 from segattn_triton.catalog import BY_NAME, OPS
-from segattn_triton.kernels.activations import Activation, activation
-from segattn_triton.launch import Plan, launch, recorded
+from segattn_triton.launch import Plan
 from segattn_triton.ops.local_dense import local_gate_dense
-from segattn_triton.testing import make_inputs
 from segattn_triton.tuning import Config, planning_for, using
 
 torch.set_num_threads(1)
@@ -201,115 +194,6 @@ def planted(name: str) -> list[str]:
     x, y = (torch.empty(1, size, dtype=torch.float32, device="meta") for _ in range(2))
     args = dict(x_ptr=x, y_ptr=y, SIZE=size) | ({"shift": 3} if name == "narrow" else {})
     return static.compile_plan(Plan(kernel, args, Config({}, warps), 1), arch).faults({size})
-
-
-LAUNCHED: list[tuple] = []  # one for the process: a kernel stays bound to the driver that it was compiled with
-
-
-class _Driver:
-    """What `JITFunction.run` asks of a GPU's driver; kernels are compiled and bound, and launched into a list."""
-
-    def __init__(self, launched: list):
-        self.get_current_device = lambda: 0
-        self.get_current_stream = lambda device: 0
-        self.get_current_target = lambda: static.target(90)
-        self.utils = SimpleNamespace(
-            get_device_properties=lambda device: {"max_shared_mem": 232448},
-            load_binary=lambda *args: (0, 0, 32, 0, 1024),
-            unload_module=lambda module: None,
-        )
-        self.launcher_cls = lambda src, metadata: lambda *args: launched.append((src, metadata, args))
-
-
-def launched_as_planned(name: str) -> list[str]:
-    """Run a row's op on CPU tensors through the launch of a GPU, up to its driver: where that differs from the plans.
-
-    A launch must compile what `static.compile_plan` compiles for its plan: same types, constants and divisibility.
-    """
-    launched = LAUNCHED
-    launched.clear()
-    driver.set_active(_Driver(launched))
-    _dispatch._interpreting = lambda: True  # lets CPU tensors through
-    row = BY_NAME[name]
-    wrong = []
-    for layout in LAYOUTS:
-        inputs = make_inputs(row, {"N": 2, "C": 24, "S": (8, 12), "Cr": 6}, torch.float16, layout=layout)
-        launched.clear()
-        with recorded() as plans:
-            outputs = row.op(*[t.requires_grad_() for t in inputs], backend="triton", **row.both, **row.defaults)
-            torch.autograd.grad(outputs, inputs, [torch.zeros_like(o) for o in outputs])
-        for plan, (src, metadata, args) in zip(plans, launched, strict=True):
-            got, expected = _compiled_from(src), _compiled_from(static.source_of(plan))
-            wrong += [
-                f"{plan.name}: launched with {g}, planned {e}" for g, e in zip(got, expected, strict=True) if g != e
-            ]
-            if (metadata.num_warps, metadata.num_stages) != (plan.config.num_warps, plan.config.num_stages):
-                wrong.append(f"{plan.name}: launched with {metadata.num_warps} warps, {metadata.num_stages} stages")
-            if args[:3] != (plan.grid, 1, 1):
-                wrong.append(f"{plan.name}: launched {args[:3]} programs, planned {plan.grid}")
-    return wrong if plans else ["nothing was launched"]
-
-
-def repeated_as_launched(name: str) -> list[str]:
-    """Run a row's op twice through the launch of a GPU: where the second, which is not planned, differs from the first
-    in more than its pointers, or has a pointer that is not one of its own tensors'."""
-    launched = LAUNCHED
-    launched.clear()
-    driver.set_active(_Driver(launched))
-    _dispatch._interpreting = lambda: True
-    row, wrong, runs = BY_NAME[name], [], []
-    for seed in range(2):
-        inputs = make_inputs(row, {"N": 2, "C": 24, "S": (8, 12), "Cr": 6}, torch.float16, seed=seed)
-        launched.clear()
-        y = row.op(*[t.requires_grad_() for t in inputs], backend="triton", **row.defaults)
-        grads = torch.autograd.grad(y, inputs, torch.zeros_like(y))
-        runs.append((list(launched), [y, *inputs, *grads]))
-    (first, old), (second, new) = runs
-    pointers = {t.data_ptr() for t in old}
-    for (src, _, a), (src2, _, b) in zip(first, second, strict=True):
-        if src is not src2:
-            wrong.append(f"{src.name}: another kernel")
-        for i, (u, v) in enumerate(zip((*a[:3], *a[9:]), (*b[:3], *b[9:]), strict=True)):  # grid, arguments
-            if not isinstance(u, torch.Tensor):
-                same = u == v
-            else:
-                own = u.data_ptr() not in pointers or v.data_ptr() in {t.data_ptr() for t in new}
-                same = own and (v.shape, v.stride(), v.dtype) == (u.shape, u.stride(), u.dtype)
-            if not same:
-                wrong.append(f"{src.name}: argument {i} was {u}, is {v}")
-    return wrong if first else ["nothing was launched"]
-
-
-def _compiled_from(source) -> tuple:
-    return source.signature, source.constants, {path: attrs for path, attrs in source.attrs.items() if attrs}
-
-
-def compiled_per_source(_) -> dict[str, int]:
-    """How many kernels one plan compiles to under two sources of its gate's functions, and under the first again."""
-    launched = LAUNCHED
-    launched.clear()
-    driver.set_active(_Driver(launched))
-    _dispatch._interpreting = lambda: True
-    row = BY_NAME["spatial_pool_gate"]
-    x = torch.zeros(1, 8, 4, 4)
-    with recorded() as plans:
-        row.op(x, backend="triton", **row.defaults)
-    with tempfile.TemporaryDirectory() as folder:
-        gates = [_gate(Path(folder), body) for body in ("z + a", "z - a", "z + a")]
-    for gate in (activation("sigmoid", 1.0, 0.0), *gates):
-        launch(Plan(plans[0].kernel, {**plans[0].args, "GATE": gate}, plans[0].config, plans[0].grid))
-    sources = [src.hash() for src, *_ in launched[1:]]
-    return {"launches": len(sources), "keys": len(set(sources)), "first again": len({sources[1], sources[3]})}
-
-
-def _gate(folder: Path, body: str) -> Activation:
-    """An activation of a file whose text may change: f(z, a, b) = body."""
-    file = folder / "gates.py"
-    file.write_text(f"import triton\n\n\n@triton.jit\ndef f(z, a, b):\n    return {body}\n")
-    spec = importlib.util.spec_from_file_location(f"gates_{zlib.crc32(body.encode())}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Activation(module.f, module.f, 1.0, 0.0)
 
 
 def pool(workers: int) -> ProcessPoolExecutor:

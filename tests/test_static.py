@@ -4,7 +4,6 @@ No spills, no atomics, wide accesses on aligned shapes, registers and shared mem
 in processes of its own, because Triton interprets in this one.
 """
 
-import itertools
 import os
 import subprocess
 from pathlib import Path
@@ -41,18 +40,6 @@ def test_configs_that_were_not_chosen_compile(ask):
     assert sum(count for _, count in found) > len(ROWS)
 
 
-def test_launch_compiles_what_the_plan_says(ask):
-    """The launch of a GPU, with a driver that only listens: named tuples, stride tuples and None get through."""
-    wrong = list(itertools.chain(*ask(static_worker.launched_as_planned, ROWS)))
-    assert not wrong, "\n".join(wrong)
-
-
-def test_a_repeated_call_launches_the_same(ask):
-    """From the second call on, launches are repeated: the same kernels and constants, on the call's own tensors."""
-    wrong = list(itertools.chain(*ask(static_worker.repeated_as_launched, ROWS)))
-    assert not wrong, "\n".join(wrong)
-
-
 def test_dense_convolution_runs_on_tensor_cores(ask):
     """Warpgroup products of 16-bit operands that accumulate in float32; no spills."""
     variants = [("descriptors", "channels_last"), *(("pointers", layout) for layout in LAYOUTS)]
@@ -69,11 +56,6 @@ def test_neighborhood_attention_up_to_64_channels_a_head(ask):
     each += [("bfloat16", "contiguous", 64), ("float16", "channels_last", 64), ("float32", "channels_last", 64)]
     for case, found in zip(each, ask(static_worker.attention_faults, *zip(*each, strict=True)), strict=True):
         assert not found, (case, found)
-
-
-def test_cache_key_follows_the_source_of_an_activation(ask):
-    (counts,) = ask(static_worker.compiled_per_source, [None])
-    assert counts == {"launches": 4, "keys": 3, "first again": 1}
 
 
 def test_guard_can_fail(ask):

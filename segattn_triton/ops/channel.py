@@ -168,5 +168,5 @@ def squeeze_excite(
     return_map: bool,
 ):
     tensors = x, w1, b1, w2, b2, source, shortcut
-    y, gate_map, *_ = _squeeze_excite(*tensors, pool, *act, *gate, out_act, ties, return_map)
+    y, gate_map = _squeeze_excite(*tensors, pool, *act, *gate, out_act, ties, return_map)
     return (y, gate_map) if return_map else y

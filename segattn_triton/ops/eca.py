@@ -64,5 +64,5 @@ _eca = DifferentiableOp(
 
 
 def eca(x: Tensor, weight: Tensor, bias: Tensor | None, *, circular: bool, gate: Spec, return_map: bool):
-    y, gate_map, *_ = _eca(x, weight, bias, circular, *gate, return_map)
+    y, gate_map = _eca(x, weight, bias, circular, *gate, return_map)
     return (y, gate_map) if return_map else y

@@ -146,5 +146,5 @@ def local_gate_dense(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, gate: Spec, return_map: bool, variant: str = "auto"
 ):
     """`variant` names the forward, for tests and measurements; "descriptors" only where `takes_descriptors`."""
-    y, gate_map, _ = _local_gate(x, weight, bias, *gate, variant, _saves(x, weight, bias), return_map)
+    y, gate_map = _local_gate(x, weight, bias, *gate, variant, _saves(x, weight, bias), return_map)
     return (y, gate_map) if return_map else y

@@ -101,5 +101,5 @@ def scse(
     reduce: str,
     return_map: bool,
 ):
-    y, gate_map, *_ = _scse(x, w1, b1, w2, b2, weight, bias, *act, *gate, reduce, return_map)
+    y, gate_map = _scse(x, w1, b1, w2, b2, weight, bias, *act, *gate, reduce, return_map)
     return (y, gate_map) if return_map else y
