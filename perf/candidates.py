@@ -28,6 +28,8 @@ class Problem:
     C: int
     S: tuple[int, ...]
     Cr: int = 0
+    heads: int = 0  # 0: the row chooses
+    heads_kv: int = 0  # 0: as many
     param_dtype: str = ""
     options: tuple[tuple[str, Any], ...] = ()
     absent: tuple[str, ...] = ()  # optional inputs that are not given
@@ -41,7 +43,13 @@ class Problem:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        return {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
+        sizes = {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
+        if self.heads:
+            heads_kv = self.heads_kv or self.heads
+            sizes |= {"heads": self.heads, "heads_kv": heads_kv, "D": self.C // self.heads}
+        if "kernel_size" in self.keywords:
+            sizes["T"] = 2 * self.keywords["kernel_size"] - 1
+        return sizes
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -71,10 +79,10 @@ class Problem:
             from segattn_triton.static import meta_map
 
             made = [
-                meta_map(shape, dtypes[0], self.layout)
+                row.view(spec, meta_map(row.map_shape(spec, self.sizes), dtypes[0], self.layout), self.sizes)
                 if "*" in spec
-                else torch.empty(shape, dtype=dtypes[1], device="meta")
-                for shape, spec in zip(row.shapes(self.sizes).values(), row.inputs.values(), strict=True)
+                else torch.empty(row.shape(spec, self.sizes), dtype=dtypes[1], device="meta")
+                for spec in row.inputs.values()
             ]
         else:
             made = make_inputs(
