@@ -27,9 +27,7 @@ class Problem:
     N: int
     C: int
     S: tuple[int, ...]
-    Cr: int = 0
-    heads: int = 0  # 0: the row chooses
-    heads_kv: int = 0  # 0: as many
+    others: tuple[tuple[str, Any], ...] = ()  # sizes that the row would choose otherwise
     param_dtype: str = ""
     options: tuple[tuple[str, Any], ...] = ()
     absent: tuple[str, ...] = ()  # optional inputs that are not given
@@ -43,13 +41,7 @@ class Problem:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        sizes = {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
-        if self.heads:
-            heads_kv = self.heads_kv or self.heads
-            sizes |= {"heads": self.heads, "heads_kv": heads_kv, "D": self.C // self.heads}
-        if "kernel_size" in self.keywords:
-            sizes["T"] = 2 * self.keywords["kernel_size"] - 1
-        return sizes
+        return {"N": self.N, "C": self.C, "S": self.S, "Cr": max(1, self.C // 2), **dict(self.others)}
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -58,13 +50,15 @@ class Problem:
     @classmethod
     def of(cls, values: Mapping) -> "Problem":
         """From JSON, which has no tuples."""
-        options = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values["options"])
-        lists = {k: tuple(values[k]) for k in ("S", "absent", "needs")}
-        return cls(**{**values, **lists, "options": options})
+        pairs = {
+            name: tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values[name])
+            for name in ("others", "options")
+        }
+        return cls(**{**values, **{k: tuple(values[k]) for k in ("S", "absent", "needs")}, **pairs})
 
     def small(self) -> "Problem":
         """Of fewer pixels, which divide by what these do: the same kernels, but for the pixel count."""
-        side = {1: 65, 2: 66, 4: 68}
+        side = {1: 65, 2: 66, 4: 68}  # what it divides by -> the length of that class
         S = tuple(s if s <= SMALL else next((side[a] for a in side if s % (2 * a)), 64) for s in self.S)
         return replace(self, N=min(self.N, 2), S=S)
 
