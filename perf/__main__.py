@@ -69,9 +69,9 @@ def report(
 
             training.run(**shared, data=data, ignore=ignore, steps=steps, seeds=seeds, side=side, encoder=encoder)
         if models:
-            from segattn_triton.perf import models as timing
+            from segattn_triton.perf import known_models
 
-            timing.run(**shared, budget=budget)
+            known_models.run(**shared, budget=budget)
         if train or models:
             return
         from segattn_triton.perf import report as command
@@ -85,10 +85,11 @@ def report(
         if model or input:
             if not (model and input):
                 raise Usage("--model and --input: got one of them, expected both")
-            from segattn_triton.perf import backends
-            from segattn_triton.perf import model as timing
+            from segattn_triton.perf import backends, your_model
 
-            typer.echo(f"the report: {timing.run(model, input, writable(out), backend=backends.find(cpu)).resolve()}")
+            typer.echo(
+                f"the report: {your_model.run(model, input, writable(out), backend=backends.find(cpu)).resolve()}"
+            )
             return
         if folders:
             raise Usage(f"FOLDERS: got {folders[0]} without --merge, expected none")

@@ -12,16 +12,16 @@ from torch import nn
 from typer.testing import CliRunner
 
 import segattn_triton
-from segattn_triton.perf import model as command
+from segattn_triton.perf import your_model as command
 from segattn_triton.perf.__main__ import main
 from segattn_triton.perf.backends import Cpu
 from segattn_triton.perf.options import Failure, Usage
 
 
 class Gate(nn.Module):
-    """Takes 4 ms forward, and its backward as little as a product."""
+    """Takes 12 ms forward, and its backward as little as a product."""
 
-    seconds = 0.004
+    seconds = 0.012
 
     def forward(self, x):
         time.sleep(self.seconds)
@@ -38,7 +38,7 @@ class Net(nn.Module):
         self.conv, self.block = nn.Conv2d(3, 4, 1), nn.Sequential(Gate(), nn.Identity())
 
     def forward(self, x):
-        time.sleep(0.004)
+        time.sleep(0.012)
         return {"out": self.block(self.conv(x)), "aux": [x.long()]}
 
 
@@ -77,6 +77,15 @@ def test_gates_are_half_of_the_step(factories, tmp_path):
     ms = {name: v["ms"] for name, v in values["variants"].items()}
     assert set(ms) == set(command.VARIANTS) and ms["accelerated"] < 0.8 * ms["eager"]
     assert "1 gates take" in text and f"{100 * values['share']:.1f} %" in text and text.count("\n| ") == 4 + 1
+    page = (tmp_path / "index.html").read_text()
+    assert 'id="model"' in page and "1 gates take" in page and "their_models:net" in page and "no GPU result" in page
+
+
+def test_an_earlier_one_is_kept(factories, tmp_path):
+    first, text = run("their_models:no_gate", tmp_path)
+    second, _ = run("their_models:no_gate", tmp_path)
+    assert json.loads((tmp_path / "model-1.json").read_text()) == first != second
+    assert (tmp_path / "model-1.md").read_text() == text
 
 
 def test_a_model_without_gates_is_told_so(factories, tmp_path):

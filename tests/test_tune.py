@@ -371,7 +371,7 @@ GATES = {
         *(x.permute(0, 2, 3, 1).unflatten(3, (-1, 2))[..., :h, :] for h in (2, 1, 1)),
         torch.randn(2, 9, 9), kernel_size=5, border="mask", backend="triton",
     ),
-    "dilated": segattn_triton.NeighborhoodAttention2d(6, heads=3, dilation=2, backend="triton"),
+    "dilated": segattn_triton.NeighborhoodAttention2d(6, 3, dilation=2, backend="triton"),
 }  # fmt: skip
 
 
