@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from segattn_triton.perf.kernels import kernels
+from segattn_triton.perf.spaces import spaces
 
 main = typer.Typer(
     help="Measure, check and describe the attention kernels of segattn_triton.",
@@ -192,6 +193,7 @@ def env(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) 
 
 
 main.command()(_one_line()(kernels))
+main.command()(_one_line()(spaces))
 
 if __name__ == "__main__":
     main()
