@@ -86,11 +86,9 @@ def report(
         if model or input:
             if not (model and input):
                 raise Usage("--model and --input: got one of them, expected both")
-            from segattn_triton.perf import backends, your_model
+            from segattn_triton.perf import your_model
 
-            typer.echo(
-                f"the report: {your_model.run(model, input, writable(out), backend=backends.find(cpu)).resolve()}"
-            )
+            typer.echo(f"the report: {your_model.run(model, input, writable(out), cpu=cpu).resolve()}")
             return
         if folders:
             raise Usage(f"FOLDERS: got {folders[0]} without --merge, expected none")

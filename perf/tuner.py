@@ -19,7 +19,7 @@ import torch
 import triton
 
 from segattn_triton import tuned, tuning
-from segattn_triton.perf import candidates, measure, timing, tune_log
+from segattn_triton.perf import candidates, env, measure, timing, tune_log
 from segattn_triton.perf.backends import Cpu
 from segattn_triton.perf.budget import Budget
 from segattn_triton.perf.candidates import Problem
@@ -82,7 +82,8 @@ class Tuner:
         if torch.version.hip and backend.device.type == "cuda":
             raise Usage("tune: this is an AMD GPU, for which nothing was ever tuned; expected one of NVIDIA's")
         if not backend.gpu:
-            raise Usage("tune: there is no GPU here; expected one, because nothing is timed without")
+            reason = env.unusable_gpu() or "there is no GPU here; expected one, because nothing is timed without"
+            raise Usage(f"tune: {reason}")
         self.backend, self.say = backend, say
         self.check, self.compile = check or backend.verified, compile or backend.compiled
         self.arch = backend.capability
@@ -137,7 +138,11 @@ class Tuner:
                     if batch:
                         self._batch(batch)
                     batch = []
-                if unit is not None and (result := known.get(unit.id)) is not None:
+                if unit is not None and self.budget.left <= 0:
+                    self.complete = False
+                    batch.clear()
+                    units.close()
+                elif unit is not None and (result := known.get(unit.id)) is not None:
                     self.results.append(result)
                     again.append(result)
                 elif unit is not None:

@@ -29,10 +29,14 @@ from segattn_triton.perf.render.your_model import FILE, VARIANTS, markdown
 STEPS = 7  # in which the gates are timed
 
 
-def run(spec: str, size: str, out: Path, *, backend: Cpu | None = None, console: Console | None = None) -> Path:
+def run(
+    spec: str, size: str, out: Path, *, cpu: bool = False, backend: Cpu | None = None, console: Console | None = None
+) -> Path:
     """Measure, print, and write OUT/model.json, OUT/model.md and the page; its path. An earlier one is kept."""
     accelerate, factory, shape = _accelerate(), factory_of(spec), _shape(size)
-    backend, console = backend or backends.find(), console or terminal.console()
+    if backend is None and not cpu and (problem := env.unusable_gpu()):
+        raise Usage(problem)
+    backend, console = backend or backends.find(cpu), console or terminal.console()
     model, x = made(factory, spec).to(backend.device).train(), torch.randn(shape, device=backend.device)
     try:
         step(model, x)

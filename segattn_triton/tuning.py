@@ -137,6 +137,10 @@ _tables: Sequence[tuned.Table] | None = None  # None: those of the GPU
 epoch = 0  # grows whenever the same problem may get another config
 
 
+class CannotRun(ValueError):
+    """A config that was forced does not suit the problem."""
+
+
 def config_for(
     configs: tuple[Config, ...],
     model: Model,
@@ -171,7 +175,7 @@ def _decide(configs, model: Model, kernel: str, like: Tensor, C, pixels, layout,
     if index is None:
         index = _from_tables(configs, model, kernel, key, pixels, like.device)
     elif _price(configs[index], model) is None:
-        raise ValueError(f"{key}: config {index} of its space cannot run {pixels} pixels")
+        raise CannotRun(f"{key}: config {index} of its space cannot run {pixels} pixels")
     if index is None:
         index, known = configs.index(choose(configs, model)), False
     return replace(configs[index], choice=Choice(kernel, key, pixels, index, known, model))

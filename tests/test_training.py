@@ -271,6 +271,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         (["--train", "--side", "40"], "--side: got 40, expected at least 32 and a multiple of 32"),
         (["--train", "--preset", "long"], "--preset: got 'long', expected one of quick, full"),
         (["--models", "--preset", "long"], "--preset: got 'long', expected one of quick, full"),
+        (["--models", "--budget", "3"], "--budget: got 3, expected more than 15 seconds"),
         (["--train", "--data", "/nowhere"], "--data: /nowhere/train/images: no such folder"),
     ],
 )
