@@ -150,7 +150,8 @@ def bound(compiled, sizes) -> float | None:
     each_sm = compiled.plan.grid / SMS
     flying, waves = min(resident, each_sm) * loaded, each_sm / resident
     ends = -(-waves // 1) / waves if waves > 1 else 1.0
-    return max(dram * max(1.0, BYTES_IN_FLIGHT / flying), issue) * ends
+    latency = max(1.0, BYTES_IN_FLIGHT / flying) if flying else 1.0  # a kernel that only writes waits for nothing
+    return max(dram * latency, issue) * ends
 
 
 def _work(piece: dict) -> dict:
