@@ -16,6 +16,7 @@ from segattn_triton.perf import your_model as command
 from segattn_triton.perf.__main__ import main
 from segattn_triton.perf.backends import Cpu
 from segattn_triton.perf.options import Failure, Usage
+from segattn_triton.perf.render.your_model import lines
 
 
 class Gate(nn.Module):
@@ -65,6 +66,9 @@ def factories(monkeypatch):
     return "their_models"
 
 
+NOISE = {"eager": 10.0, "accelerated": 9.0, "compiled": 5.0}
+
+
 def run(spec, out, backend=None, size="1x3x4x4"):
     command.run(spec, size, out, backend=backend or Backend(), console=Console(quiet=True))
     return json.loads((out / "model.json").read_text()), (out / "model.md").read_text()
@@ -91,6 +95,9 @@ def test_an_earlier_one_is_kept(factories, tmp_path):
 def test_a_model_without_gates_is_told_so(factories, tmp_path):
     values, text = run("their_models:no_gate", tmp_path)
     assert values["share"] == 0 and "No gate of this model can be accelerated" in text
+    values["variants"] = {n: dict(ms=m, ms_20=m - 1, ms_80=m + 1, peak_memory=None) for n, m in NOISE.items()}
+    times = {cells[0]: cells[3] for cells in lines(values)}
+    assert times == {"eager": "1.00", "accelerated": "1.11, bands overlap", "compiled": "2.00"}
 
 
 def test_a_variant_that_fails_is_told(factories, tmp_path):
