@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from segattn_triton.perf import backends, models, scenes, train, training
+from segattn_triton.perf import backends, known_models, scenes, train, training
 from segattn_triton.perf.__main__ import main
 from segattn_triton.perf.log import read
 from segattn_triton.perf.options import Failure, Usage
@@ -38,7 +38,7 @@ class Tiny(nn.Module):
 def tiny(monkeypatch, tmp_path):
     """`segattn report --train` on tiny models without a page's figures; its options are optional."""
     monkeypatch.setattr(train, "models_or_usage", lambda: None)
-    monkeypatch.setattr(models, "models_or_usage", lambda: None)
+    monkeypatch.setattr(known_models, "models_or_usage", lambda: None)
     monkeypatch.setattr(training, "unet", lambda encoder, classes, gates, depth: Tiny(classes, gates))
     monkeypatch.setattr(train, "SHAPES", (20, 3))
     monkeypatch.setattr(scenes, "LISTED", 3)
@@ -271,6 +271,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         (["--train", "--side", "40"], "--side: got 40, expected at least 32 and a multiple of 32"),
         (["--train", "--preset", "long"], "--preset: got 'long', expected one of quick, full"),
         (["--models", "--preset", "long"], "--preset: got 'long', expected one of quick, full"),
+        (["--models", "--budget", "3"], "--budget: got 3, expected more than 15 seconds"),
         (["--train", "--data", "/nowhere"], "--data: /nowhere/train/images: no such folder"),
     ],
 )
@@ -282,16 +283,16 @@ def test_wrong_usage_is_one_line(arguments, message, tiny):
 # whole models
 
 
-SETTINGS = models.Settings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=4, steps=3)
+SETTINGS = known_models.Settings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=4, steps=3)
 
 
 @pytest.fixture
 def timed(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "MODELS", {"tiny": lambda: Tiny(19), "plain": lambda: Tiny(19, gates=False)})
-    monkeypatch.setattr(models, "compiled", lambda model: model)
+    monkeypatch.setattr(known_models, "MODELS", {"tiny": lambda: Tiny(19), "plain": lambda: Tiny(19, gates=False)})
+    monkeypatch.setattr(known_models, "compiled", lambda model: model)
 
     def run(**options):
-        models.run(out=tmp_path, console=Console(quiet=True), **{"settings": SETTINGS, "cpu": True, **options})
+        known_models.run(out=tmp_path, console=Console(quiet=True), **{"settings": SETTINGS, "cpu": True, **options})
         return read(tmp_path, "models")
 
     return run
@@ -305,7 +306,7 @@ def test_models_are_timed_in_every_way(timed, tmp_path):
         bad = r["model"] == "plain" and r["provider"] in ("accelerated", "both")
         assert r["status"].startswith("failed: RuntimeError: strict: there is nothing") if bad else r["status"] == "ok"
         if not bad:
-            assert r["calls"] == (4 if r["mode"] == "latency" else 3 * models.TOGETHER)
+            assert r["calls"] == (4 if r["mode"] == "latency" else 3 * known_models.TOGETHER)
             assert 0 < r["p50_ms"] <= (r["p99_ms"] or r["p50_ms"]) and (r["p99_ms"] is None) == (r["mode"] != "latency")
             assert r["N"] == (1 if r["mode"] == "latency" else 2)
             assert r["images_per_second"] == pytest.approx(1e3 * r["N"] / r["p50_ms"])
@@ -329,7 +330,7 @@ def test_models_stop_in_time_and_resume_finishes(timed, tmp_path):
 
 
 def test_models_interrupted_resume_finishes(timed, tmp_path, monkeypatch):
-    own, calls = models.measured, []
+    own, calls = known_models.measured, []
 
     def interrupted(*args):
         calls.append(1)
@@ -338,7 +339,7 @@ def test_models_interrupted_resume_finishes(timed, tmp_path, monkeypatch):
         return own(*args)
 
     settings = dataclasses.replace(SETTINGS, models=("tiny",))
-    monkeypatch.setattr(models, "measured", interrupted)
+    monkeypatch.setattr(known_models, "measured", interrupted)
     with pytest.raises(Failure, match="interrupted; --resume continues"):
         timed(settings=settings)
     assert len(read(tmp_path, "models")) == 8
