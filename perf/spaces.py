@@ -4,9 +4,9 @@ The configs that the model of `segattn_triton.tuning` finds cheapest are compile
 compared by what the model only estimates: with registers and shared memory as compiled, so many programs are resident
 on an SM, and so many bytes of the maps in flight. A config's *bound*, in picoseconds per element of the map, is
 
-    max(DRAM floor * max(1, bytes needed in flight / bytes in flight), issue floor) * waves, rounded up / waves
+    max(DRAM floor * latency, issue floor),   latency = the mean over the waves of max(1, bytes needed / bytes in flight)
 
-with the floors of `segattn kernels`. It orders configs where these limits decide, and is no time: caches, the latency
+with the floors of `segattn kernels`; in the last wave fewer programs are left to keep bytes in flight. It orders configs where these limits decide, and is no time: caches, the latency
 within a program and collisions are not in it. A config that spills has none, nor has a kernel without a map (its time
 is latency), or with matrix instructions (which loop inside a program).
 """
@@ -148,10 +148,13 @@ def bound(compiled, sizes) -> float | None:
     names = compiled.maps(sizes).keys()
     loaded = sum(a.bits for a in compiled.accesses if a.op != "store" and a.args & names) / 8 * compiled.threads
     each_sm = compiled.plan.grid / SMS
-    flying, waves = min(resident, each_sm) * loaded, each_sm / resident
-    ends = -(-waves // 1) / waves if waves > 1 else 1.0
-    latency = max(1.0, BYTES_IN_FLIGHT / flying) if flying else 1.0  # a kernel that only writes waits for nothing
-    return max(dram * latency, issue) * ends
+    waves = each_sm / resident
+    full = int(waves)
+    shares = [(full, resident), (waves - full, (waves - full) * resident)]  # (waves, programs per SM in them)
+    if not loaded:  # a kernel that only writes waits for nothing
+        return max(dram, issue)
+    latency = sum(n * max(1.0, BYTES_IN_FLIGHT / (programs * loaded)) for n, programs in shares if n) / waves
+    return max(dram * latency, issue)
 
 
 def _work(piece: dict) -> dict:
