@@ -22,7 +22,7 @@ from segattn_triton.kernels.mlp_dw import plan_mlp_dw
 from segattn_triton.kernels.mlp_fwd import plan_mlp_fwd
 from segattn_triton.kernels.pool import plan_pool_fwd
 from segattn_triton.kernels.scse import plan_scse_bwd
-from segattn_triton.kernels.spatial import plan_spatial_fwd
+from segattn_triton.kernels.spatial_fwd import plan_spatial_fwd
 from segattn_triton.launch import launch
 
 Spec = tuple[str, float, float]
