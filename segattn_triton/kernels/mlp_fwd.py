@@ -38,6 +38,31 @@ def _finish_peak(
 
 
 @triton.jit
+def _pooled(
+    total_ptr,
+    peak_ptr,
+    at_ptr,
+    n,
+    offs_c,
+    tiles,
+    pixels,
+    CIN: tl.constexpr,
+    SPLIT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    """v [BLOCK_C] of image n, its maximum and the place of it; v in their stead of a mean alone."""
+    v = tl.zeros([offs_c.shape[0]], ACC)
+    if total_ptr is not None:
+        v = finish_sum(total_ptr, n, offs_c, tiles, CIN, ACC, BLOCK_T) / pixels
+    if peak_ptr is None:
+        return v, v, v
+    else:
+        peak, at = _finish_peak(peak_ptr, at_ptr, n, offs_c, tiles, CIN, SPLIT, ACC, BLOCK_T)
+        return peak if total_ptr is None else 0.5 * (v + peak), peak, at
+
+
+@triton.jit
 def _mlp_fwd_kernel(
     total_ptr,
     peak_ptr,
@@ -74,12 +99,8 @@ def _mlp_fwd_kernel(
         offs_c = chunk + tl.arange(0, BLOCK_C)
         mine = (offs_c < CIN) & (k == 0)
         w = load_weight(w1_ptr, offs_r, offs_c, R, CIN, ACC)  # [BLOCK_R, BLOCK_C]
-        v = tl.zeros([BLOCK_C], ACC)
-        if total_ptr is not None:
-            v = finish_sum(total_ptr, n, offs_c, tiles, CIN, ACC, BLOCK_T) / pixels
+        v, peak, at = _pooled(total_ptr, peak_ptr, at_ptr, n, offs_c, tiles, pixels, CIN, SPLIT, ACC, BLOCK_T)
         if peak_ptr is not None:
-            peak, at = _finish_peak(peak_ptr, at_ptr, n, offs_c, tiles, CIN, SPLIT, ACC, BLOCK_T)
-            v = peak if total_ptr is None else 0.5 * (v + peak)
             tl.store(found_ptr + source + offs_c, at, mine)
             if highest_ptr is not None:
                 tl.store(highest_ptr + source + offs_c, peak, mine)

@@ -10,12 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segattn_triton.kernels.tile import Maps, is_peak, load_vector, nan_max
+from segattn_triton.kernels.tile import WHOLE, Maps, channels_at_once, is_peak, load_vector, nan_max
 from segattn_triton.tuning import Config, Footprint, config_for, space
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
-WHOLE = 1024  # channels that one program holds at once; of more it loops over chunks
-CHUNK = 256
 
 
 @triton.jit
@@ -24,6 +22,14 @@ def load_weights(weight_ptr, offs_c, C: tl.constexpr, ACC: tl.constexpr):
         return tl.zeros_like(offs_c).to(ACC)
     else:
         return load_vector(weight_ptr, offs_c, C, ACC)
+
+
+@triton.jit
+def nothing_yet(C: tl.constexpr, ACC: tl.constexpr, BLOCK_P: tl.constexpr):
+    """[BLOCK_P] each: what `squeeze` starts from."""
+    total = tl.zeros([BLOCK_P], ACC)
+    peak = tl.full([BLOCK_P], float("-inf"), ACC)
+    return total, peak, tl.full([BLOCK_P], C, tl.int32), tl.zeros([BLOCK_P], tl.int32)
 
 
 @triton.jit
@@ -48,6 +54,7 @@ def squeeze(x, w, offs_c, total, peak, first, count, C: tl.constexpr, POOL: tl.c
 
 @triton.jit
 def logit_of(total, peak, bias_ptr, C: tl.constexpr, POOL: tl.constexpr):
+    """z [BLOCK_P]"""
     z = total
     if POOL == "mean":
         z = total / C
@@ -58,11 +65,6 @@ def logit_of(total, peak, bias_ptr, C: tl.constexpr, POOL: tl.constexpr):
     if bias_ptr is not None:
         z += tl.load(bias_ptr).to(z.dtype)
     return z
-
-
-def channels_at_once(C: int) -> int:
-    """BLOCK_C."""
-    return triton.next_power_of_2(C) if C <= WHOLE else CHUNK
 
 
 def _live(m: Maps, pool: str, backward: bool) -> float:

@@ -11,8 +11,20 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.activations import Activation
-from segattn_triton.kernels.spatial import channels_at_once, load_weights, logit_of, spatial_config, squeeze
-from segattn_triton.kernels.tile import accumulator, is_peak, load_tile, maps, num_pixels, partials, store_tile
+from segattn_triton.kernels.spatial import load_weights, logit_of, nothing_yet, spatial_config, squeeze
+from segattn_triton.kernels.tile import (
+    accumulator,
+    add_chunk,
+    channels_at_once,
+    chunk_at,
+    is_peak,
+    load_tile,
+    maps,
+    num_pixels,
+    partials,
+    store_chunks,
+    store_tile,
+)
 from segattn_triton.launch import Plan
 from segattn_triton.tuning import SMS
 
@@ -67,24 +79,19 @@ def _spatial_bwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     P = num_pixels(pixels, LAYOUT)
-    chunk_ids = tl.arange(0, CHUNKS)[:, None]
     dw = tl.zeros([CHUNKS, BLOCK_C], ACC)
     db = tl.zeros([BLOCK_P], ACC)
     for tile in range(tl.program_id(0), all_tiles, programs):
         n = tile // tiles
         offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
         mask_p = offs_p < P
-        total = tl.zeros([BLOCK_P], ACC)
+        total, peak, first, count = nothing_yet(C, ACC, BLOCK_P)
         ds = tl.zeros([BLOCK_P], ACC)
-        peak = tl.full([BLOCK_P], float("-inf"), ACC)
-        first = tl.full([BLOCK_P], C, tl.int32)
-        count = tl.zeros([BLOCK_P], tl.int32)
         x = tl.zeros([BLOCK_C, BLOCK_P], ACC)
         dy = tl.zeros([BLOCK_C, BLOCK_P], ACC)
         w = tl.zeros([BLOCK_C], ACC)
         for chunk in range(0, C, BLOCK_C):
-            offs_c = chunk + tl.arange(0, BLOCK_C)
-            mask = (offs_c < C)[:, None] & mask_p[None, :]
+            offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
             x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
             dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
             w = load_weights(weight_ptr, offs_c, C, ACC)
@@ -97,8 +104,7 @@ def _spatial_bwd_kernel(
         dz = tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
         db += dz
         for chunk in range(0, C, BLOCK_C):
-            offs_c = chunk + tl.arange(0, BLOCK_C)
-            mask = (offs_c < C)[:, None] & mask_p[None, :]
+            offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
             if C > BLOCK_C:
                 x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
                 dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
@@ -107,11 +113,10 @@ def _spatial_bwd_kernel(
                 dx = dy * g[None, :] + dz[None, :] * _d_logit(x, w, offs_c, peak, first, count, C, POOL, SPLIT)
                 store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
             if dparam_ptr is not None:
-                dw += tl.where(chunk_ids == chunk // BLOCK_C, tl.sum(x * dz[None, :], 1)[None, :], 0.0)
+                dw = add_chunk(dw, chunk, tl.sum(x * dz[None, :], 1))
     if dparam_ptr is not None:
-        offs_c = chunk_ids * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
         row = dparam_ptr + tl.program_id(0) * (C + 1)
-        tl.store(row + offs_c, dw, offs_c < C)
+        store_chunks(row, dw, C)
         tl.store(row + C, tl.sum(db, 0))
 
 

@@ -9,8 +9,18 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.activations import Activation
-from segattn_triton.kernels.spatial import channels_at_once, load_weights, logit_of, spatial_config, squeeze
-from segattn_triton.kernels.tile import accumulator, load_sum, load_tile, maps, maximum, num_pixels, store_tile
+from segattn_triton.kernels.spatial import load_weights, logit_of, nothing_yet, spatial_config, squeeze
+from segattn_triton.kernels.tile import (
+    accumulator,
+    channels_at_once,
+    chunk_at,
+    load_sum,
+    load_tile,
+    maps,
+    maximum,
+    num_pixels,
+    store_tile,
+)
 from segattn_triton.launch import Plan
 
 
@@ -41,14 +51,10 @@ def _spatial_fwd_kernel(
     P = num_pixels(pixels, LAYOUT)
     offs_p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     mask_p = offs_p < P
-    total = tl.zeros([BLOCK_P], ACC)
-    peak = tl.full([BLOCK_P], float("-inf"), ACC)
-    first = tl.full([BLOCK_P], C, tl.int32)
-    count = tl.zeros([BLOCK_P], tl.int32)
+    total, peak, first, count = nothing_yet(C, ACC, BLOCK_P)
     x = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for chunk in range(0, C, BLOCK_C):
-        offs_c = chunk + tl.arange(0, BLOCK_C)
-        mask = (offs_c < C)[:, None] & mask_p[None, :]
+        offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
         x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
         w = load_weights(weight_ptr, offs_c, C, ACC)
         total, peak, first, count = squeeze(x, w, offs_c, total, peak, first, count, C, POOL)
@@ -56,8 +62,7 @@ def _spatial_fwd_kernel(
     if map_ptr is not None:
         tl.store(map_ptr + n.to(tl.int64) * P + offs_p, g.to(map_ptr.dtype.element_ty), mask_p)
     for chunk in range(0, C, BLOCK_C):
-        offs_c = chunk + tl.arange(0, BLOCK_C)
-        mask = (offs_c < C)[:, None] & mask_p[None, :]
+        offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
         if C > BLOCK_C:
             x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
         y = x * g[None, :]

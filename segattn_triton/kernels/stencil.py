@@ -51,6 +51,13 @@ def place(
     return strip // strips, strip % strips * BLOCK_H, offs_w, offs_c
 
 
+@triton.jit
+def own_columns(HALO: tl.constexpr, BLOCK_W: tl.constexpr):
+    """[1, BLOCK_W]: the columns that no neighbouring tile writes."""
+    lanes = tl.arange(0, BLOCK_W)
+    return ((lanes >= HALO) & (lanes < BLOCK_W - HALO))[None, :]
+
+
 class Geometry(NamedTuple):
     """What the choice of a config depends on."""
 

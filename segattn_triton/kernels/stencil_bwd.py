@@ -12,10 +12,40 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.activations import Activation
-from segattn_triton.kernels.stencil import common_args, geometry_of, place, stencil_config
+from segattn_triton.kernels.stencil import common_args, geometry_of, own_columns, place, stencil_config
 from segattn_triton.kernels.tile import load_tile, load_vector, maps, partials, store_tile
 from segattn_triton.kernels.window import accumulate, around, inverse_count, load_taps, roll, route, settle
 from segattn_triton.launch import Plan
+
+
+@triton.jit
+def _to_each(dz, z, tag, share, valid, STENCIL: tl.constexpr):
+    """What each of the neighbours, or each of the maxima, gets of dz; 0 where the pixel is not `valid`."""
+    if STENCIL == "avg":
+        dz *= share
+    if STENCIL == "split":
+        dz = tl.where(z == z, dz / tag.to(dz.dtype), float("nan"))
+    return tl.where(valid, dz, 0.0)
+
+
+@triton.jit
+def _route_rows(dx0, dx1, x0, x1, x2, dzs, z, tag, w, STENCIL: tl.constexpr, VEC: tl.constexpr):
+    """dx of the rows x0, x1 and x2 with what the windows around the row x1 give to them: the first is complete."""
+    zs = around(z, float("nan"), VEC) if STENCIL == "split" else None
+    tags = around(tag, 0, VEC) if STENCIL == "first" else None
+    dx = route(dx0, dzs, zs, tags, x0, w, 0, STENCIL)
+    dx0 = route(dx1, dzs, zs, tags, x1, w, 1, STENCIL)
+    return dx, dx0, route(tl.zeros_like(dx0), dzs, zs, tags, x2, w, 2, STENCIL)
+
+
+@triton.jit
+def _store_sums(dweight_ptr, dbias_ptr, dw, db, row, offs_c, C: tl.constexpr):
+    """The sums over the tile of this program, into its row of the partials."""
+    if dweight_ptr is not None:
+        for k in tl.static_range(9):
+            tl.store(dweight_ptr + row + offs_c * 9 + k, tl.sum(dw[k], 1), offs_c < C)
+    if dbias_ptr is not None:
+        tl.store(dbias_ptr + row + offs_c, tl.sum(db, 1), offs_c < C)
 
 
 @triton.jit
@@ -53,8 +83,7 @@ def _stencil_bwd_kernel(
     h1 = tl.minimum(h0 + BLOCK_H, H)
     mask_c = (offs_c < C)[:, None]
     mask_w = ((offs_w >= 0) & (offs_w < W))[None, :]
-    lanes = tl.arange(0, BLOCK_W)
-    own_w = ((lanes >= HALO) & (lanes < BLOCK_W - HALO))[None, :]
+    own_w = own_columns(HALO, BLOCK_W)
     w = load_taps(weight_ptr, offs_c, C, ACC) if STENCIL == "dot" else None
     b = load_vector(bias_ptr, offs_c, C, ACC)[:, None] if bias_ptr is not None else 0.0
     tagged: tl.constexpr = STENCIL == "first" or STENCIL == "split"
@@ -77,26 +106,18 @@ def _stencil_bwd_kernel(
         dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
         if W_ALIGN == 1 and not LAYOUT.channels_last:
             dy = settle(dy, VEC)  # narrow loads have a layout of their own, which the arithmetic would take on
+        share = inverse_count(row - 1, offs_w, H, W, ACC) if STENCIL == "avg" else None
         if STENCIL == "avg":
-            share = inverse_count(row - 1, offs_w, H, W, ACC)
             z *= share
         ds = dy * x1
         if dmap_ptr is not None:
             ds += load_tile(dmap_ptr, dmap_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
         dz = GATE.df(ds, z, GATE.a, GATE.b)
         dx1 += dy * GATE.f(z, GATE.a, GATE.b)
-        if STENCIL == "avg":
-            dz *= share
-        if STENCIL == "split":
-            dz = tl.where(z == z, dz / tag.to(ACC), float("nan"))
-        dz = tl.where(mask_w & ((row >= 1) & (row <= H)), dz, 0.0)
+        dz = _to_each(dz, z, tag, share, mask_w & ((row >= 1) & (row <= H)), STENCIL)
         dzs = around(dz, 0.0, VEC)
         if dx_ptr is not None:
-            zs = around(z, float("nan"), VEC) if STENCIL == "split" else None
-            tags = around(tag, 0, VEC) if STENCIL == "first" else None
-            dx = route(dx0, dzs, zs, tags, x0, w, 0, STENCIL)
-            dx0 = route(dx1, dzs, zs, tags, x1, w, 1, STENCIL)
-            dx1 = route(zero, dzs, zs, tags, x2, w, 2, STENCIL)
+            dx, dx0, dx1 = _route_rows(dx0, dx1, x0, x1, x2, dzs, z, tag, w, STENCIL, VEC)
             mask = mask_c & mask_w & own_w & (row - 2 >= h0)
             store_tile(dx_ptr, dx_stride, n, offs_c, offs_p - 2 * W, dx, mask, LAYOUT)
         own = (row > h0) & (row <= h1)
@@ -105,19 +126,10 @@ def _stencil_bwd_kernel(
         if dbias_ptr is not None:
             db += tl.where(own, tl.sum(tl.reshape(dzs[1], [BLOCK_C, BLOCK_W // VEC, VEC]), 2), 0.0)
         if dweight_ptr is not None:
-            dw = (
-                accumulate(dw, x0, dzs, own, 0, VEC)
-                + accumulate(dw, x1, dzs, own, 1, VEC)
-                + accumulate(dw, x2, dzs, own, 2, VEC)
-            )
+            dw = accumulate(dw, x0, x1, x2, dzs, own, VEC)
         x0, x1 = x1, x2
     tile = tl.program_id(0) // tl.cdiv(C, BLOCK_C)
-    out = tile.to(tl.int64) * row_stride
-    if dweight_ptr is not None:
-        for k in tl.static_range(9):
-            tl.store(dweight_ptr + out + offs_c * 9 + k, tl.sum(dw[k], 1), offs_c < C)
-    if dbias_ptr is not None:
-        tl.store(dbias_ptr + out + offs_c, tl.sum(db, 1), offs_c < C)
+    _store_sums(dweight_ptr, dbias_ptr, dw, db, tile.to(tl.int64) * row_stride, offs_c, C)
 
 
 def plan_stencil_bwd(

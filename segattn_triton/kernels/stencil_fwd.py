@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.activations import Activation
-from segattn_triton.kernels.stencil import common_args, geometry_of, place, stencil_config
+from segattn_triton.kernels.stencil import common_args, geometry_of, own_columns, place, stencil_config
 from segattn_triton.kernels.tile import load_tile, load_vector, maps, store_tile
 from segattn_triton.kernels.window import inverse_count, load_taps, roll
 from segattn_triton.launch import Plan
@@ -44,8 +44,7 @@ def _stencil_fwd_kernel(
     n, h0, offs_w, offs_c = place(H, W, C, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
     mask_c = (offs_c < C)[:, None]
     mask_w = ((offs_w >= 0) & (offs_w < W))[None, :]
-    lanes = tl.arange(0, BLOCK_W)
-    mask_own = mask_c & mask_w & ((lanes >= HALO) & (lanes < BLOCK_W - HALO))[None, :]
+    mask_own = mask_c & mask_w & own_columns(HALO, BLOCK_W)
     w = load_taps(weight_ptr, offs_c, C, ACC) if STENCIL == "dot" else None
     b = load_vector(bias_ptr, offs_c, C, ACC)[:, None] if bias_ptr is not None else 0.0
     zero = tl.zeros([BLOCK_C, BLOCK_W], ACC)
