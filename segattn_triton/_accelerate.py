@@ -188,7 +188,7 @@ def accelerate(
     include: only gates of these kernels, such as ("scse", "eca"). filter_fn: (module, name) -> whether to take it.
     strict: RuntimeError, the model unchanged, if nothing is taken or something of it is left. verify: first compare
     each gate and residual block, output and gradients, with its own forward on a random map; RuntimeError, the model
-    unchanged, where the error is more than twice that of its own forward. A second call changes nothing more.
+    unchanged, where the error is more than four times that of its own forward. A second call changes nothing more.
     Errors: TypeError for no module; ValueError for an unknown kernel in `include`.
     """
     found = _gates(model)
