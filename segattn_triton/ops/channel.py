@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
 from segattn_triton.kernels.mlp_bwd import plan_mlp_bwd
 from segattn_triton.kernels.mlp_dw import plan_mlp_dw
@@ -24,8 +24,6 @@ from segattn_triton.kernels.mlp_fwd import plan_mlp_fwd
 from segattn_triton.kernels.pool import plan_pool_bwd, plan_pool_fwd
 from segattn_triton.kernels.tile import native
 from segattn_triton.launch import launch
-
-Spec = tuple[str, float, float]
 
 
 def _allocate(

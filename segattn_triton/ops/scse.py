@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.apply import plan_apply_bwd
 from segattn_triton.kernels.finish import plan_finish
 from segattn_triton.kernels.mlp_bwd import plan_mlp_bwd
@@ -24,8 +24,6 @@ from segattn_triton.kernels.pool import plan_pool_fwd
 from segattn_triton.kernels.scse import plan_scse_bwd
 from segattn_triton.kernels.spatial_fwd import plan_spatial_fwd
 from segattn_triton.launch import launch
-
-Spec = tuple[str, float, float]
 
 
 def _allocate(x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map):
