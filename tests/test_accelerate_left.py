@@ -9,7 +9,7 @@ from gates import C, make, make_map, reason_of
 from torch import nn
 
 import segattn_triton as sat
-from segattn_triton import _accelerate, _trial
+from segattn_triton import _accelerate, _survey, _trial
 from segattn_triton.adapters import GATES
 
 
@@ -108,8 +108,8 @@ def test_left_unknown_activations():
 
 
 def test_left_measured_slower(monkeypatch):
-    monkeypatch.setattr(_accelerate, "_device_name", lambda tensor: "a GPU")
-    monkeypatch.setitem(_accelerate.SLOWER, "a GPU", (("squeeze_excite", 1, 8),))
+    monkeypatch.setattr(_survey, "_device_name", lambda tensor: "a GPU")
+    monkeypatch.setitem(_survey.SLOWER, "a GPU", (("squeeze_excite", 1, 8),))
     assert reason_of(make()) == "measured slower than what it replaces on a GPU, with 1 to 8 channels"
     assert [row.status for row in sat.acceleration_report(sat.accelerate(standins.SEModule(9, 2)))] == ["accelerated"]
 

@@ -21,6 +21,7 @@ TILE = 256  # pixels of the tiles of the next kernel
 
 @triton.jit
 def load_weight(ptr, offs_row, offs_col, ROWS: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr):
+    """A block of a matrix (ROWS, COLS), 0 past its ends."""
     mask = (offs_row < ROWS)[:, None] & (offs_col < COLS)[None, :]
     return tl.load(ptr + offs_row[:, None] * COLS + offs_col[None, :], mask, other=0.0).to(ACC)
 

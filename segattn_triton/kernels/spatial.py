@@ -18,6 +18,7 @@ SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 
 
 @triton.jit
 def load_weights(weight_ptr, offs_c, C: tl.constexpr, ACC: tl.constexpr):
+    """The weights [BLOCK_C] of a chunk of channels; zeros of a pool, which has none."""
     if weight_ptr is None:
         return tl.zeros_like(offs_c).to(ACC)
     else:
