@@ -92,11 +92,7 @@ def accelerate(
     Errors: TypeError for no module; ValueError for an unknown kernel in `include`.
     """
     found = gates_of(model)
-    if include is not None:
-        kernels = sorted({gate.kernel for gate in GATES.values()})
-        for name in (include,) if isinstance(include, str) else include:
-            if name not in kernels:
-                raise ValueError(f"include: got {name!r}, expected kernels among {', '.join(map(repr, kernels))}")
+    _check_kernels(() if include is None else include)
     chosen = [
         gate
         for gate in found
@@ -106,15 +102,17 @@ def accelerate(
         _raise_unless_all(chosen, found)
     taken = [gate for gate in chosen if gate.reason is None and not isinstance(gate.module, Accelerated)]
     if verify:
-        for gate in taken:
-            _verify(gate.name, gate.module)
-        for name, module in model.named_modules():
-            block = BLOCKS.get(qualified_name(type(module)))
-            if block and any(module._modules.get(block.gate) is gate.module for gate in taken):
-                _verify(name, module)
+        _verify_all(model, taken)
     _swap_all(model, taken)
     print(acceleration_report(model).summary)
     return model
+
+
+def _check_kernels(include: str | Sequence[str]) -> None:
+    kernels = sorted({gate.kernel for gate in GATES.values()})
+    for name in (include,) if isinstance(include, str) else include:
+        if name not in kernels:
+            raise ValueError(f"include: got {name!r}, expected kernels among {', '.join(map(repr, kernels))}")
 
 
 def _swap_all(model: nn.Module, taken: Sequence[Found]) -> None:
@@ -123,6 +121,16 @@ def _swap_all(model: nn.Module, taken: Sequence[Found]) -> None:
     for module, block in blocks_of(model):
         if not isinstance(module, Accelerated) and not is_fsdp(module) and is_fusable(module, block):
             swap(module, None)
+
+
+def _verify_all(model: nn.Module, taken: Sequence[Found]) -> None:
+    """The gates, then the residual blocks that hold one."""
+    for gate in taken:
+        _verify(gate.name, gate.module)
+    for name, module in model.named_modules():
+        block = BLOCKS.get(qualified_name(type(module)))
+        if block and any(module._modules.get(block.gate) is gate.module for gate in taken):
+            _verify(name, module)
 
 
 def _verify(name: str, module: nn.Module) -> None:
