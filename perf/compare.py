@@ -134,10 +134,8 @@ def merge(folders: Sequence[Path], out: Path) -> Path:
         joined.save(record)
     joined.describe(merged_from=[f"{f}, {env.get('date')}" for f, env in zip(folders, environments, strict=True)])
     joined.write("autotune.json", [r for f in folders for r in _tuned(f)])
-    for name in ("maps.npz",):
-        source = next((f / name for f in folders if (f / name).is_file()), None)
-        if source is not None:
-            (out / name).write_bytes(source.read_bytes())
+    if maps := next((f / "maps.npz" for f in folders if (f / "maps.npz").is_file()), None):
+        (out / "maps.npz").write_bytes(maps.read_bytes())
     from segattn_triton.perf.render import render
 
     return render(out)

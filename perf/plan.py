@@ -112,18 +112,24 @@ def _dtype_rank(index: int) -> float:
     return (0, 10, 13, 16)[index]
 
 
+def _batch(C: int, side: int, dtype: str) -> int:
+    """Images that make no map larger than `LARGEST_MAP`."""
+    N = BATCH
+    while N > 1 and N * C * side * side * ITEMSIZE[dtype] > LARGEST_MAP:
+        N //= 2
+    return N
+
+
 def _sweep(options: Options, grid: Mapping, gpu: bool) -> Iterator[Job]:
+    """A job for each problem; the first of an op, direction and dtype on a photograph, too."""
     for (d, dtype), (s, side), (c, C), (m, mode), (l, layout), (o, op) in product(
         *map(enumerate, (grid["dtypes"], grid["sides"], grid["channels"], options.modes, options.layouts, options.ops))
     ):
         if mode == LAUNCH:
             continue
         distance = _dtype_rank(d) + s + (0 if c < 2 else 4 + c)
-        N = BATCH if gpu else 1
-        while N > 1 and N * C * side * side * ITEMSIZE[dtype] > LARGEST_MAP:
-            N //= 2
-        timer = "events" if gpu else "cpu"
-        first = Point(op, "segattn" if gpu else "reference", mode, dtype, layout, N, C, side, side, timer)
+        N, provider, timer = (_batch(C, side, dtype), "segattn", "events") if gpu else (1, "reference", "cpu")
+        first = Point(op, provider, mode, dtype, layout, N, C, side, side, timer)
         points = [first, *(replace(first, provider=name) for name in rivals.names(op))]
         compiled = [p for p in points if p.provider in COMPILED]
         if not gpu:  # compiling for the CPU takes the better part of a minute: apart, and once a row and direction

@@ -63,14 +63,7 @@ def run(
     console: Console | None = None,
 ) -> Path:
     """Train all that is not trained yet; the page's path."""
-    choose("--preset", [preset], PRESETS)
-    given = dict(steps=steps, seeds=seeds, side=side, encoder=encoder)
-    settings = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
-    settings = replace(settings, data=str(data) if data else None, ignore=ignore)
-    for name, least in (("steps", 1), ("seeds", 2), ("side", 32)):
-        if getattr(settings, name) < least or (name == "side" and settings.side % 32):
-            wanted = f"at least {least}" + " and a multiple of 32" * (name == "side")
-            raise Usage(f"--{name}: got {getattr(settings, name)}, expected {wanted}")
+    settings = _settings(preset, data, ignore, steps=steps, seeds=seeds, side=side, encoder=encoder)
     if not cpu and (problem := env.unusable_gpu()):
         raise Usage(problem)
     models_or_usage()
@@ -98,6 +91,17 @@ def run(
     if outside := [line for line in whole.training_lines(list(log.records.values())) if line.inside is False]:
         raise Failure(f"outside the seed-to-seed band: {', '.join(line.dtype for line in outside)}")
     return page
+
+
+def _settings(preset: str, data: Path | None, ignore: int, **given) -> Settings:
+    """The preset's, but for what is given."""
+    choose("--preset", [preset], PRESETS)
+    settings = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
+    for name, least in (("steps", 1), ("seeds", 2), ("side", 32)):
+        if getattr(settings, name) < least or (name == "side" and settings.side % 32):
+            wanted = f"at least {least}" + " and a multiple of 32" * (name == "side")
+            raise Usage(f"--{name}: got {getattr(settings, name)}, expected {wanted}")
+    return replace(settings, data=str(data) if data else None, ignore=ignore)
 
 
 def one(settings: Settings, sets, variant: str, dtype: str, seed: int, device, checkpoint: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segattn_triton.catalog import BY_NAME, is_map
+from segattn_triton._row import is_map
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf import photo, plan, rivals
 from segattn_triton.perf.backends import Call, Cpu, tuned_convolutions
 from segattn_triton.perf.records import Point

@@ -10,8 +10,6 @@ from segattn_triton.reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NAMES = "float16, bfloat16, float32 or float64"
-
-
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from segattn_triton._swap import Accelerated, AcceleratedGate, swap
+from segattn_triton._swap import Accelerated, AcceleratedGate, plain_class, swap
 from segattn_triton.adapters import Gate, Parts
 
 _tried: dict[tuple, str | None] = {}  # class, options -> how it disagrees
@@ -43,7 +43,7 @@ def _random(like: nn.Module) -> nn.Module:
     return twin
 
 
-def _gates_of(module: nn.Module) -> Iterator[tuple[nn.Module, Gate]]:
+def _gates_of(module: nn.Module) -> Iterator[tuple[str, Gate]]:
     """The accelerated gates of a block, by the name that they have in it."""
     for name, child in module.named_modules():
         if isinstance(child, AcceleratedGate):
@@ -53,8 +53,7 @@ def _gates_of(module: nn.Module) -> Iterator[tuple[nn.Module, Gate]]:
 @torch.no_grad()
 def disagreement(module: nn.Module, gate: Gate | None, parts: Parts) -> str | None:
     """How a gate, or a residual block whose gate is accelerated, differs from its own forward; None if it does not."""
-    cls = module._segattn_plain if isinstance(module, Accelerated) else type(module)
-    key = cls, gate, repr(parts.options), parts.dims
+    key = plain_class(module), gate, repr(parts.options), parts.dims
     if key not in _tried:
         channels, dims, _ = takes(module, gate, parts)
         plain, fast = _random(module), _random(module)

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segattn_triton.catalog import OPS, Op, is_map, row_of
+from segattn_triton._row import is_map
+from segattn_triton.catalog import OPS, Op, row_of
 from segattn_triton.reference._precision import rounded
 
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}

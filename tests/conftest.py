@@ -20,6 +20,8 @@ import pytest
 import support
 
 import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before a test changes the environment
+from segattn_triton import functional
+from segattn_triton.adapters import GATES
 
 torch.set_num_threads(1)
 if support.INTERPRETED:
@@ -39,6 +41,34 @@ def _poisoned_memory():
 @pytest.fixture
 def device() -> str:
     return support.DEVICE
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple]:
+    """(kernel, options) of each call that an accelerated gate makes."""
+    made: list[tuple] = []
+
+    def spy_on(name: str, own):
+        def spy(x, *args, **options):
+            if x.dtype != torch.float64:  # that of the trial which accelerate makes once for each class
+                made.append((name, options))
+            return own(x, *args, **options)
+
+        spy.__module__ = functional.__name__
+        monkeypatch.setattr(functional, name, spy)
+
+    for name in {gate.kernel for gate in GATES.values()} | {"channel_gate"}:
+        spy_on(name, getattr(functional, name))
+    return made
+
+
+@pytest.fixture
+def own_adapters(monkeypatch):
+    """What a test registers is gone after it."""
+    before = dict(GATES)
+    yield
+    GATES.clear()
+    GATES.update(before)
 
 
 def pytest_configure(config):

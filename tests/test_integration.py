@@ -1,73 +1,23 @@
-"""All gates in one network, in the company that networks keep: compilers, exporters, processes and threads."""
+"""All gates in one network, in the company that networks keep: compilers, exporters and training."""
 
 import copy
 import io
 import pickle
 import re
-import threading
 
 import pytest
 import torch
-import torch.distributed as dist
-from support import DEVICE, INTERPRETED, assert_equal, each_row, module_of, problem
-from torch import Tensor, nn
+from network import C, assert_all_close, assert_all_equal, gradients, images, network
+from support import DEVICE, assert_equal, each_row, module_of
+from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.export import Dim
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, Dataset
 
 import segattn_triton
-from segattn_triton import _register, launch, ops
-from segattn_triton.catalog import OPS
-from segattn_triton.testing import make_map
+from segattn_triton import _register
 
-C = 4
 RESOLUTIONS = ((5, 6), (7, 4), (8, 9), (4, 4), (12, 5))
-
-
-class Network(nn.Module):
-    """A convolution, every gate of the catalog, a convolution."""
-
-    def __init__(self, rows=OPS, backend: str | None = "triton"):
-        super().__init__()
-        self.stem = nn.Conv2d(3, C, 3, padding=1)
-        self.gates = nn.ModuleList(module_of(row, C, backend=backend) for row in rows)
-        self.head = nn.Conv2d(C, 2, 1)
-
-    def forward(self, x: Tensor, run=lambda gate, x: gate(x)) -> Tensor:
-        x = self.stem(x)
-        for gate in self.gates:
-            x = x + run(gate, x)
-        return self.head(x)
-
-
-def network(rows=OPS, backend: str | None = "triton") -> Network:
-    torch.manual_seed(0)
-    return Network(rows, backend).to(DEVICE)
-
-
-def images(N: int = 2, S=(5, 6), seed: int = 0) -> Tensor:
-    return make_map((N, 3, *S), "contiguous", torch.Generator().manual_seed(seed), torch.float32, DEVICE)
-
-
-def gradients(module: nn.Module, x: Tensor, run=None) -> list[Tensor]:
-    module.zero_grad()
-    y = (run or module)(x)
-    y.square().sum().backward()
-    return [y.detach(), *(p.grad.clone() for p in module.parameters())]
-
-
-def assert_all_equal(got: list[Tensor], expected: list[Tensor]) -> None:
-    for a, b in zip(got, expected, strict=True):
-        assert_equal(a, b)
-
-
-def assert_all_close(got: list[Tensor], expected: list[Tensor]) -> None:
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-# compilers and exporters
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
@@ -157,9 +107,6 @@ def test_onnx(row, backend, tmp_path):
         assert_all_close([torch.from_numpy(y)], [expected(x).detach()])
 
 
-# training
-
-
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_activation_checkpointing(use_reentrant):
     module, x = network(), images().requires_grad_()
@@ -199,165 +146,3 @@ def test_inference_mode():
     assert_equal(y, expected)
     frozen = module(y[:, :1].clone().expand(-1, 3, -1, -1))  # a normal tensor made from an inference tensor
     assert frozen.requires_grad
-
-
-# processes
-
-
-def _distributed(rank: int, path: str) -> None:
-    """One of two ranks: the gradients of half of the batch each, averaged by DDP and by FSDP2."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.nn.parallel import DistributedDataParallel
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
-    half = images(4).cpu()[2 * rank : 2 * rank + 2]
-    module = network(backend=None if DEVICE == "cuda" else "triton").cpu()
-    ddp = DistributedDataParallel(copy.deepcopy(module))
-    averaged = gradients(ddp, half)[1:]
-    sharded = copy.deepcopy(module)
-    mesh = init_device_mesh("cpu", (2,))
-    for gate in sharded.gates:
-        if any(True for _ in gate.parameters()):
-            fully_shard(gate, mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
-    sharded(half).square().sum().backward()
-    gathered = [p.grad.full_tensor() for p in sharded.parameters()]
-    if rank == 0:
-        torch.save({"ddp": averaged, "fsdp": gathered}, f"{path}/gradients.pt")
-    dist.destroy_process_group()
-
-
-def test_data_parallel_processes(tmp_path):
-    """DDP and FSDP2 on gloo with two ranks: the gradients of one process with the whole batch."""
-    torch.multiprocessing.spawn(_distributed, (str(tmp_path),), nprocs=2)
-    module = network().cpu() if INTERPRETED else network(backend=None).cpu()
-    expected = gradients(module, images(4).cpu())[1:]
-    found = torch.load(tmp_path / "gradients.pt")
-    for kind in ("ddp", "fsdp"):
-        for half, whole in zip(found[kind], expected, strict=True):  # sums over half a batch each
-            torch.testing.assert_close(2 * half, whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
-
-
-class Gated(Dataset):
-    """Items that pass through a network in the worker."""
-
-    def __init__(self, module: nn.Module):
-        self.module = module
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> Tensor:
-        torch.set_num_threads(1)
-        with torch.no_grad():
-            return self.module(images(1, seed=index).cpu())[0]
-
-
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_of_a_loader(context):
-    """After kernels have run here: gates run in forked and in spawned workers."""
-    rows = [OPS[0], OPS[-1]]
-    network(rows)(images())
-    dataset = Gated(network(rows, backend="triton" if INTERPRETED else None).cpu())
-    loader = DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context=context, timeout=120)
-    assert_all_equal([torch.cat(list(loader))], [torch.stack([dataset[i] for i in range(4)])])
-
-
-# threads
-
-THREADS, REPEATS = 4, 5
-
-
-def in_threads(work) -> None:
-    """`work(index)` in several threads that start together; the first error is raised here."""
-    barrier, errors = threading.Barrier(THREADS), []
-
-    def guarded(index: int) -> None:
-        try:
-            torch.set_num_threads(1)  # each thread has its own setting
-            barrier.wait()
-            for _ in range(REPEATS):
-                work(index)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(i,)) for i in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-@each_row
-def test_threads_on_the_reference(row):
-    """One module, many threads, as nn.DataParallel and servers use it."""
-    module = module_of(row, C, backend="reference")
-    inputs = [images(2, (5 + i, 6), seed=i).mean(1, keepdim=True).repeat(1, C, 1, 1) for i in range(THREADS)]
-
-    def run(x: Tensor) -> list[Tensor]:
-        leaf = x.clone().requires_grad_()
-        y = module(leaf)
-        return [y, *torch.autograd.grad(y.square().sum(), [leaf, *module.parameters()])]
-
-    expected = [run(x) for x in inputs]
-    in_threads(lambda i: assert_all_equal(run(inputs[i]), expected[i]))
-
-
-class Mock:
-    """A kernel without a body: notes its launches, by thread."""
-
-    def __init__(self, name: str, made: threading.local):
-        self.name, self.made = name, made
-
-    def __getitem__(self, grid):
-        def run(**kwargs):
-            plain = {k: v for k, v in kwargs.items() if isinstance(v, (int, float, tuple))}
-            shapes = {k: (v.shape, v.stride(), v.dtype) for k, v in kwargs.items() if isinstance(v, Tensor)}
-            self.made.launches.append((self.name, grid, plain, shapes))
-
-        return run
-
-
-@pytest.mark.interpreter
-@pytest.mark.parametrize("repeated", [False, True], ids=["planned", "repeated"])
-@each_row
-def test_threads_on_the_launch_path(row, repeated, monkeypatch):
-    """Choosing, planning and launching share no state between threads: each sees its own launches, in order.
-
-    The kernels are mocks, because the interpreter itself is not thread-safe.
-    """
-    from triton.runtime.interpreter import InterpretedFunction
-
-    made = threading.local()
-    monkeypatch.setattr(InterpretedFunction, "__getitem__", lambda kernel, grid: Mock(kernel.fn.__name__, made)[grid])
-    inputs = [
-        problem(row, S=(5 + i, 6), N=1 + i % 3, layout="channels_last" if i % 2 else "contiguous")
-        for i in range(THREADS)
-    ]
-
-    def run(index: int) -> list:
-        made.launches = []
-        leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in inputs[index]]
-        row.op(*leaves, backend="triton").sum().backward()
-        return made.launches
-
-    if not repeated:
-        monkeypatch.setattr(_register, "signature", lambda *_: None)
-    for _ in range(2):  # the second time as it was recorded
-        expected = [run(i) for i in range(THREADS)]
-    assert all(expected)
-
-    def same(index: int) -> None:
-        assert run(index) == expected[index]
-
-    in_threads(same)
-
-
-def test_the_package_keeps_no_state_per_call():
-    """What a call leaves behind is caches of plain functions."""
-    assert launch._recorder is None
-    assert set(ops.OPS) == set(_register.OPS)

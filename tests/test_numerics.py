@@ -8,7 +8,7 @@ from support import DEVICE, assert_right, each_dtype, each_gate, each_option, ea
 
 from segattn_triton import kernels
 from segattn_triton.catalog import BY_NAME
-from segattn_triton.kernels.conv import takes_descriptors
+from segattn_triton.kernels.conv_descriptors import takes_descriptors
 from segattn_triton.kernels.tile import native
 from segattn_triton.ops import local_dense
 from segattn_triton.testing import LAYOUTS, make_inputs

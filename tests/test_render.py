@@ -1,11 +1,9 @@
-"""The report's page, plots, CSV, terminal table and the README's generated parts, from records that are made up."""
+"""The page of a report, its plots, CSV and terminal table, from records that are made up."""
 
 import csv
 import dataclasses
 import io
-import json
 import math
-import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,52 +16,14 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 pytest.importorskip("rich")
 
+from made_up import copies, point, record, sweep, write
 from rich.console import Console
 
 from segattn_triton.catalog import OPS
-from segattn_triton.perf.records import Point, Record, append
-from segattn_triton.perf.render import figures, frame, page, plots, readme, render, style, tables, terminal_table, words
+from segattn_triton.perf.records import Record
+from segattn_triton.perf.render import figures, frame, page, plots, render, style, tables, terminal_table, words
 
-COPY_GBPS = 1000.0
-SLOWER = {"segattn": 1.25, "eager": 3.0, "compile": 2.0, "compile-best": 1.5}  # than the copy
 NO_GPU = "No GPU: predicted roofline and CPU timings only"
-
-
-def point(op="spatial_gate", provider="segattn", timer="events", mode="fwd", C=64, side=256, **other) -> Point:
-    values = dict(dtype="bfloat16", layout="contiguous", N=8, H=side, W=side) | other
-    return Point(op=op, provider=provider, mode=mode, C=C, timer=timer, **values)
-
-
-def record(slower=1.0, **of) -> Record:
-    p = point(**of)
-    moved = 4 * p.N * p.C * p.H * p.W
-    ms = moved / COPY_GBPS / 1e6 * slower
-    return Record(p, ms, 0.95 * ms, 1.1 * ms, moved, moved, 3 * moved, peak_memory=moved, error=2e-3)
-
-
-def copies(timer="events") -> list[Record]:
-    made = [record(op="copy", provider="copy", C=1, N=1, side=side, timer=timer) for side in (64, 1024, 8192)]
-    return made if timer != "predicted" else made[:1]
-
-
-def sweep(op="spatial_gate", timer="events", channels=(32, 64), sides=(64, 256, 1024)) -> list[Record]:
-    noise = random.Random(0)
-    return [
-        record(slower * noise.uniform(0.98, 1.02), op=op, provider=provider, timer=timer, C=C, side=side)
-        for C in channels
-        for side in sides
-        for provider, slower in SLOWER.items()
-    ]
-
-
-def write(out: Path, records, environment=None) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "records.jsonl").touch()
-    for r in records:
-        append(out / "records.jsonl", r)
-    if environment is not None:
-        (out / "environment.json").write_text(json.dumps(environment))
-    return out
 
 
 def text_of(table) -> str:
@@ -314,40 +274,3 @@ def test_a_share_that_another_process_failed_at_is_drawn_here(two_processes, tmp
 )
 def test_numbers_have_three_digits(value, text):
     assert words.significant(value) == text
-
-
-@pytest.mark.parametrize("part", [readme.gates_table, readme.ops_table])
-def test_tables_of_the_readme_have_no_empty_cell(part):
-    head, _, *body = (line.strip("|").split(" | ") for line in part().splitlines())
-    assert len(body) == len(OPS)
-    for cells in body:
-        assert len(cells) == len(head) and all(cell.strip(" –") for cell in cells)
-
-
-def test_readme_parts_are_replaced_and_checked(tmp_path):
-    path = tmp_path / "README.md"
-    path.write_text(
-        "a\n<!-- generated:ops -->\nold\n<!-- end:ops -->\n<!-- generated:results -->\n<!-- end:results -->\nz\n"
-    )
-    assert readme.update(path, check=True) and "old" in path.read_text()
-    assert readme.update(path) and not readme.update(path)
-    assert path.read_text().startswith("a\n") and path.read_text().endswith("\nz\n")
-    assert readme.NO_RESULTS in path.read_text() and "\nold\n" not in path.read_text()
-    write(tmp_path / "perf" / "results" / "imaginary", [*copies(), *sweep()], {"gpu": {"name": "Imaginary GPU"}})
-    assert readme.update(path) and "On Imaginary GPU" in path.read_text() and readme.NO_RESULTS not in path.read_text()
-    path.write_text("<!-- generated:other -->\n<!-- end:other -->\n")
-    with pytest.raises(ValueError, match="other"):
-        readme.update(path)
-
-
-def test_readme_holds_no_result_of_a_cpu_or_a_rehearsal(tmp_path):
-    write(tmp_path / "perf" / "results" / "cpu", [*copies("cpu"), *sweep(timer="cpu")], {"gpu": None})
-    write(tmp_path / "perf" / "results" / "reh", [*copies(), *sweep()], {"gpu": None, "device": page.REHEARSAL})
-    assert readme.results_part(tmp_path) == readme.NO_RESULTS
-
-
-def test_readme_is_up_to_date():
-    path = Path(__file__).parents[1] / "README.md"
-    if not path.exists():
-        pytest.skip("no README in this tree")
-    assert not readme.update(path, check=True), "run python -m segattn_triton.perf.render.readme README.md"

@@ -11,15 +11,6 @@ PROVIDERS = {
     "natten": "NATTEN",
     "reference": "reference",
 }
-LONG = {
-    "segattn": "segattn_triton",
-    "eager": "eager PyTorch, as published",
-    "compile": "torch.compile of the published code",
-    "compile-best": "torch.compile of the best formulation",
-    "flex": "torch.compile of FlexAttention with a 2-D mask",
-    "natten": "NATTEN",
-    "reference": "the reference of this package",
-}
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
 LAYOUTS = {"contiguous": "NCHW"}
 MODES = {"fwd": "forward", "bwd": "backward", "train": "forward in training", "check": "forward and backward"}

@@ -67,21 +67,7 @@ _two = dict(body="conv1 bn1 relu conv2 bn2 relu", gate="se_module", shortcut="do
 SENET = [f"senet.{name}" for name in ("SEBottleneck", "SEResNetBottleneck", "SEResNeXtBottleneck")]
 block(*[f"timm.models.{name}" for name in SENET], **_three, attributes="stride downsample")
 block("timm.models.senet.SEResNetBlock", **_two, attributes="stride downsample")
-block(
-    "timm.models.resnet.Bottleneck",
-    body="conv1 bn1 act1 conv2 bn2 drop_block act2 aa conv3 bn3",
-    gate="se",
-    shortcut="downsample",
-    act="act3",
-    absent="drop_path",
-    attributes="downsample stride dilation",
-)
-block(
-    "timm.models.resnet.BasicBlock",
-    body="conv1 bn1 drop_block act1 aa conv2 bn2",
-    gate="se",
-    shortcut="downsample",
-    act="act2",
-    absent="drop_path",
-    attributes="downsample stride dilation",
-)
+_resnet = dict(gate="se", shortcut="downsample", absent="drop_path", attributes="downsample stride dilation")
+_body = "conv1 bn1 act1 conv2 bn2 drop_block act2 aa conv3 bn3"
+block("timm.models.resnet.Bottleneck", body=_body, act="act3", **_resnet)
+block("timm.models.resnet.BasicBlock", body="conv1 bn1 drop_block act1 aa conv2 bn2", act="act2", **_resnet)

@@ -137,6 +137,7 @@ FUNCTIONS = {
     "leaky_relu": (leaky_relu, d_leaky_relu),
     "relu_sigmoid": (relu_sigmoid, d_relu_sigmoid),
 }
+Spec = tuple[str, float, float]  # name, a, b
 
 
 def activation(name: str, a: float, b: float) -> Activation:

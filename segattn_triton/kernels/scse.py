@@ -17,22 +17,39 @@ from torch import Tensor
 
 from segattn_triton.kernels.activations import Activation
 from segattn_triton.kernels.tile import (
+    WHOLE,
     Maps,
     accumulator,
+    add_chunk,
+    channels_at_once,
+    chunk_at,
     load_tile,
     load_vector,
     maps,
     num_pixels,
     partials,
     shares,
+    store_chunks,
 )
 from segattn_triton.launch import Plan
 from segattn_triton.tuning import SMS, Config, Footprint, config_for, space
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024), num_warps=(2, 4, 8, 16))
-WHOLE = 1024  # channels that one program holds at once; of more it loops over chunks
-CHUNK = 256
 PARTIALS = 16384  # values per image that the second stage has to read, at most
+
+
+@triton.jit
+def _to_gates(
+    dy, x, gp, zc_ptr, n, offs_c, C: tl.constexpr, REDUCE: tl.constexpr, GATE: tl.constexpr, ACC: tl.constexpr
+):
+    """[BLOCK_C, BLOCK_P] each: what goes to the gate of the channel and to that of the pixel."""
+    both = dy * x
+    if REDUCE == "max":
+        gc = GATE.f(load_vector(zc_ptr + n.to(tl.int64) * C, offs_c, C, ACC), GATE.a, GATE.b)
+        share_c, share_p = shares(x * gc[:, None], x * gp[None, :])
+        return both * share_c, both * share_p
+    else:
+        return both, both
 
 
 @triton.jit
@@ -65,7 +82,6 @@ def _scse_bwd_kernel(
     n = row // share
     P = num_pixels(pixels, LAYOUT)
     image = n.to(tl.int64) * P
-    chunk_ids = tl.arange(0, CHUNKS)[:, None]
     dgc = tl.zeros([CHUNKS, BLOCK_C], ACC)
     dw = tl.zeros([CHUNKS, BLOCK_C], ACC)
     db = tl.zeros([BLOCK_P], ACC)
@@ -75,8 +91,7 @@ def _scse_bwd_kernel(
         zp = tl.zeros([BLOCK_P], ACC)
         x = tl.zeros([BLOCK_C, BLOCK_P], ACC)
         for chunk in range(0, C, BLOCK_C):
-            offs_c = chunk + tl.arange(0, BLOCK_C)
-            mask = (offs_c < C)[:, None] & mask_p[None, :]
+            offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
             x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
             zp += tl.sum(x * load_vector(weight_ptr, offs_c, C, ACC)[:, None], 0)
         if bias_ptr is not None:
@@ -84,19 +99,14 @@ def _scse_bwd_kernel(
         gp = GATE.f(zp, GATE.a, GATE.b)
         dgp = tl.zeros([BLOCK_P], ACC)
         for chunk in range(0, C, BLOCK_C):
-            offs_c = chunk + tl.arange(0, BLOCK_C)
-            mask = (offs_c < C)[:, None] & mask_p[None, :]
+            offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
             if C > BLOCK_C:
                 x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-            to_c = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC) * x
-            to_p = to_c
-            if REDUCE == "max":
-                gc = GATE.f(load_vector(zc_ptr + n.to(tl.int64) * C, offs_c, C, ACC), GATE.a, GATE.b)
-                share_c, share_p = shares(x * gc[:, None], x * gp[None, :])
-                to_c, to_p = to_c * share_c, to_c * share_p
+            dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+            to_c, to_p = _to_gates(dy, x, gp, zc_ptr, n, offs_c, C, REDUCE, GATE, ACC)
             dgp += tl.sum(to_p, 0)
             if total_ptr is not None:
-                dgc += tl.where(chunk_ids == chunk // BLOCK_C, tl.sum(to_c, 1)[None, :], 0.0)
+                dgc = add_chunk(dgc, chunk, tl.sum(to_c, 1))
         if dmap_ptr is not None:
             dgp += tl.load(dmap_ptr + image + offs_p, mask_p, other=0.0).to(ACC)
         dzp = tl.where(mask_p, GATE.df(dgp, zp, GATE.a, GATE.b), 0.0)
@@ -106,17 +116,15 @@ def _scse_bwd_kernel(
             tl.store(dzp_ptr + image + offs_p, dzp, mask_p)
         if dparam_ptr is not None:
             for chunk in range(0, C, BLOCK_C):
-                offs_c = chunk + tl.arange(0, BLOCK_C)
-                mask = (offs_c < C)[:, None] & mask_p[None, :]
+                offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
                 if C > BLOCK_C:
                     x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-                dw += tl.where(chunk_ids == chunk // BLOCK_C, tl.sum(x * dzp[None, :], 1)[None, :], 0.0)
-    offs_c = chunk_ids * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+                dw = add_chunk(dw, chunk, tl.sum(x * dzp[None, :], 1))
     if total_ptr is not None:
-        tl.store(total_ptr + row.to(tl.int64) * C + offs_c, dgc, offs_c < C)
+        store_chunks(total_ptr + row.to(tl.int64) * C, dgc, C)
     if dparam_ptr is not None:
         dparam = dparam_ptr + row.to(tl.int64) * (C + 1)
-        tl.store(dparam + offs_c, dw, offs_c < C)
+        store_chunks(dparam, dw, C)
         tl.store(dparam + C, tl.sum(db, 0))
 
 
@@ -156,7 +164,7 @@ def plan_scse_bwd(
 ) -> Plan:
     """New buffers where wanted: `total_ptr` (N, T, C), `dparam_ptr` (N T, C + 1), `gp_ptr` and `dzp_ptr` (N, P)."""
     m = maps(dy, x)
-    block_c = triton.next_power_of_2(m.C) if m.C <= WHOLE else CHUNK
+    block_c = channels_at_once(m.C)
     config = _config(m, x, block_c, reduce)
     tiles, share = _blocks(m, config)
     args = dict(

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 MOST_PIXELS = 2**31 - 2**16  # a pixel's index, and the end of the last tile, are int32
+WHOLE, CHUNK = 1024, 256  # channels that a program with all of a pixel's holds at once; else it takes chunks
 ALIGNMENTS = (8, 4, 2, 1)  # elements: 8 of a 16-bit type fill a 128-bit access
 
 
@@ -106,6 +107,11 @@ def partials(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
+def channels_at_once(C: int) -> int:
+    """BLOCK_C of a program that has all channels of its pixels."""
+    return triton.next_power_of_2(C) if C <= WHOLE else CHUNK
+
+
 @triton.jit
 def num_pixels(pixels, LAYOUT: tl.constexpr):
     return pixels if LAYOUT.channels_last else pixels * LAYOUT.align
@@ -133,6 +139,28 @@ def load_tile(ptr, stride, n, offs_c, offs_p, mask, LAYOUT: tl.constexpr, ACC: t
 @triton.jit
 def store_tile(ptr, stride, n, offs_c, offs_p, value, mask, LAYOUT: tl.constexpr):
     tl.store(tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT), value.to(ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def chunk_at(chunk, mask_p, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The channels [BLOCK_C] from `chunk` on, and the mask [BLOCK_C, BLOCK_P] of their tile."""
+    offs_c = chunk + tl.arange(0, BLOCK_C)
+    return offs_c, (offs_c < C)[:, None] & mask_p[None, :]
+
+
+@triton.jit
+def add_chunk(sums, chunk, value):
+    """Add value [BLOCK_C] to the channels from `chunk` on of sums [CHUNKS, BLOCK_C]."""
+    chunk_ids = tl.arange(0, sums.shape[0])[:, None]
+    return sums + tl.where(chunk_ids == chunk // sums.shape[1], value[None, :], 0.0)
+
+
+@triton.jit
+def store_chunks(ptr, sums, C: tl.constexpr):
+    """Store sums [CHUNKS, BLOCK_C] as the vector of channels that they are."""
+    chunk_ids = tl.arange(0, sums.shape[0])[:, None]
+    offs_c = chunk_ids * sums.shape[1] + tl.arange(0, sums.shape[1])[None, :]
+    tl.store(ptr + offs_c, sums, offs_c < C)
 
 
 @triton.jit

@@ -135,10 +135,18 @@ def around(v, outside, VEC: tl.constexpr):
 
 
 @triton.jit
-def accumulate(sums, x, dz, own, I: tl.constexpr, VEC: tl.constexpr):
+def _accumulate_row(sums, x, dz, own, I: tl.constexpr, VEC: tl.constexpr):
     """Add dz times x, the row I - 1 below it, to the sums [BLOCK_C, BLOCK_W // VEC] of three weights."""
     shape: tl.constexpr = [x.shape[0], x.shape[1] // VEC, VEC]
     sum0 = sums[3 * I] + tl.where(own, tl.sum(tl.reshape(x * dz[2], shape), 2), 0.0)
     sum1 = sums[3 * I + 1] + tl.where(own, tl.sum(tl.reshape(x * dz[1], shape), 2), 0.0)
     sum2 = sums[3 * I + 2] + tl.where(own, tl.sum(tl.reshape(x * dz[0], shape), 2), 0.0)
     return sum0, sum1, sum2
+
+
+@triton.jit
+def accumulate(sums, x0, x1, x2, dz, own, VEC: tl.constexpr):
+    """Add dz times its neighbours, in the rows x0, x1 and x2, to the sums [BLOCK_C, BLOCK_W // VEC] of nine weights."""
+    above = _accumulate_row(sums, x0, dz, own, 0, VEC)
+    here = _accumulate_row(sums, x1, dz, own, 1, VEC)
+    return above + here + _accumulate_row(sums, x2, dz, own, 2, VEC)

@@ -4,11 +4,14 @@ Parameters live in ordinary `nn.Conv2d` and `nn.Linear` children, with torch's i
 that carries hooks (pruning, parametrizations, spectral_norm) is called as a module, so that its hooks run.
 """
 
-from segattn_triton.modules.channel import ECA, ChannelAttention, EffectiveSE, SqueezeExcite, hidden_channels
+from segattn_triton.modules.channel import ChannelAttention, EffectiveSE
+from segattn_triton.modules.eca import ECA
 from segattn_triton.modules.local import LocalAttention, LocalPoolAttention
 from segattn_triton.modules.neighborhood import NeighborhoodAttention2d
+from segattn_triton.modules.reduction import hidden_channels
 from segattn_triton.modules.scse import SCSE
 from segattn_triton.modules.spatial import SpatialAttention, SpatialPoolAttention
+from segattn_triton.modules.squeeze_excite import SqueezeExcite
 
 __all__ = [
     "ECA",

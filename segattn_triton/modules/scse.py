@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from segattn_triton import _checks as check
 from segattn_triton import functional as F
 from segattn_triton.modules._children import apply_gate, call, is_plain
-from segattn_triton.modules.channel import hidden_channels
+from segattn_triton.modules.reduction import hidden_channels
 from segattn_triton.reference.activations import Spec, activate
 
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
-from segattn_triton.kernels.mlp import plan_mlp_bwd, plan_mlp_dw, plan_mlp_fwd
+from segattn_triton.kernels.mlp_bwd import plan_mlp_bwd
+from segattn_triton.kernels.mlp_dw import plan_mlp_dw
+from segattn_triton.kernels.mlp_fwd import plan_mlp_fwd
 from segattn_triton.kernels.pool import plan_pool_bwd, plan_pool_fwd
 from segattn_triton.kernels.tile import native
 from segattn_triton.launch import launch
-
-Spec = tuple[str, float, float]
 
 
 def _allocate(

@@ -12,13 +12,11 @@ from torch import Tensor
 
 from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
 from segattn_triton.kernels.band import plan_band_bwd, plan_band_dw, plan_band_fwd
 from segattn_triton.kernels.pool import plan_pool_bwd, plan_pool_fwd
 from segattn_triton.launch import launch
-
-Spec = tuple[str, float, float]
 
 
 def _allocate(x, weight, bias, circular, gate, gate_a, gate_b, return_map):

@@ -20,20 +20,15 @@ from torch import Tensor
 
 from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp, needs_grad
-from segattn_triton.kernels.activations import activation
-from segattn_triton.kernels.conv import (
-    plan_conv_bwd,
-    plan_conv_descriptors_fwd,
-    plan_conv_library_fwd,
-    plan_conv_pointers_fwd,
-    takes_descriptors,
-)
+from segattn_triton.kernels.activations import Spec, activation
+from segattn_triton.kernels.conv_descriptors import plan_conv_descriptors_fwd, takes_descriptors
+from segattn_triton.kernels.conv_pointers import plan_conv_pointers_fwd
+from segattn_triton.kernels.conv_pointwise import plan_conv_bwd, plan_conv_library_fwd
 from segattn_triton.kernels.finish import plan_finish
 from segattn_triton.kernels.tile import is_channels_last, native
 from segattn_triton.launch import launch
 from segattn_triton.tuning import capability
 
-Spec = tuple[str, float, float]
 VARIANTS = ("pointers", "descriptors", "library")
 OURS = 128  # channels up to which the implicit GEMM has more to gain from the fusion than to lose to the library
 

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.finish import plan_finish
-from segattn_triton.kernels.stencil import plan_stencil_bwd, plan_stencil_fwd
+from segattn_triton.kernels.stencil_bwd import plan_stencil_bwd
+from segattn_triton.kernels.stencil_fwd import plan_stencil_fwd
 from segattn_triton.kernels.tile import native
 from segattn_triton.launch import launch
-
-Spec = tuple[str, float, float]
 
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:

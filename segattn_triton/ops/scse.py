@@ -14,16 +14,16 @@ from torch import Tensor
 
 from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.apply import plan_apply_bwd
 from segattn_triton.kernels.finish import plan_finish
-from segattn_triton.kernels.mlp import plan_mlp_bwd, plan_mlp_dw, plan_mlp_fwd
+from segattn_triton.kernels.mlp_bwd import plan_mlp_bwd
+from segattn_triton.kernels.mlp_dw import plan_mlp_dw
+from segattn_triton.kernels.mlp_fwd import plan_mlp_fwd
 from segattn_triton.kernels.pool import plan_pool_fwd
 from segattn_triton.kernels.scse import plan_scse_bwd
-from segattn_triton.kernels.spatial import plan_spatial_fwd
+from segattn_triton.kernels.spatial_fwd import plan_spatial_fwd
 from segattn_triton.launch import launch
-
-Spec = tuple[str, float, float]
 
 
 def _allocate(x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map):

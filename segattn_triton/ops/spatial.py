@@ -12,12 +12,11 @@ from torch import Tensor
 
 from segattn_triton import flops
 from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import activation
+from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.finish import plan_finish
-from segattn_triton.kernels.spatial import plan_spatial_bwd, plan_spatial_fwd
+from segattn_triton.kernels.spatial_bwd import plan_spatial_bwd
+from segattn_triton.kernels.spatial_fwd import plan_spatial_fwd
 from segattn_triton.launch import launch
-
-Spec = tuple[str, float, float]
 
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ from support import DEVICE, INTERPRETED, Calls, each_dtype, each_row, outputs_an
 from torch import Tensor
 
 from segattn_triton._register import OPS as OPERATORS
-from segattn_triton.catalog import OPS, Op, is_map
+from segattn_triton._row import is_map
+from segattn_triton.catalog import OPS, Op
 from segattn_triton.testing import LAYOUTS
 
 HUGE = 2**31 + 2**20  # elements

@@ -1,0 +1,76 @@
+"""One weight per channel, from what the whole image, another map or a slice holds, with the end of a residual block."""
+
+import torch
+from torch import Tensor, nn
+
+from segattn_triton import functional as F
+from segattn_triton.modules._children import apply_gate, call, is_plain
+from segattn_triton.modules.reduction import hidden_channels
+from segattn_triton.reference.activations import Spec, activate
+from segattn_triton.reference.channel import pooled
+
+
+class SqueezeExcite(nn.Module):
+    """y = out_act(x * gate(W2 act(W1 pool(source) + b1) + b2) + shortcut): Hu et al. 2018, and its kin.
+
+    x (N, C, *spatial) with 1, 2 or 3 spatial axes; source (N, source_channels, *any), x itself without it; shortcut as
+    x. Keys: fc1.weight (Cr, source_channels, 1, 1), fc1.bias, fc2.weight (C, Cr, 1, 1), fc2.bias, as of timm's SEModule
+    and torchvision's SqueezeExcitation. Cr is `hidden`, or `hidden_channels(in_channels, reduction, rule)`.
+    slices=True: of a map with three spatial axes every slice along the last is pooled, and weighted, by itself, as in
+    nnU-Net, whose gate is (N, C, 1, 1, W); its map here is (N, C, W). See `functional.squeeze_excite`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        reduction: float = 16,
+        rule: str = "timm",
+        pool: str = "avg",
+        act: str | Spec = "relu",
+        gate: str | Spec = "sigmoid",
+        *,
+        out_act: str = "identity",
+        hidden: int | None = None,
+        source_channels: int | None = None,
+        bias: bool = True,
+        slices: bool = False,
+        ties: str = "first",
+        backend=None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        hidden = hidden_channels(in_channels, reduction, rule) if hidden is None else hidden
+        factory = dict(bias=bias, device=device, dtype=dtype)
+        self.fc1 = nn.Conv2d(source_channels or in_channels, hidden, 1, **factory)
+        self.fc2 = nn.Conv2d(hidden, in_channels, 1, **factory)
+        self.options = dict(pool=pool, act=act, gate=gate, out_act=out_act, ties=ties)
+        self.slices, self.backend = slices, backend
+
+    def forward(
+        self, x: Tensor, source: Tensor | None = None, shortcut: Tensor | None = None, return_map: bool = False
+    ):
+        if self.slices and x.dim() == 5:
+            return _by_slice(self._gate, x, source, shortcut, return_map)
+        return self._gate(x, source, shortcut, return_map)
+
+    def _gate(self, x: Tensor, source: Tensor | None, shortcut: Tensor | None, return_map: bool):
+        if is_plain(self.fc1, self.fc2):
+            tensors = x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, source, shortcut
+            return F.squeeze_excite(*tensors, **self.options, backend=self.backend, return_map=return_map)
+        options = self.options
+        v = pooled(x if source is None else source, options["pool"], options["ties"])
+        z = call(self.fc2, activate(options["act"], call(self.fc1, v[:, :, None, None])))
+        y, g = apply_gate(options["gate"], x, z.flatten(1), True)
+        y = activate(options["out_act"], y if shortcut is None else y + shortcut)
+        return (y, g) if return_map else y
+
+
+def _by_slice(gate, x: Tensor, source: Tensor | None, shortcut: Tensor | None, return_map: bool):
+    """`gate` on the slices along the last axis of x (N, C, D, H, W) as on images; y lies as x, the map is (N, C, W)."""
+    if source is not None:
+        raise ValueError("source: given with slices=True, expected None: every slice is weighted by its own pool")
+    sliced = [t if t is None else t.movedim(-1, 1).flatten(0, 1) for t in (x, shortcut)]  # [N * W, C, D, H]
+    y, g = (t.unflatten(0, (x.shape[0], x.shape[-1])).movedim(1, -1) for t in gate(sliced[0], None, sliced[1], True))
+    y = torch.empty_like(x).copy_(y)
+    return (y, g) if return_map else y
