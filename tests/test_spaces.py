@@ -33,7 +33,7 @@ def compiled(**values):
         ({}, 1.0),
         ({"issue_floor": lambda sizes: 3.0}, 3.0),
         ({"programs_per_sm": 2}, BYTES_IN_FLIGHT / (2 * 64 * 128)),
-        ({"plan": SimpleNamespace(grid=9 * SMS)}, 2 / (9 / 8)),  # a second wave of one program per SM
+        ({"plan": SimpleNamespace(grid=9 * SMS)}, (8 + BYTES_IN_FLIGHT / (64 * 128)) / 9),  # a last wave of one
         ({"accesses": []}, 1.0),
         ({"spills": 8}, None),
         ({"matrix": ["wgmma"]}, None),
