@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -94,8 +95,31 @@ def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return lines
 
 
+def headline(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence a model and size: speed of a training step, its peak memory, and latency at batch 1."""
+    by = {(r["model"], r["H"], r["W"], r["mode"], r["provider"]): r for r in records if r["status"] == "ok"}
+    lines = []
+    for model, H, W in dict.fromkeys(key[:3] for key in by):
+        parts = []
+        for mode, (ours, base) in product(("training", "inference"), (("accelerated", "eager"), ("both", "compiled"))):
+            a, b = by.get((model, H, W, mode, ours)), by.get((model, H, W, mode, base))
+            if a and b:
+                memory = a["peak_memory"] and b["peak_memory"] and a["peak_memory"] / b["peak_memory"]
+                also = f" in {words.percent(memory)} of its peak memory" if memory else ""
+                speed = words.times(b["p50_ms"] / a["p50_ms"])
+                parts.append(f"{mode} {PROVIDERS[ours]} {speed} as fast as {base}{also}")
+        for provider, name in PROVIDERS.items():
+            r = by.get((model, H, W, "latency", provider))
+            if r and r["p99_ms"]:
+                p50, p99 = words.significant(r["p50_ms"]), words.significant(r["p99_ms"])
+                parts.append(f"one image {name}: p50 {p50} ms, p99 {p99} ms")
+        if parts:
+            lines.append(f"{model}, {H}×{W}: {'; '.join(parts)}")
+    return lines
+
+
 def sections(out: Path) -> list[dict[str, Any]]:
-    """What the page shows: title, notes, head and body of each table that there are records for."""
+    """What the page shows: title, notes, headline, head and body of each table that there are records for."""
     found = []
     for name, title, head, body in (
         ("training", "Training with the gates", TRAINING_HEAD, lambda r: [line.cells for line in training_lines(r)]),
@@ -108,7 +132,8 @@ def sections(out: Path) -> list[dict[str, Any]]:
         failed = [f"{' '.join(map(str, _who(r)))}: {r['status']}" for r in records if r["status"] != "ok"]
         svg = out / "plots" / f"{MAPS}.svg"
         maps = Markup(inline(svg)) if name == "training" and svg.exists() else None
-        table = dict(head=head, body=body(records), failed=failed, maps=maps)
+        lead = headline(records) if name == "models" else []
+        table = dict(headline=lead, head=head, body=body(records), failed=failed, maps=maps)
         found.append(dict(name=name, title=title, notes=notes(name, about), **table))
     return found
 
@@ -159,7 +184,7 @@ def finish(out: Path, console: Console) -> Path:
         for row in section["body"]:
             table.add_row(*row)
         console.print(table)
-        for note in [*section["notes"], *section["failed"]]:
+        for note in [*section["headline"], *section["notes"], *section["failed"]]:
             console.print(note, markup=False)
     page = render(out)
     console.print(f"the report: {page.resolve()}", markup=False, soft_wrap=True)
@@ -178,5 +203,7 @@ def readme_part(root: Path, name: str) -> str:
     for folder in sorted(folders, key=on_gpu, reverse=True):
         found = [section for section in sections(folder) if section["name"] == name]
         if found and (on_gpu(folder) or name == "training"):
-            return "\n\n".join([" ".join(found[0]["notes"]), table(found[0]["head"], found[0]["body"])])
+            section = found[0]
+            lead = ["\n".join(f"- {line}" for line in section["headline"])] if section["headline"] else []
+            return "\n\n".join([" ".join(section["notes"]), *lead, table(section["head"], section["body"])])
     return "No GPU numbers yet."
