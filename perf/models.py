@@ -184,7 +184,7 @@ class _Timing:
         recover(self.backend)
 
     def _attempt(self, provider: str, step: Callable[[str], None]) -> None:
-        """A provider that raises drops out. What the others had compiled is gone after that: they are warmed up anew."""
+        """A provider that raises drops out. What the others had compiled is gone after that: they warm up anew."""
         if (reason := self._reason(provider, step)) is None:
             return
         self.save(self._blank(provider, f"failed: {reason}"))

@@ -384,7 +384,7 @@ def test_a_lost_device_is_known_on_resume_and_its_group_comes_last(timed, tmp_pa
 
     monkeypatch.setattr(models, "prepared", prepared)
     settings = dataclasses.replace(SETTINGS, models=("tiny",))
-    with monkeypatch.context() as broken, pytest.raises(Failure, match="the device is lost.*--resume goes on"):
+    with monkeypatch.context() as broken, pytest.raises(Failure, match=r"the device is lost.*--resume goes on"):
         broken.setattr(backends.Cpu, "recover", lost)
         timed(settings=settings)
     assert [r["status"][:27] for r in read(tmp_path, "models")] == ["failed: RuntimeError: CUDA "[:27]]
