@@ -279,6 +279,26 @@ def test_wrong_usage_is_one_line(arguments, message, tiny):
     assert done.exit_code == 2 and done.stderr.startswith("segattn: " + message), done.stderr
 
 
+def test_what_gates_change_is_told_from_chance():
+    """Five seeds that all gain have one chance in sixteen; six that do, one in 32."""
+
+    def records(gains):
+        values = [
+            (v, seed, 0.5 + 0.1 * seed + (v != "without") * g) for seed, g in enumerate(gains) for v in whole.GATES
+        ]
+        return [{"variant": v, "seed": seed, "miou": miou, "status": "ok"} for v, seed, miou in values]
+
+    (five,) = whole.bought(records([0.01, 0.02, 0.03, 0.02, 0.02]))
+    assert "by +0.020 (+0.010 to +0.030 over 5 seeds, above zero in 5;" in five and "no more than chance" in five
+    assert "p = 0.062" in five
+    (six,) = whole.bought(records([0.01, 0.02, 0.03, 0.02, 0.02, 0.01]))
+    assert ": more than chance would do (p = 0.031" in six
+    (mixed,) = whole.bought(records([0.3, -0.2, 0.1, -0.15, 0.01, 0.02, -0.1, 0.05]))
+    assert "above zero in 5;" in mixed and "no more than chance" in mixed
+    assert whole.bought(records([0.3])) == []
+    assert whole.bought([r for r in records([0.3, 0.2]) if r["variant"] != "without"]) == []
+
+
 # whole models
 
 

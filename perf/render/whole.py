@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from rich import box
 from rich.console import Console
@@ -29,6 +30,7 @@ MODELS_HEAD = (
     "model", "mode", "N×H×W", "how", "images/s", "times eager", "p50, ms", "p99, ms", "peak memory", "of eager's",
 )  # fmt: skip
 MAPS = "training_gates"  # the figure of the trained gates
+LEVEL = 0.05  # of the test of what the gates change
 CPU_TRAINING = "On a CPU accelerated gates run the reference in pure torch: this compares models, not kernels."
 CPU_MODELS = "CPU, small sizes, the gates on the reference: no GPU result, and no kernel ran."
 
@@ -75,6 +77,32 @@ def _inside(plain: list[Mapping], accelerated: list[Mapping]) -> bool:
         if not abs(mean(a) - mean(b)) <= max(a) - min(a):
             return False
     return True
+
+
+def bought(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the gates change: mIoU with them minus without, seed by seed, and whether chance alone would do as much."""
+    mious: dict[int, dict[bool, list[float]]] = {}
+    for r in records:
+        if r["status"] == "ok":
+            mious.setdefault(r["seed"], {True: [], False: []})[r["variant"] != "without"].append(r["miou"])
+    gains = [mean(m[True]) - mean(m[False]) for m in mious.values() if m[True] and m[False]]
+    if len(gains) < 2:
+        return []
+    signs = _signs(len(gains))
+    p = float((abs(signs @ gains) >= abs(sum(gains)) - 1e-12).mean())
+    verdict = "more than chance would do" if p <= LEVEL else "no more than chance would do"
+    return [
+        f"With gates minus without, mIoU changes by {mean(gains):+.3f} ({min(gains):+.3f} to {max(gains):+.3f} over "
+        f"{len(gains)} seeds, above zero in {sum(g > 0 for g in gains)}; each seed the mean of its runs): {verdict} "
+        f"(p = {p:.2g}, the signs of the seeds' differences drawn anew)."
+    ]
+
+
+def _signs(count: int) -> np.ndarray:
+    """All rows of `count` signs, or 4096 of them."""
+    if count <= 12:
+        return np.array(list(product((1, -1), repeat=count)))
+    return np.random.default_rng(0).choice((1, -1), (4096, count))
 
 
 def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -132,7 +160,7 @@ def sections(out: Path) -> list[dict[str, Any]]:
         failed = [f"{' '.join(map(str, _who(r)))}: {r['status']}" for r in records if r["status"] != "ok"]
         svg = out / "plots" / f"{MAPS}.svg"
         maps = Markup(inline(svg)) if name == "training" and svg.exists() else None
-        lead = headline(records) if name == "models" else []
+        lead = headline(records) if name == "models" else bought(records)
         table = dict(headline=lead, head=head, body=body(records), failed=failed, maps=maps)
         found.append(dict(name=name, title=title, notes=notes(name, about), **table))
     return found
