@@ -53,6 +53,7 @@ class Op:
     paper: str
     cases: tuple[Case, ...]
     rounding_points: tuple[str, ...] = ()
+    module_points: tuple[str, ...] = ()  # rounding points of the module around the op
     dims: tuple[int, ...] = (2,)
     fixed: Mapping[str, Any] = field(default_factory=dict)  # module options that make this row
     second: str = "return_map"  # the option that asks for the second output
@@ -443,6 +444,7 @@ OPS = (
         flops=flops.neighborhood_attention,
         passes=(4, 9),
         rounding_points=("p", "y"),
+        module_points=("qkv", "dqkv", "mid", "dmid", "proj"),
         second="return_lse",
         derived=_heads,
         floor=_attention_bytes,
