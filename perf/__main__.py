@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from segattn_triton.perf.kernels import kernels
+from segattn_triton.perf.spaces import spaces
 
 main = typer.Typer(
     help="Measure, check and describe the attention kernels of segattn_triton.",
@@ -69,9 +70,9 @@ def report(
 
             training.run(**shared, data=data, ignore=ignore, steps=steps, seeds=seeds, side=side, encoder=encoder)
         if models:
-            from segattn_triton.perf import models as timing
+            from segattn_triton.perf import known_models
 
-            timing.run(**shared, budget=budget)
+            known_models.run(**shared, budget=budget)
         if train or models:
             return
         from segattn_triton.perf import report as command
@@ -85,10 +86,9 @@ def report(
         if model or input:
             if not (model and input):
                 raise Usage("--model and --input: got one of them, expected both")
-            from segattn_triton.perf import backends
-            from segattn_triton.perf import model as timing
+            from segattn_triton.perf import your_model
 
-            typer.echo(f"the report: {timing.run(model, input, writable(out), backend=backends.find(cpu)).resolve()}")
+            typer.echo(f"the report: {your_model.run(model, input, writable(out), cpu=cpu).resolve()}")
             return
         if folders:
             raise Usage(f"FOLDERS: got {folders[0]} without --merge, expected none")
@@ -191,6 +191,7 @@ def env(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) 
 
 
 main.command()(_one_line()(kernels))
+main.command()(_one_line()(spaces))
 
 if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@ from segattn_triton.perf import child
 
 SECONDS = 60.0  # for one config
 LATE = "the time was over"  # before its turn
+VERIFIERS = 8  # processes that share the GPU: each is bound by its host
 SMALL = 72  # pixels a side, of the problem that is verified
 
 
@@ -27,7 +28,7 @@ class Problem:
     N: int
     C: int
     S: tuple[int, ...]
-    Cr: int = 0
+    others: tuple[tuple[str, Any], ...] = ()  # sizes that the row would choose otherwise
     param_dtype: str = ""
     options: tuple[tuple[str, Any], ...] = ()
     absent: tuple[str, ...] = ()  # optional inputs that are not given
@@ -41,7 +42,7 @@ class Problem:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        return {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
+        return {"N": self.N, "C": self.C, "S": self.S, "Cr": max(1, self.C // 2), **dict(self.others)}
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -50,13 +51,15 @@ class Problem:
     @classmethod
     def of(cls, values: Mapping) -> "Problem":
         """From JSON, which has no tuples."""
-        options = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values["options"])
-        lists = {k: tuple(values[k]) for k in ("S", "absent", "needs")}
-        return cls(**{**values, **lists, "options": options})
+        pairs = {
+            name: tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values[name])
+            for name in ("others", "options")
+        }
+        return cls(**{**values, **{k: tuple(values[k]) for k in ("S", "absent", "needs")}, **pairs})
 
     def small(self) -> "Problem":
         """Of fewer pixels, which divide by what these do: the same kernels, but for the pixel count."""
-        side = {1: 65, 2: 66, 4: 68}
+        side = {1: 65, 2: 66, 4: 68}  # what it divides by -> the length of that class
         S = tuple(s if s <= SMALL else next((side[a] for a in side if s % (2 * a)), 64) for s in self.S)
         return replace(self, N=min(self.N, 2), S=S)
 
@@ -71,10 +74,10 @@ class Problem:
             from segattn_triton.static import meta_map
 
             made = [
-                meta_map(shape, dtypes[0], self.layout)
+                row.view(spec, meta_map(row.map_shape(spec, self.sizes), dtypes[0], self.layout), self.sizes)
                 if "*" in spec
-                else torch.empty(shape, dtype=dtypes[1], device="meta")
-                for shape, spec in zip(row.shapes(self.sizes).values(), row.inputs.values(), strict=True)
+                else torch.empty(row.shape(spec, self.sizes), dtype=dtypes[1], device="meta")
+                for spec in row.inputs.values()
             ]
         else:
             made = make_inputs(
@@ -116,7 +119,8 @@ def verified(pieces: Sequence[Mapping], device: str, seconds: float) -> list[str
     """Run configs against the reference; why each cannot be used, None where it can."""
     on_gpu = device == "cuda"
     pieces = [{**piece, "action": "verify", "device": device} for piece in pieces]
-    return _parallel(pieces, {"TRITON_INTERPRET": None if on_gpu else "1"}, 4 if on_gpu else 1, seconds)
+    workers = min(VERIFIERS, os.cpu_count() or 1) if on_gpu else 1
+    return _parallel(pieces, {"TRITON_INTERPRET": None if on_gpu else "1"}, workers, seconds)
 
 
 def _parallel(pieces: Sequence[Mapping], variables: Mapping, workers: int, seconds: float) -> list[str | None]:
@@ -174,8 +178,11 @@ def _verify(piece: Mapping, problem: Problem, forced: Mapping) -> str | None:
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     for p in (problem.small(), replace(problem, N=1)):
-        with tuning.using((), forced), recorded() as plans:
-            found = testing.matches(p.row, *p.inputs(piece["device"]), needs=p.wants(), **p.keywords)
+        try:
+            with tuning.using((), forced), recorded() as plans:
+                found = testing.matches(p.row, *p.inputs(piece["device"]), needs=p.wants(), **p.keywords)
+        except tuning.CannotRun:
+            continue
         wrong = [f"{m.name}: {m.detail}" for m in found if not m.ok]
         if wrong:
             return f"wrong results: {'; '.join(wrong)}"[:300]

@@ -103,7 +103,7 @@ def _nvml(index: int, read) -> dict[str, Any]:
     for name, value in read(nvml, handle).items():
         try:
             found[name] = value()
-        except nvml.NVMLError:
+        except (nvml.NVMLError, AttributeError):  # a driver, or a version of nvidia-ml-py, without it
             found[name] = None
     return found
 

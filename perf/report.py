@@ -17,13 +17,15 @@ from rich.console import Console
 
 from segattn_triton import tuning
 from segattn_triton.catalog import BY_NAME
-from segattn_triton.perf import backends, env, measure, photo, plan, predict, terminal, timing, tune
+from segattn_triton.perf import backends, env, measure, photo, plan, predict, terminal, timing
 from segattn_triton.perf.backends import tuned_convolutions
 from segattn_triton.perf.budget import Budget
 from segattn_triton.perf.child import one_line
 from segattn_triton.perf.folder import Folder
 from segattn_triton.perf.options import LAUNCH, Failure, Options, Usage
 from segattn_triton.perf.records import Point, Record
+from segattn_triton.perf.tune import problem
+from segattn_triton.perf.tuner import Tuner
 from segattn_triton.perf.workload import Workload
 
 RESERVE = 40.0  # seconds of the budget for plots and page
@@ -81,18 +83,21 @@ class Report:
 
     def _tune(self, jobs: list[plan.Job]) -> None:
         """The configs of what will be timed, in a share of the time; OUT/autotune.json."""
-        from segattn_triton.perf.candidates import Problem
-
         points = [job.first for job in jobs if job.kind == "time" and job.first.inputs == "normal"]
-        problems = dict.fromkeys(Problem(p.op, p.dtype, p.layout, p.N, p.C, (p.H, p.W)) for p in points)
+        problems = dict.fromkeys(problem(p.op, p.dtype, p.layout, p.N, p.C, (p.H, p.W)) for p in points)
         seconds = min(TUNING_SHARE * self.options.budget, self.budget.left - RESERVE)
         say = lambda text: self.console.print(text, markup=False, soft_wrap=True)  # noqa: E731
         try:
-            tuner = tune.Tuner(self.backend, self.backend.table(self.options.out), seconds, say)
+            tuner = Tuner(self.backend, self.backend.table(self.options.out), seconds, say)
         except Usage as error:
             return say(f"nothing is tuned: {error}")
         try:
             tuner.run(problems)
+        except (measure.DeviceLost, Failure):
+            raise
+        except Exception as error:
+            say(f"the tuning ends early: {one_line(error)}")
+            measure.recover(self.backend)
         finally:
             self.folder.write("autotune.json", [asdict(r) for r in tuner.results])
             tuning.forget()

@@ -9,9 +9,9 @@ from PIL import Image
 from segattn_triton import accelerate, acceleration_report, capture_attention, viz
 from segattn_triton.perf import photo
 from segattn_triton.perf.child import one_line
-from segattn_triton.perf.model import factory_of, made
 from segattn_triton.perf.options import Failure, Usage
 from segattn_triton.perf.scenes import normalised
+from segattn_triton.perf.your_model import factory_of, made
 
 MULTIPLE = 32  # sides that any encoder divides
 MODEL = "segattn_triton.perf.portrait:model"  # that is shown without another

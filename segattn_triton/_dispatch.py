@@ -13,17 +13,32 @@ BACKENDS = (None, "triton", "reference")
 
 
 _error: ImportError | None = None
+_recall: Callable | None = None  # set once the operators are imported
+
+
+def recalled(function: Callable) -> Callable:
+    """A public function that does not check again what it has seen before."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if torch.compiler.is_compiling() or _recall is None:
+            return function(*args, **kwargs)
+        return _recall(function, args, kwargs)
+
+    return call
 
 
 def _ops():
     """The Triton implementations, or the ImportError that says why there are none. torch.compile traces it."""
-    global _error
+    global _error, _recall
     if _error is None:
         try:
             from segattn_triton import ops
+            from segattn_triton._recall import recall
         except ImportError as error:
             _error = error
         else:
+            _recall = _recall or recall
             return ops
     return _error
 

@@ -5,7 +5,9 @@
 backward would be silently zero.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from segattn_triton.kernels.tile import native
 from segattn_triton.tape import played, recording, signature
 
 _library = torch.library.Library("segattn", "DEF")
+_local = threading.local()
 OPS: dict[str, "DifferentiableOp"] = {}
 
 
@@ -93,9 +96,16 @@ class DifferentiableOp:
             return self._first(self._function.apply(*args) if self._wants_grad(args) else self.op(*args))
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return self._first(self._function.apply(*args))  # raises on a dual number, whose tangent would be lost
-        if self._wants_grad(args):
-            return self._apply(*args)
-        key = None if _watched() else signature(self.name, args)
+        key, wants_grad = None if _watched() else signature(self.name, args), self._wants_grad(args)
+        outputs = self.run(key, args, wants_grad)
+        if (calls := getattr(_local, "calls", None)) is not None:
+            calls.append((self, key, args, wants_grad, outputs))
+        return outputs
+
+    def run(self, key: tuple | None, args: Sequence, wants_grad: bool):
+        """Call the operator outside the compiler and functorch's transforms; `key` is the signature of the call."""
+        if wants_grad:
+            return self._apply(key, *args)
         return self._first(self.op(*args) if key is None else self._outputs(args, key))
 
     def _wants_grad(self, args: Sequence) -> bool:
@@ -189,6 +199,16 @@ class DifferentiableOp:
 
 _UNWANTED = (0,)  # the shape of an output that an operator has to have and nobody wants
 _NOTHING = torch.empty(0)  # stands for one that would be saved
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[tuple]]:
+    """Collect the calls of operators by this thread inside: (op, signature, arguments, wants a gradient, outputs)."""
+    _local.calls = calls = []
+    try:
+        yield calls
+    finally:
+        _local.calls = None
 
 
 def needs_grad(tensors: Sequence[Tensor | None]) -> bool:
@@ -296,8 +316,7 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
 
     class Eager(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, *args):
-            key = None if _watched() else signature(op.name, args)
+        def forward(ctx, key, *args):
             outputs = op._outputs(args, key) if key is not None else _packed(op.op(*args))
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(*[_NOTHING if outputs[i] is None else outputs[i] for i in saved], *args[:num])
@@ -306,12 +325,13 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
 
         @staticmethod
         def backward(ctx, *douts):
-            needs = [bool(n) for n in ctx.needs_input_grad[:num]]
+            needs = list(ctx.needs_input_grad[1 : num + 1])
             args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
             transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
             plain = not (torch.is_grad_enabled() or transformed or _watched())
             key = signature(op.name_bwd, args) if plain else None
             grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
-            return *[g if n else None for g, n in zip(grads, needs, strict=True)], *[None] * len(ctx.options)
+            wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
+            return None, *wanted, *[None] * len(ctx.options)
 
     return Eager

@@ -17,12 +17,13 @@ Shared by all of them:
 from torch import Tensor
 
 from segattn_triton import _checks as check
-from segattn_triton._dispatch import implementation
+from segattn_triton._dispatch import implementation, recalled
 from segattn_triton.reference.activations import OUT_ACTS, Spec
 
 TIES = ("first", "split")
 
 
+@recalled
 def spatial_gate(
     x: Tensor,
     weight: Tensor,
@@ -45,6 +46,7 @@ def spatial_gate(
     return run(x, weight, bias, gate=check.gate(gate), return_map=return_map)
 
 
+@recalled
 def spatial_pool_gate(
     x: Tensor,
     *,
@@ -91,6 +93,7 @@ def channel_gate(
     return squeeze_excite(x, w1, b1, w2, b2, **options)
 
 
+@recalled
 def squeeze_excite(
     x: Tensor,
     w1: Tensor,
@@ -130,6 +133,7 @@ def squeeze_excite(
     return run(x, w1, b1, w2, b2, source, shortcut, pool=pool, **acts, ties=ties, return_map=return_map)
 
 
+@recalled
 def eca(
     x: Tensor,
     weight: Tensor,
@@ -160,6 +164,7 @@ def eca(
     return run(x, weight, bias, circular=circular, gate=check.gate(gate), return_map=return_map)
 
 
+@recalled
 def scse(
     x: Tensor,
     w1: Tensor,
@@ -194,6 +199,7 @@ def scse(
     return run(x, w1, b1, w2, b2, weight, bias, **acts, reduce=reduce, return_map=return_map)
 
 
+@recalled
 def local_gate(
     x: Tensor,
     weight: Tensor,
@@ -219,6 +225,7 @@ def local_gate(
     return run(x, weight, bias, gate=check.gate(gate), return_map=return_map)
 
 
+@recalled
 def local_pool_gate(
     x: Tensor,
     *,
@@ -239,6 +246,7 @@ def local_pool_gate(
     return run(x, pool=pool, gate=check.gate(gate), ties=ties, return_map=return_map)
 
 
+@recalled
 def neighborhood_attention(
     q: Tensor,
     k: Tensor,
@@ -286,6 +294,7 @@ def neighborhood_attention(
     return run(q, k, v, rel_bias, **window, scale=scale, return_lse=return_lse)
 
 
+@recalled
 def neighborhood_qk(
     q: Tensor,
     k: Tensor,
@@ -313,6 +322,7 @@ def neighborhood_qk(
     return run(q, k, rel_bias, kernel_size=kernel_size, dilation=dilation, border=border, scale=scale)
 
 
+@recalled
 def neighborhood_av(
     attn: Tensor,
     v: Tensor,

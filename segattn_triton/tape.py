@@ -96,10 +96,11 @@ class Tape:
 
 
 def _allocation(out: Tensor) -> Step:
-    shape, stride, dtype, device = tuple(out.shape), out.stride(), out.dtype, out.device
+    make = torch.empty(0, dtype=out.dtype, device=out.device).new_empty_strided
+    shape, stride = tuple(out.shape), out.stride()
 
     def allocate(tensors: list, stream: int) -> None:
-        tensors.append(torch.empty_strided(shape, stride, dtype=dtype, device=device))
+        tensors.append(make(shape, stride))
 
     return allocate
 
@@ -269,10 +270,11 @@ class Recording(TorchDispatchMode):
         return [i for i, one in known if one is not None and one.untyped_storage()._cdata == storage]
 
 
-def signature(name: str, arguments: Sequence[Any]) -> tuple | None:
+def signature(name: Any, arguments: Sequence[Any], with_grad: bool = False) -> tuple | None:
     """What the steps of an operator follow from: shapes and strides, so that all integers are the same, dtypes, how
-    far each pointer is from a multiple of 16 bytes, and options. None where the call has to be planned, or where
-    torch has to see it: a tensor of a class of its own, or without its values in memory."""
+    far each pointer is from a multiple of 16 bytes, options and their types, and `with_grad` who requires one. None
+    where the call has to be planned, or torch has to see it: a tensor of a class of its own, or without its values in
+    memory."""
     if is_recording():
         return None
     known = [name, tuning.epoch]
@@ -281,11 +283,14 @@ def signature(name: str, arguments: Sequence[Any]) -> tuple | None:
         if kind is Tensor or kind is Parameter:
             if a.is_neg() or a._is_zerotensor() or a.is_meta:
                 return None
-            known.append((a.shape, a.stride(), a.dtype, a.data_ptr() & 15, a.get_device()))
+            grad = with_grad and a.requires_grad
+            known.append((a.shape, a.stride(), a.dtype, a.data_ptr() & 15, a.get_device(), grad))
         elif kind in _OPTIONS:
-            known.append(a)
-        elif kind is list:
-            known.append(tuple(a))
+            known += kind, a
+        elif kind is list or kind is tuple:
+            if not _OPTIONS.issuperset(map(type, a)):
+                return None
+            known += kind, tuple(a)
         else:
             return None
     return tuple(known)

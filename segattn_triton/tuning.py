@@ -26,6 +26,8 @@ SHARED = {75: 65536, 80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448
 AMD = 75  # the capability that an AMD GPU counts as: one with its 64 KB of shared memory
 BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
 START = 1024  # bytes that an SM could have moved while one of its programs starts
+STEP = 0.8  # microseconds from a load to its use, with the arithmetic and the barriers between
+SM_BANDWIDTH, L2_BANDWIDTH = 0.1e6, 6e6  # bytes per microsecond that one SM and all of them read from the L2 cache
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,10 @@ _tables: Sequence[tuned.Table] | None = None  # None: those of the GPU
 epoch = 0  # grows whenever the same problem may get another config
 
 
+class CannotRun(ValueError):
+    """A config that was forced does not suit the problem."""
+
+
 def config_for(
     configs: tuple[Config, ...],
     model: Model,
@@ -169,7 +175,7 @@ def _decide(configs, model: Model, kernel: str, like: Tensor, C, pixels, layout,
     if index is None:
         index = _from_tables(configs, model, kernel, key, pixels, like.device)
     elif _price(configs[index], model) is None:
-        raise ValueError(f"{key}: config {index} of its space cannot run {pixels} pixels")
+        raise CannotRun(f"{key}: config {index} of its space cannot run {pixels} pixels")
     if index is None:
         index, known = configs.index(choose(configs, model)), False
     return replace(configs[index], choice=Choice(kernel, key, pixels, index, known, model))

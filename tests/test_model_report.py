@@ -12,16 +12,17 @@ from torch import nn
 from typer.testing import CliRunner
 
 import segattn_triton
-from segattn_triton.perf import model as command
+from segattn_triton.perf import your_model as command
 from segattn_triton.perf.__main__ import main
 from segattn_triton.perf.backends import Cpu
 from segattn_triton.perf.options import Failure, Usage
+from segattn_triton.perf.render.your_model import lines
 
 
 class Gate(nn.Module):
-    """Takes 4 ms forward, and its backward as little as a product."""
+    """Takes 12 ms forward, and its backward as little as a product."""
 
-    seconds = 0.004
+    seconds = 0.012
 
     def forward(self, x):
         time.sleep(self.seconds)
@@ -38,7 +39,7 @@ class Net(nn.Module):
         self.conv, self.block = nn.Conv2d(3, 4, 1), nn.Sequential(Gate(), nn.Identity())
 
     def forward(self, x):
-        time.sleep(0.004)
+        time.sleep(0.012)
         return {"out": self.block(self.conv(x)), "aux": [x.long()]}
 
 
@@ -65,6 +66,9 @@ def factories(monkeypatch):
     return "their_models"
 
 
+NOISE = {"eager": 10.0, "accelerated": 9.0, "compiled": 5.0}
+
+
 def run(spec, out, backend=None, size="1x3x4x4"):
     command.run(spec, size, out, backend=backend or Backend(), console=Console(quiet=True))
     return json.loads((out / "model.json").read_text()), (out / "model.md").read_text()
@@ -77,11 +81,23 @@ def test_gates_are_half_of_the_step(factories, tmp_path):
     ms = {name: v["ms"] for name, v in values["variants"].items()}
     assert set(ms) == set(command.VARIANTS) and ms["accelerated"] < 0.8 * ms["eager"]
     assert "1 gates take" in text and f"{100 * values['share']:.1f} %" in text and text.count("\n| ") == 4 + 1
+    page = (tmp_path / "index.html").read_text()
+    assert 'id="model"' in page and "1 gates take" in page and "their_models:net" in page and "no GPU result" in page
+
+
+def test_an_earlier_one_is_kept(factories, tmp_path):
+    first, text = run("their_models:no_gate", tmp_path)
+    second, _ = run("their_models:no_gate", tmp_path)
+    assert json.loads((tmp_path / "model-1.json").read_text()) == first != second
+    assert (tmp_path / "model-1.md").read_text() == text
 
 
 def test_a_model_without_gates_is_told_so(factories, tmp_path):
     values, text = run("their_models:no_gate", tmp_path)
     assert values["share"] == 0 and "No gate of this model can be accelerated" in text
+    values["variants"] = {n: dict(ms=m, ms_20=m - 1, ms_80=m + 1, peak_memory=None) for n, m in NOISE.items()}
+    times = {cells[0]: cells[3] for cells in lines(values)}
+    assert times == {"eager": "1.00", "accelerated": "1.11, bands overlap", "compiled": "2.00"}
 
 
 def test_a_variant_that_fails_is_told(factories, tmp_path):

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from segattn_triton.perf import backends, models, scenes, train, training
+from segattn_triton.perf import backends, known_models, scenes, train, training
 from segattn_triton.perf.__main__ import main
 from segattn_triton.perf.log import read
 from segattn_triton.perf.options import Failure, Usage
@@ -38,7 +38,7 @@ class Tiny(nn.Module):
 def tiny(monkeypatch, tmp_path):
     """`segattn report --train` on tiny models without a page's figures; its options are optional."""
     monkeypatch.setattr(train, "models_or_usage", lambda: None)
-    monkeypatch.setattr(models, "models_or_usage", lambda: None)
+    monkeypatch.setattr(known_models, "models_or_usage", lambda: None)
     monkeypatch.setattr(training, "unet", lambda encoder, classes, gates, depth: Tiny(classes, gates))
     monkeypatch.setattr(train, "SHAPES", (20, 3))
     monkeypatch.setattr(scenes, "LISTED", 3)
@@ -271,6 +271,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         (["--train", "--side", "40"], "--side: got 40, expected at least 32 and a multiple of 32"),
         (["--train", "--preset", "long"], "--preset: got 'long', expected one of quick, full"),
         (["--models", "--preset", "long"], "--preset: got 'long', expected one of quick, full"),
+        (["--models", "--budget", "3"], "--budget: got 3, expected more than 15 seconds"),
         (["--train", "--data", "/nowhere"], "--data: /nowhere/train/images: no such folder"),
     ],
 )
@@ -302,16 +303,16 @@ def test_what_gates_change_is_told_from_chance():
 # whole models
 
 
-SETTINGS = models.Settings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=100, steps=5)
+SETTINGS = known_models.Settings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=100, steps=5)
 
 
 @pytest.fixture
 def timed(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "MODELS", {"tiny": lambda: Tiny(19), "plain": lambda: Tiny(19, gates=False)})
+    monkeypatch.setattr(known_models, "MODELS", {"tiny": lambda: Tiny(19), "plain": lambda: Tiny(19, gates=False)})
     monkeypatch.setattr(backends.Cpu, "compile_model", lambda self, model: model)
 
     def run(**options):
-        models.run(out=tmp_path, console=Console(quiet=True), **{"settings": SETTINGS, "cpu": True, **options})
+        known_models.run(out=tmp_path, console=Console(quiet=True), **{"settings": SETTINGS, "cpu": True, **options})
         return read(tmp_path, "models")
 
     return run
@@ -325,7 +326,7 @@ def test_models_are_timed_in_every_way(timed, tmp_path):
         bad = r["model"] == "plain" and r["provider"] in ("accelerated", "both")
         assert r["status"].startswith("failed: RuntimeError: strict: there is nothing") if bad else r["status"] == "ok"
         if not bad:
-            assert r["calls"] == (100 if r["mode"] == "latency" else 5 * models.TOGETHER)
+            assert r["calls"] == (100 if r["mode"] == "latency" else 5 * known_models.TOGETHER)
             assert 0 < r["p50_ms"] <= (r["p99_ms"] or r["p50_ms"]) and (r["p99_ms"] is None) == (r["mode"] != "latency")
             assert r["N"] == (1 if r["mode"] == "latency" else 2)
             assert r["images_per_second"] == pytest.approx(1e3 * r["N"] / r["p50_ms"])
@@ -358,14 +359,14 @@ def test_models_stop_in_time_and_resume_finishes(timed, tmp_path):
 def test_models_leave_out_what_there_is_no_time_to_compile(timed):
     """Within a group, too: what needs no compiler is timed, in as many rounds as there is time for."""
     settings = dataclasses.replace(SETTINGS, models=("tiny",), steps=1000)
-    records = timed(backend=Slow(), settings=settings, budget=models.RESERVE + 40.0)
+    records = timed(backend=Slow(), settings=settings, budget=known_models.RESERVE + 40.0)
     assert [(r["mode"], r["provider"]) for r in records] == [("training", "eager"), ("training", "accelerated")]
-    assert all(r["status"] == "ok" and r["calls"] < 60 * models.TOGETHER for r in records)
+    assert all(r["status"] == "ok" and r["calls"] < 60 * known_models.TOGETHER for r in records)
 
 
 @pytest.mark.parametrize("when", ["prepared", "timed"])
 def test_a_model_out_of_memory_costs_the_others_nothing(timed, monkeypatch, when):
-    own, calls, recovered = models.prepared, [], []
+    own, calls, recovered = known_models.prepared, [], []
 
     def prepared(name, mode, provider, *args):
         call = own(name, mode, provider, *args)
@@ -374,13 +375,13 @@ def test_a_model_out_of_memory_costs_the_others_nothing(timed, monkeypatch, when
 
         def full():
             calls.append(1)
-            if when == "prepared" or len(calls) > models.WARM_UPS + 2:
+            if when == "prepared" or len(calls) > known_models.WARM_UPS + 2:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return call()
 
         return dataclasses.replace(call, run=full)
 
-    monkeypatch.setattr(models, "prepared", prepared)
+    monkeypatch.setattr(known_models, "prepared", prepared)
     monkeypatch.setattr(backends.Cpu, "recover", lambda self: recovered.append(1))
     settings = dataclasses.replace(SETTINGS, models=("tiny",))
     records = {(r["mode"], r["provider"]): r for r in timed(settings=settings)}
@@ -391,7 +392,7 @@ def test_a_model_out_of_memory_costs_the_others_nothing(timed, monkeypatch, when
 
 
 def test_a_lost_device_is_known_on_resume_and_its_group_comes_last(timed, tmp_path, monkeypatch):
-    own, order = models.prepared, []
+    own, order = known_models.prepared, []
 
     def prepared(name, mode, *args):
         order.append((name, mode))
@@ -402,7 +403,7 @@ def test_a_lost_device_is_known_on_resume_and_its_group_comes_last(timed, tmp_pa
     def lost(self):
         raise RuntimeError("CUDA error")
 
-    monkeypatch.setattr(models, "prepared", prepared)
+    monkeypatch.setattr(known_models, "prepared", prepared)
     settings = dataclasses.replace(SETTINGS, models=("tiny",))
     with monkeypatch.context() as broken, pytest.raises(Failure, match=r"the device is lost.*--resume goes on"):
         broken.setattr(backends.Cpu, "recover", lost)
@@ -428,13 +429,16 @@ def test_a_rehearsal_writes_the_files(timed, tmp_path):
 
 def test_what_a_gpu_times(timed):
     """The sizes and settings that the targets speak of."""
-    for preset in models.GPU.values():
+    for preset in known_models.GPU.values():
         assert [(H, W) for _, H, W in preset.sizes] == [(512, 512), (1024, 2048)]
-        assert (preset.dtype, preset.layout) == ("bfloat16", "channels_last") and preset.calls >= models.LEAST_TAIL
+        assert (preset.dtype, preset.layout) == (
+            "bfloat16",
+            "channels_last",
+        ) and preset.calls >= known_models.LEAST_TAIL
 
 
 def test_models_interrupted_resume_finishes(timed, tmp_path, monkeypatch):
-    own, groups = models._Timing.run, []
+    own, groups = known_models._Timing.run, []
 
     def interrupted(timing):
         groups.append(timing.group)
@@ -443,7 +447,7 @@ def test_models_interrupted_resume_finishes(timed, tmp_path, monkeypatch):
         return own(timing)
 
     settings = dataclasses.replace(SETTINGS, models=("tiny",))
-    monkeypatch.setattr(models._Timing, "run", interrupted)
+    monkeypatch.setattr(known_models._Timing, "run", interrupted)
     with pytest.raises(Failure, match="interrupted; --resume continues"):
         timed(settings=settings)
     assert len(read(tmp_path, "models")) == 8

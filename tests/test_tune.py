@@ -1,5 +1,6 @@
 """The autotuner: what is wrong is excluded, what is slower is not taken, what is known is not lost."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +18,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 import segattn_triton
-from segattn_triton import tuned, tuning
-from segattn_triton.perf import candidates, child, tune
+from segattn_triton import functional, tuned, tuning
+from segattn_triton.launch import recorded
+from segattn_triton.perf import candidates, child, tune, tune_model
 from segattn_triton.perf.__main__ import main
 from segattn_triton.perf.backends import Cpu, Rehearsal
 from segattn_triton.perf.candidates import Problem
 from segattn_triton.perf.options import Usage
+from segattn_triton.perf.tuner import GAIN, Tuner, Unit, refusal
 
 PROBLEM = Problem("spatial_gate", "bfloat16", "contiguous", 8, 64, (256, 256))
 SMALL = Problem("spatial_gate", "float32", "contiguous", 1, 3, (4, 5))
@@ -43,7 +47,7 @@ def compiles(pieces, workers, seconds):
 
 def tuner(path, backend=None, seconds=500.0, said=None, check=right, compile=compiles):
     say = (lambda text: None) if said is None else said.append
-    return tune.Tuner(backend or Rehearsal(), path, seconds, say, check, compile)
+    return Tuner(backend or Rehearsal(), path, seconds, say, check, compile)
 
 
 def test_the_fastest_config_is_chosen(tmp_path):
@@ -52,8 +56,8 @@ def test_the_fastest_config_is_chosen(tmp_path):
     assert [r.key.split()[0] for r in results] == ["spatial_fwd", "spatial_bwd", "finish"]
     table = tuned.read(path, "rehearsal")
     for r in results:
-        assert r.best == r.before or r.ms[r.best] < (1 - tune.GAIN) * r.ms[r.before]
-        assert r.ms[r.best] <= min(r.ms.values()) / (1 - tune.GAIN) and len(r.ms) > 8 and r.floor_bytes > 0
+        assert r.best == r.before or r.ms[r.best] < (1 - GAIN) * r.ms[r.before]
+        assert r.ms[r.best] <= min(r.ms.values()) / (1 - GAIN) and len(r.ms) > 8 and r.floor_bytes > 0
         assert table.configs[r.key][r.bucket] == r.best
     assert any(r.best != r.before for r in results) and len(said) == 3
     with tuning.using([table]):
@@ -143,7 +147,7 @@ def test_it_stops_in_time_and_goes_on(tmp_path):
 
 SCRIPT = """
     import sys, time
-    from segattn_triton.perf import tune
+    from segattn_triton.perf.tuner import Tuner
     from segattn_triton.perf.backends import Rehearsal
     from segattn_triton.perf.candidates import Problem
     class Slow(Rehearsal):
@@ -152,7 +156,7 @@ SCRIPT = """
             return super().candidate(unit, index, cost)
     todo = [Problem("spatial_gate", "bfloat16", "contiguous", 8, C, (256, 256)) for C in {channels}]
     check, compile = lambda p, d, s: [None] * len(p), lambda p, w, s: [None] * len(p)
-    t = tune.Tuner(Slow(), {path!r}, 1e6, lambda s: None, check, compile)
+    t = Tuner(Slow(), {path!r}, 1e6, lambda s: None, check, compile)
     t.run(todo)
 """
 
@@ -226,11 +230,11 @@ def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(Usage, match="is for 'NVIDIA L4', this GPU is 'rehearsal'"):
         tuner(other)
     with pytest.raises(Usage, match=r"--out: cannot write to /dev/null/t\.json"):
-        tuner(tune.Path("/dev/null/t.json"))
+        tuner(Path("/dev/null/t.json"))
 
 
 def forked(queue):
-    queue.put(tune.refusal())
+    queue.put(refusal())
 
 
 def test_a_forked_child_refuses():
@@ -276,8 +280,6 @@ def test_candidates_are_verified_in_a_child():
 
 
 def test_a_wrong_result_is_seen(monkeypatch):
-    import dataclasses
-
     from segattn_triton.catalog import BY_NAME
 
     row, choice = BY_NAME["spatial_gate"], SMALL.plans(90)[0].config.choice
@@ -322,7 +324,7 @@ def test_a_candidate_is_launched_as_it_will_be_timed():
     for plan in SMALL.plans(90):
         choice = plan.config.choice
         index = list(choice.costs())[1]
-        call = Cuda.candidate(backend, tune.Unit(SMALL, choice, choice.index, 0), index, 1.0)
+        call = Cuda.candidate(backend, Unit(SMALL, choice, choice.index, 0), index, 1.0)
         call()
         assert call.keep.name == choice.kernel and call.keep.config.choice.index == index
     assert backend._example[0] == SMALL
@@ -343,17 +345,58 @@ def test_a_models_gates_are_tuned(tmp_path):
             return self.gate(self.deep(x))
 
     said, x = [], torch.randn(1, 3, 6, 7)
-    calls = tune.captured(Net(), [x])
+    calls = tune_model.captured(Net(), [x])
     assert [name for name, _ in calls] == ["deep.1", "gate"]
     problem = calls[1][1]
     assert (problem.op, problem.N, problem.C, problem.S, problem.dtype) == ("squeeze_excite", 1, 6, (6, 7), "float32")
     assert problem.needs[:5] == (True,) * 5
-    saved = tune.tune_model(
+    saved = tune_model.tune_model(
         Net(), [x], 500.0, tmp_path / "t.json", Rehearsal(), said.append, check=right, compile=compiles
     )
     keys = {key.split()[0] for key in tuned.read(tmp_path / "t.json").configs}
     assert {"spatial_fwd", "pool_fwd", "mlp_fwd", "apply_fwd", "apply_bwd", "mlp_dw"} <= keys and saved >= 0
     assert any(line.startswith("deep.1: spatial_gate 1x6x6x7: ") and line.endswith("ms saved") for line in said)
+
+
+GATES = {
+    "PAN's, of a smaller map": lambda x: functional.squeeze_excite(
+        x, torch.randn(2, 4), None, torch.randn(6, 2), source=torch.randn(1, 4, 2, 3), shortcut=x, backend="triton"
+    ),
+    "of one layer": segattn_triton.EffectiveSE(6, backend="triton"),
+    "ECA": segattn_triton.ECA(6, kernel_size=5, backend="triton"),
+    "scSE": segattn_triton.SCSE(6, reduction=3, backend="triton"),
+    "dense": segattn_triton.LocalAttention(6, backend="triton"),
+    "maximum": segattn_triton.LocalPoolAttention("max", backend="triton"),
+    "5 x 5, with fewer keys' heads": lambda x: functional.neighborhood_attention(
+        *(x.permute(0, 2, 3, 1).unflatten(3, (-1, 2))[..., :h, :] for h in (2, 1, 1)),
+        torch.randn(2, 9, 9), kernel_size=5, border="mask", backend="triton",
+    ),
+    "dilated": segattn_triton.NeighborhoodAttention2d(6, 3, dilation=2, backend="triton"),
+}  # fmt: skip
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("name", GATES)
+def test_the_problem_of_a_call_launches_what_the_call_does(name):
+    """So that what is tuned for it is what it looks for."""
+    x = torch.randn(1, 6, 6, 7, requires_grad=True)
+    with recorded() as plans:
+        y = GATES[name](x)
+        leaves = [x, *(GATES[name].parameters() if isinstance(GATES[name], nn.Module) else ())]
+        torch.autograd.grad(y.sum(), leaves, allow_unused=True)
+    ((_, problem),) = tune_model.captured(Calling(GATES[name]), [x])
+    assert Problem.of(json.loads(json.dumps(dataclasses.asdict(problem)))) == problem
+    wanted = {(p.config.choice.key, p.config.choice.bucket) for p in plans}
+    assert wanted == {(p.config.choice.key, p.config.choice.bucket) for p in problem.plans(90)}
+
+
+class Calling(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
 
 
 def test_a_model_that_cannot_be_tuned(tmp_path):

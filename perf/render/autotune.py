@@ -51,7 +51,7 @@ def spread(found: Sequence[Mapping[str, Any]]) -> Figure | None:
         kernels.setdefault(r["key"].partition(" ")[0], []).append(r)
     if not kernels:
         return None
-    fig, axes = figure("autotuning: the whole space of every kernel", len(kernels), 2.3, margins=(0.7, 0.3))
+    fig, axes = figure("autotuning: every config that was timed", len(kernels), 2.3, margins=(0.7, 0.3))
     for ax, (kernel, results) in zip(axes, kernels.items(), strict=True):
         for r in results:
             ms = np.array(list(r["ms"].values()))

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segattn_triton.perf.log import read
-from segattn_triton.perf.render import words
+from segattn_triton.perf.render import words, your_model
 from segattn_triton.perf.render.style import inline
 
 GATES = {"without": "none", "plain": "scSE", "accelerated": "scSE, accelerated"}
@@ -163,12 +163,14 @@ def sections(out: Path) -> list[dict[str, Any]]:
         lead = headline(records) if name == "models" else bought(records)
         table = dict(headline=lead, head=head, body=body(records), failed=failed, maps=maps)
         found.append(dict(name=name, title=title, notes=notes(name, about), **table))
-    return found
+    theirs = your_model.section(out)
+    return [*found, theirs] if theirs else found
 
 
 def environment(out: Path) -> dict[str, Any]:
     """The conditions of the page where no kernel was timed."""
-    return next(filter(None, (_about(out / f"{name}.json") for name in ("models", "training"))), {})
+    theirs = your_model.load(out) or {"environment": {}}
+    return next(filter(None, (_about(out / f"{name}.json") for name in ("models", "training"))), theirs["environment"])
 
 
 def _who(record: Mapping[str, Any]) -> list:

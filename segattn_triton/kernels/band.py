@@ -17,10 +17,10 @@ from torch import Tensor
 from segattn_triton.kernels.activations import Activation
 from segattn_triton.kernels.tile import accumulator, d_logit, finish_sum, load_vector
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import Config
+from segattn_triton.tuning import SM_BANDWIDTH, SMS, START, STEP, Config, config_for, space
 
-BLOCK_C, BLOCK_T, WARPS = 32, 64, 4  # channels and tiles that a program takes at once
-BLOCK = 1024  # values of dz and v
+SPACE = space(BLOCK_C=(8, 16, 32, 64, 128), BLOCK_T=(1, 4, 16, 64, 256), num_warps=(1, 2, 4, 8))
+DW_SPACE = space(BLOCK=(256, 512, 1024, 2048, 4096, 8192), num_warps=(1, 2, 4, 8))
 
 
 @triton.jit
@@ -131,11 +131,26 @@ def _band_dw_kernel(
         tl.store(db_ptr, tl.sum(db, 0).to(db_ptr.dtype.element_ty), j == 0)
 
 
-def _config(C: int, tiles: int) -> tuple[Config, int]:
-    """And the blocks of channels."""
-    block_c = min(BLOCK_C, triton.next_power_of_2(C))
-    block_t = min(BLOCK_T, triton.next_power_of_2(tiles))
-    return Config({"BLOCK_C": block_c, "BLOCK_T": block_t}, WARPS), -(-C // block_c)
+def _config(kernel: str, partial: Tensor, reads: int) -> tuple[Config, int]:
+    """For partials (N, T, C), each read so many times by a program; and the blocks of channels.
+
+    The model: microseconds of one program's steps, bound by latency, and of what one SM reads.
+    """
+    N, tiles, C = partial.shape
+
+    def microseconds(config: Config) -> float | None:
+        block_c, block_t = config.blocks["BLOCK_C"], config.blocks["BLOCK_T"]
+        values = block_c * block_t / (32 * config.num_warps)
+        if values > 32 or (block_c >= 2 * C and block_c > 8) or block_t >= 4 * max(tiles, 1):
+            return None
+        rounds = -(-tiles // block_t)
+        nbytes = START + 4 * reads * min(rounds * block_t, tiles) * block_c
+        each_sm = max(1.0, N * -(-C // block_c) / SMS)
+        return (reads * rounds + 2) * STEP + each_sm * nbytes / SM_BANDWIDTH + 1e-3 * (values + config.num_warps)
+
+    how = dict(C=C, pixels=N * tiles, also=(f"reads{reads}",), exact=(N, tiles))
+    config = config_for(SPACE, microseconds, kernel, partial, **how)
+    return config, -(-C // config.blocks["BLOCK_C"])
 
 
 def _inside(C: int, taps: int, circular: bool) -> float:
@@ -147,7 +162,7 @@ def _inside(C: int, taps: int, circular: bool) -> float:
 def plan_band_fwd(total: Tensor, pixels: int, w: Tensor, b: Tensor | None, circular: bool, pooled: Tensor) -> Plan:
     """Of partials (N, T, C): pooled (N, C). `z_ptr` is a new buffer (N, 1, C)."""
     (N, tiles, C), taps = total.shape, w.shape[2]
-    config, chunks = _config(C, tiles)
+    config, chunks = _config("band_fwd", total, taps)
     args = dict(
         total_ptr=total,
         w_ptr=w,
@@ -177,7 +192,7 @@ def plan_band_bwd(
 ) -> Plan:
     """Of partials ds (N, T, C). `dz_ptr` (N, C) and `dpooled_ptr` (N, 1, C) are new buffers, where they are wanted."""
     (N, tiles, C), taps = ds.shape, w.shape[2]
-    config, chunks = _config(C, tiles)
+    config, chunks = _config("band_bwd", ds, taps if with_dpooled else 1)
     args = dict(
         ds_ptr=ds,
         dmap_ptr=dmap,
@@ -199,18 +214,27 @@ def plan_band_bwd(
 
 def plan_band_dw(dz: Tensor, pooled: Tensor, taps: int, circular: bool, dw: Tensor | None, db: Tensor | None) -> Plan:
     """A program for every tap sums over the images and channels in order."""
-    programs = 1 if dw is None else taps
+    programs, (N, C) = 1 if dw is None else taps, pooled.shape
+
+    def microseconds(config: Config) -> float | None:
+        block = config.blocks["BLOCK"]
+        values = block / (32 * config.num_warps)
+        if values > 32 or (block >= 2 * N * C and block > 256):
+            return None
+        return -(-N * C // block) * (STEP + 8 * block / SM_BANDWIDTH) + 1e-3 * (values + config.num_warps)
+
+    config = config_for(DW_SPACE, microseconds, "band_dw", pooled, C=C, pixels=N, also=(f"K{taps}",))
     args = dict(
         dz_ptr=dz,
         pooled_ptr=None if dw is None else pooled,
         dw_ptr=dw,
         db_ptr=db,
         values=pooled.numel(),
-        C=pooled.shape[1],
+        C=C,
         TAPS=taps,
         CIRCULAR=circular,
         ACC=accumulator(pooled),
     )
-    inside = _inside(pooled.shape[1], taps, circular)
+    inside = _inside(C, taps, circular)
     traffic = dict(dz_ptr=(programs, 0), pooled_ptr=(inside, 0), dw_ptr=(0, 1), db_ptr=(0, 1))
-    return Plan(_band_dw_kernel, args, Config({"BLOCK": BLOCK}, 4), programs, traffic)
+    return Plan(_band_dw_kernel, args, config, programs, traffic)

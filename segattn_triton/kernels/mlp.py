@@ -20,13 +20,11 @@ from torch import Tensor
 from segattn_triton.kernels.activations import Activation
 from segattn_triton.kernels.tile import accumulator, d_logit, finish_sum, is_peak, load_vector, nan_max
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import SMS, Config, config_for, space
+from segattn_triton.tuning import L2_BANDWIDTH, SM_BANDWIDTH, SMS, STEP, Config, config_for, space
 
 SPACE = space(BLOCK_R=(4, 8, 16, 32, 64), BLOCK_C=(16, 32, 64, 128, 256, 512, 1024), num_warps=(4, 8))
 DW_SPACE = space(BLOCK_R=(8, 16, 32, 64), BLOCK_C=(16, 32, 64, 128), num_warps=(2, 4))
 SPLITS = 64  # partial results of z and dpooled that the next kernel sums, at most
-STEP = 0.8  # microseconds from a load to its use, with the arithmetic and the barriers between
-SM_BANDWIDTH, L2_BANDWIDTH = 0.1e6, 6e6  # bytes per microsecond that one SM and all of them read from the L2 cache
 TILE = 256  # pixels of the tiles of the next kernel
 
 

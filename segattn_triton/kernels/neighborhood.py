@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segattn_triton.kernels.tile import ALIGNMENTS
-from segattn_triton.tuning import Config, Footprint, choose, space
+from segattn_triton.kernels.tile import ALIGNMENTS, Layout
+from segattn_triton.tuning import Config, Footprint, Model, config_for, space
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2.0))
@@ -223,13 +223,13 @@ def tiles(t: Tensor, heads: int, dilation: int, BLOCK_Y: int, BLOCK_X: int) -> t
     return (H, W, heads, dilation, tiles_y, tiles_x), N * heads * dilation * dilation * tiles_y * tiles_x
 
 
-def row_config(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: int, live: float) -> Config:
+def row_model(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: int, live: float) -> Model:
     """For kernels that gather rows: tiles as square as the layout's vectors allow, few repeated halo reads."""
-    N, H, W = t.shape[:3]
+    (N, H, W, _, D), itemsize = t.shape, t.element_size()
     rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
-    block_d = triton.next_power_of_2(t.shape[-1])
-    w_contiguous = t.stride(2) == 1 and t.shape[-1] > 1
-    live *= 2.6 if w_contiguous else 1.7 if t.shape[-1] < block_d else 1  # every value has its own address, or mask
+    block_d = triton.next_power_of_2(D)
+    w_contiguous = t.stride(2) == 1 and D > 1
+    live *= 2.6 if w_contiguous else 1.7 if block_d > D else 1  # every value has its own address, or mask
 
     def footprint(config: Config) -> Footprint | None:
         block_y, block_x = config.blocks["BLOCK_Y"], config.blocks["BLOCK_X"]
@@ -238,9 +238,27 @@ def row_config(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: in
         count = triton.cdiv(rows, block_y) * triton.cdiv(cols, block_x)
         padding = count * block_y * block_x / max(rows * cols, 1)
         halo = (block_y + kernel_size - 1) * (block_x + kernel_size - 1) / (block_y * block_x)
-        row_bytes = (block_x if w_contiguous else t.shape[-1] * heads) * t.element_size()
+        row_bytes = (block_x if w_contiguous else D * heads) * itemsize
         programs = N * heads * dilation * dilation * count
         tile = block_y * block_x * block_d
-        return Footprint(tile, t.element_size(), loads, live, programs, padding * halo**0.5, row_bytes)
+        return Footprint(tile, itemsize, loads, live, programs, padding * halo**0.5, row_bytes)
 
-    return choose(SPACE, footprint)
+    return footprint
+
+
+def choose_for(
+    kernel: str,
+    configs: tuple[Config, ...],
+    model: Model,
+    t: Tensor,
+    heads: int,
+    dilation: int,
+    constants: Window,
+    also: str = "",
+) -> Config:
+    """The config for tiles over the positions of t (N, H, W, ..., D), for each of so many heads."""
+    N, H, W, *_, D = t.shape
+    layout = Layout(t.stride(-1) == 1 or D == 1, constants.align, constants.int64)
+    what = (f"D{D}", f"K{constants.kernel}", f"d{dilation}", *([also] if also else []))
+    exact = (N, H, W, t.stride(2) == 1)
+    return config_for(configs, model, kernel, t, C=heads * D, pixels=N * H * W, layout=layout, also=what, exact=exact)

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from segattn_triton.kernels.neighborhood import (
     LOG2E,
+    SPACE,
     add_at,
     bias_index,
+    choose_for,
     head_bias,
     is_inner,
     load_shifted,
@@ -25,7 +27,7 @@ from segattn_triton.kernels.neighborhood import (
     offsets_to_keys,
     offsets_to_queries,
     positions,
-    row_config,
+    row_model,
     row_strides_of,
     rows_at,
     store_at,
@@ -213,9 +215,10 @@ def _neighborhood_bwd_kernel(
 def plan_neighborhood_delta(y: Tensor, dy: Tensor, dlse: Tensor | None, delta: Tensor) -> Plan:
     """delta and dlse (N, H, W, heads), contiguous."""
     heads = y.shape[3]
-    config = row_config(y, heads, 1, 1, loads=2, live=2.2)
-    size, grid = tiles(y, heads, 1, **config.blocks)
     constants = window(1, "mask", 1.0, 1, (y, dy))
+    model = row_model(y, heads, 1, 1, loads=2, live=2.2)
+    config = choose_for("neighborhood_delta", SPACE, model, y, heads, 1, constants)
+    size, grid = tiles(y, heads, 1, **config.blocks)
     args = dict(
         y_ptr=y,
         dy_ptr=dy,
@@ -252,12 +255,14 @@ def plan_neighborhood_bwd(
     """lse and delta lie alike. With dbias, the plan's `dbias_ptr` is a new buffer (tiles, heads * (2K-1)^2) of partial
     sums."""
     heads, heads_kv = q.shape[3], k.shape[3]
-    config = row_config(q, heads_kv, dilation, kernel_size, loads=4, live=5)
-    size, grid = tiles(q, heads_kv, dilation, **config.blocks)
     entries = (2 * kernel_size - 1) ** 2
     views = dict(q=q, k=k, v=v, dy=dy, dq=dq, dk=dk, dv=dv)
     given = [t for t in views.values() if t is not None]
     constants = window(kernel_size, border, scale, heads // heads_kv, given)
+    model = row_model(q, heads_kv, dilation, kernel_size, loads=4, live=5)
+    wanted = [name for name in ("dq", "dk", "dv") if views[name] is not None] + ["bias"] * with_dbias
+    config = choose_for("neighborhood_bwd", SPACE, model, q, heads_kv, dilation, constants, "+".join(wanted))
+    size, grid = tiles(q, heads_kv, dilation, **config.blocks)
     args = dict(
         **{f"{name}_ptr": t for name, t in views.items()},
         bias_ptr=rel_bias,

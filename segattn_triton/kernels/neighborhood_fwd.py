@@ -17,14 +17,16 @@ from torch import Tensor
 from segattn_triton.kernels.neighborhood import (
     LN2,
     LOG2E,
+    SPACE,
     bias_index,
+    choose_for,
     head_bias,
     is_inner,
     load_shifted,
     locate,
     offsets_to_keys,
     positions,
-    row_config,
+    row_model,
     row_strides_of,
     rows_at,
     store_at,
@@ -37,9 +39,11 @@ from segattn_triton.kernels.neighborhood_tile import near_patch, tile_positions,
 from segattn_triton.kernels.neighborhood_traffic import bias_loads, keys_per_query, patch_loads
 from segattn_triton.kernels.tile import accumulator
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import Config, capability, choose, space
+from segattn_triton.tuning import Config, Footprint, Model, capability, cost, space
 
 TILES = space(BLOCK_T=(1, 2, 4, 8), num_warps=(1, 2, 4, 8))
+ALL = (*TILES, *SPACE)
+ROWS_AFTER_TILES = 1e3  # the cost by the model that rows have beyond tiles, where those suit
 
 
 @triton.jit
@@ -181,13 +185,21 @@ def _neighborhood_tile_fwd_kernel(
         store_at(rows_at(lse_ptr, lse_stride, place, head, y, x, WINDOW), lse, mask, WINDOW)
 
 
-def _config(q: Tensor, dilation: int, kernel_size: int) -> Config:
+def _model(q: Tensor, dilation: int, kernel_size: int) -> Model:
     """Tensor cores (sm_80 on) for 3 x 3 windows of 16-bit vectors where a tile fits the registers, else rows."""
-    H, W, heads, D = q.shape[1:]
+    _, H, W, heads, D = q.shape
     block_d, w_contiguous = triton.next_power_of_2(D), q.stride(2) == 1
     rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
+    by_rows = row_model(q, heads, dilation, kernel_size, loads=4, live=3.5)
+    suits = q.element_size() == 2 and kernel_size == 3 and D >= 16 and capability(q.device) >= 80
 
-    def cost(config: Config) -> float | None:
+    def price(config: Config) -> Footprint | float | None:
+        if "BLOCK_T" in config.blocks:
+            return by_tiles(config) if suits else None
+        footprint = by_rows(config)
+        return ROWS_AFTER_TILES + cost(config, footprint) if suits and footprint else footprint
+
+    def by_tiles(config: Config) -> float | None:
         block_t = config.blocks["BLOCK_T"]
         registers = 50 + (6 if w_contiguous else 2) * block_d * block_t / config.num_warps
         if registers > 245 or config.num_warps < block_t or (block_t > 1 and 4 * block_t >= 2 * cols):
@@ -196,10 +208,7 @@ def _config(q: Tensor, dilation: int, kernel_size: int) -> Config:
         repeated = config.num_warps / block_t  # warps beyond the tiles repeat the products
         return covered / (rows * cols) * (1 + 1 / (4 * block_t)) * (1 + 0.3 * (repeated - 1)) + 0.01 * block_t
 
-    suits = q.element_size() == 2 and kernel_size == 3 and D >= 16 and capability(q.device) >= 80
-    if suits and any(map(cost, TILES)):
-        return choose(TILES, cost)
-    return row_config(q, heads, dilation, kernel_size, loads=4, live=3.5)
+    return price
 
 
 def plan_neighborhood_fwd(
@@ -215,11 +224,12 @@ def plan_neighborhood_fwd(
     scale: float,
 ) -> Plan:
     heads = q.shape[3]
-    config = _config(q, dilation, kernel_size)
+    constants = window(kernel_size, border, scale, heads // k.shape[3], (q, k, v, y))
+    model = _model(q, dilation, kernel_size)
+    config = choose_for("neighborhood_fwd", ALL, model, q, heads, dilation, constants)
     tiled = "BLOCK_T" in config.blocks
     blocks = dict(BLOCK_Y=4, BLOCK_X=4 * config.blocks["BLOCK_T"]) if tiled else config.blocks
     size, grid = tiles(q, heads, dilation, **blocks)
-    constants = window(kernel_size, border, scale, heads // k.shape[3], (q, k, v, y))
     args = dict(
         q_ptr=q,
         k_ptr=k,

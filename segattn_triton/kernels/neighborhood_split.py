@@ -11,8 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.neighborhood import (
+    SPACE,
     add_at,
     bias_index,
+    choose_for,
     first_key,
     head_bias,
     load_shifted,
@@ -20,7 +22,7 @@ from segattn_triton.kernels.neighborhood import (
     offsets_to_keys,
     offsets_to_queries,
     positions,
-    row_config,
+    row_model,
     rows_at,
     store_at,
     store_bias,
@@ -190,9 +192,10 @@ def plan_neighborhood_dot(
 ) -> Plan:
     """exclude: keys that do not exist score -inf, not 0."""
     heads = a.shape[3]
-    config = row_config(a, heads, dilation, kernel_size, loads=2, live=3)
-    size, grid = tiles(a, heads, dilation, **config.blocks)
     constants = window(kernel_size, border, scale, heads // b.shape[3], (a, b), (s,))
+    model = row_model(a, heads, dilation, kernel_size, loads=2, live=3)
+    config = choose_for("neighborhood_dot", SPACE, model, a, heads, dilation, constants)
+    size, grid = tiles(a, heads, dilation, **config.blocks)
     args = dict(
         a_ptr=a,
         b_ptr=b,
@@ -226,10 +229,12 @@ def plan_neighborhood_sum(
     heads = s.shape[3]
     heads_kv = y.shape[3] if to_keys else b.shape[3]
     programs = heads_kv if to_keys else heads
-    config = row_config(b, programs, dilation, kernel_size, loads=2, live=3)
-    size, grid = tiles(s, programs, dilation, **config.blocks)
     entries = (2 * kernel_size - 1) ** 2
     constants = window(kernel_size, border, scale, heads // heads_kv, (b,) if y is None else (b, y), (s,))
+    model = row_model(b, programs, dilation, kernel_size, loads=2, live=3)
+    what = "keys" if to_keys else "queries+bias" if with_dbias else "queries"
+    config = choose_for("neighborhood_sum", SPACE, model, b, programs, dilation, constants, what)
+    size, grid = tiles(s, programs, dilation, **config.blocks)
     args = dict(
         s_ptr=s,
         b_ptr=b,

@@ -23,15 +23,20 @@ from segattn_triton.perf import backends, env, measure, terminal, timing
 from segattn_triton.perf.backends import Call, Cpu
 from segattn_triton.perf.child import one_line
 from segattn_triton.perf.options import Failure, Usage
+from segattn_triton.perf.render import render
+from segattn_triton.perf.render.your_model import FILE, VARIANTS, markdown
 
-VARIANTS = ("eager", "accelerated", "compiled", "both")
 STEPS = 7  # in which the gates are timed
 
 
-def run(spec: str, size: str, out: Path, *, backend: Cpu | None = None, console: Console | None = None) -> Path:
-    """Measure, print, and write OUT/model.json and OUT/model.md; the path of the latter."""
+def run(
+    spec: str, size: str, out: Path, *, cpu: bool = False, backend: Cpu | None = None, console: Console | None = None
+) -> Path:
+    """Measure, print, and write OUT/model.json, OUT/model.md and the page; its path. An earlier one is kept."""
     accelerate, factory, shape = _accelerate(), factory_of(spec), _shape(size)
-    backend, console = backend or backends.find(), console or terminal.console()
+    if backend is None and not cpu and (problem := env.unusable_gpu()):
+        raise Usage(problem)
+    backend, console = backend or backends.find(cpu), console or terminal.console()
     model, x = made(factory, spec).to(backend.device).train(), torch.randn(shape, device=backend.device)
     try:
         step(model, x)
@@ -51,11 +56,21 @@ def run(spec: str, size: str, out: Path, *, backend: Cpu | None = None, console:
         **_share(model, gates, x, backend, found["eager"]["ms"]),
         "environment": env.collect() | {"device": backend.name},
     }
-    (out / "model.json").write_text(json.dumps(values, indent=1, default=str))
+    _set_aside(out)
     text = markdown(values)
-    (out / "model.md").write_text(text)
+    (out / FILE).write_text(json.dumps(values, indent=1, default=str))
+    (out / FILE).with_suffix(".md").write_text(text)
     console.print(text, markup=False, soft_wrap=True)
-    return out / "model.md"
+    return render(out)
+
+
+def _set_aside(out: Path) -> None:
+    path = out / FILE
+    if path.exists():
+        number = next(i for i in range(1, 10**6) if not path.with_stem(f"{path.stem}-{i}").exists())
+        for old in (path, path.with_suffix(".md")):
+            if old.exists():
+                old.rename(old.with_stem(f"{old.stem}-{number}"))
 
 
 def _accelerate() -> Callable[[nn.Module], nn.Module]:
@@ -185,30 +200,3 @@ def _inside(model: nn.Module, gates: list[str], x: Tensor, backend: Cpu) -> floa
         for hook in hooks:
             hook.remove()
     return sum(first.elapsed_time(last) for first, last in spans)
-
-
-def markdown(values: Mapping[str, Any]) -> str:
-    found, eager = values["variants"], values["variants"]["eager"]["ms"]
-    size = "x".join(map(str, values["input"]))
-    lines = [f"## {values['model']}, {size}, {values['environment']['device']}", ""]
-    if not values["gates"]:
-        lines += ["No gate of this model can be accelerated.", ""]
-    elif values["share"] is None:
-        lines += [f"{len(values['gates'])} gates; their time is not known: {values['reason']}", ""]
-    else:
-        limit = f"at most {values['limit']:.2f} times the speed" if values["limit"] else "any speed"
-        lines += [
-            f"{len(values['gates'])} gates take {values['gates_ms']:.3g} ms of a step, {100 * values['share']:.1f} %: "
-            f"faster gates allow {limit}.",
-            "",
-        ]
-    lines += ["| | ms a step | 20-80 % | times eager | peak memory, MB |", "|---|--:|--:|--:|--:|"]
-    for name in VARIANTS:
-        if name in found:
-            v = found[name]
-            peak = "-" if v["peak_memory"] is None else f"{v['peak_memory'] / 1e6:.0f}"
-            band = f"{v['ms_20']:.4g}-{v['ms_80']:.4g}"
-            lines.append(f"| {name} | {v['ms']:.4g} | {band} | {eager / v['ms']:.2f} | {peak} |")
-        else:
-            lines.append(f"| {name} | failed: {values['failed'].get(name, '')} | | | |")
-    return "\n".join(lines) + "\n"

@@ -101,6 +101,8 @@ def run(
 ) -> Path:
     """Time what there is time for; the page's path."""
     choose("--preset", [preset], BUDGETS)
+    if budget is not None and not budget > RESERVE:
+        raise Usage(f"--budget: got {budget:g}, expected more than {RESERVE:g} seconds")
     if backend is None:
         if not cpu and (problem := env.unusable_gpu()):
             raise Usage(problem)
