@@ -10,12 +10,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 from tqdm import tqdm
 
 from segattn_triton import accelerate
-from segattn_triton.perf import scenes, training
+from segattn_triton.perf import scenes, torchvision_cpu, training
+
+torchvision_cpu.install()  # changes nothing where torchvision loads as it is
+import segmentation_models_pytorch as smp  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, help="folder with train/ and val/; shapes are made without")
@@ -33,18 +35,22 @@ parser.add_argument("--checkpoint", type=Path, default=Path("unet.pt"))
 args = parser.parse_args()
 
 try:
+    if args.side < 32 or args.side % 32:
+        raise ValueError(f"--side: got {args.side}, expected a multiple of 32")
     if args.data is None:
         train, val = scenes.Shapes(10_000, args.side, seed=1), scenes.Shapes(64, args.side, seed=2)
     else:
         train, val = scenes.folders(args.data, args.ignore)
     about = {"encoder": args.encoder, "classes": train.classes, "data": str(args.data), "steps": args.steps}
     state = training.load(args.checkpoint, about)
-except ValueError as problem:
+    torch.manual_seed(args.seed)
+    model = smp.Unet(args.encoder, encoder_weights=None, decoder_attention_type="scse", classes=train.classes)
+    args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+except (ValueError, KeyError, OSError) as problem:
     parser.error(str(problem))
 
-torch.manual_seed(args.seed)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-model = smp.Unet(args.encoder, encoder_weights=None, decoder_attention_type="scse", classes=train.classes).to(device)
+model.to(device)
 if args.accelerate:
     accelerate(model)
 optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)

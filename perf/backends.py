@@ -246,6 +246,8 @@ class Rehearsal(Cpu):
         self.host += self.COMPILE
         return fn
 
+    compile_model = compile
+
     def run(self, call: Call) -> None:
         if self._seen.get(id(call)) is not call:
             self._seen[id(call)] = call

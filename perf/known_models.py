@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +25,15 @@ from segattn_triton.perf.backends import Call, tuned_convolutions
 from segattn_triton.perf.budget import Budget
 from segattn_triton.perf.child import one_line
 from segattn_triton.perf.log import Log
+from segattn_triton.perf.measure import DeviceLost, recover
 from segattn_triton.perf.options import Failure, Usage, choose, writable
 from segattn_triton.perf.render import whole
 from segattn_triton.perf.train import models_or_usage
 
 CLASSES = 19  # of Cityscapes
+MODES = ("training", "inference", "latency")
 PROVIDERS = ("eager", "accelerated", "compiled", "both")
+COMPILED = ("compiled", "both")
 
 
 def _smp(architecture: str, encoder: str, **options) -> Callable[[], nn.Module]:
@@ -79,6 +82,9 @@ CPU = {
 }
 BUDGETS = {"quick": 900.0, "full": 3600.0}  # seconds; most of them the compiler's
 TOGETHER = 3  # calls of throughput that are timed as one: the host runs ahead
+WARM_UPS = 3
+LEAST_ROUNDS = 5  # however late it is
+LEAST_TAIL = 100  # calls that a 99th percentile needs
 RESERVE = 15.0  # seconds, for the page
 
 
@@ -113,58 +119,122 @@ def run(
             _measure(settings, backend, log, seconds, console)
     except KeyboardInterrupt:
         raise Failure("interrupted; --resume continues") from None
-    wanted = len(settings.models) * len(settings.sizes) * 3 * len(PROVIDERS)
+    except DeviceLost as error:
+        raise Failure(f"the device is lost: {error}; --resume goes on in a new process") from None
+    wanted = len(settings.models) * len(settings.sizes) * len(MODES) * len(PROVIDERS)
     if len(log.records) < wanted:
         console.print(f"{wanted - len(log.records)} left out for lack of time, --resume goes on", markup=False)
     return whole.finish(Path(out), console)
 
 
 def _measure(settings: Settings, backend, log: Log, budget: Budget, console: Console) -> None:
-    """What is not measured yet, and there is time for."""
-    for (N, H, W), name in itertools.product(settings.sizes, settings.models):
-        for mode, images in (("training", N), ("inference", N), ("latency", 1)):
-            missing = [p for p in PROVIDERS if not log.done(name, mode, p, images, H, W)]
-            if missing and budget.left > RESERVE:
-                begin = backend.now()
-                for record in measured(name, mode, images, H, W, settings, backend):
-                    log.save(record)
-                spent = backend.now() - begin
-                console.print(f"{name}, {mode}, {images} x {H} x {W}: {spent:.0f} s", markup=False)
+    """What is not measured yet, and there is time for; last what failed before: it may take the process with it."""
+    groups = [
+        Group(name, mode, 1 if mode == "latency" else N, H, W)
+        for (N, H, W), name, mode in itertools.product(settings.sizes, settings.models, MODES)
+    ]
+    tried = {group: [group.key(p) for p in PROVIDERS if group.key(p) in log.records] for group in groups}
+    for group in sorted(groups, key=lambda group: not all(log.done(*key) for key in tried[group])):
+        if budget.left > RESERVE and not all(log.done(*group.key(p)) for p in PROVIDERS):
+            begin = backend.now()
+            _Timing(group, settings, backend, budget, log.save).run()
+            spent = backend.now() - begin
+            console.print(f"{group.name}, {group.mode}, {group.N} x {group.H} x {group.W}: {spent:.0f} s", markup=False)
 
 
-def measured(name: str, mode: str, N: int, H: int, W: int, settings: Settings, backend) -> list[dict[str, Any]]:
-    """A record of every provider; one that fails has the reason as its status."""
-    point = {"model": name, "mode": mode, "N": N, "H": H, "W": W}
-    times: dict[str, list[float]] = {}
-    memory: dict[str, int | None] = {}
-    failed: dict[str, str] = {}
-    calls: dict[str, Call] = {}
-    for provider in PROVIDERS:
+class Group(NamedTuple):
+    """What all providers are timed at together."""
+
+    name: str
+    mode: str
+    N: int
+    H: int
+    W: int
+
+    def key(self, provider: str) -> tuple:
+        """Of its record in the log."""
+        return self.name, self.mode, provider, self.N, self.H, self.W
+
+
+class _Timing:
+    """The records of a group: of each provider that there is time for, and one that fails has the reason as its status
+    and costs the others nothing."""
+
+    def __init__(self, group: Group, settings: Settings, backend, budget: Budget, save: Callable[[dict], None]):
+        self.group, self.settings, self.backend, self.budget, self.save = group, settings, backend, budget, save
+        self.calls: dict[str, Call] = {}
+        self.memory: dict[str, int | None] = {}
+        self.times: dict[str, list[float]] = {}
+
+    def run(self) -> None:
+        for provider in PROVIDERS:
+            kind = ("compile " if provider in COMPILED else "measure ") + self.group.mode
+            work = self.group.N * self.group.H * self.group.W
+            if self.budget.left > RESERVE + self.budget.predict(kind, 1.0 if provider in COMPILED else work):
+                begin = self.backend.now()
+                self._attempt(provider, self._prepare)
+                self.budget.learn(kind, self.backend.now() - begin, 1.0 if provider in COMPILED else work)
+        rounds = self.settings.calls if self.group.mode == "latency" else self.settings.steps
+        for i in range(rounds):
+            if i >= LEAST_ROUNDS and self.budget.left < RESERVE:
+                break
+            for provider in list(self.calls) if i % 2 == 0 else list(reversed(self.calls)):
+                self._attempt(provider, self._time)
+        for provider, times in self.times.items():
+            self.save(self._record(provider, times))
+        self.calls.clear()
+        recover(self.backend)
+
+    def _attempt(self, provider: str, step: Callable[[str], None]) -> None:
+        """A provider that raises drops out. What the others had compiled is gone after that: they warm up anew."""
+        if (reason := self._reason(provider, step)) is None:
+            return
+        self.save(self._blank(provider, f"failed: {reason}"))
+        for part in (self.calls, self.times, self.memory):
+            part.pop(provider, None)
+        recover(self.backend)
+        for other in list(self.calls):
+            self._attempt(other, self._warm)
+
+    def _reason(self, provider: str, step: Callable[[str], None]) -> str | None:
+        """Why the step fails. The tensors of a failed step are free when this returns."""
         try:
-            call = prepared(name, mode, provider, (N, 3, H, W), settings, backend)
-            for _ in range(3):
-                call()
-            memory[provider] = backend.peak_memory(call)
-            calls[provider], times[provider] = call, []
+            step(provider)
         except Exception as error:
-            failed[provider] = f"failed: {one_line(error)}"
-            backend.recover()
-    together = 1 if mode == "latency" else TOGETHER
-    for i in range(settings.calls if mode == "latency" else settings.steps):
-        for provider in list(calls) if i % 2 == 0 else list(reversed(calls)):
-            times[provider].append(_timed(calls[provider], together, backend))
-    calls.clear()
-    backend.recover()
-    records = []
-    for provider in PROVIDERS:
-        record = {**point, "provider": provider, "status": failed.get(provider, "ok")}
-        if provider in times:
-            p50, p99 = np.quantile(times[provider], [0.5, 0.99])
-            record |= {"p50_ms": float(p50), "p99_ms": float(p99) if mode == "latency" else None}
-            record |= {"calls": together * len(times[provider])}
-            record |= {"images_per_second": 1e3 * N / float(p50), "peak_memory": memory[provider]}
-        records.append(record)
-    return records
+            return one_line(error)
+        return None
+
+    def _prepare(self, provider: str) -> None:
+        shape = (self.group.N, 3, self.group.H, self.group.W)
+        self.calls[provider] = prepared(self.group.name, self.group.mode, provider, shape, self.settings, self.backend)
+        self._warm(provider)
+        self.memory[provider] = self.backend.peak_memory(self.calls[provider])
+        self.times[provider] = []
+
+    def _warm(self, provider: str) -> None:
+        for _ in range(WARM_UPS):
+            self.calls[provider]()
+        self.backend.synchronize()
+
+    def _time(self, provider: str) -> None:
+        if provider in self.calls:  # another's failure may have shown that this one fails, too
+            self.times[provider].append(_timed(self.calls[provider], self._together, self.backend))
+
+    @property
+    def _together(self) -> int:
+        return 1 if self.group.mode == "latency" else TOGETHER
+
+    def _blank(self, provider: str, status: str) -> dict[str, Any]:
+        name, mode, N, H, W = self.group
+        return {"model": name, "mode": mode, "N": N, "H": H, "W": W, "provider": provider, "status": status}
+
+    def _record(self, provider: str, times: list[float]) -> dict[str, Any]:
+        p50, p99 = map(float, np.quantile(times, [0.5, 0.99]))
+        tail = self.group.mode == "latency" and len(times) >= LEAST_TAIL
+        return self._blank(provider, "ok") | {
+            **{"p50_ms": p50, "p99_ms": p99 if tail else None, "calls": self._together * len(times)},
+            **{"images_per_second": 1e3 * self.group.N / p50, "peak_memory": self.memory[provider]},
+        }
 
 
 def _timed(call: Call, together: int, backend) -> float:
@@ -191,7 +261,7 @@ def prepared(name: str, mode: str, provider: str, shape: tuple[int, ...], settin
     if provider in ("accelerated", "both"):
         with contextlib.redirect_stdout(io.StringIO()):
             accelerate(model, strict=True)
-    function = compiled(model) if provider in ("compiled", "both") else model
+    function = backend.compile_model(model) if provider in COMPILED else model
     dtype = getattr(torch, settings.dtype)
 
     def forward():
@@ -200,7 +270,7 @@ def prepared(name: str, mode: str, provider: str, shape: tuple[int, ...], settin
         return y["out"] if isinstance(y, dict) else y
 
     if mode != "training":
-        return Call(torch.inference_mode()(forward), provider)
+        return Call(torch.inference_mode()(forward), provider, images.nbytes)
     optimizer = torch.optim.AdamW(model.parameters(), fused=backend.device.type == "cuda")
 
     def step() -> None:
@@ -208,8 +278,4 @@ def prepared(name: str, mode: str, provider: str, shape: tuple[int, ...], settin
         F.cross_entropy(forward().float(), labels).backward()
         optimizer.step()
 
-    return Call(step, provider)
-
-
-def compiled(model: nn.Module) -> Callable:
-    return torch.compile(model, dynamic=False)
+    return Call(step, provider, images.nbytes)

@@ -14,6 +14,8 @@ from segattn_triton.perf.scenes import normalised
 from segattn_triton.perf.your_model import factory_of, made
 
 MULTIPLE = 32  # sides that any encoder divides
+MODEL = "segattn_triton.perf.portrait:model"  # that is shown without another
+TITLE = "What the gates look at: yellow passes, violet is held back; every panel has its own scale"
 WIDEST = 640  # pixels of the photograph in the picture
 
 
@@ -39,13 +41,21 @@ def run(spec: str, image: Path | None, names: tuple[str, ...], out: Path, side: 
         except Exception as error:
             raise Failure(f"{spec} failed on an image {seen.shape}: {one_line(error)}") from error
     scale = min(1.0, WIDEST / max(width, height))
-    figure = viz.plot_gates(maps, photo.load(image, round(height * scale), round(width * scale)))
+    picture = photo.load(image, round(height * scale), round(width * scale))
+    named = {f"{name} ({type(model.get_submodule(name)).__name__})": gate for name, gate in maps.items()}
+    figure = viz.plot_gates(named, picture, TITLE, caption(spec, image, names))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, bbox_inches="tight", facecolor="white")
     except (OSError, ValueError) as error:
         raise Usage(f"--out: cannot write {out}: {getattr(error, 'strerror', None) or error}") from None
     return out
+
+
+def caption(spec: str, image: Path | None, names: tuple[str, ...]) -> str:
+    """The command."""
+    options = [f"--model {spec}"] * (spec != MODEL) + ([f"--image {image.name}"] if image else [])
+    return " ".join(["segattn show", *options, *(f"--names {name!r}" for name in names)])
 
 
 def _size(path: Path | None) -> tuple[int, int]:

@@ -7,8 +7,9 @@ on an SM, and so many bytes of the maps in flight. A config's *bound*, in picose
     max(DRAM floor * latency, issue floor),   latency = mean over the waves of max(1, bytes needed / bytes in flight)
 
 with the floors of `segattn kernels`; in the last wave fewer programs are left to keep bytes in flight. It orders
-configs where these limits decide, and is no time: caches, the latency within a program and collisions are not in it. A config that spills has none, nor has a kernel without a map (its time
-is latency), or with matrix instructions (which loop inside a program).
+configs where these limits decide, and is no time: caches, the latency within a program and collisions are not in it. A
+config that spills has none, nor has a kernel without a map (its time is latency), or with matrix instructions (which
+loop inside a program).
 """
 
 import os

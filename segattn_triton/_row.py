@@ -52,6 +52,7 @@ class Op:
     paper: str
     cases: tuple[Case, ...]
     rounding_points: tuple[str, ...] = ()
+    module_points: tuple[str, ...] = ()  # rounding points of the module around the op
     dims: tuple[int, ...] = (2,)
     fixed: Mapping[str, Any] = field(default_factory=dict)  # module options that make this row
     second: str = "return_map"  # the option that asks for the second output

@@ -274,6 +274,7 @@ OPS = (
         flops=flops.neighborhood_attention,
         passes=(4, 9),
         rounding_points=("p", "y"),
+        module_points=("qkv", "dqkv", "mid", "dmid", "proj"),
         second="return_lse",
         derived=_heads,
         floor=_attention_bytes,

@@ -181,7 +181,10 @@ def matches(
 
 
 def _module_matches(module: nn.Module, inputs: Sequence[Tensor], backend: str) -> list[Match]:
-    row = next((r for r in OPS if type(module) is r.module and r.fits(*_row_tensors(r, module, inputs[0]))), None)
+    rows = [r for r in OPS if type(module) is r.module]
+    if len(rows) > 1:
+        rows = [r for r in rows if r.fits(*_row_tensors(r, module, inputs[0]))]
+    row = rows[0] if rows else None
     dtype = inputs[0].dtype
     labels: list[str] = []
 
@@ -203,7 +206,8 @@ def _module_matches(module: nn.Module, inputs: Sequence[Tensor], backend: str) -
 
     with without_tf32():
         got = run(None, 1.0, backend)
-        exact, errors = exact_and_error(run, row.rounding_points if row else (), dtype)
+        points = (*row.rounding_points, *row.module_points) if row else ()
+        exact, errors = exact_and_error(run, points, dtype)
     return [compare(*values) for values in zip(labels, got, exact, errors, strict=True)]
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 COLOURS = "viridis"
 COLUMNS = 3
+GREY = "#5b6470"
 KINDS = {  # kind of a map -> what its panel says
     "pixel": "one gate a pixel",
     "value": "one gate a value, mean of {} channels",
@@ -40,8 +41,8 @@ def overlay(image: Any, map: Any, alpha: float = 0.55, limits: tuple[float, floa
     return np.uint8(np.rint(255 * (alpha * colours + (1 - alpha) * grey[..., None])))
 
 
-def plot_gates(maps: Mapping[str, Any], image: Any):
-    """The image, then a panel for each map by its name: a matplotlib `Figure`.
+def plot_gates(maps: Mapping[str, Any], image: Any, title: str = "", caption: str = ""):
+    """The image, then a panel for each map by its name: a matplotlib `Figure`, with a title above and a caption below.
 
     maps: {name: map} of `capture_attention`. A gate by pixel or value is a veil over the image with its scale, one by
     channel sorted bars, neighbourhood attention its `focus`. Errors: ValueError without maps, or as of `overlay`.
@@ -56,8 +57,13 @@ def plot_gates(maps: Mapping[str, Any], image: Any):
     height, width = picture.shape[:2]
     columns = min(COLUMNS, 1 + len(maps))
     rows = math.ceil((1 + len(maps)) / columns)
-    cell = 2.9
-    fig = Figure(figsize=(cell * columns, (cell * 0.8 * height / width + 0.45) * rows), layout="constrained", dpi=96)
+    cell, lines = 3.1, 0.35 * bool(title) + 0.25 * bool(caption)
+    size = cell * columns, (cell * 0.75 * height / width + 0.45) * rows + lines
+    fig = Figure(figsize=size, layout="constrained", dpi=96)
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    if caption:
+        fig.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color=GREY)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[1 + len(maps) :]:
         ax.set_axis_off()
@@ -72,6 +78,8 @@ def plot_gates(maps: Mapping[str, Any], image: Any):
             ax.bar(np.arange(len(strongest)), strongest, width=1.0, color="#0072b2")
             ax.spines[["top", "right"]].set_visible(False)
             ax.tick_params(labelsize=7)
+            ax.set_xlabel("channels", fontsize=7)
+            ax.set_ylabel("gate", fontsize=7)
             ax.set_box_aspect(height / width)
             _title(ax, name, KINDS[kind])
             continue
@@ -83,6 +91,7 @@ def plot_gates(maps: Mapping[str, Any], image: Any):
         bar = fig.colorbar(scale, ax=ax, fraction=0.045, pad=0.02, extend="both")
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=7, length=2)
+        bar.set_label("focus" if kind == "neighborhood" else "gate", fontsize=7)
         _title(ax, name, KINDS[kind].format(values.shape[2 if kind == "neighborhood" else 1]))
     return fig
 
@@ -98,7 +107,7 @@ def focus(map: Any) -> np.ndarray:
 def _title(ax, name: str, note: str) -> None:
     ax.set_title(f"{name or '(the model)'}\n", fontsize=9, fontweight="bold", loc="left")
     ax.annotate(
-        note, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", fontsize=7.5, color="#5b6470"
+        note, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", fontsize=7.5, color=GREY
     )
 
 

@@ -20,11 +20,11 @@ import torch
 import triton
 import triton.language as tl
 
-from segattn_triton import static
+from segattn_triton import functional, static
 from segattn_triton.catalog import BY_NAME, OPS
 from segattn_triton.launch import Plan
 from segattn_triton.ops.local_dense import local_gate_dense
-from segattn_triton.tuning import Config, planning_for, using
+from segattn_triton.tuning import AMD, Config, planning_for, using
 
 torch.set_num_threads(1)
 ARCHES = (90, 75, 80, 86, 89, 100, 120, "gfx942")
@@ -155,6 +155,28 @@ def attention_faults(dtype: str, layout: str, D: int) -> list[str]:
             right = bool(compiled.matrix) and all(f".f32.{kind}.{kind}.f32" in op for op in compiled.matrix)
             wrong += [] if right else [f"{plan.name}: {compiled.matrix}"]
             wrong += [] if compiled.has(r"\bHG?MMA\b") else [f"{plan.name}: no HMMA in the machine code"]
+    return wrong
+
+
+def pair_faults(dtype: str, layout: str, arch: int | str, kernel_size: int) -> list[str]:
+    """Of the split pair of neighbourhood attention, forward and backward, at D = 32 with a bias; a spilled register or
+    two (at most 16 bytes of stack) are none."""
+    q, k, v = (
+        static.meta_map((2, 64, 64, 64), getattr(torch, dtype), layout).unflatten(1, (2, 32)).permute(0, 3, 4, 1, 2)
+        for _ in range(3)
+    )
+    bias, p = q.new_empty(2, *[2 * kernel_size - 1] * 2), q.new_empty(2, 64, 64, 2, kernel_size**2)
+    with planning_for(arch if isinstance(arch, int) else AMD):
+        calls = (functional.neighborhood_qk, q, k, bias), (functional.neighborhood_av, p, v)
+        plans = [
+            plan for op, *ts in calls for part in static.planned(op, *ts, kernel_size=kernel_size) for plan in part
+        ]
+    wrong = [] if len(plans) == 7 else [f"{[plan.name for plan in plans]}"]
+    for plan in plans:
+        compiled = static.compile_plan(plan, arch)
+        maps = {q.numel()} if layout == "channels_last" else set()
+        found = compiled.faults(maps) if isinstance(arch, int) else []
+        wrong += [f"{plan.name}: {fault}" for fault in found if fault not in ("8 bytes of stack", "16 bytes of stack")]
     return wrong
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision_cpu
 from PIL import Image
 
 from segattn_triton.perf import backends, portrait, report, training
@@ -22,7 +21,6 @@ SMALL = ("--side", "32", "--batch", "2", "--save-every", "2")
 def _installed():
     if importlib.util.find_spec("segmentation_models_pytorch") is None:
         pytest.skip("the models extra is not installed")
-    torchvision_cpu.install()
 
 
 @pytest.fixture
@@ -79,6 +77,23 @@ def test_script_on_a_folder(script, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         script("--data", "data")
     assert "1.png: missing, the label of 1.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--side", "50"], "--side: got 50, expected a multiple of 32"),
+        (["--encoder", "resnet19"], "Wrong encoder name `resnet19`"),
+        (["--checkpoint", "train_unet.log/unet.pt"], "train_unet.log"),
+        (["--data", "nowhere"], "nowhere/train/images: no such folder"),
+    ],
+)
+def test_script_says_what_is_wrong_before_it_trains(script, capsys, arguments, said):
+    Path("train_unet.log").write_text("a file where a folder is wanted")
+    with pytest.raises(SystemExit, match="2"):
+        script("--steps", "1", *arguments)
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert list(Path().iterdir()) == [Path("train_unet.log")]
 
 
 def test_notebook_top_to_bottom(monkeypatch, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Neighbourhood attention beyond what holds of every row: windows, borders, heads, NaN, bad input, the split pair."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 from segattn_triton import NeighborhoodAttention2d, reference
 from segattn_triton import functional as F
 from segattn_triton.catalog import BY_NAME
-from segattn_triton.testing import compare, exact_and_error
+from segattn_triton.compat import natten as compat
+from segattn_triton.testing import assert_matches_reference, compare, exact_and_error
 from segattn_triton.testing import outputs_and_gradients as run_on
 
 ROW = BY_NAME["neighborhood_attention"]
@@ -103,8 +105,27 @@ def test_views_of_a_projection(channels_last, dtype):
     views = x.unflatten(1, (3, 2, 16)).permute(1, 0, 4, 5, 2, 3).unbind(0)
     with recorded() as plans:
         assert_right(ROW, *views, None)
-    seen = {plan.args["k_ptr"].untyped_storage().data_ptr() for plan in plans if "k_ptr" in plan.args}
-    assert seen == {x.untyped_storage().data_ptr()}
+    assert storages(plans) == {x.untyped_storage().data_ptr()} and len(plans) >= 3
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_the_module_copies_no_projection(channels_last, dtype):
+    """q, k and v of the kernels, forward and backward, are views of the one map that the projection made."""
+    from segattn_triton.launch import recorded
+
+    attention = NeighborhoodAttention2d(32, 2, backend="triton").to(DEVICE, dtype)
+    x = rand(2, 32, 5, 6, dtype=dtype)
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    with recorded() as plans:
+        attention(x).sum().backward()
+    assert len(storages(plans)) == 1 and len(plans) >= 3
+
+
+def storages(plans) -> set[int]:
+    """Of q, k and v of all launches."""
+    inputs = [plan.args[name] for plan in plans for name in ("q_ptr", "k_ptr", "v_ptr") if name in plan.args]
+    return {t.untyped_storage().data_ptr() for t in inputs}
 
 
 @each_border
@@ -213,6 +234,64 @@ def test_the_pair_with_a_window_of_five():
     assert_pair_right("neighborhood_av", [rand(1, 5, 6, 1, 25), v], kernel_size=5)
 
 
+# what NATTEN's users call
+
+
+@pytest.fixture
+def on_kernels(monkeypatch):
+    """NATTEN's functions take no backend: on a CPU, too, they run the kernels here."""
+    for name in ("neighborhood_attention", "neighborhood_qk", "neighborhood_av"):
+        monkeypatch.setattr(F, name, functools.partial(getattr(F, name), backend="triton"))
+
+
+@pytest.mark.parametrize("value_dtype", [torch.float32, torch.float16], ids=str)
+def test_a_backbone_that_calls_the_pair(on_kernels, value_dtype):
+    """As SegMAN does: heads first, views of a convolution's map, scaled queries, pairs as kernel and dilation, a bias.
+    Under autocast q, k and the softmax are in float32, and the values are not."""
+    x = rand(1, 3 * 2 * 4, 7, 8).requires_grad_()
+    rpb = rand(2, 13, 13).requires_grad_()
+    q, k, v = x.unflatten(1, (3, 2, 4)).permute(1, 0, 2, 4, 5, 3).unbind(0)  # each (N, heads, H, W, D)
+    v = v.to(value_dtype)
+    p = compat.na2d_qk(q * 0.5, k, kernel_size=(7, 7), dilation=(1, 1), rpb=rpb).softmax(-1)
+    y = compat.na2d_av(p, v, kernel_size=(7, 7), dilation=(1, 1))
+    assert p.shape == (1, 2, 7, 8, 49) and y.shape == v.shape and y.dtype == value_dtype
+    last = [t.float().permute(0, 2, 3, 1, 4) for t in (q, k, v)]
+    expected = reference.neighborhood_attention(*last, rpb, kernel_size=7).permute(0, 3, 1, 2, 4)
+    atol = 1e-5 if value_dtype == torch.float32 else 4e-3
+    torch.testing.assert_close(y.float(), expected, rtol=atol, atol=atol)
+    for got, wanted in zip(*(torch.autograd.grad(t.float().sin().sum(), (x, rpb)) for t in (y, expected)), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=10 * atol, atol=10 * atol)
+
+
+def test_wide_windows_of_a_backbone(on_kernels):
+    """SegMAN's first stages look at 11 x 11 pixels."""
+    q, k, v = (rand(1, 1, 11, 12, 3, seed=i) for i in range(3))
+    p = compat.na2d_qk(q, k, (11, 11)).softmax(-1)
+    last = [t.permute(0, 2, 3, 1, 4) for t in (q, k, v)]
+    expected = reference.neighborhood_attention(*last, kernel_size=11, scale=1.0).permute(0, 3, 1, 2, 4)
+    torch.testing.assert_close(compat.na2d_av(p, v, (11, 11)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda q, k, v: compat.na2d_qk(q[0], k, 3), r"query: got 4 axes, .* expected \(N, heads, H, W, D\)"),
+        (lambda q, k, v: compat.na2d_qk(q, k[0], 3), "key: got 4 axes"),
+        (lambda q, k, v: compat.na2d_av(q, v[0], 3), "value: got 4 axes"),
+        (lambda q, k, v: compat.na2d_av(q[0], v, 3), "attn: got 4 axes"),
+        (lambda q, k, v: compat.na2d_qk(q.tolist(), k, 3), "query: got list"),
+        (lambda q, k, v: compat.na2d(q, k, v, (3, 5)), r"kernel_size: got \(3, 5\), expected one int"),
+        (lambda q, k, v: compat.na2d(q, k, v, 3, 2), "got 2 as the fifth positional argument"),
+        (lambda q, k, v: compat.na2d(q, k, v, 3, stride=2), "stride: got 2, expected 1"),
+        (lambda q, k, v: compat.na2d(q, k, v, 3, is_causal=(False, True)), "is_causal: got"),
+        (lambda q, k, v: compat.na2d_qk(q, k, 3.0), "kernel_size: got 3.0"),
+    ],
+)
+def test_what_natten_has_and_this_has_not(call, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        call(*(rand(1, 5, 5, 5, 4, seed=i) for i in range(3)))
+
+
 def test_the_pair_is_the_whole():
     q, k, v, bias = qkv(5, 6, heads=2)
     p = F.neighborhood_qk(q, k, bias, backend="triton").softmax(-1)
@@ -313,6 +392,17 @@ def test_module_state_dict():
     assert shapes == {**linear, "rpb": (2, 5, 5)}
     assert "rpb" not in NeighborhoodAttention2d(8, 2).state_dict()
     assert "qkv.bias" not in NeighborhoodAttention2d(8, 2, qkv_bias=False).state_dict()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_the_module_is_within_the_budget(channels_last, dtype):
+    """That of its projections' rounding, too, which libraries do in 16 bits."""
+    torch.manual_seed(0)
+    attention = NeighborhoodAttention2d(32, 2, rel_pos_bias=True).to(DEVICE, dtype)
+    x = rand(1, 32, 5, 6, dtype=dtype)
+    found = assert_matches_reference(attention, x.to(memory_format=torch.channels_last) if channels_last else x)
+    assert len(found) == 7 and max(match.use for match in found) > 0.02
 
 
 def test_module_follows_autocast():

@@ -7,7 +7,7 @@ import triton.language as tl
 from probe import faults, probe
 from support import problem, replaced_map, sizes_of
 
-from segattn_triton import testing
+from segattn_triton import functional, testing
 from segattn_triton.catalog import OPS
 from segattn_triton.launch import Plan, launch
 from segattn_triton.tuning import Config
@@ -158,6 +158,41 @@ def test_every_kernel_touches_what_its_plan_states(row, dtype, layout, record_pr
             assert not faults(launches), (sizes, options)
             for name in {one.plan.name for one in launches}:
                 record_property("probed", name)
+
+
+def pair(layout: str, dtype: torch.dtype, kernel_size=3) -> dict[str, list[torch.Tensor]]:
+    """Inputs of the two halves of neighbourhood attention, at 2 x 2 heads of D = 3; no row has them."""
+    S, generator = (7, 8), torch.Generator().manual_seed(0)
+    q, k, v = (
+        testing.make_map((2, 3 * heads, *S), layout, generator, dtype).unflatten(1, (heads, 3)).permute(0, 3, 4, 1, 2)
+        for heads in (4, 2, 2)
+    )
+    bias = torch.randn(4, *[2 * kernel_size - 1] * 2, generator=generator).to(dtype)
+    weights = torch.randn(2, *S, 4, kernel_size**2, generator=generator).to(dtype)
+    return {"neighborhood_qk": [q, k, bias], "neighborhood_av": [weights, v]}
+
+
+@pytest.mark.parametrize("layout", testing.LAYOUTS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+@pytest.mark.parametrize("border", ("shift", "mask", "zero"))
+@pytest.mark.parametrize("name", ("neighborhood_qk", "neighborhood_av"))
+def test_the_split_pair_touches_its_own_memory_alone(name, border, dtype, layout, record_property):
+    """And gives the bits of an undisturbed run, in whatever order its programs run. Its plans state the traffic of a
+    large image, where few windows leave it: that is not compared."""
+    inputs = [t.requires_grad_() for t in pair(layout, dtype)[name]]
+
+    def results():
+        y = getattr(functional, name)(*inputs, border=border, backend="triton")
+        return [y, *torch.autograd.grad(y, inputs, torch.ones_like(y))]
+
+    expected = results()
+    for order in (None, 3):
+        with probe(order) as launches:
+            got = results()
+        assert len(launches) >= 3 and not [fault for fault in faults(launches) if "TRAFFIC: " not in fault]
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    for plan in {one.plan.name for one in launches}:
+        record_property("probed", plan)
 
 
 @pytest.mark.parametrize("row", OPS, ids=lambda row: row.name)

@@ -58,6 +58,14 @@ def test_neighborhood_attention_up_to_64_channels_a_head(ask):
         assert not found, (case, found)
 
 
+def test_the_split_pair_compiles_everywhere(ask):
+    """What users of NATTEN's split functions launch is in no row: scores, weighted sums, and their gradients."""
+    each = [("bfloat16", layout, 90, 3) for layout in LAYOUTS] + [("float32", "channels_last", 90, 3)]
+    each += [("float16", "channels_last", arch, 7) for arch in (75, 120, "gfx942")]
+    for case, found in zip(each, ask(static_worker.pair_faults, *zip(*each, strict=True)), strict=True):
+        assert not found, (case, found)
+
+
 def test_guard_can_fail(ask):
     """Kernels made to have a fault are caught with it, and with no other; too much memory takes too many registers."""
     planted = {"spilling": "of stack", "narrow": "128-bit", "atomic": "atomics", "greedy": "shared memory"}

@@ -280,16 +280,36 @@ def test_wrong_usage_is_one_line(arguments, message, tiny):
     assert done.exit_code == 2 and done.stderr.startswith("segattn: " + message), done.stderr
 
 
+def test_what_gates_change_is_told_from_chance():
+    """Five seeds that all gain have one chance in sixteen; six that do, one in 32."""
+
+    def records(gains):
+        values = [
+            (v, seed, 0.5 + 0.1 * seed + (v != "without") * g) for seed, g in enumerate(gains) for v in whole.GATES
+        ]
+        return [{"variant": v, "seed": seed, "miou": miou, "status": "ok"} for v, seed, miou in values]
+
+    (five,) = whole.bought(records([0.01, 0.02, 0.03, 0.02, 0.02]))
+    assert "by +0.020 (+0.010 to +0.030 over 5 seeds, above zero in 5;" in five and "no more than chance" in five
+    assert "p = 0.062" in five
+    (six,) = whole.bought(records([0.01, 0.02, 0.03, 0.02, 0.02, 0.01]))
+    assert ": more than chance would do (p = 0.031" in six
+    (mixed,) = whole.bought(records([0.3, -0.2, 0.1, -0.15, 0.01, 0.02, -0.1, 0.05]))
+    assert "above zero in 5;" in mixed and "no more than chance" in mixed
+    assert whole.bought(records([0.3])) == []
+    assert whole.bought([r for r in records([0.3, 0.2]) if r["variant"] != "without"]) == []
+
+
 # whole models
 
 
-SETTINGS = known_models.Settings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=4, steps=3)
+SETTINGS = known_models.Settings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=100, steps=5)
 
 
 @pytest.fixture
 def timed(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(known_models, "MODELS", {"tiny": lambda: Tiny(19), "plain": lambda: Tiny(19, gates=False)})
-    monkeypatch.setattr(known_models, "compiled", lambda model: model)
+    monkeypatch.setattr(backends.Cpu, "compile_model", lambda self, model: model)
 
     def run(**options):
         known_models.run(out=tmp_path, console=Console(quiet=True), **{"settings": SETTINGS, "cpu": True, **options})
@@ -306,7 +326,7 @@ def test_models_are_timed_in_every_way(timed, tmp_path):
         bad = r["model"] == "plain" and r["provider"] in ("accelerated", "both")
         assert r["status"].startswith("failed: RuntimeError: strict: there is nothing") if bad else r["status"] == "ok"
         if not bad:
-            assert r["calls"] == (4 if r["mode"] == "latency" else 3 * known_models.TOGETHER)
+            assert r["calls"] == (100 if r["mode"] == "latency" else 5 * known_models.TOGETHER)
             assert 0 < r["p50_ms"] <= (r["p99_ms"] or r["p50_ms"]) and (r["p99_ms"] is None) == (r["mode"] != "latency")
             assert r["N"] == (1 if r["mode"] == "latency" else 2)
             assert r["images_per_second"] == pytest.approx(1e3 * r["N"] / r["p50_ms"])
@@ -317,33 +337,121 @@ def test_models_are_timed_in_every_way(timed, tmp_path):
     assert len(again) == len(records)
 
 
+class Slow(backends.Cpu):
+    """Every look at the clock takes a second, every compilation a hundred."""
+
+    at = 0.0
+
+    def now(self):
+        self.at += 1.0
+        return self.at
+
+    def compile_model(self, model):
+        self.at += 100.0
+        return model
+
+
 def test_models_stop_in_time_and_resume_finishes(timed, tmp_path):
-    class Slow(backends.Cpu):
-        at = 0.0
-
-        def now(self):
-            Slow.at += 1.0
-            return Slow.at
-
-    assert 0 < len(timed(backend=Slow(), budget=20.0)) < 24
+    assert 0 < len(timed(backend=Slow(), budget=30.0)) < 24
     assert len(timed(resume=True)) == 24
 
 
-def test_models_interrupted_resume_finishes(timed, tmp_path, monkeypatch):
-    own, calls = known_models.measured, []
+def test_models_leave_out_what_there_is_no_time_to_compile(timed):
+    """Within a group, too: what needs no compiler is timed, in as many rounds as there is time for."""
+    settings = dataclasses.replace(SETTINGS, models=("tiny",), steps=1000)
+    records = timed(backend=Slow(), settings=settings, budget=known_models.RESERVE + 40.0)
+    assert [(r["mode"], r["provider"]) for r in records] == [("training", "eager"), ("training", "accelerated")]
+    assert all(r["status"] == "ok" and r["calls"] < 60 * known_models.TOGETHER for r in records)
 
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 3:
+
+@pytest.mark.parametrize("when", ["prepared", "timed"])
+def test_a_model_out_of_memory_costs_the_others_nothing(timed, monkeypatch, when):
+    own, calls, recovered = known_models.prepared, [], []
+
+    def prepared(name, mode, provider, *args):
+        call = own(name, mode, provider, *args)
+        if (name, mode, provider) != ("tiny", "training", "compiled"):
+            return call
+
+        def full():
+            calls.append(1)
+            if when == "prepared" or len(calls) > known_models.WARM_UPS + 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return call()
+
+        return dataclasses.replace(call, run=full)
+
+    monkeypatch.setattr(known_models, "prepared", prepared)
+    monkeypatch.setattr(backends.Cpu, "recover", lambda self: recovered.append(1))
+    settings = dataclasses.replace(SETTINGS, models=("tiny",))
+    records = {(r["mode"], r["provider"]): r for r in timed(settings=settings)}
+    assert len(records) == 12 and recovered
+    failed = records.pop(("training", "compiled"))
+    assert failed["status"].startswith("failed: OutOfMemoryError: CUDA out of memory") and "p50_ms" not in failed
+    assert all(r["status"] == "ok" for r in records.values())
+
+
+def test_a_lost_device_is_known_on_resume_and_its_group_comes_last(timed, tmp_path, monkeypatch):
+    own, order = known_models.prepared, []
+
+    def prepared(name, mode, *args):
+        order.append((name, mode))
+        if (name, mode) == ("tiny", "training"):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return own(name, mode, *args)
+
+    def lost(self):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(known_models, "prepared", prepared)
+    settings = dataclasses.replace(SETTINGS, models=("tiny",))
+    with monkeypatch.context() as broken, pytest.raises(Failure, match=r"the device is lost.*--resume goes on"):
+        broken.setattr(backends.Cpu, "recover", lost)
+        timed(settings=settings)
+    assert [r["status"][:27] for r in read(tmp_path, "models")] == ["failed: RuntimeError: CUDA "[:27]]
+    order.clear()
+    assert len(timed(settings=settings, resume=True)) == 12
+    assert order[-4:] == [("tiny", "training")] * 4 and ("tiny", "training") not in order[:-4]
+
+
+def test_a_rehearsal_writes_the_files(timed, tmp_path):
+    """Of both sizes, in bfloat16, with peak memory: what a GPU would write."""
+    sizes = ((2, 8, 8), (1, 8, 16))
+    settings = dataclasses.replace(SETTINGS, models=("tiny",), sizes=sizes, dtype="bfloat16")
+    records = timed(settings=settings, backend=backends.Rehearsal())
+    assert len(records) == 2 * 3 * 4 and all(r["status"] == "ok" and r["peak_memory"] > 0 for r in records)
+    latencies = [r for r in records if r["mode"] == "latency"]
+    assert {(r["N"], r["H"], r["W"]) for r in latencies} == {(1, 8, 8), (1, 8, 16)}
+    assert all(r["p99_ms"] >= r["p50_ms"] > 0 for r in latencies)
+    assert json.loads((tmp_path / "models.json").read_text())["settings"]["dtype"] == "bfloat16"
+    assert "Whole models" in (tmp_path / "index.html").read_text()
+
+
+def test_what_a_gpu_times(timed):
+    """The sizes and settings that the targets speak of."""
+    for preset in known_models.GPU.values():
+        assert [(H, W) for _, H, W in preset.sizes] == [(512, 512), (1024, 2048)]
+        assert (preset.dtype, preset.layout) == (
+            "bfloat16",
+            "channels_last",
+        ) and preset.calls >= known_models.LEAST_TAIL
+
+
+def test_models_interrupted_resume_finishes(timed, tmp_path, monkeypatch):
+    own, groups = known_models._Timing.run, []
+
+    def interrupted(timing):
+        groups.append(timing.group)
+        if len(groups) == 3:
             raise KeyboardInterrupt
-        return own(*args)
+        return own(timing)
 
     settings = dataclasses.replace(SETTINGS, models=("tiny",))
-    monkeypatch.setattr(known_models, "measured", interrupted)
+    monkeypatch.setattr(known_models._Timing, "run", interrupted)
     with pytest.raises(Failure, match="interrupted; --resume continues"):
         timed(settings=settings)
     assert len(read(tmp_path, "models")) == 8
-    assert len(timed(settings=settings, resume=True)) == 12 and len(calls) == 4
+    assert len(timed(settings=settings, resume=True)) == 12 and len(groups) == 4
 
 
 def test_tables_compare_with_eager(tmp_path):
@@ -353,6 +461,11 @@ def test_tables_compare_with_eager(tmp_path):
     assert whole.models_lines([eager, ours])[1] == (
         "m", "training", "8×512×512", "eager, accelerated", "100", "1.25×", "64.0", "70.0", "512 MiB", "50 %",
     )  # fmt: skip
+    tail = {**eager, "mode": "latency", "N": 1, "p50_ms": 4.0, "p99_ms": 5.0}
+    assert whole.headline([eager, ours, tail]) == [
+        "m, 512×512: training eager, accelerated 1.25× as fast as eager in 50 % of its peak memory; "
+        "one image eager: p50 4.00 ms, p99 5.00 ms"
+    ]
     folder = tmp_path / "perf" / "results" / "gpu"
     folder.mkdir(parents=True)
     (folder / "models.jsonl").write_text("\n".join(map(json.dumps, [eager, ours])))
@@ -361,3 +474,4 @@ def test_tables_compare_with_eager(tmp_path):
     (folder / "models.json").write_text(json.dumps(about))
     text = whole.readme_part(tmp_path, "models")
     assert text.startswith("Measured on H200") and "| 1.25× |" in text and "CPU" not in text
+    assert "\n- m, 512×512: training eager, accelerated 1.25× as fast as eager in 50 %" in text

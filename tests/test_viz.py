@@ -1,5 +1,7 @@
 """Pictures of maps: what is bright is where the map is large, and what cannot be drawn is said."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 import segattn_triton as sat
 from segattn_triton import viz
 from segattn_triton.perf import portrait
+from segattn_triton.perf import show as command
 from segattn_triton.perf.__main__ import main
 
 
@@ -71,6 +74,15 @@ def test_plot_gates_has_a_panel_for_each():
         panels["pixels"].images[0].get_array(), viz.overlay(photo(), maps["pixels"], limits=(low, high))
     )
     figure.canvas.draw()
+    assert not figure.get_suptitle() and viz.plot_gates(maps, photo(), "above", "below").get_suptitle() == "above"
+    assert {ax.get_ylabel() for ax in figure.axes} == {"", "gate", "focus"}
+
+
+def test_the_caption_is_the_command():
+    assert command.caption(command.MODEL, None, ()) == "segattn show"
+    image = Path("/somewhere/photo.jpg")
+    wanted = "segattn show --model a.b:c --image photo.jpg --names 'decoder.*'"
+    assert command.caption("a.b:c", image, ("decoder.*",)) == wanted
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from rich import box
 from rich.console import Console
@@ -28,6 +30,7 @@ MODELS_HEAD = (
     "model", "mode", "N×H×W", "how", "images/s", "times eager", "p50, ms", "p99, ms", "peak memory", "of eager's",
 )  # fmt: skip
 MAPS = "training_gates"  # the figure of the trained gates
+LEVEL = 0.05  # of the test of what the gates change
 CPU_TRAINING = "On a CPU accelerated gates run the reference in pure torch: this compares models, not kernels."
 CPU_MODELS = "CPU, small sizes, the gates on the reference: no GPU result, and no kernel ran."
 
@@ -76,6 +79,32 @@ def _inside(plain: list[Mapping], accelerated: list[Mapping]) -> bool:
     return True
 
 
+def bought(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the gates change: mIoU with them minus without, seed by seed, and whether chance alone would do as much."""
+    mious: dict[int, dict[bool, list[float]]] = {}
+    for r in records:
+        if r["status"] == "ok":
+            mious.setdefault(r["seed"], {True: [], False: []})[r["variant"] != "without"].append(r["miou"])
+    gains = [mean(m[True]) - mean(m[False]) for m in mious.values() if m[True] and m[False]]
+    if len(gains) < 2:
+        return []
+    signs = _signs(len(gains))
+    p = float((abs(signs @ gains) >= abs(sum(gains)) - 1e-12).mean())
+    verdict = "more than chance would do" if p <= LEVEL else "no more than chance would do"
+    return [
+        f"With gates minus without, mIoU changes by {mean(gains):+.3f} ({min(gains):+.3f} to {max(gains):+.3f} over "
+        f"{len(gains)} seeds, above zero in {sum(g > 0 for g in gains)}; each seed the mean of its runs): {verdict} "
+        f"(p = {p:.2g}, the signs of the seeds' differences drawn anew)."
+    ]
+
+
+def _signs(count: int) -> np.ndarray:
+    """All rows of `count` signs, or 4096 of them."""
+    if count <= 12:
+        return np.array(list(product((1, -1), repeat=count)))
+    return np.random.default_rng(0).choice((1, -1), (4096, count))
+
+
 def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     records = [r for r in records if r["status"] == "ok"]
     eager = {(r["model"], r["mode"], r["N"], r["H"], r["W"]): r for r in records if r["provider"] == "eager"}
@@ -94,8 +123,31 @@ def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return lines
 
 
+def headline(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence a model and size: speed of a training step, its peak memory, and latency at batch 1."""
+    by = {(r["model"], r["H"], r["W"], r["mode"], r["provider"]): r for r in records if r["status"] == "ok"}
+    lines = []
+    for model, H, W in dict.fromkeys(key[:3] for key in by):
+        parts = []
+        for mode, (ours, base) in product(("training", "inference"), (("accelerated", "eager"), ("both", "compiled"))):
+            a, b = by.get((model, H, W, mode, ours)), by.get((model, H, W, mode, base))
+            if a and b:
+                memory = a["peak_memory"] and b["peak_memory"] and a["peak_memory"] / b["peak_memory"]
+                also = f" in {words.percent(memory)} of its peak memory" if memory else ""
+                speed = words.times(b["p50_ms"] / a["p50_ms"])
+                parts.append(f"{mode} {PROVIDERS[ours]} {speed} as fast as {base}{also}")
+        for provider, name in PROVIDERS.items():
+            r = by.get((model, H, W, "latency", provider))
+            if r and r["p99_ms"]:
+                p50, p99 = words.significant(r["p50_ms"]), words.significant(r["p99_ms"])
+                parts.append(f"one image {name}: p50 {p50} ms, p99 {p99} ms")
+        if parts:
+            lines.append(f"{model}, {H}×{W}: {'; '.join(parts)}")
+    return lines
+
+
 def sections(out: Path) -> list[dict[str, Any]]:
-    """What the page shows: title, notes, head and body of each table that there are records for."""
+    """What the page shows: title, notes, headline, head and body of each table that there are records for."""
     found = []
     for name, title, head, body in (
         ("training", "Training with the gates", TRAINING_HEAD, lambda r: [line.cells for line in training_lines(r)]),
@@ -108,7 +160,8 @@ def sections(out: Path) -> list[dict[str, Any]]:
         failed = [f"{' '.join(map(str, _who(r)))}: {r['status']}" for r in records if r["status"] != "ok"]
         svg = out / "plots" / f"{MAPS}.svg"
         maps = Markup(inline(svg)) if name == "training" and svg.exists() else None
-        table = dict(head=head, body=body(records), failed=failed, maps=maps)
+        lead = headline(records) if name == "models" else bought(records)
+        table = dict(headline=lead, head=head, body=body(records), failed=failed, maps=maps)
         found.append(dict(name=name, title=title, notes=notes(name, about), **table))
     theirs = your_model.section(out)
     return [*found, theirs] if theirs else found
@@ -161,7 +214,7 @@ def finish(out: Path, console: Console) -> Path:
         for row in section["body"]:
             table.add_row(*row)
         console.print(table)
-        for note in [*section["notes"], *section["failed"]]:
+        for note in [*section["headline"], *section["notes"], *section["failed"]]:
             console.print(note, markup=False)
     page = render(out)
     console.print(f"the report: {page.resolve()}", markup=False, soft_wrap=True)
@@ -180,5 +233,7 @@ def readme_part(root: Path, name: str) -> str:
     for folder in sorted(folders, key=on_gpu, reverse=True):
         found = [section for section in sections(folder) if section["name"] == name]
         if found and (on_gpu(folder) or name == "training"):
-            return "\n\n".join([" ".join(found[0]["notes"]), table(found[0]["head"], found[0]["body"])])
+            section = found[0]
+            lead = ["\n".join(f"- {line}" for line in section["headline"])] if section["headline"] else []
+            return "\n\n".join([" ".join(section["notes"]), *lead, table(section["head"], section["body"])])
     return "No GPU numbers yet."

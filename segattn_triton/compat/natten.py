@@ -43,6 +43,15 @@ def _unsupported(stride=1, is_causal=False, additional_keys=None, additional_val
             raise ValueError(f"{name}: got {type(value).__name__}, expected None")
 
 
+def _heads_last(name: str, t: Tensor) -> Tensor:
+    """(N, heads, H, W, D) as (N, H, W, heads, D)."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name}: got {type(t).__name__}, expected a tensor")
+    if t.dim() != 5:
+        raise ValueError(f"{name}: got {t.dim()} axes, shape {tuple(t.shape)}, expected (N, heads, H, W, D)")
+    return t.permute(0, 2, 3, 1, 4)
+
+
 def na2d(
     query: Tensor,
     key: Tensor,
@@ -96,8 +105,8 @@ def na2d_qk(
     """<q_i, k_j> + rpb, (N, heads, H, W, k*k)."""
     _unsupported(is_causal=is_causal, additional_keys=additional_keys)
     scores = functional.neighborhood_qk(
-        query.permute(0, 2, 3, 1, 4),
-        key.permute(0, 2, 3, 1, 4),
+        _heads_last("query", query),
+        _heads_last("key", key),
         kernel_size=_square("kernel_size", kernel_size),
         dilation=_square("dilation", dilation),
         rel_bias=rpb,
@@ -119,11 +128,13 @@ def na2d_av(
     additional_values: Tensor | None = None,
     is_causal=False,
 ) -> Tensor:
-    """sum_j attn_ij v_j, (N, heads, H, W, D)."""
+    """sum_j attn_ij v_j, (N, heads, H, W, D). As in NATTEN attn is taken in value's dtype: autocast has its softmax in
+    float32."""
     _unsupported(is_causal=is_causal, additional_values=additional_values)
+    attn, value = _heads_last("attn", attn), _heads_last("value", value)
     y = functional.neighborhood_av(
-        attn.permute(0, 2, 3, 1, 4),
-        value.permute(0, 2, 3, 1, 4),
+        attn.to(value.dtype),
+        value,
         kernel_size=_square("kernel_size", kernel_size),
         dilation=_square("dilation", dilation),
     )

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from segattn_triton import _checks as check
 from segattn_triton import functional as F
 from segattn_triton.modules._children import is_plain
+from segattn_triton.reference._precision import rounding_point
 
 
 class NeighborhoodAttention2d(nn.Module):
@@ -48,11 +49,12 @@ class NeighborhoodAttention2d(nn.Module):
         check.feature_map(x, (2,))
         check.channels(x, self.qkv.in_features)
         planar = x.is_contiguous()
-        qkv = _pixelwise(self.qkv, x, planar).unflatten(1, (3, self.num_heads, -1))  # [N, 3, heads, D, H, W]
+        qkv = _pixelwise("qkv", self.qkv, x, planar).unflatten(1, (3, self.num_heads, -1))  # [N, 3, heads, D, H, W]
         q, k, v = qkv.permute(1, 0, 4, 5, 2, 3).unbind(0)
         scores = dict(self.options, rel_bias=self.rpb, scale=self.scale, backend=self.backend)
         y = F.neighborhood_attention(q, k, v, **scores)
-        y = _pixelwise(self.proj, y.permute(0, 3, 4, 1, 2).flatten(1, 2), planar)
+        y = rounding_point("mid", y.permute(0, 3, 4, 1, 2).flatten(1, 2))
+        y = _pixelwise("proj", self.proj, y, planar)
         if not return_map:
             return y
         wide = torch.promote_types(q.dtype, torch.float32)
@@ -60,10 +62,11 @@ class NeighborhoodAttention2d(nn.Module):
         return y, p.to(q.dtype).permute(0, 3, 4, 1, 2)
 
 
-def _pixelwise(linear: nn.Linear, x: Tensor, planar: bool) -> Tensor:
-    """`linear` over the channels of x (N, C, H, W). planar: the result is contiguous, else channels_last."""
+def _pixelwise(name: str, linear: nn.Linear, x: Tensor, planar: bool) -> Tensor:
+    """`linear` over the channels of x (N, C, H, W). planar: the result is contiguous, else channels_last.
+    What it stores in x's dtype is the rounding point `name`."""
     if planar and is_plain(linear):
-        z = (linear.weight @ x.flatten(2)).unflatten(2, x.shape[2:])
-        return z if linear.bias is None else z + linear.bias.to(z.dtype)[:, None, None]
-    y = linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        z = rounding_point(name, (linear.weight @ x.flatten(2)).unflatten(2, x.shape[2:]))
+        return z if linear.bias is None else rounding_point(name, z + linear.bias.to(z.dtype)[:, None, None])
+    y = rounding_point(name, linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     return y.contiguous() if planar else y
