@@ -13,20 +13,23 @@ DUP-STORE   one store instruction writes an element twice
 RACE        an element touched by two programs, at least once by a store
 TRAFFIC     loads or stores per element of an argument differ from what the plan states
 OVERFLOW    int32 arithmetic that overflows (raised by the interpreter itself)
-Masked lanes of a load without `other` are NaN inside the probe, so that using one shows in the result.
+Masked lanes of a load without `other` are NaN inside the probe, so that using one shows in the result; so does what
+depends on the order of the programs, in another one.
 """
 
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import triton.language as tl
 from torch import Tensor
 from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from segattn_triton.launch import Plan, recorded
 
@@ -37,11 +40,12 @@ LARGEST_TRACKED = 2**26
 class Argument:
     """A tensor argument, which of the elements in its extent are its own, and who touched them.
 
-    One that spans more than the memory is not tracked: only its extent is known.
+    One that spans more than the memory is not tracked: only its extent is known. Arguments in the same memory, such as
+    a map beside a descriptor of it, are one: nobody can tell which of them an access means.
     """
 
-    def __init__(self, name: str, t: Tensor):
-        self.name, self.start, self.itemsize = name, t.data_ptr(), t.element_size()
+    def __init__(self, names: Sequence[str], t: Tensor):
+        self.names, self.start, self.itemsize = names, t.data_ptr(), t.element_size()
         strides = zip(t.shape, t.stride(), strict=True)
         self.extent = 0 if t.numel() == 0 else 1 + sum((size - 1) * stride for size, stride in strides)
         self.tracked = self.extent < LARGEST_TRACKED
@@ -53,6 +57,10 @@ class Argument:
         self.own = own.numpy()
         self.loads, self.stores = np.zeros(self.extent, np.int64), np.zeros(self.extent, np.int64)
         self.reader, self.writer = (np.full(self.extent, NOBODY, np.int64) for _ in range(2))
+
+    @property
+    def name(self) -> str:
+        return " and ".join(self.names)
 
     def index_of(self, addresses: np.ndarray) -> np.ndarray:
         """Element offset of each address, -1 outside the extent."""
@@ -102,7 +110,7 @@ class Launch:
     def finish(self) -> None:
         """The faults that only the whole launch shows."""
         for arg in filter(lambda arg: arg.tracked, self.arguments):
-            loads, stores = self.plan.traffic.get(arg.name, (0, 0))
+            loads, stores = map(sum, zip(*(self.plan.traffic.get(name, (0, 0)) for name in arg.names), strict=True))
             count = int(arg.own.sum())
             if not count:
                 continue
@@ -116,6 +124,15 @@ class Launch:
 
 def faults(launches: list[Launch]) -> list[str]:
     return [f"{launch.plan.name}: {fault} ({n})" for launch in launches for fault, n in launch.faults.items()]
+
+
+def _arguments(plan: Plan) -> list[Argument]:
+    memory: dict[tuple, tuple[list[str], Tensor]] = {}
+    for name, value in plan.args.items():
+        t = value.base if isinstance(value, TensorDescriptor) else value
+        if isinstance(t, Tensor):
+            memory.setdefault((t.data_ptr(), t.shape, t.stride(), t.dtype), ([], t))[0].append(name)
+    return [Argument(names, t) for names, t in memory.values()]
 
 
 def _addresses(ptrs: TensorHandle, mask: np.ndarray) -> np.ndarray:
@@ -144,16 +161,16 @@ def probe(order: int | None = None, only_last: bool = False) -> Iterator[list[La
 
     def load(builder, ptrs, mask, other, *args, **kwargs):
         current[0].access(_addresses(ptrs, mask.data), current[1], store=False)
-        if other is None:
+        if other is None and ptrs.data.size > 1:  # of one value, Triton's interpreter takes an `other` of 0 for none
             dtype = interpreter._get_np_dtype(ptrs.get_element_ty())
             poison = np.nan if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
             other = TensorHandle(np.full(ptrs.data.shape, poison, dtype), ptrs.get_element_ty())
-        safe = TensorHandle(_inside(current[0], ptrs.data, mask.data), mask.dtype)
+        safe = TensorHandle(_inside(current[0], ptrs.data, mask.data), tl.int1)
         return saved[InterpreterBuilder, "create_masked_load"](builder, ptrs, safe, other, *args, **kwargs)
 
     def store(builder, ptrs, value, mask, *args, **kwargs):
         current[0].access(_addresses(ptrs, mask.data), current[1], store=True)
-        safe = TensorHandle(_inside(current[0], ptrs.data, mask.data), mask.dtype)
+        safe = TensorHandle(_inside(current[0], ptrs.data, mask.data), tl.int1)
         return saved[InterpreterBuilder, "create_masked_store"](builder, ptrs, value, safe, *args, **kwargs)
 
     def set_grid_idx(builder, x, y, z):
@@ -167,10 +184,7 @@ def probe(order: int | None = None, only_last: bool = False) -> Iterator[list[La
 
     def call(executor, *args, **kwargs):
         plan = plans[-1]
-        tensors = [
-            (name, v.base if hasattr(v, "base") and hasattr(v, "block_shape") else v) for name, v in plan.args.items()
-        ]
-        current[0] = Launch(plan, [Argument(name, v) for name, v in tensors if isinstance(v, Tensor)])
+        current[0] = Launch(plan, _arguments(plan))
         launches.append(current[0])
         if only_last:
             executor.grid = (1,)

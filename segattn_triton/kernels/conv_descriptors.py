@@ -100,6 +100,9 @@ def plan_conv_descriptors_fwd(
         tiles=tiles,
     )
     each = m.N * H * tiles
-    traffic = dict(x_desc=(9 * blocks, 0), weight_desc=(each, 0), x_ptr=(1, 0), bias_ptr=(each, 0))
-    traffic |= dict(y_ptr=(0, 1), map_ptr=(0, 1), z_ptr=(0, 1))
+    starts = [tile * block_p + tap for tile in range(tiles) for tap in (-1, 0, 1)]
+    columns = sum(max(0, min(start + block_p, W) - max(start, 0)) for start in starts)
+    rows = 3 * H - 2  # a box outside the image is filled without a load
+    traffic = dict(x_desc=(columns * rows * blocks / max(H * W, 1), 0), weight_desc=(each, 0))
+    traffic |= dict(x_ptr=(1, 0), bias_ptr=(each, 0), y_ptr=(0, 1), map_ptr=(0, 1), z_ptr=(0, 1))
     return Plan(_conv_descriptors_fwd_kernel, args, config, each * blocks, traffic)

@@ -31,6 +31,7 @@ from segattn_triton.kernels.neighborhood import (
     vectors_at,
     window,
 )
+from segattn_triton.kernels.neighborhood_traffic import bias_loads, keys_per_query
 from segattn_triton.kernels.tile import accumulator, partials
 from segattn_triton.launch import Plan
 
@@ -210,7 +211,10 @@ def plan_neighborhood_dot(
         TAPS=triton.next_power_of_2(kernel_size * kernel_size),
         ACC=accumulator(a),
     )
-    traffic = dict(a_ptr=(1, 0), b_ptr=(kernel_size * kernel_size, 0), s_ptr=(0, 1))
+    keys = keys_per_query(a, kernel_size, dilation, border) * constants.group
+    visits = border if border == "shift" else "zero"  # a window that leaves the image visits all of its offsets
+    bias = bias_loads(a, size, *config.blocks.values(), kernel_size, visits, of_queries=True)
+    traffic = dict(a_ptr=(1, 0), b_ptr=(keys, 0), bias_ptr=(bias, 0), s_ptr=(0, 1))
     return Plan(_neighborhood_dot_kernel, args, config, grid, traffic)
 
 
@@ -249,6 +253,8 @@ def plan_neighborhood_sum(
         BIASES=triton.next_power_of_2(entries) if with_dbias else 1,
         ACC=accumulator(s),
     )
-    reads = kernel_size * kernel_size
-    traffic = dict(s_ptr=(1, 0), b_ptr=(reads, 0), y_ptr=(0, 1), dbias_ptr=(0, 1))
+    pairs, taps = keys_per_query(s, kernel_size, dilation, border), kernel_size * kernel_size
+    weights = 1 if border == "zero" and not to_keys else pairs / taps  # of keys outside, too, or not
+    vectors = pairs if to_keys else pairs * constants.group
+    traffic = dict(s_ptr=(weights, 0), b_ptr=(vectors, 0), y_ptr=(0, 1), dbias_ptr=(0, 1))
     return Plan(_neighborhood_sum_kernel, args, config, grid, traffic)
