@@ -92,6 +92,7 @@ def _stencil_bwd_kernel(
     window = (zero, no_tag, zero) if tagged else (zero, zero)
     x0, x1 = zero, zero  # the last two rows of x, and of dx as far as they have come
     dx0, dx1 = zero, zero
+    first = tl.maximum(h0, 1)  # before it nothing of dy is wanted: the window only fills
     db = tl.zeros([BLOCK_C, BLOCK_W // VEC], ACC)
     dw = (db, db, db, db, db, db, db, db, db)
     for row in tl.range(h0 - 2, h1 + 2, num_stages=STAGES):
@@ -102,7 +103,7 @@ def _stencil_bwd_kernel(
             x2 = tl.where(mask_w & ((row >= 0) & (row < H)), x2, float("-inf"))
         z, tag, window = roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
         # from here on the row above; dy is loaded after the shifts, or the compiler changes layouts around them
-        mask = mask_c & mask_w & ((row >= 1) & (row <= H))
+        mask = mask_c & mask_w & ((row >= first) & (row <= H))
         dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
         if W_ALIGN == 1 and not LAYOUT.channels_last:
             dy = settle(dy, VEC)  # narrow loads have a layout of their own, which the arithmetic would take on
