@@ -3,13 +3,16 @@
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
 # make fuzz      10,000 random calls of every operation against the reference
-# make gpu-test  every test, compiled and run on the GPU; goes on where an interrupted run stopped
+# make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
+#                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
 
 PYTHON ?= python3
 OUT ?= report
 ARGS ?=
+MINUTES ?= 7
+WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help report test test-full properties fuzz gpu-test conformance check static versions lint build
@@ -22,7 +25,7 @@ report:
 	$$python -m segattn_triton.perf report --out $(OUT) $(ARGS)
 
 test:
-	python=$$($(PYTHON) bootstrap.py --extras perf,test,models)
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
 	$$python -m pytest -n 2 $(ARGS)
 
 properties:
@@ -36,14 +39,17 @@ fuzz:
 gpu-test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	$$python -c 'import torch; assert torch.cuda.is_available(), "no GPU here: make test"'
-	run="env PYTHONPATH=$(CURDIR)/tests/gpu $$python -m pytest -p resume --results $(OUT)/gpu-test.jsonl --share 1"
+	run="env PYTHONPATH=$(CURDIR)/tests/gpu $$python -m pytest -p resume --results $(OUT)/gpu-test.jsonl"
+	run="$$run --until $$(( $$(date +%s) + 60 * $(MINUTES) ))"
 	failed=0
-	$$run tests/gpu $(ARGS) || failed=1
-	$$run tests --ignore tests/gpu -n 8 $(ARGS) || failed=1
+	$$run tests/gpu --share 1 -m huge $(ARGS) & huge=$$!
+	$$run tests/gpu --share 1 -m "not huge" -n $(WORKERS) $(ARGS) || failed=1
+	wait $$huge || failed=1
+	$$run tests --ignore tests/gpu --ignore tests/test_static.py -n $(WORKERS) $(ARGS) || failed=1
 	exit $$failed
 
 test-full:
-	python=$$($(PYTHON) bootstrap.py --extras perf,test,models)
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
 	$$python -m pytest -n 2 --share 1 --readme=README.md $(ARGS)
 
 conformance:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton
+os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))  # before the first import of triton
 
 import interpreter_bf16
 import interpreter_fast
@@ -74,6 +73,7 @@ def own_adapters(monkeypatch):
 def pytest_configure(config):
     config.addinivalue_line("markers", "interpreter: kernels on CPU tensors, where there is no GPU")
     config.addinivalue_line("markers", "gpu: kernels compiled and run on a GPU")
+    config.addinivalue_line("markers", "huge: takes tens of gigabytes of a GPU's memory, so that one runs at a time")
     config.addinivalue_line("filterwarnings", "ignore:.* encountered in .*:RuntimeWarning:triton")
 
 

@@ -31,8 +31,8 @@ def network(rows=OPS, backend: str | None = "triton") -> Network:
     return Network(rows, backend).to(DEVICE)
 
 
-def images(N: int = 2, S=(5, 6), seed: int = 0) -> Tensor:
-    return make_map((N, 3, *S), "contiguous", torch.Generator().manual_seed(seed), torch.float32, DEVICE)
+def images(N: int = 2, S=(5, 6), seed: int = 0, device: str = DEVICE) -> Tensor:
+    return make_map((N, 3, *S), "contiguous", torch.Generator().manual_seed(seed), torch.float32, device)
 
 
 def gradients(module: nn.Module, x: Tensor, run=None) -> list[Tensor]:

@@ -25,8 +25,8 @@ def _distributed(rank: int, path: str) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
-    half = images(4).cpu()[2 * rank : 2 * rank + 2]
-    module = network(backend=None if DEVICE == "cuda" else "triton").cpu()
+    half = images(4, device="cpu")[2 * rank : 2 * rank + 2]
+    module = network(backend="triton" if INTERPRETED else None).cpu()
     ddp = DistributedDataParallel(copy.deepcopy(module))
     averaged = gradients(ddp, half)[1:]
     sharded = copy.deepcopy(module)
@@ -65,7 +65,7 @@ class Gated(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         torch.set_num_threads(1)
         with torch.no_grad():
-            return self.module(images(1, seed=index).cpu())[0]
+            return self.module(images(1, seed=index, device="cpu"))[0]
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])

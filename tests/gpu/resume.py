@@ -1,18 +1,21 @@
 """A pytest plugin: every outcome is written as it comes, and a run that was interrupted goes on where it stopped.
 
-    PYTHONPATH=tests/gpu python -m pytest -p resume --results FILE
+    PYTHONPATH=tests/gpu python -m pytest -p resume --results FILE [--until SECONDS]
 
 FILE gets one JSON line per test: {"id", "outcome", "seconds", "code"}. A test that passed, or was skipped, on the
-same code is not run again; `code` is a digest of the sources of the package and of the tests.
+same code is not run again; `code` is a digest of the sources of the package and of the tests. After the time `--until`,
+in seconds since 1970, no test is started: its outcome is "late", and the next run goes on with it.
 """
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LATE = "out of time: run again to go on"
 SOURCES = ("segattn_triton", "reference", "tests")
 
 
@@ -37,8 +40,8 @@ def done(results: Path, code: str) -> set[str]:
 
 
 class Resume:
-    def __init__(self, results: Path, writes: bool):
-        self.results, self.writes, self.code = results, writes, digest()
+    def __init__(self, results: Path, writes: bool, until: float):
+        self.results, self.writes, self.code, self.until, self.late = results, writes, digest(), until, 0
         self.under_way: dict[str, dict] = {}
 
     def pytest_collection_modifyitems(self, config, items):
@@ -46,14 +49,24 @@ class Resume:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in skip])
         items[:] = [item for item in items if item.nodeid not in skip]
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        if time.time() > self.until:
+            pytest.skip(LATE)
+
     def pytest_runtest_logreport(self, report):
         record = self.under_way.setdefault(report.nodeid, {"id": report.nodeid, "outcome": "passed", "seconds": 0.0})
         record["seconds"] = round(record["seconds"] + report.duration, 3)
         if report.outcome != "passed" and record["outcome"] != "failed":
-            record["outcome"] = report.outcome
+            record["outcome"] = "late" if LATE in str(report.longrepr) else report.outcome
+            self.late += record["outcome"] == "late"
         if report.when == "teardown" and self.writes:
             with self.results.open("a") as file:
                 file.write(json.dumps({**self.under_way.pop(report.nodeid), "code": self.code}) + "\n")
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if self.late:
+            terminalreporter.write_line(f"{self.late} tests {LATE}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session):
@@ -63,10 +76,13 @@ class Resume:
 
 def pytest_addoption(parser):
     parser.addoption("--results", type=Path, help="write outcomes to this file as they come, and skip what passed")
+    parser.addoption(
+        "--until", type=float, default=float("inf"), help="start no test after this time, as of `date +%%s`"
+    )
 
 
 def pytest_configure(config):
     if results := config.getoption("--results"):
         controls = not hasattr(config, "workerinput")  # a worker of pytest-xdist leaves the file to its controller
         results.parent.mkdir(parents=True, exist_ok=True)
-        config.pluginmanager.register(Resume(results.absolute(), controls))
+        config.pluginmanager.register(Resume(results.absolute(), controls, config.getoption("until")))

@@ -42,6 +42,15 @@ def test_only_what_has_not_passed_runs_again(tmp_path):
     assert run(tmp_path) == (0, {"passed": 4, "failed": 2, "skipped": 1})
 
 
+def test_after_the_time_nothing_is_started(tmp_path):
+    """And it has not passed: the next run goes on with it."""
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "mended").touch()
+    assert run(tmp_path, "--until", "1") == (0, {"late": 5})
+    assert run(tmp_path, "--until", "1", "-n", "2") == (0, {"late": 10})
+    assert run(tmp_path) == (0, {"late": 10, "passed": 4, "skipped": 1})
+
+
 def test_a_file_that_was_cut_off(tmp_path):
     lines = [{"id": "a", "outcome": "passed", "code": "1"}, {"id": "b", "outcome": "passed", "code": "0"}]
     lines += [{"id": "c", "outcome": "passed", "code": "1"}, {"id": "c", "outcome": "failed", "code": "1"}]
