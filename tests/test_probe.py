@@ -1,5 +1,6 @@
 """Memory safety and traffic of every kernel, element by element; and the probe finds the faults planted here."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
@@ -142,18 +143,14 @@ def _offset_kernel(x_ptr, stride, WIDE: tl.constexpr):
     tl.store(x_ptr + row * stride, 1.0)
 
 
-@pytest.mark.parametrize("wide", (False, True))
-def test_an_int32_overflow_is_found(wide, lazy_memory):
+def test_an_int32_overflow_is_found(lazy_memory):
     x = torch.empty((3, 2**30 + 8), dtype=torch.float16)
-    args = dict(x_ptr=x, stride=x.stride(0), WIDE=wide)
-    with probe(only_last=True) as launches:
-        plan = Plan(_offset_kernel, args, Config({}), 3, {})
-        if wide:
-            launch(plan)
-            assert not faults(launches)
-        else:
-            with pytest.raises(Exception, match="overflow"):
-                launch(plan)
+    for wide in (True, False):
+        args = dict(x_ptr=x, stride=x.stride(0), WIDE=wide)
+        expected = contextlib.nullcontext() if wide else pytest.raises(Exception, match="overflow")
+        with probe(only_last=True) as launches, expected:
+            launch(Plan(_offset_kernel, args, Config({}), 3, {}))
+        assert not faults(launches)
 
 
 SIZES = (
@@ -190,8 +187,6 @@ def calls(row) -> Iterator[tuple[dict, dict]]:
         yield sizes_of(row, **SIZES[0]), options
     for sizes in SIZES[1:]:
         yield sizes_of(row, **sizes), row.both
-    if row.name == "neighborhood_attention":
-        yield from ATTENTION
 
 
 def assert_no_faults(row, inputs, record, needs=None, **options) -> None:
@@ -272,7 +267,15 @@ def split_pair(layout: str, dtype, device: str = "cpu", kernel_size: int = 3) ->
     return [(functional.neighborhood_qk, [q, k, bias]), (functional.neighborhood_av, [weights, v])]
 
 
-@pytest.mark.parametrize("layout", testing.LAYOUTS)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(("sizes", "options"), ATTENTION)
+@each_dtype
+def test_windows_and_heads(sizes, options, dtype, layout, record_property):
+    row = BY_NAME["neighborhood_attention"]
+    assert_no_faults(row, testing.make_inputs(row, sizes, dtype, layout=layout), record_property, **options)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
 @pytest.mark.parametrize("border", ["shift", "mask", "zero"])
 @each_dtype
 def test_the_split_pair(border, dtype, layout, record_property):
@@ -301,6 +304,9 @@ def test_no_kernel_is_forgotten(monkeypatch):
     for row in OPS:
         for sizes, options in calls(row):
             plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16), **options)
+    for sizes, options in ATTENTION:
+        row = BY_NAME["neighborhood_attention"]
+        plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16), **options)
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)
     for variant in local_dense.VARIANTS:
