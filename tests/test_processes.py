@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from network import C, assert_all_equal, gradients, images, network
-from support import DEVICE, INTERPRETED, each_row, module_of, problem
+from support import INTERPRETED, each_row, module_of, problem
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
