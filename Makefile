@@ -39,7 +39,7 @@ fuzz:
 gpu-test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	$$python -c 'import torch; assert torch.cuda.is_available(), "no GPU here: make test"'
-	run="env PYTHONPATH=$(CURDIR)/tests/gpu $$python -m pytest -p resume --results $(OUT)/gpu-test.jsonl"
+	run="env PYTHONPATH=$(CURDIR)/tests/gpu $$python -m pytest -p resume --timeout 300 --results $(OUT)/gpu-test.jsonl"
 	run="$$run --until $$(( $$(date +%s) + 60 * $(MINUTES) ))"
 	failed=0
 	$$run tests/gpu --share 1 -m huge $(ARGS) & huge=$$!
