@@ -155,22 +155,24 @@ def test_input_changed_before_the_backward_raises(row):
 
 @pytest.mark.parametrize("row", [r for r in OPS if not r.keeps_y], ids=lambda row: row.name)
 def test_residual_in_place(row):
-    """`y += shortcut` is allowed: the output is not needed by the backward."""
+    """`y += shortcut` is allowed: the output is not needed by the backward. In repeated calls, too."""
     inputs, plain = leaves(doubles(row)), leaves(doubles(row))
-    y = triton(row)(*inputs)
-    y += inputs[0]
     expected = torch.autograd.grad((row.reference(*plain) + plain[0]).square().sum(), plain)
-    close(torch.autograd.grad(y.square().sum(), inputs), expected)
+    for _ in range(3):
+        y = triton(row)(*inputs)
+        y += inputs[0]
+        close(torch.autograd.grad(y.square().sum(), inputs), expected)
 
 
 @pytest.mark.parametrize("row", [r for r in OPS if r.keeps_y], ids=lambda row: row.name)
 def test_residual_in_place_raises(row):
     """Where the backward needs the output, a change is never silently wrong."""
     inputs = leaves(doubles(row))
-    y = triton(row)(*inputs)
-    y += inputs[0]
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    for _ in range(3):
+        y = triton(row)(*inputs)
+        y += inputs[0]
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
 
 
 @each_row
