@@ -13,7 +13,7 @@ from support import each_dtype, each_row, names, problem, sizes_of, without
 
 from segattn_triton import functional, kernels, static, testing
 from segattn_triton.catalog import BY_NAME, OPS
-from segattn_triton.kernels.conv import takes_descriptors
+from segattn_triton.kernels.conv_descriptors import takes_descriptors
 from segattn_triton.kernels.tile import native
 from segattn_triton.launch import MAX_GRID, Plan, launch
 from segattn_triton.ops import local_dense
