@@ -3,6 +3,7 @@
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
 # make fuzz      10,000 random calls of every operation against the reference
+# make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
 # make gpu-test  every test, compiled and run on the GPU; goes on where an interrupted run stopped
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
@@ -57,7 +58,7 @@ check:
 
 static:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	$$python tests/static_worker.py
+	$$python tests/static_ledger.py $(ARGS)
 
 versions:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)

@@ -139,9 +139,7 @@ class Compiled:
         return re.search(pattern, self.sass) is not None
 
     def maps(self, sizes: Collection[int]) -> dict[str, Tensor]:
-        """The arguments that are feature maps: those with one of these numbers of elements (see `map_sizes`)."""
-        tensors = {k: getattr(v, "base", v) if not isinstance(v, Tensor) else v for k, v in self.plan.args.items()}
-        return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() in sizes and t.dim() > 1}
+        return maps_of(self.plan, sizes)
 
     def wide_share(self, sizes: Collection[int]) -> float | None:
         """The share of the bytes of feature maps that move in accesses of 128 bits or more."""
@@ -315,6 +313,12 @@ def meta_map(shape: Sequence[int], dtype: torch.dtype, layout: str = "contiguous
     else:
         t = torch.empty((N, wide, *S), dtype=dtype, device="meta")
     return t[:, 2 : 2 + C] if wide > C else t
+
+
+def maps_of(plan: Plan, sizes: Collection[int]) -> dict[str, Tensor]:
+    """The arguments that are feature maps: those with one of these numbers of elements (see `map_sizes`)."""
+    tensors = {k: getattr(v, "base", v) if not isinstance(v, Tensor) else v for k, v in plan.args.items()}
+    return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() in sizes and t.dim() > 1}
 
 
 def map_sizes(row: Any, sizes: Any) -> frozenset[int]:
