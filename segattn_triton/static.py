@@ -273,7 +273,8 @@ def target(arch: int | str) -> GPUTarget:
 
 
 def compile_plan(plan: Plan, arch: int | str = 90) -> Compiled:
-    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages, "enable_fp_fusion": True}
+    chosen = {name: value for name, value in plan.config.launch_options.items() if name not in plan.config.blocks}
+    options = {**chosen, "enable_fp_fusion": True}
     kernel = triton.compile(source_of(plan), target=target(arch), options=options)
     return Compiled(plan, arch, kernel.metadata.shared, kernel.asm)
 

@@ -23,6 +23,7 @@ import multiprocessing
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,9 +38,10 @@ from segattn_triton.tuning import REGISTERS, SHARED
 
 torch.set_num_threads(1)
 LEDGER = Path(__file__).with_name("static.txt")
-ARCHES = (90, 75, 80, 86, 89, 100, 120, "gfx942")
+ARCHES = (90, 80, 75, 120, 86, 89, 100, "gfx942")
 DTYPES = ("bfloat16", "float16", "float32")
 LAYOUTS = ("contiguous", "channels_last")
+BATCH = 200  # problems after which the ledger is written
 SAMPLE = 9  # problems of each architecture that a commit draws
 ASKED = f"{inspect.getsource(static.compile_plan)}{inspect.getsource(static.Compiled.faults)}{SHARED} {REGISTERS}"
 
@@ -77,8 +79,9 @@ def jobs() -> list[Job]:
     """All there is to compile; sm_75 has no bfloat16."""
     named = [
         Job(row.name, case.name, dtype, layout, arch)
+        for arch in ARCHES
         for row in OPS
-        for arch, case, dtype, layout in itertools.product(ARCHES, row.cases, DTYPES, LAYOUTS)
+        for case, dtype, layout in itertools.product(row.cases, DTYPES, LAYOUTS)
         if (arch, dtype) != (75, "bfloat16")
     ]
     return named + variants()
@@ -108,10 +111,9 @@ def _hash(*parts: object) -> str:
 
 
 def kernel_hash(plan: Plan, sizes: Iterable[int]) -> str:
-    """Of the kernel's source with all it calls, types, constants and divisibility (Triton's own), warps and stages;
-    and of the arguments whose accesses must be wide."""
-    config = plan.config
-    return _hash(static.source_of(plan).hash(), config.num_warps, config.num_stages, *static.maps_of(plan, sizes))
+    """Of the kernel's source with all it calls, types, constants and divisibility (Triton's own), blocks, warps, stages
+    and registers; and of the arguments whose accesses must be wide."""
+    return _hash(static.source_of(plan).hash(), plan.config.launch_options, *static.maps_of(plan, sizes))
 
 
 def job_hash(kernels: Iterable[str]) -> str:
@@ -156,9 +158,10 @@ def chosen(
     return list(dict.fromkeys([*share, *old]))
 
 
-def proven(hashes: Mapping[Job, str], faults: Mapping[Job, list[str]]) -> Lines:
-    """What the ledger may say, after what it lacked was compiled with these faults."""
-    return {(job.problem, str(job.arch)): digest for job, digest in hashes.items() if not faults.get(job)}
+def proven(hashes: Mapping[Job, str], todo: Collection[Job], faults: Mapping[Job, list[str]]) -> Lines:
+    """What the ledger may say: what was not to be compiled, and what of it was, without faults."""
+    left = {job for job in todo if faults.get(job) != []}
+    return {(job.problem, str(job.arch)): digest for job, digest in hashes.items() if job not in left}
 
 
 def compiled(task: tuple[Job, list[int] | None]) -> list[list[str]]:
@@ -190,12 +193,10 @@ def faults_of(
         tasks += [(job, places)] if places else []
     known: dict[tuple[str, int | str], list[str]] = {}
     results = run(compiled, [(job, list(places.values())) for job, places in tasks])
-    for i, ((_, places), found) in enumerate(zip(tasks, results, strict=True), 1):
+    for (_, places), found in zip(tasks, results, strict=True):
         known |= zip(places, found, strict=True)
         for fault in itertools.chain(*found):
             say(fault)
-        if i % 100 == 0:
-            say(f"{len(known)} of {len(seen)} kernels")
     return {job: [fault for kernel in kernels[job] for fault in known[kernel, job.arch]] for job in todo}, len(seen)
 
 
@@ -215,10 +216,14 @@ def main() -> int:
     compiler, known = read() if LEDGER.exists() else ("", {})
     todo = chosen(hashes, known if compiler == triton.__version__ else None, options.all, options.sample)
     print(f"{len(todo)} of {len(hashes)} problems to compile", flush=True)
+    faults, count = {}, 0
     with pool(options.workers) as workers:
-        faults, count = faults_of(todo, kernels, workers.map, lambda text: print(text, flush=True))
-    if not options.sample:
-        write(proven(hashes, faults))
+        for start in range(0, len(todo), BATCH):
+            found, new = faults_of(todo[start : start + BATCH], kernels, workers.map, partial(print, flush=True))
+            faults, count = faults | found, count + new
+            print(f"{len(faults)} problems, {count} kernels", flush=True)
+            if not options.sample:
+                write(proven(hashes, todo, faults))
     wrong = sum(map(bool, faults.values()))
     print(f"compiled {count} kernels of {len(todo)} problems, {len(hashes)} in all: {wrong} problems with faults")
     return 1 if wrong or not all(kernels.values()) else 0

@@ -200,7 +200,7 @@ def lines_of_a_fault(_) -> dict[str, list]:
         static_ledger.plans_of = before
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "static.txt"
-        static_ledger.write({**static_ledger.proven(hashes, faults), ("another", "75"): "0"}, file)
+        static_ledger.write({**static_ledger.proven(hashes, todo, faults), ("another", "75"): "0"}, file)
         found["written"] = list(static_ledger.read(file)[1])
     found["unchanged"] = static_ledger.chosen(hashes, {place: hashes[job]})
     return found
