@@ -1,5 +1,6 @@
 """Compiles ahead of time what the rows of the catalog launch. Runs in processes in which Triton does not interpret."""
 
+import importlib.util
 import itertools
 import tempfile
 import zlib
