@@ -3,6 +3,7 @@
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
 # make fuzz      10,000 random calls of every operation against the reference
+# make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
 #                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
@@ -63,7 +64,7 @@ check:
 
 static:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	$$python tests/static_worker.py
+	$$python tests/static_ledger.py $(ARGS)
 
 versions:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)

@@ -139,9 +139,7 @@ class Compiled:
         return re.search(pattern, self.sass) is not None
 
     def maps(self, sizes: Collection[int]) -> dict[str, Tensor]:
-        """The arguments that are feature maps: those with one of these numbers of elements (see `map_sizes`)."""
-        tensors = {k: getattr(v, "base", v) if not isinstance(v, Tensor) else v for k, v in self.plan.args.items()}
-        return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() in sizes and t.dim() > 1}
+        return maps_of(self.plan, sizes)
 
     def wide_share(self, sizes: Collection[int]) -> float | None:
         """The share of the bytes of feature maps that move in accesses of 128 bits or more."""
@@ -275,7 +273,8 @@ def target(arch: int | str) -> GPUTarget:
 
 
 def compile_plan(plan: Plan, arch: int | str = 90) -> Compiled:
-    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages, "enable_fp_fusion": True}
+    chosen = {name: value for name, value in plan.config.launch_options.items() if name not in plan.config.blocks}
+    options = {**chosen, "enable_fp_fusion": True}
     kernel = triton.compile(source_of(plan), target=target(arch), options=options)
     return Compiled(plan, arch, kernel.metadata.shared, kernel.asm)
 
@@ -315,6 +314,12 @@ def meta_map(shape: Sequence[int], dtype: torch.dtype, layout: str = "contiguous
     else:
         t = torch.empty((N, wide, *S), dtype=dtype, device="meta")
     return t[:, 2 : 2 + C] if wide > C else t
+
+
+def maps_of(plan: Plan, sizes: Collection[int]) -> dict[str, Tensor]:
+    """The arguments that are feature maps: those with one of these numbers of elements (see `map_sizes`)."""
+    tensors = {k: getattr(v, "base", v) if not isinstance(v, Tensor) else v for k, v in plan.args.items()}
+    return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() in sizes and t.dim() > 1}
 
 
 def map_sizes(row: Any, sizes: Any) -> frozenset[int]:

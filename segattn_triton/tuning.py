@@ -22,6 +22,7 @@ from segattn_triton import tuned
 
 SMS = 132  # the size of GPU that the model fills; a few more or fewer move no choice by much
 REGISTERS = 65536  # per SM
+MOST_REGISTERS = 255  # per thread
 SHARED = {75: 65536, 80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}  # bytes per program
 AMD = 75  # the capability that an AMD GPU counts as: one with its 64 KB of shared memory
 BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
@@ -35,11 +36,13 @@ class Config:
     blocks: Mapping[str, int]
     num_warps: int = 4
     num_stages: int = 1
+    maxnreg: int | None = None  # registers that a thread may have; None: as many as the compiler finds best
     choice: "Choice | None" = field(default=None, compare=False, repr=False)  # that it came from
 
     @property
     def launch_options(self) -> dict[str, int]:
-        return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages}
+        most = {} if self.maxnreg is None else {"maxnreg": self.maxnreg}
+        return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages, **most}
 
     def __hash__(self) -> int:
         return hash((*self.blocks.items(), self.num_warps, self.num_stages))
@@ -264,6 +267,12 @@ def capability(device: torch.device) -> int:
     if _target is not None:
         return _target
     return _capability_of(device.index or 0) if device.type == "cuda" else 90
+
+
+def unsqueezed(config: Config, device: torch.device) -> Config:
+    """All registers for the threads of a kernel with many live values, on every GPU of NVIDIA's but Hopper: its
+    compiler would spill a few of them to fit one more program."""
+    return config if capability(device) == 90 or torch.version.hip else replace(config, maxnreg=MOST_REGISTERS)
 
 
 def shared_memory(device: torch.device) -> int:

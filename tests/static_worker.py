@@ -1,103 +1,26 @@
-"""Compiles ahead of time what the rows of the catalog launch. Runs in processes in which Triton does not interpret.
+"""Compiles ahead of time what the rows of the catalog launch. Runs in processes in which Triton does not interpret."""
 
-`python tests/static_worker.py` does every case, dtype, layout and architecture on all cores, says what it finds, and
-exits 1 if that is anything (`make static`).
-"""
-
-import os
-import sys
-
-if "triton" not in sys.modules:  # a process that compiles: not pytest's own, where Triton interprets
-    os.environ.pop("TRITON_INTERPRET", None)
-
+import importlib.util
 import itertools
-import multiprocessing
+import tempfile
 import zlib
-from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from types import ModuleType
 
+import static_ledger  # before Triton: it decides that this process compiles
 import torch
 import triton
 import triton.language as tl
 
 from segattn_triton import functional, static
-from segattn_triton.catalog import BY_NAME, OPS
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.launch import Plan
 from segattn_triton.ops.local_dense import local_gate_dense
 from segattn_triton.tuning import AMD, Config, planning_for, using
 
-torch.set_num_threads(1)
-ARCHES = (90, 75, 80, 86, 89, 100, 120, "gfx942")
-DTYPES = ("bfloat16", "float16", "float32")
-LAYOUTS = ("contiguous", "channels_last")
+DTYPES, LAYOUTS = static_ledger.DTYPES, static_ledger.LAYOUTS
 SPILLED = 1e6  # cost by the model of what does not fit the registers
 ALLOWED = ("bytes of stack", "128-bit accesses")  # of a config that was not chosen
-HOPPER, OTHERS = 48, 36  # problems that a default run compiles for sm_90, and for the other architectures
-
-
-class Job(NamedTuple):
-    row: str
-    case: str
-    dtype: str
-    layout: str
-    arch: int | str
-    options: tuple[tuple[str, object], ...] = ()  # beside the row's defaults
-
-
-def variants() -> list[Job]:
-    """For sm_90, each other value of every option that changes more than an activation, on the row's first case."""
-    found = []
-    for row in OPS:
-        names = [name for name in row.options if name not in ("gate", "act")]
-        sets = [((name, value),) for name in names for value in row.options[name][1:]]
-        sets = [(("pool", "max"), *chosen) if chosen[0][0] == "ties" else chosen for chosen in sets]
-        for i, chosen in enumerate(sets):
-            found.append(Job(row.name, row.cases[0].name, DTYPES[i % 3], LAYOUTS[i % 2], 90, chosen))
-    return found
-
-
-def jobs() -> list[Job]:
-    """All there is to compile; sm_75 has no bfloat16."""
-    return [
-        Job(row.name, case.name, dtype, layout, arch)
-        for row in OPS
-        for arch, case, dtype, layout in itertools.product(ARCHES, row.cases, DTYPES, LAYOUTS)
-        if (arch, dtype) != (75, "bfloat16")
-    ]
-
-
-def selection(row: str) -> list[Job]:
-    """A row's share of a default run: problems for sm_90, then for the others in turn; dtypes and layouts in turn."""
-    mine, first = [job for job in jobs() if job.row == row], zlib.crc32(row.encode())
-
-    def some(arch, count):
-        its = [job for job in mine if job.arch == arch]
-        kinds = len(its) // len(BY_NAME[row].cases)
-        cases = [its[i : i + kinds] for i in range(0, len(its), kinds)][:: max(1, len(its) // kinds // count)][:count]
-        return [case[(first + i) % kinds] for i, case in enumerate(cases)]
-
-    hopper, *others = ARCHES
-    chosen = [others[(first + i) % len(others)] for i in range(max(1, OTHERS // len(OPS)))]
-    return some(hopper, max(2, HOPPER // len(OPS))) + [some(a, i + 1)[-1] for i, a in enumerate(chosen)]
-
-
-def findings(job: Job) -> tuple[list[str], int]:
-    """What is wrong with the kernels of a job, and how many there are."""
-    row = BY_NAME[job.row]
-    sizes = next(case.sizes for case in row.cases if case.name == job.case)
-    maps, wrong, count = static.map_sizes(row, sizes), [], 0
-    dtype, options = getattr(torch, job.dtype), dict(job.options)
-    for plan in itertools.chain(*static.plans(row, sizes, dtype, job.layout, job.arch, **options)):
-        count += 1
-        try:
-            compiled = static.compile_plan(plan, job.arch)
-            faults = compiled.faults(maps) if isinstance(job.arch, int) else []
-        except Exception as error:
-            while error.__cause__ is not None:
-                error = error.__cause__
-            faults = [f"does not compile: {type(error).__name__}: {str(error).splitlines()[-1]}"]
-        wrong += [f"{'/'.join(map(str, job))}: {plan.name} {plan.config.launch_options}: {fault}" for fault in faults]
-    return wrong, count
 
 
 def unchosen(question: tuple[str, str]) -> tuple[list[str], int]:
@@ -205,36 +128,89 @@ def _greedy_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
     tl.store(y_ptr + offs, tl.gather(tl.load(x_ptr + offs), offs ^ 65, 0))
 
 
-def planted(name: str) -> list[str]:
-    """The faults found in a kernel that was made to have one."""
+def _planted(name: str) -> tuple[Plan, int, int]:
+    """(plan, architecture, size of its maps) of a kernel that was made to have a fault."""
     kernel, size, warps, arch = {
         "spilling": (_spilling_kernel, 16384, 1, 90),
         "narrow": (_narrow_kernel, 1024, 4, 90),
         "atomic": (_atomic_kernel, 1024, 4, 90),
         "greedy": (_greedy_kernel, 65536, 32, 75),
     }[name]
-    x, y = (torch.empty(1, size, dtype=torch.float32, device="meta") for _ in range(2))
-    args = dict(x_ptr=x, y_ptr=y, SIZE=size) | ({"shift": 3} if name == "narrow" else {})
-    return static.compile_plan(Plan(kernel, args, Config({}, warps), 1), arch).faults({size})
+    return _plan(kernel, size, warps, **({"shift": 3} if name == "narrow" else {})), arch, size
 
 
-def pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+def _plan(kernel: triton.JITFunction, size: int, warps: int = 4, dtype: torch.dtype = torch.float32, **args) -> Plan:
+    x, y = (torch.empty(1, size, dtype=dtype, device="meta") for _ in range(2))
+    return Plan(kernel, dict(x_ptr=x, y_ptr=y, SIZE=size, **args), Config({}, warps), 1)
 
 
-def main() -> int:
-    todo, wrong, kernels = variants() + jobs(), [], 0
-    with pool(os.cpu_count() or 1) as workers:
-        for i, (faults, count) in enumerate(workers.map(findings, todo, chunksize=4), 1):
-            kernels += count
-            wrong += faults
-            for fault in faults:
-                print(fault, flush=True)
-            if i % 100 == 0:
-                print(f"{i} of {len(todo)} problems, {kernels} kernels, {len(wrong)} faults", flush=True)
-    print(f"{len(todo)} problems, {kernels} kernels, {len(wrong)} faults")
-    return 1 if wrong or not kernels else 0
+def planted(name: str) -> list[str]:
+    """The faults found in such a kernel."""
+    plan, arch, size = _planted(name)
+    return static.compile_plan(plan, arch).faults({size})
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def hashes_of_changes(_) -> list[str]:
+    """Of a kernel; of the same further down in its file; then with another text, another called function, and another
+    of each thing beside its text that the compiled code or what is asked of it follows from."""
+    static_ledger.forget_lines()
+    with tempfile.TemporaryDirectory() as folder:
+        same, lower, outer, inner = (
+            _module(Path(folder), _SOURCE.format(*parts)).k
+            for parts in (("x", "x", ""), ("x", "x", "\n\n"), ("-x", "x", ""), ("x", "-x", ""))
+        )
+    plans = [_plan(kernel, 64) for kernel in (same, lower, outer, inner)]
+    plans += [_plan(same, 128), _plan(same, 64, warps=8), _plan(same, 64, dtype=torch.float16)]
+    hashes = [static_ledger.kernel_hash(plan, {64}) for plan in plans] + [static_ledger.kernel_hash(plans[0], {32})]
+    return [static_ledger.job_hash([found]) for found in hashes]
+
+
+_SOURCE = """import triton
+import triton.language as tl
+{2}
+
+@triton.jit
+def g(x):
+    return {1}
+
+
+@triton.jit
+def k(x_ptr, y_ptr, SIZE: tl.constexpr):
+    offs = tl.arange(0, SIZE)
+    x = g(tl.load(x_ptr + offs))
+    tl.store(y_ptr + offs, {0})
+"""
+
+
+def lines_of_a_fault(_) -> dict[str, list]:
+    """Of a problem whose kernel spills: what is found with a ledger that has another hash, and with one that has this
+    hash though it spills; and what is then written of it."""
+    commit = "some commit"
+    job = next(job for job in static_ledger.drawn(commit) if job.arch == 90)
+    plan, _, size = _planted("spilling")
+    kernels = {job: [static_ledger.kernel_hash(plan, {size})]}
+    hashes = {job: static_ledger.job_hash(kernels[job])}
+    place, found = (job.problem, "90"), {}
+    before, static_ledger.plans_of = static_ledger.plans_of, lambda job: ([plan], {size})
+    try:
+        for name, known, sample in (("old", "another", None), ("wrong", hashes[job], commit)):
+            todo = static_ledger.chosen(hashes, {place: known}, commit=sample)
+            faults, count = static_ledger.faults_of(todo, kernels, say=lambda text: None)
+            found[name] = [count, *faults[job]]
+    finally:
+        static_ledger.plans_of = before
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "static.txt"
+        static_ledger.write({**static_ledger.proven(hashes, todo, faults), ("another", "75"): "0"}, file)
+        found["written"] = list(static_ledger.read(file)[1])
+    found["unchanged"] = static_ledger.chosen(hashes, {place: hashes[job]})
+    return found
+
+
+def _module(folder: Path, text: str) -> ModuleType:
+    file = folder / f"kernels_{zlib.crc32(text.encode())}.py"
+    file.write_text(text)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernels: of a share of the named cases here, of all of them in `make static`.
+"""What the compiler makes of the kernels: of all named cases on every architecture, by the ledger of `make static`.
 
 No spills, no atomics, wide accesses on aligned shapes, registers and shared memory within the architecture. Compiles
 in processes of its own, because Triton interprets in this one.
@@ -6,11 +6,13 @@ in processes of its own, because Triton interprets in this one.
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import static_ledger
 import static_worker
-from static_worker import DTYPES, LAYOUTS
+from static_ledger import DTYPES, LAYOUTS
 
 from segattn_triton.catalog import OPS
 
@@ -21,21 +23,72 @@ ROWS = [row.name for row in OPS]
 @pytest.fixture(scope="module")
 def ask():
     """ask(function of static_worker, [arguments]) -> results, from the processes that compile."""
-    with static_worker.pool(os.cpu_count() or 1) as pool:
+    with static_ledger.pool(os.cpu_count() or 1) as pool:
         yield lambda function, *arguments: list(pool.map(function, *arguments))
 
 
-def test_kernels_have_no_faults(ask):
-    jobs = [job for name in ROWS for job in static_worker.selection(name)] + static_worker.variants()
-    found = ask(static_worker.findings, jobs)
-    assert not (wrong := [fault for faults, _ in found for fault in faults]), "\n".join(wrong)
-    assert not (empty := [job for job, (_, count) in zip(jobs, found, strict=True) if not count]), empty
-
-
-def test_configs_that_were_not_chosen_compile(ask):
-    """What a tuner may try: another one of every kernel for each commit."""
+@pytest.fixture(scope="module")
+def commit() -> str:
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    found = ask(static_worker.unchosen, [(name, git.stdout.strip()) for name in ROWS])
+    return git.stdout.strip() or "none"
+
+
+def test_kernels_have_no_faults(commit):
+    """All named problems on all architectures: compiled here are those that the ledger lacks, and a share of it."""
+    command = [sys.executable, static_ledger.__file__, "--sample", commit]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert run.returncode == 0 and run.stdout.endswith(" 0 problems with faults\n"), run.stdout[-10000:]
+
+
+def test_ledger_knows_every_named_problem():
+    """On every architecture, in every dtype and layout, and each value of every option; by the pinned Triton."""
+    compiler, known = static_ledger.read()
+    assert known.keys() == {(job.problem, str(job.arch)) for job in static_ledger.jobs()}
+    assert len(known) == len(static_ledger.jobs())
+    assert f"triton=={compiler}\n" in (Path(__file__).parents[1] / "constraints.txt").read_text()
+
+
+def test_ledger_follows_what_compiled_code_follows_from(ask):
+    """A hash is another with every change that may change the code, but not where a kernel moves in its file."""
+    ((first, moved, *changed),) = ask(static_worker.hashes_of_changes, [None])
+    assert moved == first
+    assert len({first, *changed}) == 1 + len(changed) == 7
+
+
+def test_ledger_can_fail(ask):
+    """A problem with a fault is compiled and found where the ledger is old, and by the share of a commit where it is
+    wrong; it is never written."""
+    (found,) = ask(static_worker.lines_of_a_fault, [None])
+    assert found["written"] == [("another", "75")] and found["unchanged"] == []
+    for ledger in ("old", "wrong"):
+        (count, fault) = found[ledger]
+        assert count == 1 and fault.endswith("bytes of stack"), found
+
+
+def test_ledger_of_another_triton_is_not_asked():
+    """There the share of the commit alone is compiled."""
+    jobs = static_ledger.jobs()
+    hashes, share = dict.fromkeys(jobs, "0"), static_ledger.drawn("some commit")
+    assert static_ledger.chosen(hashes, None, commit="some commit") == share
+    assert static_ledger.chosen(hashes, {}, commit="some commit")[: len(share)] == share
+    assert len(static_ledger.chosen(hashes, {}, commit="some commit")) == len(jobs) > len(share)
+
+
+def test_sample_covers_what_a_ledger_holds():
+    drawn = [static_ledger.drawn(f"commit {i}") for i in range(40)]
+    jobs = {job for chosen in drawn for job in chosen}
+    assert all(
+        len(set(chosen)) == len(chosen) and {j.arch for j in chosen} == set(static_ledger.ARCHES) for chosen in drawn
+    )
+    assert {(j.row, j.dtype, j.layout) for j in jobs} == {
+        (r, d, layout) for r in ROWS for d in DTYPES for layout in LAYOUTS
+    }
+    assert len(jobs) > len(static_ledger.jobs()) / 2
+
+
+def test_configs_that_were_not_chosen_compile(ask, commit):
+    """What a tuner may try: another one of every kernel for each commit."""
+    found = ask(static_worker.unchosen, [(name, commit) for name in ROWS])
     assert not (wrong := [fault for faults, _ in found for fault in faults]), "\n".join(wrong)
     assert sum(count for _, count in found) > len(ROWS)
 
@@ -72,10 +125,3 @@ def test_guard_can_fail(ask):
     for (kernel, fault), found in zip(planted.items(), ask(static_worker.planted, planted), strict=True):
         assert any(fault in f for f in found), (kernel, found)
         assert kernel == "greedy" or len(found) == 1, (kernel, found)
-
-
-def test_selection_covers_architectures_dtypes_and_layouts():
-    chosen = [job for name in ROWS for job in static_worker.selection(name)]
-    assert {job.arch for job in chosen} == set(static_worker.ARCHES)
-    assert {(job.dtype, job.layout) for job in chosen} == {(d, layout) for d in DTYPES for layout in LAYOUTS}
-    assert len(chosen) == len(set(chosen)) and set(chosen) < set(static_worker.jobs())

@@ -8,6 +8,7 @@ in each dtype and layout, and with every other pool, tie or border; then every r
 small problem. Exits 1 on any fault.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,16 +19,13 @@ DTYPES, LAYOUTS = ("bfloat16", "float16", "float32"), ("contiguous", "channels_l
 
 def compiled() -> tuple[int, list[str]]:
     """(kernels, faults) of every row's first case, as compiled for sm_90."""
-    import static_worker
+    import static_ledger
+    from static_ledger import Job
 
-    jobs = [
-        static_worker.Job(r.name, r.cases[0].name, d, s, 90) for r in static_worker.OPS for d in DTYPES for s in LAYOUTS
-    ]
-    found = [static_worker.findings(job) for job in jobs]
-    found += [
-        (_without_spills(faults), count) for faults, count in map(static_worker.findings, static_worker.variants())
-    ]
-    return sum(count for _, count in found), [fault for faults, _ in found for fault in faults]
+    jobs = [Job(r.name, r.cases[0].name, d, s, 90) for r in static_ledger.OPS for d in DTYPES for s in LAYOUTS]
+    found = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in jobs)))
+    others = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in static_ledger.variants())))
+    return len(found) + len(others), list(itertools.chain(*found, *map(_without_spills, others)))
 
 
 def _without_spills(faults: list[str]) -> list[str]:

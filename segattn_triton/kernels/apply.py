@@ -31,7 +31,7 @@ from segattn_triton.kernels.tile import (
     tile_ptrs,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import Config, Footprint, config_for, space
+from segattn_triton.tuning import Config, Footprint, capability, config_for, space
 
 SPACE = tuple(
     c
@@ -166,9 +166,12 @@ def _blocks(m: Maps, config: Config) -> tuple[int, int]:
 
 def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
     itemsize = x.element_size()
+    tall = capability(x.device) >= 90 or m.layout.channels_last
 
-    def footprint(config: Config) -> Footprint:
+    def footprint(config: Config) -> Footprint | None:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
+        if not tall and block_c > 8 * config.num_warps:  # more gates a thread than older GPUs keep without spills
+            return None
         chunks, blocks = _blocks(m, config)
         waste = chunks * block_c / m.C * blocks * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize

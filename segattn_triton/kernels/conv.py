@@ -76,6 +76,8 @@ def matmul_config(kernel: str, configs: tuple[Config, ...], x: Tensor, m: Maps, 
         exchange = (p + 1) * (c + 8) * max(4, itemsize)  # z turns from rows of pixels to rows of channels
         used = max(config.num_stages * operands, exchange) + 1024
         most = 64 if unit != "cores" else 32 if itemsize == 4 else 16  # of the sums, without spills
+        if unit == "tensor" and target < 90 and values > 32 and p * k > 16 * threads:  # addresses besides the sums
+            return None
         if used > shared or values > most or k > longest or (unit == "cores" and config.num_stages > 2):
             return None
         resident = min(shared // used, REGISTERS // ((64 + 2 * values) * threads))

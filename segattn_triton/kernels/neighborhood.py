@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.tile import ALIGNMENTS, Layout
-from segattn_triton.tuning import Config, Footprint, Model, config_for, space
+from segattn_triton.tuning import Config, Footprint, Model, config_for, space, unsqueezed
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2.0))
@@ -261,4 +261,6 @@ def choose_for(
     layout = Layout(t.stride(-1) == 1 or D == 1, constants.align, constants.int64)
     what = (f"D{D}", f"K{constants.kernel}", f"d{dilation}", *([also] if also else []))
     exact = (N, H, W, t.stride(2) == 1)
-    return config_for(configs, model, kernel, t, C=heads * D, pixels=N * H * W, layout=layout, also=what, exact=exact)
+    how = dict(C=heads * D, pixels=N * H * W, layout=layout, also=what, exact=exact)
+    config = config_for(configs, model, kernel, t, **how)
+    return unsqueezed(config, t.device) if constants.kernel > 1 and t.element_size() >= 4 else config

@@ -202,7 +202,11 @@ def _model(q: Tensor, dilation: int, kernel_size: int) -> Model:
     def by_tiles(config: Config) -> float | None:
         block_t = config.blocks["BLOCK_T"]
         registers = 50 + (6 if w_contiguous else 2) * block_d * block_t / config.num_warps
-        if registers > 245 or config.num_warps < block_t or (block_t > 1 and 4 * block_t >= 2 * cols):
+        if (
+            registers > (240 if capability(q.device) == 100 else 245)
+            or config.num_warps < block_t
+            or (block_t > 1 and 4 * block_t >= 2 * cols)
+        ):
             return None
         covered = triton.cdiv(rows, 4) * 4 * triton.cdiv(cols, 4 * block_t) * 4 * block_t
         repeated = config.num_warps / block_t  # warps beyond the tiles repeat the products

@@ -32,7 +32,7 @@ from segattn_triton.kernels.tile import (
     tile_ptrs,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import SMS, Config, Footprint, config_for, space
+from segattn_triton.tuning import SMS, Config, Footprint, capability, config_for, space
 
 SPACE = tuple(
     c
@@ -169,9 +169,12 @@ def _blocks(m: Maps, config: Config) -> tuple[int, int, int]:
 
 def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
     itemsize = x.element_size()
+    few = kernel == "pool_bwd" and itemsize >= 4 and capability(x.device) >= 100
 
-    def footprint(config: Config) -> Footprint:
+    def footprint(config: Config) -> Footprint | None:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
+        if few and config.num_warps == 8 and block_c * block_p > 4096:  # Blackwell keeps less, and spills
+            return None
         chunks, _, tiles = _blocks(m, config)
         rounds = -(-m.P // (block_p * tiles))
         waste = chunks * block_c / m.C * rounds * tiles * block_p / m.P

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.tile import WHOLE, Maps, channels_at_once, is_peak, load_vector, nan_max
-from segattn_triton.tuning import Config, Footprint, config_for, space
+from segattn_triton.tuning import Config, Footprint, capability, config_for, space
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
 
@@ -80,9 +80,12 @@ def _live(m: Maps, pool: str, backward: bool) -> float:
 def spatial_config(m: Maps, x: Tensor, pool: str, backward: bool) -> Config:
     kernel, itemsize = "spatial_bwd" if backward else "spatial_fwd", x.element_size()
     block_c, live = channels_at_once(m.C), _live(m, pool, backward)
+    ampere = 80 <= capability(x.device) < 90 and m.layout.channels_last and not backward
 
-    def footprint(config: Config) -> Footprint:
+    def footprint(config: Config) -> Footprint | None:
         block_p = config.blocks["BLOCK_P"]
+        if ampere and config.num_warps == 4 and block_c * block_p > 4096 and itemsize == 2:  # some of these spill
+            return None
         tiles = -(-m.P // block_p)
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         waste = tiles * block_p / max(m.P, 1)

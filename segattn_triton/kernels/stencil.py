@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segattn_triton.kernels.activations import Activation
 from segattn_triton.kernels.tile import ALIGNMENTS, Maps, accumulator
-from segattn_triton.tuning import BYTES_IN_FLIGHT, REGISTERS, SMS, Config, config_for, space
+from segattn_triton.tuning import BYTES_IN_FLIGHT, REGISTERS, SMS, Config, capability, config_for, space, unsqueezed
 
 # NCHW first: one warp holds whole rows of its tile; then channels_last, where a row is BLOCK_C channels of a pixel
 SPACE = tuple(
@@ -144,7 +144,9 @@ def stencil_config(x: Tensor, m: Maps, geometry: Geometry, stencil: str, backwar
 
     kernel = "stencil_bwd" if backward else "stencil_fwd"
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(stencil,), exact=geometry)
-    return config_for(SPACE, time, kernel, x, **how)
+    config = config_for(SPACE, time, kernel, x, **how)
+    squeezed = backward and geometry.channels_last and geometry.itemsize >= 4 and capability(x.device) >= 100
+    return unsqueezed(config, x.device) if squeezed else config
 
 
 def common_args(x: Tensor, m: Maps, geometry: Geometry, config: Config, stencil: str, gate: Activation) -> dict:
