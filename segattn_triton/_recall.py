@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from segattn_triton._register import DifferentiableOp, noting
-from segattn_triton.tape import MOST_TAPES, signature
+from segattn_triton.tape import MOST_TAPES, Stale, Tape, kept, repeats, signature
 
 
 class Call(NamedTuple):
@@ -20,6 +20,7 @@ class Call(NamedTuple):
 
     op: DifferentiableOp
     key: tuple  # of the operator's tape
+    tape: Tape | None  # to play where no gradient is wanted
     places: Sequence[int | None]  # of the operator's tensors among the arguments
     options: Sequence[Any]
     wants_grad: bool
@@ -41,8 +42,16 @@ def recall(function: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any
     call = _calls.get(key)
     if call is None:
         return _first(key, given, function, args, kwargs)
-    op, op_key, places, options, wants_grad, single = call
-    outputs = op.run(op_key, [*[None if i is None else given[i] for i in places], *options], wants_grad)
+    op, op_key, tape, places, options, wants_grad, single = call
+    tensors = [None if i is None else given[i] for i in places]
+    if tape is not None:
+        try:
+            outputs = tape.play(tensors)
+        except Stale:
+            del _calls[key]
+            return function(*args, **kwargs)
+        return outputs[0] if single or op.differentiable == 1 else tuple(outputs[: op.differentiable])
+    outputs = op.run(op_key, [*tensors, *options], wants_grad)
     return outputs[0] if single else outputs
 
 
@@ -59,7 +68,7 @@ def _transformed() -> bool:
 def _first(key: tuple, given: Sequence, function: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
     with noting() as calls:
         returned = function(*args, **kwargs)
-    if len(calls) != 1:
+    if len(calls) != 1 or repeats([g for g in given if isinstance(g, Tensor)]):
         return returned
     op, op_key, arguments, wants_grad, outputs = calls[0]
     places = [_place(t, given) for t in arguments[: op.num_tensors]]
@@ -67,7 +76,8 @@ def _first(key: tuple, given: Sequence, function: Callable, args: Sequence, kwar
     if op_key is not None and _same(outputs[0] if single else outputs, returned) and _MISSING not in places:
         if len(_calls) >= MOST_TAPES:
             _calls.clear()
-        _calls[key] = Call(op, op_key, places, arguments[op.num_tensors :], wants_grad, single)
+        tape = None if wants_grad else kept(op_key)
+        _calls[key] = Call(op, op_key, tape, places, arguments[op.num_tensors :], wants_grad, single)
     return returned
 
 

@@ -299,6 +299,10 @@ def signature(name: Any, arguments: Sequence[Any], with_grad: bool = False) -> t
     return tuple(known)
 
 
+def kept(key: tuple) -> Tape | None:
+    return _tapes.get(key)
+
+
 def played(key: tuple | None, given: Sequence[Tensor | None]) -> list[Tensor | None] | None:
     """The outputs of the tape of `key`; None if there is none to play."""
     if (tape := _tapes.get(key)) is not None:
@@ -312,7 +316,7 @@ def played(key: tuple | None, given: Sequence[Tensor | None]) -> list[Tensor | N
 @contextlib.contextmanager
 def recording(key: tuple | None, given: Sequence[Tensor | None], outputs: list) -> Iterator[None]:
     """Keep a tape of what happens inside with these tensors; `outputs` are appended to inside."""
-    if key is None or key in _tapes or _repeats(given):
+    if key is None or key in _tapes or repeats(given):
         yield
         return
     with Recording(given) as mode, listening(mode.launched):
@@ -322,7 +326,7 @@ def recording(key: tuple | None, given: Sequence[Tensor | None], outputs: list) 
     _tapes[key] = mode.tape(outputs)
 
 
-def _repeats(given: Sequence[Tensor | None]) -> bool:
+def repeats(given: Sequence[Tensor | None]) -> bool:
     """Whether one tensor has two places: then a tape could not tell them apart."""
     tensors = [id(t) for t in given if t is not None and t.numel() > 0]
     return len(set(tensors)) < len(tensors)

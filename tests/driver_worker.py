@@ -2,6 +2,8 @@
 
 What a launch hands to the driver, byte by byte, is what its plan says; and a call that is repeated from its tape hands
 over what it would have if it had been planned.
+
+`python tests/driver_worker.py` prints the microseconds of this CPU from a public function to the driver, per call.
 """
 
 import os
@@ -16,9 +18,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -241,3 +245,36 @@ def _gate(folder: Path, body: str) -> Activation:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return Activation(module.f, module.f, 1.0, 0.0)
+
+
+def microseconds(call: Callable[[], Any], repeats: int = 50, rounds: int = 40) -> float:
+    """CPU time of a call, the least of some rounds: what else the machine does takes time from it, and gives none."""
+
+    def one() -> float:
+        start = time.process_time()
+        for _ in range(repeats):
+            call()
+        return (time.process_time() - start) / repeats * 1e6
+
+    return min(one() for _ in range(rounds))
+
+
+def overheads(row) -> tuple[float, float, float]:
+    """Microseconds of a call on a small map: without gradients, with them, and with the backward."""
+    inputs = make_inputs(row, {"N": 1, "C": 32, "S": (8, 16), "Cr": 8}, torch.float16)
+    leaves = [t.detach().requires_grad_() for t in inputs]
+
+    def forward():
+        return row.op(*leaves, backend="triton", **row.defaults)
+
+    dy = torch.zeros_like(forward())
+    with torch.no_grad():
+        alone = microseconds(forward)
+    return alone, microseconds(forward), microseconds(lambda: torch.autograd.grad(forward(), leaves, dy))
+
+
+if __name__ == "__main__":
+    active()
+    print(f"{'microseconds of CPU per call':30s}{'no gradient':>12s}{'forward':>12s}{'and backward':>14s}")
+    for row in BY_NAME.values():
+        print(f"{row.name:30s}" + "{:12.1f}{:12.1f}{:14.1f}".format(*overheads(row)), flush=True)

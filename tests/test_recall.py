@@ -7,6 +7,7 @@ from support import DEVICE, assert_equal, each_row, problem
 from segattn_triton import _dispatch, _recall, functional
 from segattn_triton._register import OPS as REGISTERED
 from segattn_triton.catalog import BY_NAME
+from segattn_triton.tape import Stale
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,28 @@ def test_arguments_by_position_and_by_name():
             functional.spatial_gate(x, weight=weight, bias=bias, backend="triton"),
         ):
             torch.testing.assert_close(y, expected)
+
+
+def test_one_tensor_in_two_places_is_not_two():
+    """Shapes, strides and options are those of the call before; which tensors are one is another matter."""
+    row = BY_NAME["squeeze_excite"]
+    x, other = problem(row)[0], problem(row, seed=5)[0]
+    weights = problem(row)[1:5]
+    for shortcut in (x, other, x, other):
+        y = row.op(x, *weights, shortcut=shortcut, backend="triton")
+        torch.testing.assert_close(y, row.reference(x, *weights, shortcut=shortcut))
+
+
+def test_a_layout_that_torch_did_not_give_before_is_planned():
+    x = problem(BY_NAME["spatial_pool_gate"])[0]
+    y = functional.spatial_pool_gate(x, backend="triton")
+    (call,) = _recall._calls.values()
+
+    def stale(tensors, stream):
+        raise Stale
+
+    call.tape.steps.append(stale)
+    assert_equal(functional.spatial_pool_gate(x, backend="triton"), y)
 
 
 def test_a_tuple_of_constants_is_an_option():
