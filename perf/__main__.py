@@ -86,6 +86,8 @@ def report(
         if model or input:
             if not (model and input):
                 raise Usage("--model and --input: got one of them, expected both")
+            if budget is not None:
+                raise Usage(f"--budget: got {budget:g} with --model, expected none: each variant has the same rounds")
             from segattn_triton.perf import your_model
 
             typer.echo(f"the report: {your_model.run(model, input, writable(out), cpu=cpu).resolve()}")

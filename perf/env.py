@@ -33,7 +33,7 @@ def collect() -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.allow_tf32,
         },
         "triton": triton_state(),
-        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES)},
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES) and "CACHE" not in k},
     }
 
 

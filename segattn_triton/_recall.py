@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from segattn_triton._register import DifferentiableOp, noting
-from segattn_triton.tape import MOST_TAPES, Stale, Tape, kept, repeats, signature
+from segattn_triton.replay import MOST_TAPES, kept, repeats, signature
+from segattn_triton.tape import Stale, Tape
 
 
 class Call(NamedTuple):
@@ -34,7 +35,7 @@ def recall(function: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any
     """function(*args, **kwargs), which is one of `segattn_triton.functional`."""
     given = (*args, *kwargs.values())
     try:
-        key = None if _transformed() else signature(function, (*kwargs, *given), torch.is_grad_enabled())
+        key = None if _transformed() else signature((function, *kwargs), given, torch.is_grad_enabled())
     except RuntimeError:  # a sparse or nested tensor, which has no strides
         key = None
     if key is None:

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from segattn_triton.kernels.tile import native
-from segattn_triton.tape import played, recording, signature
+from segattn_triton.replay import played, recording, signature
 
 _library = torch.library.Library("segattn", "DEF")
 _local = threading.local()

@@ -1,7 +1,7 @@
 """Plans and their launch. A plan describes one kernel launch completely; only this file ever launches one.
 
 The ahead-of-time guard, the kernel table, the probe and the tuner read the same plans, through `recorded()`;
-`tape.py` repeats the launches of a call, through `listening()`.
+`recorder.py` hears of the launches of a call through `listening()`.
 """
 
 import contextlib

@@ -30,7 +30,7 @@ from torch import Tensor
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from segattn_triton import _dispatch, static, tape
+from segattn_triton import _dispatch, replay, static
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.kernels.activations import Activation
 from segattn_triton.launch import Plan, launch, recorded
@@ -156,14 +156,14 @@ def repeated_as_planned(problem: tuple[str, str, str]) -> list[str]:
     (row, *first), (_, *second) = (_problem(*problem, seed=seed) for seed in (0, 1))
     wrong = []
     for grad in (False, True):
-        tape._tapes.clear()
+        replay._tapes.clear()
         _launches(row, *first, grad)
-        wrong += [f"no tape of {key[0]}" for key, kept in tape._tapes.items() if kept is None]
-        known = set(tape._tapes)
+        wrong += [f"no tape of {key[0]}" for key, kept in replay._tapes.items() if kept is None]
+        known = set(replay._tapes)
         repeated = _launches(row, *second, grad)
-        if set(tape._tapes) != known:
+        if set(replay._tapes) != known:
             wrong.append("the second call was not repeated from the first's tape")
-        tape._tapes.clear()
+        replay._tapes.clear()
         planned = _launches(row, *second, grad)
         for ours, theirs in zip(repeated, planned, strict=True):
             wrong += _differences(ours, theirs)

@@ -153,6 +153,12 @@ def test_half_an_option(tmp_path):
     assert done.exit_code == 2 and "expected both" in done.stderr
 
 
+def test_a_budget_is_not_ignored(tmp_path):
+    arguments = ["--model", "a:b", "--input", "1x3x4x4", "--budget", "60", "--out", str(tmp_path)]
+    done = CliRunner().invoke(main, ["report", *arguments])
+    assert done.exit_code == 2 and done.stderr.startswith("segattn: --budget: got 60 with --model, expected none")
+
+
 def test_without_accelerate(tmp_path, monkeypatch):
     monkeypatch.delattr(segattn_triton, "accelerate", raising=False)
     with pytest.raises(Usage, match=r"has no accelerate\(\)"):

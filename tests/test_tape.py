@@ -7,17 +7,18 @@ import torch
 from support import DEVICE, assert_equal, each_dtype, each_row, outputs_and_gradients, problem
 
 import segattn_triton.ops  # noqa: F401
-from segattn_triton import tape as taping
-from segattn_triton import tuning
+from segattn_triton import replay, tuning
 from segattn_triton._register import OPS as REGISTERED
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.launch import Plan, launch, listening, recorded
-from segattn_triton.tape import Recording, Stale, Tape, signature
+from segattn_triton.recorder import Recording
+from segattn_triton.replay import signature
+from segattn_triton.tape import INTERPRETED, Stale, Tape
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(taping, "_tapes", {})
+    monkeypatch.setattr(replay, "_tapes", {})
 
 
 def run(row, inputs, **options):
@@ -47,7 +48,7 @@ def test_a_repeated_call_is_not_planned(row, layout, monkeypatch):
         return y, *torch.autograd.grad(y, inputs, dy)
 
     expected = both(second, dy)
-    taping._tapes.clear()
+    replay._tapes.clear()
     both(first, torch.ones_like(dy))
     planless(monkeypatch)
     for got, wanted in zip(both(second, dy), expected, strict=True):
@@ -67,9 +68,9 @@ def test_options_and_needs_are_told_apart(row):
     ]
     expected = []
     for call in calls:
-        taping._tapes.clear()
+        replay._tapes.clear()
         expected.append(run(row, **call))
-    taping._tapes.clear()
+    replay._tapes.clear()
     for call, wanted in [*zip(calls, expected, strict=True)] * 2:
         for got, one in zip(run(row, **call), wanted, strict=True):
             assert_equal(got, one)
@@ -139,19 +140,19 @@ def test_one_tensor_in_two_places():
         return torch.autograd.grad(row.op(leaf, backend="triton"), leaf, leaf.detach() if dy is x else dy)[0]
 
     expected = dx(other)
-    taping._tapes.clear()
+    replay._tapes.clear()
     dx(x)
     assert_equal(dx(other), expected)
     assert_equal(dx(x), dx(x.clone()))
 
 
 def test_as_many_tapes_as_are_kept(monkeypatch):
-    monkeypatch.setattr(taping, "MOST_TAPES", 3)
+    monkeypatch.setattr(replay, "MOST_TAPES", 3)
     row = BY_NAME["spatial_pool_gate"]
     for H in range(2, 9):
         x = torch.ones(1, 2, H, 3, device=DEVICE)
         torch.testing.assert_close(row.op(x, backend="triton"), row.reference(x))
-        assert 0 < len(taping._tapes) <= 3
+        assert 0 < len(replay._tapes) <= 3
 
 
 class Kernel:
@@ -180,7 +181,7 @@ def tape_of(work, *given) -> Tape | None:
     return recording.tape(outputs)
 
 
-interpreted = pytest.mark.skipif(not taping.INTERPRETED, reason="the kernel of these tests is none of Triton's")
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="the kernel of these tests is none of Triton's")
 
 
 @interpreted
@@ -202,7 +203,7 @@ def test_a_tape_puts_tensors_in_their_places():
     a, b = first["part_ptr"], second["part_ptr"]
     assert (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
     assert a.data_ptr() != b.data_ptr()
-    assert [step.__name__ for step in tape.steps] == ["_skip", "allocate", "interpret"]
+    assert [step.__name__ for step in tape.steps] == ["skip", "allocate", "interpret"]
 
 
 @interpreted
@@ -241,8 +242,8 @@ def test_a_layout_that_torch_did_not_give_before_is_planned(monkeypatch):
     with pytest.raises(Stale):
         tape.play([x.to(memory_format=torch.channels_last)])  # add gives the strides of its argument
     key = ("work", *contiguous)
-    taping._tapes[key] = tape
-    assert taping.played(key, [x.to(memory_format=torch.channels_last)]) is None and key not in taping._tapes
+    replay._tapes[key] = tape
+    assert replay.played(key, [x.to(memory_format=torch.channels_last)]) is None and key not in replay._tapes
 
 
 def test_what_depends_on_values_is_planned():

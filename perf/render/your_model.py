@@ -71,8 +71,9 @@ def section(out: Path) -> dict[str, Any] | None:
     """As those of `whole.sections`."""
     if (values := load(out)) is None:
         return None
-    environment, share = values["environment"], sentence(values)
-    notes = [f"{title(values)}, on {environment.get('device')}, {str(environment.get('date'))[:10]}.", share]
+    environment = values["environment"]
+    notes = [f"{title(values)}, on {environment.get('device')}, {str(environment.get('date'))[:10]}."]
     notes += [] if environment.get("gpu") else [ON_CPU]
     failed = [f"{name} failed: {reason}" for name, reason in values["failed"].items()]
-    return dict(name="model", title="Your model", notes=notes, head=HEAD, body=lines(values), failed=failed, maps=None)
+    table = dict(headline=[sentence(values)], head=HEAD, body=lines(values), failed=failed, maps=None)
+    return dict(name="model", title="Your model", notes=notes, **table)

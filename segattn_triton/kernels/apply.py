@@ -31,7 +31,7 @@ from segattn_triton.kernels.tile import (
     tile_ptrs,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import Config, Footprint, capability, config_for, space
+from segattn_triton.tuning import Config, Footprint, capability, config_for, space, unsqueezed
 
 SPACE = tuple(
     c
@@ -178,7 +178,9 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
         return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * blocks, waste, row)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
-    return config_for(SPACE, footprint, kernel, x, **how)
+    config = config_for(SPACE, footprint, kernel, x, **how)
+    squeezed = m.layout.channels_last and itemsize == 4 and 80 < capability(x.device) < 90
+    return unsqueezed(config, x.device) if squeezed else config
 
 
 def plan_apply_fwd(

@@ -12,7 +12,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segattn_triton.tuning import L2_BANDWIDTH, SM_BANDWIDTH, SMS, STEP, Config, config_for, space
+from segattn_triton.tuning import (
+    L2_BANDWIDTH,
+    SM_BANDWIDTH,
+    SMS,
+    STEP,
+    Config,
+    capability,
+    config_for,
+    space,
+    unsqueezed,
+)
 
 SPACE = space(BLOCK_R=(4, 8, 16, 32, 64), BLOCK_C=(16, 32, 64, 128, 256, 512, 1024), num_warps=(4, 8))
 SPLITS = 64  # partial results of z and dpooled that the next kernel sums, at most
@@ -57,4 +67,5 @@ def mlp_config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1:
         return steps + 4 * N * parts * C * max(1.0, pixels / TILE) / L2_BANDWIDTH + 1e-3 * values
 
     how = dict(C=C, pixels=N * pixels, also=(f"R{R}",), exact=(N, tiles))
-    return config_for(SPACE, microseconds, kernel, w1, **how)
+    config = config_for(SPACE, microseconds, kernel, w1, **how)
+    return unsqueezed(config, w1.device) if config.blocks["BLOCK_C"] > 512 and capability(w1.device) >= 100 else config

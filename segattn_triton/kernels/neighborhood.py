@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.tile import ALIGNMENTS, Layout
-from segattn_triton.tuning import Config, Footprint, Model, config_for, space, unsqueezed
+from segattn_triton.tuning import Config, Footprint, Model, capability, config_for, space, unsqueezed
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2.0))
@@ -263,4 +263,5 @@ def choose_for(
     exact = (N, H, W, t.stride(2) == 1)
     how = dict(C=heads * D, pixels=N * H * W, layout=layout, also=what, exact=exact)
     config = config_for(configs, model, kernel, t, **how)
-    return unsqueezed(config, t.device) if constants.kernel > 1 and t.element_size() >= 4 else config
+    squeezed = t.element_size() >= 4 and (constants.kernel > 1 or capability(t.device) >= 100)
+    return unsqueezed(config, t.device) if squeezed else config

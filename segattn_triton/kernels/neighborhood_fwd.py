@@ -203,7 +203,7 @@ def _model(q: Tensor, dilation: int, kernel_size: int) -> Model:
         block_t = config.blocks["BLOCK_T"]
         registers = 50 + (6 if w_contiguous else 2) * block_d * block_t / config.num_warps
         if (
-            registers > (240 if capability(q.device) == 100 else 245)
+            registers > (240 if capability(q.device) in (86, 89, 100) else 245)
             or config.num_warps < block_t
             or (block_t > 1 and 4 * block_t >= 2 * cols)
         ):

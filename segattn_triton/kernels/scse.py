@@ -32,7 +32,7 @@ from segattn_triton.kernels.tile import (
     store_chunks,
 )
 from segattn_triton.launch import Plan
-from segattn_triton.tuning import SMS, Config, Footprint, config_for, space
+from segattn_triton.tuning import SMS, Config, Footprint, capability, config_for, space, unsqueezed
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024), num_warps=(2, 4, 8, 16))
 PARTIALS = 16384  # values per image that the second stage has to read, at most
@@ -146,7 +146,8 @@ def _config(m: Maps, x: Tensor, block_c: int, reduce: str) -> Config:
         return Footprint(block_c * block_p, itemsize, 2, live, m.N * share, rounds * share * block_p / m.P, row)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(reduce,), exact=m.N)
-    return config_for(SPACE, footprint, "scse_bwd", x, **how)
+    config = config_for(SPACE, footprint, "scse_bwd", x, **how)
+    return unsqueezed(config, x.device) if m.layout.channels_last and capability(x.device) >= 100 else config
 
 
 def plan_scse_bwd(

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segattn_triton.kernels.tile import WHOLE, Maps, channels_at_once, is_peak, load_vector, nan_max
-from segattn_triton.tuning import Config, Footprint, capability, config_for, space
+from segattn_triton.tuning import Config, Footprint, capability, config_for, space, unsqueezed
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
 
@@ -92,4 +92,5 @@ def spatial_config(m: Maps, x: Tensor, pool: str, backward: bool) -> Config:
         return Footprint(block_c * block_p, itemsize, 1 + backward, live, m.N * tiles, waste, row)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(pool,), exact=m.N)
-    return config_for(SPACE, footprint, kernel, x, **how)
+    config = config_for(SPACE, footprint, kernel, x, **how)
+    return unsqueezed(config, x.device) if ampere and itemsize == 2 else config

@@ -145,7 +145,7 @@ def stencil_config(x: Tensor, m: Maps, geometry: Geometry, stencil: str, backwar
     kernel = "stencil_bwd" if backward else "stencil_fwd"
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(stencil,), exact=geometry)
     config = config_for(SPACE, time, kernel, x, **how)
-    squeezed = backward and geometry.channels_last and geometry.itemsize >= 4 and capability(x.device) >= 100
+    squeezed = backward and geometry.channels_last and capability(x.device) >= 100
     return unsqueezed(config, x.device) if squeezed else config
 
 
