@@ -4,11 +4,12 @@ The configs that the model of `segattn_triton.tuning` finds cheapest are compile
 compared by what the model only estimates: with registers and shared memory as compiled, so many programs are resident
 on an SM, and so many bytes of the maps in flight. A config's *bound*, in picoseconds per element of the map, is
 
-    max(DRAM floor * latency, issue floor),   latency = mean over the waves of max(1, bytes needed / bytes in flight)
+    mean over the waves of max(DRAM floor * bytes needed / bytes in flight, issue floor * warps needed / warps)
 
-with the floors of `segattn kernels`; in the last wave fewer programs are left to keep bytes in flight. It orders
-configs where these limits decide, and is no time: caches, the latency within a program and collisions are not in it. A
-config that spills has none, nor has a kernel without a map (its time is latency), or with matrix instructions (which
+with the floors of `segattn kernels` and quotients of at least 1. An SM issues at its rate with 16 warps, four for each
+cycle of latency (CUDA C++ Programming Guide, "Multiprocessor Level"); in the last wave fewer programs are left. It
+orders configs where these limits decide, and is no time: caches, latency within a program and collisions are not in it.
+A config that spills has none, nor has a kernel without a map (its time is latency), or with matrix instructions (which
 loop inside a program).
 """
 
@@ -24,6 +25,7 @@ import typer
 from segattn_triton.perf import child
 
 ARCH = 90
+WARPS = 16  # per SM, to issue at its rate
 HEAD = (
     "op",
     "case",
@@ -150,12 +152,14 @@ def bound(compiled, sizes) -> float | None:
     loaded = sum(a.bits for a in compiled.accesses if a.op != "store" and a.args & names) / 8 * compiled.threads
     each_sm = compiled.plan.grid / SMS
     waves = each_sm / resident
-    full = int(waves)
-    shares = [(full, resident), (waves - full, (waves - full) * resident)]  # (waves, programs per SM in them)
-    if not loaded:  # a kernel that only writes waits for nothing
-        return max(dram, issue)
-    latency = sum(n * max(1.0, BYTES_IN_FLIGHT / (programs * loaded)) for n, programs in shares if n) / waves
-    return max(dram * latency, issue)
+    shares = [(int(waves), resident), (waves % 1, waves % 1 * resident)]  # (waves, programs per SM in them)
+
+    def during(programs: float) -> float:
+        warps = programs * compiled.threads / 32
+        flying = programs * loaded or BYTES_IN_FLIGHT  # a kernel that only writes waits for nothing
+        return max(dram * max(1.0, BYTES_IN_FLIGHT / flying), issue * max(1.0, WARPS / warps))
+
+    return sum(n * during(programs) for n, programs in shares if n) / waves
 
 
 def _work(piece: dict) -> dict:

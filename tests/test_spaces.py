@@ -34,6 +34,7 @@ def compiled(**values):
         ({"issue_floor": lambda sizes: 3.0}, 3.0),
         ({"programs_per_sm": 2}, BYTES_IN_FLIGHT / (2 * 64 * 128)),
         ({"plan": SimpleNamespace(grid=9 * SMS)}, (8 + BYTES_IN_FLIGHT / (64 * 128)) / 9),  # a last wave of one
+        ({"programs_per_sm": 2, "issue_floor": lambda sizes: 3.0}, 3.0 * 16 / 8),  # of 4 warps each
         ({"accesses": []}, 1.0),
         ({"spills": 8}, None),
         ({"matrix": ["wgmma"]}, None),
