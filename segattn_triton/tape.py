@@ -99,13 +99,14 @@ def calling(func: Callable, args: list, kwargs: dict, places: list[tuple[int, Pl
 def launching(plan: Plan, compiled: Any, constants: list, places: list[tuple[int, Place]]) -> Step:
     """A launch of the compiled kernel with pointers; in the interpreter, with tensors."""
     if INTERPRETED:
-        names, options = plan.kernel.arg_names, {"num_warps": plan.config.num_warps}
+        kernel, grid = plan.kernel, (plan.grid,)  # not the plan, which holds tensors
+        options = {"num_warps": plan.config.num_warps}
 
         def interpret(tensors: list, stream: int) -> None:
             arguments = constants.copy()
             for i, place in places:
                 arguments[i] = place.tensor(tensors)
-            plan.kernel[(plan.grid,)](**dict(zip(names, arguments, strict=True)), **options)
+            kernel[grid](**dict(zip(kernel.arg_names, arguments, strict=True)), **options)
 
         return interpret
     if compiled is None:

@@ -1,6 +1,8 @@
 """A repeated call repeats its launches, on its own tensors: nothing is planned anew, and nothing else changes."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -204,6 +206,16 @@ def test_a_tape_puts_tensors_in_their_places():
     assert (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
     assert a.data_ptr() != b.data_ptr()
     assert [step.__name__ for step in tape.steps] == ["skip", "allocate", "interpret"]
+
+
+@each_row
+def test_a_tape_keeps_no_tensor_alive(row):
+    inputs = problem(row)
+    alive = [weakref.ref(t) for t in (*inputs, row.op(*inputs, backend="triton"))]
+    assert replay._tapes
+    inputs.clear()
+    gc.collect()
+    assert not any(ref() is not None for ref in alive)
 
 
 @interpreted

@@ -190,8 +190,9 @@ def _model(q: Tensor, dilation: int, kernel_size: int) -> Model:
     _, H, W, heads, D = q.shape
     block_d, w_contiguous = triton.next_power_of_2(D), q.stride(2) == 1
     rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
-    by_rows = row_model(q, heads, dilation, kernel_size, loads=4, live=3.5)
-    suits = q.element_size() == 2 and kernel_size == 3 and D >= 16 and capability(q.device) >= 80
+    by_rows, target = row_model(q, heads, dilation, kernel_size, loads=4, live=3.5), capability(q.device)
+    suits = q.element_size() == 2 and kernel_size == 3 and D >= 16 and target >= 80
+    most = 240 if target in (86, 89, 100) else 245
 
     def price(config: Config) -> Footprint | float | None:
         if "BLOCK_T" in config.blocks:
@@ -202,11 +203,7 @@ def _model(q: Tensor, dilation: int, kernel_size: int) -> Model:
     def by_tiles(config: Config) -> float | None:
         block_t = config.blocks["BLOCK_T"]
         registers = 50 + (6 if w_contiguous else 2) * block_d * block_t / config.num_warps
-        if (
-            registers > (240 if capability(q.device) in (86, 89, 100) else 245)
-            or config.num_warps < block_t
-            or (block_t > 1 and 4 * block_t >= 2 * cols)
-        ):
+        if registers > most or config.num_warps < block_t or (block_t > 1 and 4 * block_t >= 2 * cols):
             return None
         covered = triton.cdiv(rows, 4) * 4 * triton.cdiv(cols, 4 * block_t) * 4 * block_t
         repeated = config.num_warps / block_t  # warps beyond the tiles repeat the products
