@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from segattn_triton._register import DifferentiableOp, noting
+from segattn_triton._register import DifferentiableOp, noting, watched
 from segattn_triton.replay import MOST_TAPES, kept, repeats, signature
 from segattn_triton.tape import Stale, Tape
 
@@ -61,8 +61,7 @@ def _transformed() -> bool:
         torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._autograd._profiler_enabled()
+        or watched()
     )
 
 

@@ -96,7 +96,7 @@ class DifferentiableOp:
             return self._first(self._function.apply(*args) if self._wants_grad(args) else self.op(*args))
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return self._first(self._function.apply(*args))  # raises on a dual number, whose tangent would be lost
-        key, wants_grad = None if _watched() else signature(self.name, args), self._wants_grad(args)
+        key, wants_grad = None if watched() else signature(self.name, args), self._wants_grad(args)
         outputs = self.run(key, args, wants_grad)
         if (calls := getattr(_local, "calls", None)) is not None:
             calls.append((self, key, args, wants_grad, outputs))
@@ -251,7 +251,7 @@ def _complete(grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor]:
     return [x.new_empty(_UNWANTED) if g is None else g for g in grads]
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether something else wants to see each call, a mode or the profiler. Otherwise the dispatcher may be passed
     by, which takes as long as a small kernel."""
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._autograd._profiler_enabled()
@@ -328,7 +328,7 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
             needs = list(ctx.needs_input_grad[1 : num + 1])
             args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
             transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-            plain = not (torch.is_grad_enabled() or transformed or _watched())
+            plain = not (torch.is_grad_enabled() or transformed or watched())
             key = signature(op.name_bwd, args) if plain else None
             grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
             wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
