@@ -39,7 +39,7 @@ def _one_line():
 @main.command()
 def report(
     op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; all by default.")] = None,
-    preset: Annotated[str, typer.Option(help="quick (3 minutes) or full (an hour).")] = "quick",
+    preset: Annotated[str, typer.Option(help="quick (four and a half minutes) or full (an hour).")] = "quick",
     dtype: Annotated[Names, typer.Option(help="bfloat16, float16, float32, float64.")] = None,
     layout: Annotated[Names, typer.Option(help="contiguous, channels_last; both by default.")] = None,
     mode: Annotated[Names, typer.Option(help="fwd, bwd, both by default; launch: CPU time of a call.")] = None,

@@ -73,7 +73,8 @@ class Cpu:
         return C, H, W
 
     def compile(self, fn: Callable) -> Callable:
-        return torch.compile(fn, fullgraph=True, dynamic=False)
+        """One graph for every size: compiling takes the better part of a minute."""
+        return torch.compile(fn, fullgraph=True, dynamic=True)
 
     def compile_model(self, model: Callable) -> Callable:
         return torch.compile(model, dynamic=False)
@@ -124,6 +125,9 @@ class Cuda(Cpu):
         while self.now() < end:
             a @ a
             self.synchronize()
+
+    def compile(self, fn: Callable) -> Callable:
+        return torch.compile(fn, fullgraph=True, dynamic=False)
 
     def event(self):
         return torch.cuda.Event(enable_timing=True)

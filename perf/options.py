@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segattn_triton.catalog import BY_NAME
 
-PRESETS = {"quick": 180.0, "full": 3600.0}  # budget in seconds
+PRESETS = {"quick": 270.0, "full": 3600.0}  # budget in seconds
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 LAYOUTS = {"nchw": "contiguous", "nhwc": "channels_last"}
 MODES = ("fwd", "bwd")

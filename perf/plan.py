@@ -3,6 +3,9 @@
 First the ceilings: device copy, matrix product. Then, per dtype, the numerics of every op, so that no time is taken
 of an op that is wrong. Then the sweep outwards from the founding problem (C = 64 and 128, 512 x 512, bfloat16):
 other resolutions, other C, other dtypes. Photographs follow the founding problem.
+
+A CPU draws curves instead, one op at several sides before the next: the first op at four sides, each founding op at
+two, then curve after curve; photographs, what the compiler makes of our kernels and compiled rivals come last.
 """
 
 import math
@@ -30,10 +33,16 @@ GPU = {
         dtypes=("bfloat16", "float32", "float16"),
     ),
 }
+FOUNDING = ("spatial_gate", "channel_gate", "local_gate", "neighborhood_attention")
 CPU = {
-    "quick": dict(sides=(128, 64), channels=(32,), dtypes=("float32",)),
-    "full": dict(sides=(256, 128, 64, 512), channels=(64, 32), dtypes=("float32",)),
+    "quick": dict(sides=(128, 32, 512, 256, 64), channels=(32,), dtypes=("float32",)),
+    "full": dict(sides=(128, 32, 512, 256, 64), channels=(32, 64), dtypes=("float32",)),
 }
+CURVES = {  # on a CPU, without --op; attention, which takes most time, last
+    "quick": ("spatial_gate", "channel_gate", "local_gate", "squeeze_excite", "scse", "neighborhood_attention"),
+    "full": tuple(BY_NAME),
+}
+COMPILED_SIDES = 4  # of a curve, all by one dynamic graph
 COMPILED = ("compile", "compile-best", "flex")
 
 
@@ -72,11 +81,11 @@ def schedule(options: Options, *, gpu: bool, bfloat16: bool = True) -> list[Job]
     if gpu and not bfloat16:
         presets["dtypes"] = tuple(d for d in presets["dtypes"] if d != "bfloat16") or ("float16",)
     grid = {k: tuple(getattr(options, k)) or v for k, v in presets.items()}
-    jobs = [*_ceilings(grid["dtypes"][0], gpu), *_sweep(options, grid, gpu)]
+    jobs = [*_ceilings(grid["dtypes"][0], gpu)]
     if gpu:
-        jobs += [*_checks(options, grid["dtypes"]), *_launches(options, grid["dtypes"][0])]
+        jobs += [*_sweep(options, grid), *_checks(options, grid["dtypes"]), *_launches(options, grid["dtypes"][0])]
     else:
-        jobs.append(_predictions(options))
+        jobs += [*_curves(options, grid), _predictions(options)]
     return sorted(jobs, key=lambda job: job.rank)
 
 
@@ -120,27 +129,41 @@ def _batch(C: int, side: int, dtype: str) -> int:
     return N
 
 
-def _sweep(options: Options, grid: Mapping, gpu: bool) -> Iterator[Job]:
-    """A job for each problem; the first of an op, direction and dtype on a photograph, too."""
+def _sweep(options: Options, grid: Mapping) -> Iterator[Job]:
+    """On a GPU, a job for each problem; the first of an op, direction and dtype on a photograph, too."""
     for (d, dtype), (s, side), (c, C), (m, mode), (l, layout), (o, op) in product(
         *map(enumerate, (grid["dtypes"], grid["sides"], grid["channels"], options.modes, options.layouts, options.ops))
     ):
         if mode == LAUNCH:
             continue
         distance = _dtype_rank(d) + s + (0 if c < 2 else 4 + c)
-        N, provider, timer = (_batch(C, side, dtype), "segattn", "events") if gpu else (1, "reference", "cpu")
-        first = Point(op, provider, mode, dtype, layout, N, C, side, side, timer)
+        first = Point(op, "segattn", mode, dtype, layout, _batch(C, side, dtype), C, side, side, "events")
         points = [first, *(replace(first, provider=name) for name in rivals.names(op))]
-        compiled = [p for p in points if p.provider in COMPILED]
-        if not gpu:  # compiling for the CPU takes the better part of a minute: apart, and once a row and direction
-            points = [p for p in points if p not in compiled]
-            if compiled and s + c + l == 0:
-                yield Job("time", tuple(compiled), (distance + 0.5, m, c, l, o))
         if s + c + l == 0:
             yield Job("time", tuple(replace(p, inputs="photo") for p in points), (distance + 0.25, m, c, l, o))
-        if gpu and floor_bytes(first) < GRAPH_BYTES:
+        if floor_bytes(first) < GRAPH_BYTES:
             points += [replace(p, timer="graph") for p in points]
         yield Job("time", tuple(points), (distance, m, c, l, o))
+
+
+def _curves(options: Options, grid: Mapping) -> Iterator[Job]:
+    """On a CPU, a job for each problem of a curve, ours the reference; a photograph of each op and direction."""
+    ops = CURVES[options.preset] if options.ops == tuple(BY_NAME) else options.ops
+    for (d, dtype), (c, C), (l, layout), (m, mode), (o, op), (s, side) in product(
+        *map(enumerate, (grid["dtypes"], grid["channels"], options.layouts, options.modes, ops, grid["sides"]))
+    ):
+        first = Point(op, "reference", mode, dtype, layout, 1, C, side, side, "cpu")
+        rival = [replace(first, provider=name) for name in rivals.names(op)]
+        points = (first, *(p for p in rival if p.provider not in COMPILED))
+        founding, lead = d + c + l + m == 0, o == 0 and s < 4
+        tier = 0 if founding and lead else 1 if founding and s < 2 and op in FOUNDING else 2
+        yield Job("time", points, (tier, d, c, o, m, l, s))
+        if d + c + l + s == 0:
+            yield Job("time", tuple(replace(p, inputs="photo") for p in points), (3, m, o))
+            for i, p in enumerate(p for p in rival if p.provider in COMPILED):
+                if (op in FOUNDING and p.provider == "compile") or options.preset == "full":
+                    sides = grid["sides"][:COMPILED_SIDES]
+                    yield Job("time", tuple(replace(p, H=side, W=side) for side in sides), (5, i, m, o))
 
 
 def _predictions(options: Options) -> Job:
@@ -149,10 +172,10 @@ def _predictions(options: Options) -> Job:
     grid = GPU[options.preset] | dict(dtypes=options.dtypes or ("bfloat16",), channels=(64,))
     points = [
         replace(job.first, timer="predicted")
-        for job in sorted(_sweep(twin, grid, gpu=True), key=lambda job: job.rank)
+        for job in sorted(_sweep(twin, grid), key=lambda job: job.rank)
         if job.first.inputs == "normal"
     ]
-    return Job("predict", tuple(dict.fromkeys(points)), (-0.5,))
+    return Job("predict", tuple(dict.fromkeys(points)), (4,))
 
 
 def memory_needed(points: Sequence[Point]) -> int:

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,7 @@ from segattn_triton.perf.tune import problem
 from segattn_triton.perf.tuner import Tuner
 from segattn_triton.perf.workload import Workload
 
-RESERVE = 40.0  # seconds of the budget for plots and page
-PREDICTION_SHARE = 0.35  # of the budget
+RESERVE = 15.0  # seconds of the budget for plots and page
 TUNING_SHARE = 0.3
 MAP_SIZE = (1, 32, 256, 256)
 
@@ -125,7 +125,7 @@ class Report:
         """The pending points that there is time for: all, those that need no compiler, or none."""
         pending = self._pending(job)
         if job.kind == "predict":
-            return pending if self.budget.left > RESERVE else []
+            return pending if self.budget.left > RESERVE + self.budget.predict("prepare") else []
         for points in (pending, [p for p in pending if p.provider not in plan.COMPILED]):
             if points and self._predict(job.kind, points) <= self.budget.left - RESERVE:
                 return points
@@ -134,10 +134,9 @@ class Report:
     def _predict(self, kind: str, points: list[Point]) -> float:
         if kind != "time":
             return self.budget.predict(kind, plan.work(points[0]))
-        providers = {p.provider for p in points}
-        compiled = len(providers.intersection(plan.COMPILED))
-        each = self.budget.predict("measure", plan.work(points[0]))
-        return len(providers) * each + compiled * self.budget.predict(f"compile {points[0].mode}")
+        compiled = len({p.provider for p in points}.intersection(plan.COMPILED))
+        each = sum(self.budget.predict("measure", plan.work(p)) for p in points if p.timer != "graph")
+        return each + compiled * self.budget.predict(f"compile {points[0].mode}")
 
     def _attempt(self, job: plan.Job) -> None:
         """Whatever goes wrong beyond a single provider becomes the status of the job's points; the run goes on."""
@@ -166,16 +165,15 @@ class Report:
                 ours = [p for p in points if p.provider == "segattn"]
                 measure.fail(ours, f"its numerics are wrong: {reason}", self.save)
                 points = tuple(p for p in points if p.provider != "segattn")
-            if points:
-                measure.times(points, self.backend, self.options.image, self.save, self.budget)
+            for _, problem in groupby(points, key=plan.describe):
+                measure.times([*problem], self.backend, self.options.image, self.save, self.budget)
         measure.recover(self.backend)
         if job.kind in ("ceiling", "check", "launch"):
             self.budget.learn(job.kind, self.backend.now() - begin, plan.work(job.first))
         self._say(job)
 
     def _predictions(self, points: Iterable[Point]) -> None:
-        seconds = min(PREDICTION_SHARE * self.options.budget, self.budget.left - RESERVE)
-        for record in predict.records(list(points), seconds):
+        for record in predict.records(list(points), self.budget.left - RESERVE):
             self.save(record)
 
     def _maps(self) -> None:

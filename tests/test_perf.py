@@ -98,6 +98,31 @@ def test_run_stops_in_time_and_resume_finishes(rehearse):
     assert rehearse.environment["left_out"] == {} and rehearse.environment["resumed_from"]
 
 
+@pytest.mark.parametrize("seconds", [60.0, 180.0])
+def test_a_cpu_uses_its_budget_for_curves(seconds, tmp_path, monkeypatch):
+    """On a made-up clock: of 60 seconds, a curve of the first op and two sides of each founding op."""
+
+    class MadeUp(Rehearsal):
+        gpu, timer, kernels = False, "cpu", "reference"
+        BANDWIDTH, COMPILE = 2e9, 40.0
+
+        def flush(self):
+            pass
+
+    backend = MadeUp()
+
+    def predictions(points, seconds):
+        backend.host += seconds
+        return []
+
+    monkeypatch.setattr(report.predict, "records", predictions)
+    report.run(backend=backend, out=tmp_path, budget=seconds)
+    timed = {r.point for r in load(tmp_path / "records.jsonl") if r.ms and r.point.provider == "reference"}
+    sides = Counter(p.op for p in timed if (p.mode, p.layout, p.inputs) == ("fwd", "contiguous", "normal"))
+    assert sides["spatial_gate"] >= 4 and all(sides[op] >= 2 for op in plan.FOUNDING), sides
+    assert 0.9 * seconds <= backend.now() + report.RESERVE <= 1.1 * seconds
+
+
 def test_a_provider_that_fails_costs_only_its_points(rehearse):
     class NoCompiler(Rehearsal):
         def compile(self, fn):

@@ -65,6 +65,28 @@ def test_most_valuable_points_come_first(tmp_path):
     assert all(plan.floor_bytes(p) < timing.GRAPH_BYTES for p in points if p.timer == "graph")
 
 
+def test_a_cpu_draws_curves_one_op_after_the_other(tmp_path):
+    jobs = plan.schedule(Options(out=tmp_path).checked(), gpu=False)
+    first = [job.first for job in jobs if job.kind == "time" and job.first.inputs == "normal"]
+    assert len({p.H for p in first[:4]}) == 4 and {(p.op, p.mode, p.layout) for p in first[:4]} == {
+        ("spatial_gate", "fwd", "contiguous")
+    }
+    sides = Counter(p.op for p in first[: 4 + 2 * (len(plan.FOUNDING) - 1)])
+    assert set(sides) == set(plan.FOUNDING) and min(sides.values()) == 2
+    plain = [p for p in first if p.provider == "reference"]
+    curves = Counter((p.op, p.mode, p.layout) for p in plain)
+    assert set(curves.values()) == {5} and len(curves) == len(plan.CURVES["quick"]) * 2 * 2
+    assert {32, 512} <= {p.H for p in plain}
+    kinds = ["photo" if job.first.inputs == "photo" else job.first.provider for job in jobs if job.kind != "ceiling"]
+    assert list(dict.fromkeys(kinds)) == ["reference", "photo", "segattn", "compile"]
+    compiled = [job for job in jobs if job.first.provider == "compile"]
+    assert {job.first.op for job in compiled} == set(plan.FOUNDING) and {len(job.points) for job in compiled} == {4}
+    chosen = plan.schedule(Options(ops=("eca",), out=tmp_path).checked(), gpu=False)
+    assert {job.first.op for job in chosen if job.kind != "ceiling"} == {"eca"}
+    whole = plan.schedule(Options(preset="full", out=tmp_path).checked(), gpu=False)
+    assert {job.first.op for job in whole if job.kind == "time"} == set(BY_NAME)
+
+
 def test_a_gpu_without_bfloat16_is_not_asked_for_it(tmp_path):
     jobs = plan.schedule(Options(out=tmp_path).checked(), gpu=True, bfloat16=False)
     assert {job.first.dtype for job in jobs} == {"float16"}
