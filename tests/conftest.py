@@ -6,6 +6,7 @@ write is seen. In the interpreter bfloat16 is computed as on a GPU.
 
 import os
 import zlib
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -91,14 +92,32 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(config, items):
-    share = config.getoption("share")
-    chosen = [("[" not in item.nodeid or zlib.crc32(item.nodeid.encode()) % share == 0, item) for item in items]
-    config.hook.pytest_deselected(items=[item for keep, item in chosen if not keep])
-    items[:] = [item for keep, item in chosen if keep]
     for item in items:
         for marker, missing in (("interpreter", not support.INTERPRETED), ("gpu", support.INTERPRETED)):
             if missing and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"not the place of {marker} tests: {support.DEVICE}"))
+    kept = _share_of(items, config.getoption("share"))
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def _share_of(items: list, share: int) -> set:
+    """One in `share` of the cases by a checksum of their names; of each test, and each variant of one, at least one
+    that is not skipped."""
+    kept = {item for item in items if "[" not in item.nodeid or _checksum(item) % share == 0}
+    tests = defaultdict(list)
+    for item in items:
+        variant = item.callspec.params.get("variant") if hasattr(item, "callspec") else None
+        tests[item.nodeid.partition("[")[0], variant].append(item)
+    for cases in tests.values():
+        running = [item for item in cases if not item.get_closest_marker("skip")]
+        if running and not kept.intersection(running):
+            kept.add(min(running, key=_checksum))
+    return kept
+
+
+def _checksum(item) -> int:
+    return zlib.crc32(item.nodeid.encode())
 
 
 def pytest_sessionfinish(session):

@@ -65,6 +65,22 @@ each_parameter = pytest.mark.parametrize(
 )
 
 
+@each_parameter
+def test_the_expected_shape_of_a_parameter(row, name):
+    """The message states the shape that would have been right, channel by channel; of w1 hidden channels are free."""
+    inputs = one_map(row, problem(row))
+    right = dict(zip(names(row), inputs, strict=True))[name]
+    if name == "w1" and "w2" in names(row):
+        wrong, expected = right[:, :-1], (right.shape[0], right.shape[1])
+    else:
+        wrong, expected = torch.cat([right, right]), right.shape
+    changed = [wrong if n == name else t for n, t in zip(names(row), inputs, strict=True)]
+    pattern = ", ".join(str(s) for s in expected).removesuffix(", 1, 1")
+    for backend in BACKENDS:
+        with pytest.raises(ValueError, match=rf"^{name}: .*expected \({pattern}(, 1)*(, \.\.\.)?\)"):
+            row.op(*changed, backend=backend)
+
+
 @pytest.mark.parametrize("wrong", PARAMETERS)
 @each_parameter
 def test_parameters(row, name, wrong):

@@ -107,12 +107,13 @@ def test_changed_weights_are_used(row, change):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
 
-@pytest.mark.parametrize("S", [(5, 6), (4,), (2, 3, 2)], ids=str)
-@with_parameters
+@pytest.mark.parametrize(
+    ("row", "S"),
+    [(r, S) for r in GATES if r.parameters for S in ((5, 6), (4,), (2, 3, 2)) if len(S) in r.dims],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
 def test_hooks_run_and_count(row, S):
     """A forward hook that doubles the last child's output acts as doubled parameters."""
-    if len(S) not in row.dims:
-        pytest.skip(f"{row.name} takes {row.dims} spatial axes")
     module, x, calls = module_of(row, C), image(S=S), []
     *others, weight, bias = [t.detach().clone() for t in state(row, module)]
     expected = row.reference(x, *others, 2 * weight, 2 * bias)

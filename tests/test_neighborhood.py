@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import pytest
@@ -226,6 +227,26 @@ def test_scores(border, dtype):
 def test_weighted_sums(border, dtype):
     v = qkv(4, 5, heads=2, heads_kv=1, D=5, dtype=dtype)[2]
     assert_pair_right("neighborhood_av", [rand(1, 4, 5, 2, 9, dtype=dtype), v], border=border)
+
+
+@pytest.mark.parametrize("name", ["neighborhood_qk", "neighborhood_av"])
+def test_every_subset_of_gradients_of_the_pair(name):
+    """Each gradient is what it is when all are wanted, bit for bit, whichever of the others are wanted with it."""
+    q, k, v, bias = qkv(4, 5, heads=2, D=5)
+    inputs = [q, k, bias] if name == "neighborhood_qk" else [rand(1, 4, 5, 2, 9), v]
+
+    def grads(needs):
+        leaves = [t.detach().clone().requires_grad_(need) for t, need in zip(inputs, needs, strict=True)]
+        y = getattr(F, name)(*leaves, kernel_size=3, backend="triton")
+        wanted = [t for t in leaves if t.requires_grad]
+        return torch.autograd.grad(y, wanted, rand(*y.shape, seed=9))
+
+    whole = grads([True] * len(inputs))
+    assert_pair_right(name, inputs)
+    for needs in itertools.product([False, True], repeat=len(inputs)):
+        expected = [g for g, need in zip(whole, needs, strict=True) if need]
+        for got, wanted in zip(grads(needs) if any(needs) else (), expected, strict=True):
+            assert_equal(got, wanted)
 
 
 def test_the_pair_with_a_window_of_five():

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segattn_triton import launch as launching
 from segattn_triton import static
+from segattn_triton.kernels.tile import maps
 from segattn_triton.launch import MAX_GRID, Plan
 from segattn_triton.tuning import Config
 
@@ -45,6 +46,19 @@ def test_images_past_2_to_the_31(row, channels_last):
         found = layouts(planned(row, N, C, (side, side), channels_last))
         assert found
         assert all(layout.int64 == int64 for layout in found)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("C", "P"), [(2**12, 2**6), (2**6, 2**12), (48, 3), (3, 48)])
+def test_the_last_offset_of_an_image_decides(C, P, channels_last):
+    """Few pixels of many channels as well as many pixels of few: 64-bit from 2^31 elements on, 32-bit a good way
+    below."""
+    rows = P if channels_last else C  # those that lie a stride apart
+    for last, int64 in ((2**31, True), (2**32, True), (2**30, False)):
+        step = -(-last // (rows - 1))
+        stride = (0, 1, step, step) if channels_last else (0, step, 1, 1)
+        x = torch.empty(0, device="meta").as_strided((1, C, P, 1), stride)
+        assert maps(x).layout == (channels_last, maps(x).layout.align, int64)
 
 
 @each_row
