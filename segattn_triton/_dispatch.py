@@ -122,4 +122,4 @@ def _decompose(op, *args):
             kwargs[name] = (kwargs[name], options[f"{name}_a"], options[f"{name}_b"])
     out = define(*tensors, **kwargs)
     out = out if isinstance(out, tuple) else (out,)
-    return (*out, *(tensors[0].new_empty(0) for _ in range(len(op.outputs) - len(out))))
+    return (*out, *(tensors[0].new_empty((0,)) for _ in range(len(op.outputs) - len(out))))

@@ -34,10 +34,7 @@ _calls: dict[tuple, Call] = {}
 def recall(function: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
     """function(*args, **kwargs), which is one of `segattn_triton.functional`."""
     given = (*args, *kwargs.values())
-    try:
-        key = None if _transformed() else signature((function, *kwargs), given, torch.is_grad_enabled())
-    except RuntimeError:  # a sparse or nested tensor, which has no strides
-        key = None
+    key = None if _transformed() else signature((function, *kwargs), given, torch.is_grad_enabled())
     if key is None:
         return function(*args, **kwargs)
     call = _calls.get(key)
@@ -49,7 +46,7 @@ def recall(function: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any
         try:
             outputs = tape.play(tensors)
         except Stale:
-            del _calls[key]
+            _calls.pop(key, None)
             return function(*args, **kwargs)
         return outputs[0] if single or op.differentiable == 1 else tuple(outputs[: op.differentiable])
     outputs = op.run(op_key, [*tensors, *options], wants_grad)

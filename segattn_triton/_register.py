@@ -152,6 +152,7 @@ class DifferentiableOp:
             douts, saved, args, needs = self._backward_arguments(arguments)
             args_native = self._native(args)
             x_native, *_ = tensors = args_native[: self.num_tensors]
+            saved = [_as_made(s, x_native) for s in saved]
             dy, *others = douts
             if dy is None:
                 dy = torch.zeros_like(self.allocate(*args_native)[0])
@@ -198,7 +199,6 @@ class DifferentiableOp:
 
 
 _UNWANTED = (0,)  # the shape of an output that an operator has to have and nobody wants
-_NOTHING = torch.empty(0)  # stands for one that would be saved
 
 
 @contextlib.contextmanager
@@ -224,6 +224,11 @@ def _requires_grad(tensors: Sequence[Tensor | None]) -> bool:
 
 def _contiguous(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.contiguous()
+
+
+def _as_made(saved: Tensor, x: Tensor) -> Tensor:
+    """What was saved, as the forward laid it out: a hook may have handed back other strides of the same values."""
+    return _in_strides_of(torch.empty_like(x), saved) if saved.shape == x.shape else saved.contiguous()
 
 
 def _in_strides_of(expected: Tensor, value: Tensor) -> Tensor:
@@ -319,7 +324,9 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
         def forward(ctx, key, *args):
             outputs = op._outputs(args, key) if key is not None else _packed(op.op(*args))
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*[_NOTHING if outputs[i] is None else outputs[i] for i in saved], *args[:num])
+            ctx.save_for_backward(
+                *[args[0].new_empty(_UNWANTED) if outputs[i] is None else outputs[i] for i in saved], *args[:num]
+            )
             ctx.options = args[num:]
             return op._first(outputs)
 

@@ -23,8 +23,13 @@ def signature(name: Any, arguments: Sequence[Any], with_grad: bool = False) -> t
     far each pointer is from a multiple of 16 bytes, options and their types, and `with_grad` who requires one. None
     where the call has to be planned, or torch has to see it: a tensor of a class of its own, or without its values in
     memory."""
-    if is_recording():
+    try:
+        return None if is_recording() else _signature(name, arguments, with_grad)
+    except RuntimeError:  # a tensor that has no storage, or no strides: batched, sparse, nested
         return None
+
+
+def _signature(name: Any, arguments: Sequence[Any], with_grad: bool) -> tuple | None:
     known = [name, tuning.epoch]
     for a in arguments:
         kind = type(a)
@@ -56,7 +61,7 @@ def played(key: tuple | None, given: Sequence[Tensor | None]) -> list[Tensor | N
         try:
             return tape.play(given)
         except Stale:
-            del _tapes[key]
+            _tapes.pop(key, None)  # another thread may have been here
     return None
 
 
@@ -75,5 +80,5 @@ def recording(key: tuple | None, given: Sequence[Tensor | None], outputs: list) 
 
 def repeats(given: Sequence[Tensor | None]) -> bool:
     """Whether one tensor has two places: then a tape could not tell them apart."""
-    tensors = [id(t) for t in given if t is not None and t.numel() > 0]
+    tensors = [id(t) for t in given if t is not None]
     return len(set(tensors)) < len(tensors)

@@ -35,12 +35,12 @@ def _allocate(
     split = pool != "avg" and ties == "split"
     return (
         torch.empty_like(x),
-        x.new_empty((N, C) if return_map else 0),
+        x.new_empty((N, C) if return_map else (0,)),
         x.new_empty(squeezed, dtype=acc),  # v
         x.new_empty((N, C), dtype=acc),  # z
-        x.new_empty(0 if w2 is None else (N, w1.shape[0]), dtype=acc),  # z1
-        x.new_empty(squeezed if split else 0, dtype=acc),  # the maximum
-        x.new_empty(0 if pool == "avg" else squeezed, dtype=torch.int32),  # its first pixel, or its count
+        x.new_empty((0,) if w2 is None else (N, w1.shape[0]), dtype=acc),  # z1
+        x.new_empty(squeezed if split else (0,), dtype=acc),  # the maximum
+        x.new_empty((0,) if pool == "avg" else squeezed, dtype=torch.int32),  # its first pixel, or its count
     )
 
 

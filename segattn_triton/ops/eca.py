@@ -22,7 +22,7 @@ from segattn_triton.launch import launch
 def _allocate(x, weight, bias, circular, gate, gate_a, gate_b, return_map):
     shape = x.shape[:2]
     acc = torch.promote_types(x.dtype, torch.float32)
-    gate_map = x.new_empty(shape if return_map else 0)
+    gate_map = x.new_empty(shape if return_map else (0,))
     return torch.empty_like(x), gate_map, x.new_empty(shape, dtype=acc), x.new_empty(shape, dtype=acc)
 
 

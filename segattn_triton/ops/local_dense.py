@@ -52,8 +52,8 @@ def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor, Tensor]:
     save, return_map = args[-2:]
     return (
         torch.empty_like(x),
-        torch.empty_like(x) if return_map else x.new_empty(0),
-        torch.empty_like(x) if save else x.new_empty(0),
+        torch.empty_like(x) if return_map else x.new_empty((0,)),
+        torch.empty_like(x) if save else x.new_empty((0,)),
     )
 
 

@@ -21,7 +21,7 @@ from segattn_triton.launch import launch
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
     return_map = args[-1]
-    return torch.empty_like(x), torch.empty_like(x) if return_map else x.new_empty(0)
+    return torch.empty_like(x), torch.empty_like(x) if return_map else x.new_empty((0,))
 
 
 def _forward(outputs, x, weight, bias, gate, gate_a, gate_b, return_map):

@@ -37,7 +37,7 @@ def _finish_bias(plan, drel_bias: Tensor | None) -> None:
 
 def _allocate(q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
     acc = torch.promote_types(q.dtype, torch.float32)
-    return torch.empty_like(q), q.new_empty(q.shape[:4] if return_lse else 0, dtype=acc)
+    return torch.empty_like(q), q.new_empty(q.shape[:4] if return_lse else (0,), dtype=acc)
 
 
 def _forward(outputs, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):

@@ -31,7 +31,7 @@ def _allocate(x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, 
     acc = torch.promote_types(x.dtype, torch.float32)
     return (
         torch.empty_like(x),
-        x.new_empty((N, 1, *x.shape[2:]) if return_map else 0),
+        x.new_empty((N, 1, *x.shape[2:]) if return_map else (0,)),
         x.new_empty((N, C), dtype=acc),  # v
         x.new_empty((N, C), dtype=acc),  # zc
         x.new_empty((N, w1.shape[0]), dtype=acc),  # z1

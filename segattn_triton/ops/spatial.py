@@ -21,7 +21,7 @@ from segattn_triton.launch import launch
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
     return_map = args[-1]
-    gate_map = x.new_empty((x.shape[0], 1, *x.shape[2:]) if return_map else 0)
+    gate_map = x.new_empty((x.shape[0], 1, *x.shape[2:]) if return_map else (0,))
     return torch.empty_like(x), gate_map
 
 
