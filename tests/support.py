@@ -1,6 +1,7 @@
 """What the tests share: the rows as parameters, small problems, the comparison with the reference, and its count."""
 
 import inspect
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segattn_triton.catalog import OPS, Op
-from segattn_triton.testing import make_inputs, matches
+from segattn_triton.ops.local_dense import VARIANTS
+from segattn_triton.testing import LAYOUTS, make_inputs, matches
 
 INTERPRETED = not torch.cuda.is_available()
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -43,6 +45,20 @@ def _options_of(rows: Sequence[Op]):
     return pytest.mark.parametrize(("row", "options"), sets, ids=ids)
 
 
+def is_read_by_descriptors(layout: str, dtype: torch.dtype) -> bool:
+    """Whether the tensor memory accelerator can read a map of 16 channels."""
+    return dtype.itemsize == 2 and layout == "channels_last"
+
+
+each_dense_variant = pytest.mark.parametrize(
+    ("variant", "layout", "dtype"),
+    [
+        (variant, layout, dtype)
+        for variant, layout, dtype in itertools.product(VARIANTS, LAYOUTS, DTYPES)
+        if variant != "descriptors" or is_read_by_descriptors(layout, dtype)
+    ],
+    ids=str,
+)
 each_option, each_option_of_gates = _options_of(OPS), _options_of(GATES)
 
 

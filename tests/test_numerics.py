@@ -3,10 +3,21 @@
 import itertools
 
 import pytest
+import support
 import torch
-from support import DEVICE, DTYPES, assert_right, each_dtype, each_gate, each_option, each_row, problem, without
+from support import (
+    DEVICE,
+    assert_right,
+    each_dense_variant,
+    each_dtype,
+    each_gate,
+    each_option,
+    each_row,
+    problem,
+    without,
+)
 
-from segattn_triton import kernels
+from segattn_triton import kernels, tuning
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.kernels.conv_descriptors import takes_descriptors
 from segattn_triton.kernels.tile import native
@@ -105,25 +116,24 @@ def test_ties_of_the_larger_gate():
         assert_right(row, x, *parameters, gate=gate, reduce="max")
 
 
-def is_read_by_descriptors(dtype, layout: str) -> bool:
-    return dtype.itemsize == 2 and layout == "channels_last"
+@pytest.mark.parametrize("C", [24, 40])
+def test_descriptors_over_several_blocks(C, monkeypatch):
+    """Tiles of a row, rows, images and blocks of output channels, more than one of each: all are decoded from one."""
+    small = tuning.space(BLOCK_P=(64,), BLOCK_C=(16,), BLOCK_K=(16,))
+    monkeypatch.setattr(kernels.conv_descriptors, "DESCRIPTORS", small)
+    monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto": "descriptors")
+    with tuning.using():
+        row = BY_NAME["local_gate"]
+        assert_right(row, *problem(row, N=2, S=(3, 140), C=C, dtype=torch.float16, layout="channels_last"))
 
 
-@pytest.mark.parametrize(
-    ("variant", "layout", "dtype"),
-    [
-        case
-        for case in itertools.product(local_dense.VARIANTS, LAYOUTS, DTYPES)
-        if case[0] != "descriptors" or is_read_by_descriptors(case[2], case[1])
-    ],
-    ids=str,
-)
+@each_dense_variant
 def test_variants_of_the_dense_local_gate(variant, layout, dtype, monkeypatch):
-    """Whichever of them the problem and the GPU would choose. Of descriptors, more tiles than one along each axis."""
+    """Whichever of them the problem and the GPU would choose. Of descriptors, more tiles of a row than one."""
     row = BY_NAME["local_gate"]
     S = (9, 70) if variant == "descriptors" else (5, 9)
     inputs = problem(row, S=S, C=16, dtype=dtype, layout=layout)
-    assert takes_descriptors(native(inputs[0])) == is_read_by_descriptors(dtype, layout)
+    assert takes_descriptors(native(inputs[0])) == support.is_read_by_descriptors(layout, dtype)
     monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto": variant)
     assert_right(row, *inputs)
 

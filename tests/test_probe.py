@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from probe import faults, probe
-from support import each_dtype, each_row, names, problem, sizes_of, without
+from support import each_dense_variant, each_dtype, each_row, names, problem, sizes_of, without
 
 from segattn_triton import functional, kernels, static, testing
 from segattn_triton.catalog import BY_NAME, OPS
@@ -241,20 +241,16 @@ def test_one_layer(name, layout, record_property):
         assert_no_faults(row, without(row, inputs, absent), record_property)
 
 
-def takes(variant: str, x: torch.Tensor) -> bool:
-    return variant != "descriptors" or takes_descriptors(native(x))
-
-
-@pytest.mark.parametrize("layout", testing.LAYOUTS)
-@pytest.mark.parametrize("variant", local_dense.VARIANTS)
-@each_dtype
-def test_variants_of_the_dense_local_gate(variant, dtype, layout, record_property, monkeypatch):
-    row = BY_NAME["local_gate"]
+@each_dense_variant
+def test_variants_of_the_dense_local_gate(variant, layout, dtype, record_property, monkeypatch):
+    row, probed = BY_NAME["local_gate"], 0
     monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto": variant)
     for sizes in (*SIZES, {"N": 2, "C": 24, "S": (2, 70)}):
         inputs = testing.make_inputs(row, sizes, dtype, layout=layout)
-        if takes(variant, inputs[0]):
+        if variant != "descriptors" or takes_descriptors(native(inputs[0])):
             assert_no_faults(row, inputs, record_property, **row.both)
+            probed += 1
+    assert probed
 
 
 def split_pair(layout: str, dtype, device: str = "cpu", kernel_size: int = 3) -> list[tuple[Callable, list]]:
