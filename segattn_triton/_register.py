@@ -334,10 +334,12 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
         def backward(ctx, *douts):
             needs = list(ctx.needs_input_grad[1 : num + 1])
             args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
-            transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-            plain = not (torch.is_grad_enabled() or transformed or watched())
-            key = signature(op.name_bwd, args) if plain else None
-            grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
+            if torch.compiler.is_compiling():  # compiled autograd traces this, and raises by itself
+                grads = _packed(op.op_bwd(*args))
+            else:
+                transformed = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+                key = None if transformed or watched() else signature(op.name_bwd, args)
+                grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
             wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
             return None, *wanted, *[None] * len(ctx.options)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from segattn_triton import functional
+from segattn_triton._checks import DTYPES
 from segattn_triton.adapters import BLOCKS, Gate, Parts, qualified_name
 
 
@@ -64,7 +65,18 @@ def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], 
     if not args or not isinstance(args[0], Tensor) or torch.jit.is_tracing() or is_observed(module):
         return None
     parts = reading()
-    return parts if isinstance(parts, Parts) and args[0].dim() - 2 in parts.dims else None
+    return parts if isinstance(parts, Parts) and _takes(args[0], parts) else None
+
+
+def _takes(x: Tensor, parts: Parts) -> bool:
+    """Whether the function takes x beside these weights. Of other dtypes, and of weights that became tensors of a class
+    of their own (quantised, sharded), the own forward knows what to do."""
+    weights = [t for t in parts.tensors if t is not None]
+    plain = all(type(t) in _PLAIN and t.dtype in (x.dtype, torch.float32) for t in weights)
+    return plain and x.dtype in DTYPES and x.layout is torch.strided and x.dim() - 2 in parts.dims
+
+
+_PLAIN = (Tensor, nn.Parameter)
 
 
 class Accelerated:

@@ -1,8 +1,11 @@
 """Gradients are right through every door of autograd; what is not implemented says so and is never silently zero."""
 
+import functools
+
 import pytest
 import torch
 from support import DEVICE, assert_equal, each_option, each_row, names, outputs_and_gradients, problem
+from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 from segattn_triton.catalog import OPS
@@ -102,6 +105,18 @@ def test_vmap_over_some_inputs(row):
         torch.vmap(f, in_dims=(3, *[None] * len(parameters)))(xs, *parameters) for f in (triton(row), row.reference)
     )
     close([got], [expected])
+
+
+@each_row
+def test_compiled_autograd_over_an_eager_forward(row):
+    """The compiler traces the backward of a forward that it has not seen."""
+    inputs = leaves(doubles(row))
+    expected = torch.autograd.grad(triton(row)(*inputs).sum(), inputs)
+    with compiled_autograd._enable(functools.partial(torch.compile, backend="eager")):
+        fresh = leaves(t.detach() for t in inputs)
+        triton(row)(*fresh).sum().backward()
+    for t, wanted in zip(fresh, expected, strict=True):
+        assert_equal(t.grad, wanted)
 
 
 @each_row

@@ -68,7 +68,7 @@ ARROWS = {  # layer -> the layers it may import
     "_survey": {"_swap", "_trial", "adapters"},
     "_capture": {"_accelerate", "_swap", "functional", "modules"},
     "_trial": {"_swap", "adapters"},
-    "_swap": {"adapters", "functional"},
+    "_swap": {"_checks", "adapters", "functional"},
     "adapters": {"adapters", "functional", "reference"},
     "_convert": {"modules"},
     "modules": {"modules", "functional", "_checks", "reference"},
