@@ -61,7 +61,8 @@ def parameter(
     if t.device != x.device:
         raise ValueError(f"{name}: is on {t.device}, {map_name} is on {x.device}: expected one device")
     if t.dtype not in (x.dtype, torch.float32):
-        raise TypeError(f"{name}: got dtype {t.dtype}, expected {map_name}'s {x.dtype} or torch.float32")
+        also = "" if x.dtype == torch.float32 else " or torch.float32"
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected {map_name}'s {x.dtype}{also}")
 
 
 def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from segattn_triton import _trial
 from segattn_triton._swap import fused, is_observed, plain_class, read
-from segattn_triton.adapters import BLOCKS, GATES, Block, Parts, qualified_name
+from segattn_triton.adapters import BLOCKS, GATES, Block, Parts, check_readers, qualified_name
 
 SLOWER: dict[str, tuple[tuple[str, int, int], ...]] = {}
 """GPU -> (kernel, fewest, most channels of its first weight) measured slower there than what it replaces."""
@@ -28,6 +28,7 @@ def gates_of(model: nn.Module) -> list[Found]:
     """The gates of known classes, in the model's order. TypeError for no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_readers()
     found = []
     for path, module in model.named_modules():
         name = _known_name(module)

@@ -21,7 +21,7 @@ import support
 
 import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before a test changes the environment
 from segattn_triton import functional
-from segattn_triton.adapters import GATES
+from segattn_triton.adapters import GATES, registry
 
 torch.set_num_threads(1)
 if support.INTERPRETED:
@@ -69,6 +69,7 @@ def own_adapters(monkeypatch):
     yield
     GATES.clear()
     GATES.update(before)
+    registry.WITHOUT_READER.clear()
 
 
 def pytest_configure(config):

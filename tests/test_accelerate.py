@@ -185,6 +185,17 @@ def test_register_adapter_errors(own_adapters):
         sat.register_adapter(OwnGate, "channel_gate")
     with pytest.raises(ValueError, match=r"cls: .*SEModule has an adapter already"):
         sat.register_adapter("timm.layers.squeeze_excite.SEModule", "channel_gate")
+    with pytest.raises(TypeError, match=r"read: got 3, expected a function"):
+        sat.register_adapter(OWN, "channel_gate")(3)
+
+
+def test_register_adapter_without_a_reader_is_not_silent(own_adapters):
+    register = sat.register_adapter(OWN, "channel_gate")
+    for use in (sat.accelerate, sat.acceleration_report):
+        with pytest.raises(RuntimeError, match=r'register_adapter\(".*OwnGate", "channel_gate"\): it has no reader'):
+            use(OwnGate())
+    register(read_own)
+    assert len(sat.acceleration_report(OwnGate())) == 1
 
 
 def test_inputs_that_the_kernel_does_not_take():

@@ -7,6 +7,16 @@ gate is left as it is.
 
 from segattn_triton.adapters import monai, nnunet, openmmlab, smp, timm, torchvision  # noqa: F401, they register
 from segattn_triton.adapters.parts import Parts, qualified_name
-from segattn_triton.adapters.registry import BLOCKS, GATES, Block, Gate, Inline, register_adapter
+from segattn_triton.adapters.registry import BLOCKS, GATES, Block, Gate, Inline, check_readers, register_adapter
 
-__all__ = ["BLOCKS", "GATES", "Block", "Gate", "Inline", "Parts", "qualified_name", "register_adapter"]
+__all__ = [
+    "BLOCKS",
+    "GATES",
+    "Block",
+    "Gate",
+    "Inline",
+    "Parts",
+    "check_readers",
+    "qualified_name",
+    "register_adapter",
+]

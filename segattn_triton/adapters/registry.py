@@ -81,7 +81,8 @@ def register_adapter(cls: str, kernel: str):
     what the module holds then is used, and reads parameters only. A ValueError that it raises leaves the gate as it
     is, with the message as the reason. The module's forward takes x alone; with other arguments, and while one of
     its children has hooks, its own forward runs.
-    Errors: ValueError for a kernel that does not exist, or a class that is known already; TypeError for no string.
+    Errors: ValueError for a kernel that does not exist, or a class that is known already; TypeError for no string, or
+    for a reader that is no function; `accelerate` raises RuntimeError where a call of this has decorated no reader.
     """
     if not isinstance(cls, str):
         raise TypeError(f"cls: got {cls!r}, expected the qualified name of a class, such as 'mypackage.gates.MySE'")
@@ -92,7 +93,23 @@ def register_adapter(cls: str, kernel: str):
         raise ValueError(f"cls: {cls} has an adapter already")
 
     def register(read):
+        if not callable(read):
+            raise TypeError(f"read: got {read!r}, expected a function from a module to its tensors and options")
         GATES[cls] = Gate(kernel, lambda module: Parts(*read(module)))
+        WITHOUT_READER.pop(cls, None)
         return read
 
+    WITHOUT_READER[cls] = kernel
     return register
+
+
+WITHOUT_READER: dict[str, str] = {}  # classes that register_adapter was called for, and no reader decorated
+
+
+def check_readers() -> None:
+    """Raise for a register_adapter that decorates nothing, and so would do nothing."""
+    for cls, kernel in WITHOUT_READER.items():
+        raise RuntimeError(
+            f'register_adapter("{cls}", "{kernel}"): it has no reader, expected a function under it as under a '
+            f"decorator: @register_adapter(...) above def read(module), which returns its tensors and options"
+        )
