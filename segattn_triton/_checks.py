@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segattn_triton.reference.activations import ACTIVATIONS, ACTS, GATES, Spec
+from segattn_triton.reference.activations import ACTIVATIONS, ACTS, GATES, OUT_ACTS, Spec
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NAMES = "float16, bfloat16, float32 or float64"
@@ -38,10 +38,31 @@ def feature_map(x, dims: Sequence[int] = (1, 2, 3)) -> None:
         raise ValueError(f"x: got shape {shape(x)}, expected at least one channel and one pixel")
 
 
+def is_one_image(x, spatial_dims: int | None) -> bool:
+    """Whether x is an image without a batch, (C, *spatial). Rank decides, never sizes: a module that does not know its
+    number of spatial axes takes batches of images and of volumes only."""
+    tensor("x", x)
+    if spatial_dims is not None:
+        if x.dim() not in (spatial_dims + 1, spatial_dims + 2):
+            axes = ", ".join("DHW"[3 - spatial_dims :])
+            raise ValueError(
+                f"x: got {x.dim()} axes, shape {shape(x)}, expected (N, C, {axes}) or one image (C, {axes}) for "
+                f"spatial_dims={spatial_dims}"
+            )
+        return x.dim() == spatial_dims + 1
+    if x.dim() == 3:
+        raise ValueError(
+            f"x: got 3 axes, shape {shape(x)}, expected (N, C, H, W) or (N, C, D, H, W): pass x[None] for one image "
+            "(C, H, W), or make the module with spatial_dims=1 for (N, C, L), spatial_dims=2 for (C, H, W)"
+        )
+    return False
+
+
 def channels(x: Tensor, expected: int) -> None:
     """x (N, C, ...) has as many channels as the module that takes it."""
     if x.shape[1] != expected:
-        raise ValueError(f"x: got shape {shape(x)}, expected (N, {expected}, H, W)")
+        hint = ": pass x.permute(0, 3, 1, 2)" if x.dim() == 4 and x.shape[3] == expected else ""
+        raise ValueError(f"x: got shape {shape(x)}, expected (N, {expected}, H, W){hint}")
 
 
 def parameter(
@@ -115,6 +136,24 @@ def activation(name: str, value: str | Spec, allowed: Sequence[str]) -> Spec:
     return value[0], float(value[1]), float(value[2])
 
 
+def odd(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
+        raise ValueError(f"{name}: got {value!r}, expected an odd number")
+
+
+def module_options(**options) -> None:
+    """What a module was made with, before it is called."""
+    for name, value in options.items():
+        if name in _MODULE_OPTIONS:
+            choice(name, value, _MODULE_OPTIONS[name])
+        elif name in ("gate", "act"):
+            activation(name, value, GATES if name == "gate" else ACTS)
+        elif name == "dilation" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"dilation: got {value!r}, expected an int of at least 1")
+        elif name == "spatial_dims":
+            choice(name, value, (None, 1, 2, 3))
+
+
 def gate(value: str | Spec) -> Spec:
     return activation("gate", value, GATES)
 
@@ -123,6 +162,13 @@ def act(value: str | Spec) -> Spec:
     return activation("act", value, ACTS)
 
 
+_MODULE_OPTIONS = {
+    "backend": (None, "triton", "reference"),
+    "ties": ("first", "split"),
+    "out_act": OUT_ACTS,
+    "reduce": ("sum", "max"),
+    "border": ("shift", "mask", "zero"),
+}
 HEAD_DIM = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128, torch.float64: 128}
 BORDERS = ("shift", "mask", "zero")
 

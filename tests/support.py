@@ -101,7 +101,7 @@ def module_of(row: Op, C: int, **options) -> nn.Module:
     """The row's module on the device of these tests, its kernels running."""
     known = inspect.signature(row.module).parameters
     sized = {name: value for name, value in {"in_channels": C, "num_heads": 2}.items() if name in known}
-    return row.module(**sized, **{**row.fixed, "backend": "triton", **options}).to(DEVICE)
+    return row.module(**{**sized, **row.fixed, "backend": "triton", **options}).to(DEVICE)
 
 
 def layout_of(x: Tensor) -> str:

@@ -114,7 +114,8 @@ def test_changed_weights_are_used(row, change):
 )
 def test_hooks_run_and_count(row, S):
     """A forward hook that doubles the last child's output acts as doubled parameters."""
-    module, x, calls = module_of(row, C), image(S=S), []
+    known = {} if row.dims == (2,) else {"spatial_dims": len(S)}
+    module, x, calls = module_of(row, C, **known), image(S=S), []
     *others, weight, bias = [t.detach().clone() for t in state(row, module)]
     expected = row.reference(x, *others, 2 * weight, 2 * bias)
     last = children(module)[-1]

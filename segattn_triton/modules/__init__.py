@@ -2,6 +2,10 @@
 
 Parameters live in ordinary `nn.Conv2d` and `nn.Linear` children, with torch's initialisation and key names. A child
 that carries hooks (pruning, parametrizations, spectral_norm) is called as a module, so that its hooks run.
+
+Maps are NCHW: (N, C, H, W) or (N, C, D, H, W), in any memory order. With `spatial_dims=d` a module takes d spatial
+axes, and one image without a batch, (C, *spatial). Rank decides, never sizes. Options are checked when a module is
+made.
 """
 
 from segattn_triton.modules.channel import ChannelAttention, EffectiveSE

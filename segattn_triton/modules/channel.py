@@ -3,18 +3,20 @@
 import torch
 from torch import Tensor, nn
 
+from segattn_triton import _checks as check
 from segattn_triton import functional as F
 from segattn_triton.modules._children import apply_gate, call, is_plain
+from segattn_triton.modules._gate import GateModule, by_rank
 from segattn_triton.modules.reduction import hidden_channels
 from segattn_triton.reference.activations import Spec, activate
 from segattn_triton.reference.channel import pooled
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(GateModule):
     """y = x * gate(W2 act(W1 pool(x) + b1) + b2) for every channel: squeeze and excitation, Hu et al. 2018.
 
-    x (N, C, *spatial) with 1, 2 or 3 spatial axes. Keys: fc.0.weight (Cr, C), fc.0.bias, fc.2.weight (C, Cr),
-    fc.2.bias, Cr = in_channels // reduction: checkpoints of MONAI's `ChannelSELayer` load.
+    x (N, C, *spatial) in NCHW, see `spatial_dims` in `segattn_triton.modules`. Keys: fc.0.weight (Cr, C), fc.0.bias,
+    fc.2.weight (C, Cr), fc.2.bias, Cr = in_channels // reduction: checkpoints of MONAI's `ChannelSELayer` load.
     See `functional.channel_gate`.
     """
 
@@ -26,22 +28,25 @@ class ChannelAttention(nn.Module):
         act: str | Spec = "relu",
         gate: str | Spec = "sigmoid",
         *,
+        bias: bool = True,
         ties: str = "first",
+        spatial_dims: int | None = None,
         backend=None,
         device=None,
         dtype=None,
     ):
-        super().__init__()
+        check.choice("pool", pool, ("avg", "max", "avgmax"))
+        shown = dict(in_channels=in_channels, reduction=reduction)
+        super().__init__(shown, spatial_dims, backend, pool=pool, act=act, gate=gate, ties=ties)
         hidden = hidden_channels(in_channels, reduction, "monai")
-        factory = dict(device=device, dtype=dtype)
+        factory = dict(bias=bias, device=device, dtype=dtype)
         self.fc = nn.Sequential(
             nn.Linear(in_channels, hidden, **factory),
             nn.Identity(),  # keeps the keys fc.0 and fc.2 of the usual Sequential
             nn.Linear(hidden, in_channels, **factory),
         )
-        self.options = dict(pool=pool, act=act, gate=gate, ties=ties)
-        self.backend = backend
 
+    @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
         squeeze, _, excite = self.fc
         if is_plain(squeeze, excite):
@@ -52,7 +57,7 @@ class ChannelAttention(nn.Module):
         return apply_gate(self.options["gate"], x, z, return_map)
 
 
-class EffectiveSE(nn.Module):
+class EffectiveSE(GateModule):
     """y = x * gate(bn(W pool(x) + b)) for every channel: eSE of Lee and Park 2020; with bn, ARM's of BiSeNet.
 
     x (N, C, *spatial). Keys: fc.weight (C, C, 1, 1), fc.bias, and with norm=True those of bn, a BatchNorm2d. In eval
@@ -69,17 +74,19 @@ class EffectiveSE(nn.Module):
         bias: bool = True,
         norm: bool = False,
         ties: str = "first",
+        spatial_dims: int | None = None,
         backend=None,
         device=None,
         dtype=None,
     ):
-        super().__init__()
+        check.choice("pool", pool, ("avg", "max", "avgmax"))
+        shown = dict(in_channels=in_channels, norm=norm)
+        super().__init__(shown, spatial_dims, backend, gate=gate, pool=pool, ties=ties)
         factory = dict(device=device, dtype=dtype)
         self.fc = nn.Conv2d(in_channels, in_channels, 1, bias=bias, **factory)
         self.bn = nn.BatchNorm2d(in_channels, **factory) if norm else None
-        self.options = dict(pool=pool, gate=gate, ties=ties)
-        self.backend = backend
 
+    @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
         if is_plain(self.fc) and (self.bn is None or (is_plain(self.bn) and not self.bn.training)):
             weights = (self.fc.weight, self.fc.bias) if self.bn is None else _folded(self.fc, self.bn)

@@ -4,12 +4,14 @@ import math
 
 from torch import Tensor, nn
 
+from segattn_triton import _checks as check
 from segattn_triton import functional as F
 from segattn_triton.modules._children import apply_gate, call, is_plain
+from segattn_triton.modules._gate import GateModule, by_rank
 from segattn_triton.reference.activations import Spec
 
 
-class ECA(nn.Module):
+class ECA(GateModule):
     """y = x * gate(conv1d(mean(x))), over the channels: Wang et al. 2020; circular=True is CECA.
 
     x (N, C, *spatial). Keys: conv.weight (1, 1, k), with bias conv.bias (1,). Without kernel_size, k is
@@ -27,19 +29,25 @@ class ECA(nn.Module):
         *,
         circular: bool = False,
         bias: bool = False,
+        spatial_dims: int | None = None,
         backend=None,
         device=None,
         dtype=None,
     ):
-        super().__init__()
         k = max(int(abs(math.log2(in_channels) + beta) / gamma) | 1, 3) if kernel_size is None else kernel_size
+        check.odd("kernel_size", k)
+        super().__init__(
+            dict(in_channels=in_channels, kernel_size=k), spatial_dims, backend, circular=circular, gate=gate
+        )
         mode = "circular" if circular else "zeros"
         factory = dict(bias=bias, padding_mode=mode, device=device, dtype=dtype)
         self.conv = nn.Conv1d(1, 1, k, padding=k // 2, **factory)
-        self.gate, self.circular, self.backend = gate, circular, backend
 
+    @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
+        check.feature_map(x)
+        check.channels(x, self.shown["in_channels"])
         if is_plain(self.conv):
-            options = dict(circular=self.circular, gate=self.gate, backend=self.backend, return_map=return_map)
+            options = dict(self.options, backend=self.backend, return_map=return_map)
             return F.eca(x, self.conv.weight, self.conv.bias, **options)
-        return apply_gate(self.gate, x, call(self.conv, x.flatten(2).mean(2)[:, None])[:, 0], return_map)
+        return apply_gate(self.options["gate"], x, call(self.conv, x.flatten(2).mean(2)[:, None])[:, 0], return_map)

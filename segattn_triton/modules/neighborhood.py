@@ -6,15 +6,16 @@ from torch import Tensor, nn
 from segattn_triton import _checks as check
 from segattn_triton import functional as F
 from segattn_triton.modules._children import is_plain
+from segattn_triton.modules._gate import GateModule, by_rank
 from segattn_triton.reference._precision import rounding_point
 
 
-class NeighborhoodAttention2d(nn.Module):
+class NeighborhoodAttention2d(GateModule):
     """Every pixel attends to the k x k pixels around it: qkv projection, neighbourhood attention, output projection.
 
-    x, y (N, C, H, W), contiguous or channels_last; map (N, heads, k*k, H, W). Keys: qkv.weight (3C, C), split as
-    (3, heads, D), qkv.bias, proj.weight (C, C), proj.bias, with rel_pos_bias rpb (heads, 2k-1, 2k-1): a state_dict
-    of NATTEN's `NeighborhoodAttention2D` loads. Follows autocast. See `functional.neighborhood_attention`.
+    x, y (N, C, H, W), contiguous or channels_last, or one image (C, H, W); map (N, heads, k*k, H, W). Keys: qkv.weight
+    (3C, C), split as (3, heads, D), qkv.bias, proj.weight (C, C), proj.bias, with rel_pos_bias rpb (heads, 2k-1, 2k-1):
+    a state_dict of NATTEN's `NeighborhoodAttention2D` loads. Follows autocast. See `functional.neighborhood_attention`.
     """
 
     def __init__(
@@ -32,12 +33,13 @@ class NeighborhoodAttention2d(nn.Module):
         device=None,
         dtype=None,
     ):
-        super().__init__()
+        check.odd("kernel_size", kernel_size)
+        shown = dict(in_channels=in_channels, num_heads=num_heads)
+        super().__init__(shown, 2, backend, kernel_size=kernel_size, dilation=dilation, border=border)
         if num_heads < 1 or in_channels % num_heads:
             raise ValueError(f"num_heads: got {num_heads}, expected a divisor of in_channels {in_channels}")
         factory = dict(device=device, dtype=dtype)
-        self.num_heads, self.scale, self.backend = num_heads, scale, backend
-        self.options = dict(kernel_size=kernel_size, dilation=dilation, border=border)
+        self.num_heads, self.scale = num_heads, scale
         self.qkv = nn.Linear(in_channels, 3 * in_channels, bias=qkv_bias, **factory)
         self.proj = nn.Linear(in_channels, in_channels, **factory)
         table = (num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
@@ -45,6 +47,7 @@ class NeighborhoodAttention2d(nn.Module):
         if rel_pos_bias:
             nn.init.trunc_normal_(self.rpb, std=0.02, a=-2.0, b=2.0)
 
+    @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
         check.feature_map(x, (2,))
         check.channels(x, self.qkv.in_features)

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from segattn_triton import _checks as check
 from segattn_triton import functional as F
 from segattn_triton.modules._children import apply_gate, call, is_plain
+from segattn_triton.modules._gate import GateModule, by_rank
 from segattn_triton.modules.reduction import hidden_channels
 from segattn_triton.reference.activations import Spec, activate
 
 
-class SCSE(nn.Module):
+class SCSE(GateModule):
     """y = x * gate(W2 act(W1 mean(x) + b1) + b2) + x * gate(<w, x_p> + b), or the larger of both: Roy et al. 2018.
 
     x (N, C, *spatial). Keys: cSE.1.weight (Cr, C, 1, 1), cSE.1.bias, cSE.3.weight (C, Cr, 1, 1), cSE.3.bias,
@@ -25,19 +25,20 @@ class SCSE(nn.Module):
         gate: str | Spec = "sigmoid",
         reduce: str = "sum",
         *,
+        bias: bool = True,
+        spatial_dims: int | None = None,
         backend=None,
         device=None,
         dtype=None,
     ):
-        super().__init__()
-        check.choice("reduce", reduce, ("sum", "max"))
-        hidden, factory = hidden_channels(in_channels, reduction, "smp"), dict(device=device, dtype=dtype)
+        shown = dict(in_channels=in_channels, reduction=reduction)
+        super().__init__(shown, spatial_dims, backend, act=act, gate=gate, reduce=reduce)
+        hidden, factory = hidden_channels(in_channels, reduction, "smp"), dict(bias=bias, device=device, dtype=dtype)
         squeeze, excite = nn.Conv2d(in_channels, hidden, 1, **factory), nn.Conv2d(hidden, in_channels, 1, **factory)
         self.cSE = nn.Sequential(nn.Identity(), squeeze, nn.Identity(), excite)  # the places of the pool and the act
         self.sSE = nn.Sequential(nn.Conv2d(in_channels, 1, 1, **factory))
-        self.options = dict(act=act, gate=gate, reduce=reduce)
-        self.backend = backend
 
+    @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
         squeeze, excite, pixel = self.cSE[1], self.cSE[3], self.sSE[0]
         if is_plain(squeeze, excite, pixel):

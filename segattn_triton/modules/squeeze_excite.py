@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor, nn
 
+from segattn_triton import _checks as check
 from segattn_triton import functional as F
 from segattn_triton.modules._children import apply_gate, call, is_plain
+from segattn_triton.modules._gate import GateModule, by_rank
 from segattn_triton.modules.reduction import hidden_channels
 from segattn_triton.reference.activations import Spec, activate
 from segattn_triton.reference.channel import pooled
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(GateModule):
     """y = out_act(x * gate(W2 act(W1 pool(source) + b1) + b2) + shortcut): Hu et al. 2018, and its kin.
 
     x (N, C, *spatial) with 1, 2 or 3 spatial axes; source (N, source_channels, *any), x itself without it; shortcut as
@@ -35,18 +37,21 @@ class SqueezeExcite(nn.Module):
         bias: bool = True,
         slices: bool = False,
         ties: str = "first",
+        spatial_dims: int | None = None,
         backend=None,
         device=None,
         dtype=None,
     ):
-        super().__init__()
+        check.choice("pool", pool, ("avg", "max", "avgmax"))
         hidden = hidden_channels(in_channels, reduction, rule) if hidden is None else hidden
+        shown = dict(in_channels=in_channels, hidden=hidden)
+        super().__init__(shown, spatial_dims, backend, pool=pool, act=act, gate=gate, out_act=out_act, ties=ties)
         factory = dict(bias=bias, device=device, dtype=dtype)
         self.fc1 = nn.Conv2d(source_channels or in_channels, hidden, 1, **factory)
         self.fc2 = nn.Conv2d(hidden, in_channels, 1, **factory)
-        self.options = dict(pool=pool, act=act, gate=gate, out_act=out_act, ties=ties)
-        self.slices, self.backend = slices, backend
+        self.slices = slices
 
+    @by_rank
     def forward(
         self, x: Tensor, source: Tensor | None = None, shortcut: Tensor | None = None, return_map: bool = False
     ):
