@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from segattn_triton.modules import SCSE, ChannelAttention, EffectiveSE, SpatialAttention, SqueezeExcite
+from segattn_triton.modules import ECA, SCSE, ChannelAttention, EffectiveSE, SpatialAttention, SqueezeExcite
 
 TWO_LAYERS = {
     "monai": ("fc.0", "fc.2"),  # also CGNet and the many copies of the first public listing
@@ -16,6 +16,7 @@ TWO_LAYERS = {
     "smp_efficientnet": ("_se_reduce", "_se_expand"),
     "smp_mobileone": ("reduce", "expand"),
     "mmseg": ("conv1.conv", "conv2.conv"),  # also mmpretrain
+    "sequential": ("se.1", "se.3"),  # pool, layer, activation, layer, gate in one nn.Sequential
     "catalyst": ("linear1", "linear2"),
     "catalyst_old": ("linear_1", "linear_2"),
 }
@@ -42,6 +43,15 @@ PIXEL = {
     "smp": ("sSE.0",),
     "toolbelt": ("squeeze",),
 }
+BAND = {
+    "timm": ("conv",),  # also the authors' ECA
+}
+MADE = {  # the table of families -> the modules that come in them
+    "SqueezeExcite, ChannelAttention": TWO_LAYERS,
+    "EffectiveSE(norm=True)": ONE_LAYER_AND_NORM,
+    "EffectiveSE": ONE_LAYER,
+    "SCSE": CHANNEL_AND_PIXEL,
+}
 LINEAR = {"monai", "catalyst", "catalyst_old", "quicknat"}  # weights (out, in), those of the pixels' gate excepted
 Family = tuple[str, ...]
 
@@ -55,6 +65,7 @@ def _families(module: nn.Module) -> tuple[dict[str, Family], Family] | None:
         SqueezeExcite: (TWO_LAYERS, TWO_LAYERS["timm"]),
         SCSE: (CHANNEL_AND_PIXEL, CHANNEL_AND_PIXEL["smp"]),
         SpatialAttention: (PIXEL, PIXEL["own"]),
+        ECA: (BAND, BAND["timm"]),
     }
     return kinds.get(type(module))
 
@@ -68,11 +79,13 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module, to: 
     `module` with the keys and shapes of that family (see `segattn_triton._convert`); gates that do not come in that
     family keep their keys. Only names and shapes change: reduction, activations and gate are the module's options.
     Errors: TypeError for no module; ValueError for a module without gates that have families, for an unknown family,
-    and for a tensor of another size than the module's, naming the key.
+    for a tensor of another size than the module's, naming the key, and for a checkpoint of another gate or with other
+    biases, naming the module that it fits.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: got {type(module).__name__}, expected a torch.nn.Module")
-    gates = {path: found for path, m in module.named_modules() if (found := _families(m)) is not None}
+    gates_at = dict(module.named_modules())
+    gates = {path: found for path, m in gates_at.items() if (found := _families(m)) is not None}
     if not gates:
         raise ValueError(f"module: {type(module).__name__} holds no gate of segattn_triton that comes in families")
     known = sorted({name for families, _ in gates.values() for name in families})
@@ -85,15 +98,38 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module, to: 
         target = families.get(to, own) if to else own
         for theirs, ours in zip(source, target, strict=True):
             _rename(converted, f"{prefix}{theirs}.", f"{prefix}{ours}.", wanted, to in LINEAR and ours != "sSE.conv")
+        if not to:
+            _check_biases(converted, prefix, own, wanted, type(gates_at[path]).__name__)
     return converted
 
 
 def _family_in(state_dict: Mapping[str, Tensor], prefix: str, families: dict[str, Family], own: Family) -> Family:
     """The layers whose weights are all there; the gate's own, where no family's are."""
     for layers in (own, *families.values()):
-        if all(f"{prefix}{layer}.weight" in state_dict for layer in layers):
+        if _has(state_dict, prefix, layers):
             return layers
+    for made, others in MADE.items():
+        for layers in others.values():
+            if _has(state_dict, prefix, layers):
+                names = " and ".join(f"{prefix}{layer}.weight" for layer in layers)
+                raise ValueError(f"state_dict: {names} are not of this gate, expected another module: {made}")
     return own
+
+
+def _has(state_dict: Mapping[str, Tensor], prefix: str, layers: Family) -> bool:
+    return all(f"{prefix}{layer}.weight" in state_dict for layer in layers)
+
+
+def _check_biases(state_dict: Mapping, prefix: str, own: Family, wanted: Mapping, made: str) -> None:
+    """A gate has as many biases as its checkpoint."""
+    for layer in own:
+        key = f"{prefix}{layer}.bias"
+        if f"{prefix}{layer}.weight" in state_dict and (key in state_dict) != (key in wanted):
+            there = key in state_dict
+            raise ValueError(
+                f"{key}: {'given' if there else 'missing'} in the checkpoint, expected a gate made with the same "
+                f"biases: {made}(..., bias={there})"
+            )
 
 
 def _rename(state_dict: dict, source: str, target: str, wanted: Mapping[str, Tensor], linear: bool) -> None:

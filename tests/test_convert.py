@@ -16,6 +16,7 @@ OURS = {  # the table of families -> a gate that comes in them, and its own laye
     "ONE_LAYER_AND_NORM": lambda: sat.EffectiveSE(C, norm=True),
     "CHANNEL_AND_PIXEL": lambda: sat.SCSE(C, reduction=4),
     "PIXEL": lambda: sat.SpatialAttention(C),
+    "BAND": lambda: sat.ECA(C),
 }
 FAMILIES = [(table, family) for table in OURS for family in getattr(_convert, table)]
 
@@ -74,6 +75,37 @@ def test_own_keys_pass():
     assert converted.keys() == gate.state_dict().keys()
     for key, value in gate.state_dict().items():
         assert converted[key].data_ptr() == value.data_ptr()
+
+
+WITHOUT_BIAS = {
+    "TWO_LAYERS": lambda bias: sat.ChannelAttention(C, bias=bias),
+    "ONE_LAYER": lambda bias: sat.EffectiveSE(C, bias=bias),
+    "CHANNEL_AND_PIXEL": lambda bias: sat.SCSE(C, reduction=4, bias=bias),
+    "PIXEL": lambda bias: sat.SpatialAttention(C, bias=bias),
+    "BAND": lambda bias: sat.ECA(C, bias=bias),
+}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("table", WITHOUT_BIAS)
+def test_a_checkpoint_with_other_biases_names_the_module_that_fits(table, bias):
+    """As of senet.pytorch, whose layers have none."""
+    make = WITHOUT_BIAS[table]
+    for family in getattr(_convert, table):
+        theirs = sat.convert_state_dict(make(bias).state_dict(), make(bias), to=family)
+        make(bias).load_state_dict(sat.convert_state_dict(theirs, make(bias)))
+        with pytest.raises(ValueError, match=rf"bias: (given|missing) in the checkpoint.*bias={bias}\)"):
+            sat.convert_state_dict(theirs, make(not bias))
+
+
+def test_a_checkpoint_of_another_gate_names_its_module():
+    for theirs, gate, made in [
+        (standins.SEModule(C, 2), sat.EffectiveSE(C), "SqueezeExcite, ChannelAttention"),
+        (standins.SCSEModule(C), sat.SqueezeExcite(C, hidden=2), "SCSE"),
+        (standins.EffectiveSEModule(C), sat.ChannelAttention(C), "EffectiveSE"),
+    ]:
+        with pytest.raises(ValueError, match=f"expected another module: {made}"):
+            sat.convert_state_dict(theirs.state_dict(), gate)
 
 
 def test_errors():
