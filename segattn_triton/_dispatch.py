@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +17,16 @@ _error: ImportError | None = None
 _recall: Callable | None = None  # set once the operators are imported
 
 
-def recalled(function: Callable) -> Callable:
-    """A public function that does not check again what it has seen before."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def recalled(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function that does not check again what it has seen before. Type checkers see the function's own
+    parameters."""
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling() or _recall is None:
             return function(*args, **kwargs)
         return _recall(function, args, kwargs)

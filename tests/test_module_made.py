@@ -100,6 +100,14 @@ def test_channels_last_of_another_library_is_an_error(row):
         module_of(row, C)(torch.randn(2, 6, 7, C, device=DEVICE))
 
 
+@each_row
+def test_torch_jit_script_names_torch_export(row):
+    """Alone, and inside a model."""
+    for model in (module_of(row, C), torch.nn.Sequential(module_of(row, C))):
+        with pytest.raises(RuntimeError, match=rf"torch\.jit\.script: {row.module.__name__}.*torch\.export\.export"):
+            torch.jit.script(model)
+
+
 def test_a_gate_without_bias():
     for row in OPS:
         if "bias" in parameters[row.name]:

@@ -24,6 +24,13 @@ class GateModule(nn.Module):
         known = {**self.shown, **self.options, **{name: v for name, v in last.items() if v is not None}}
         return ", ".join(f"{name}={value!r}" for name, value in known.items())
 
+    def __prepare_scriptable__(self):
+        """What torch.jit.script asks for."""
+        raise RuntimeError(
+            f"torch.jit.script: {type(self).__name__} calls kernels, which TorchScript cannot hold: "
+            "use torch.export.export"
+        )
+
 
 def by_rank(forward: Callable) -> Callable:
     """A forward that takes one image without a batch, too, where the module knows its number of spatial axes."""
