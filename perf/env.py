@@ -180,11 +180,11 @@ def triton_state() -> dict[str, Any]:
     """Whether the kernels run here, in the interpreter or compiled, and what keeps them from running."""
     import torch
 
-    from segattn_triton._dispatch import _interpreting, _why_not_triton
+    from segattn_triton._dispatch import _interpreting, _ops, _why_not_triton
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reason = _why_not_triton(torch.empty(1, device=device))
-    interpreter = versions()["triton"] is not None and _interpreting()
+    interpreter = not isinstance(_ops(), ImportError) and _interpreting()
     compilers = map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))
     compiler = next(filter(None, compilers), None)
     return {"runs": reason is None, "interpreter": interpreter, "reason": reason, "compiler": compiler}

@@ -4,6 +4,7 @@ OUT/records.jsonl grows by one line a point. OUT/environment.json says on what, 
 killed, or ran out of time, is finished by another with `resume`: what is there is kept, what failed is tried last.
 """
 
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -25,8 +26,6 @@ from segattn_triton.perf.child import one_line
 from segattn_triton.perf.folder import Folder
 from segattn_triton.perf.options import LAUNCH, Failure, Options, Usage
 from segattn_triton.perf.records import Point, Record
-from segattn_triton.perf.tune import problem
-from segattn_triton.perf.tuner import Tuner
 from segattn_triton.perf.workload import Workload
 
 RESERVE = 15.0  # seconds of the budget for plots and page
@@ -83,6 +82,9 @@ class Report:
 
     def _tune(self, jobs: list[plan.Job]) -> None:
         """The configs of what will be timed, in a share of the time; OUT/autotune.json."""
+        from segattn_triton.perf.tune import problem
+        from segattn_triton.perf.tuner import Tuner
+
         points = [job.first for job in jobs if job.kind == "time" and job.first.inputs == "normal"]
         problems = dict.fromkeys(problem(p.op, p.dtype, p.layout, p.N, p.C, (p.H, p.W)) for p in points)
         seconds = min(TUNING_SHARE * self.options.budget, self.budget.left - RESERVE)
@@ -173,6 +175,8 @@ class Report:
         self._say(job)
 
     def _predictions(self, points: Iterable[Point]) -> None:
+        if importlib.util.find_spec("triton") is None:
+            return measure.skip(points, "triton is not installed, whose compiler this needs", self.save)
         for record in predict.records(list(points), self.budget.left - RESERVE):
             self.save(record)
 

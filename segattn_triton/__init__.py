@@ -1,13 +1,11 @@
 """Attention for semantic segmentation whose forward and backward are Triton kernels."""
 
-from importlib import import_module
-from typing import Any
-
 from segattn_triton import functional, reference
 from segattn_triton._accelerate import accelerate, accelerated, acceleration_report, restore
 from segattn_triton._capture import capture_attention
 from segattn_triton._convert import convert_state_dict
 from segattn_triton._dispatch import decompositions
+from segattn_triton._tune import tune
 from segattn_triton.adapters import register_adapter
 from segattn_triton.modules import (
     ECA,
@@ -46,14 +44,3 @@ __all__ = [
     "restore",
     "tune",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """`tune` lives in perf, which imports all the rest and is imported by none of it: it is fetched when asked for."""
-    if name == "tune":
-        return import_module("segattn_triton.perf.tune_model").tune
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segattn_triton.perf import compare
-from segattn_triton.perf.__main__ import main
+from segattn_triton.perf.commands import main
 from segattn_triton.perf.options import Usage
 from segattn_triton.perf.records import Point, Record, append, load
 

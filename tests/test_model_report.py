@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import segattn_triton
 from segattn_triton.perf import your_model as command
-from segattn_triton.perf.__main__ import main
 from segattn_triton.perf.backends import Cpu
+from segattn_triton.perf.commands import main
 from segattn_triton.perf.options import Failure, Usage
 from segattn_triton.perf.render.your_model import lines
 

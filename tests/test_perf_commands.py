@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf import backends, check, child, env, options, plan, report
-from segattn_triton.perf.__main__ import main
+from segattn_triton.perf.commands import main
 from segattn_triton.perf.options import Options
 from segattn_triton.perf.records import load
 

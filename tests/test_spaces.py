@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segattn_triton.perf import spaces
-from segattn_triton.perf.__main__ import main
+from segattn_triton.perf.commands import main
 from segattn_triton.static import Access
 from segattn_triton.tuning import BYTES_IN_FLIGHT, SMS
 

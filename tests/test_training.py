@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from segattn_triton.perf import backends, known_models, scenes, train, training
-from segattn_triton.perf.__main__ import main
+from segattn_triton.perf.commands import main
 from segattn_triton.perf.log import read
 from segattn_triton.perf.options import Failure, Usage
 from segattn_triton.perf.render import whole

@@ -21,9 +21,9 @@ import segattn_triton
 from segattn_triton import functional, tuned, tuning
 from segattn_triton.launch import recorded
 from segattn_triton.perf import candidates, child, tune, tune_model
-from segattn_triton.perf.__main__ import main
 from segattn_triton.perf.backends import Cpu, Rehearsal
 from segattn_triton.perf.candidates import Problem
+from segattn_triton.perf.commands import main
 from segattn_triton.perf.options import Usage
 from segattn_triton.perf.tuner import GAIN, Tuner, Unit, refusal
 

@@ -12,7 +12,7 @@ import segattn_triton as sat
 from segattn_triton import viz
 from segattn_triton.perf import portrait
 from segattn_triton.perf import show as command
-from segattn_triton.perf.__main__ import main
+from segattn_triton.perf.commands import main
 
 
 def photo(height=24, width=20) -> np.ndarray:
