@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,21 @@ def triton_state() -> dict[str, Any]:
     interpreter = not isinstance(_ops(), ImportError) and _interpreting()
     compilers = map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))
     compiler = next(filter(None, compilers), None)
-    return {"runs": reason is None, "interpreter": interpreter, "reason": reason, "compiler": compiler}
+    found = {"runs": reason is None, "interpreter": interpreter, "reason": reason, "compiler": compiler}
+    return found | ({"install": for_windows(torch.__version__)} if sys.platform == "win32" else {})
+
+
+TRITON_OF = {(2, 11): "3.6", (2, 12): "3.7", (2, 13): "3.7", (2, 14): "3.8", (2, 15): "3.9"}  # torch -> Triton
+
+
+def for_windows(torch_version: str) -> str:
+    """How to install the release of triton-windows that goes with a torch; of a torch that is not known, the newest."""
+    major, minor = (int(part) for part in torch_version.split(".")[:2])
+    release = TRITON_OF.get((major, minor))
+    if release is None:
+        return "pip install triton-windows"
+    series, number = release.split(".")
+    return f'pip install "triton-windows>={release},<{series}.{int(number) + 1}"'
 
 
 def _cpu_name() -> str:

@@ -5,7 +5,9 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
+from segattn_triton.perf import env
 from segattn_triton.perf.absent import EXTRAS
 
 HIDE = """
@@ -99,3 +101,18 @@ def test_a_report_without_triton(tmp_path):
         assert predicted == {"skipped: triton is not installed, whose compiler this needs"}, predicted
     """
     run(HIDE, report, hidden="triton", folder=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "said"),
+    [
+        ("2.11.0+cu130", 'pip install "triton-windows>=3.6,<3.7"'),
+        ("2.13.0", 'pip install "triton-windows>=3.7,<3.8"'),
+        ("2.15.1.dev", 'pip install "triton-windows>=3.9,<3.10"'),
+        ("3.0.0", "pip install triton-windows"),
+    ],
+)
+def test_windows_gets_the_release_of_its_torch(torch_version, said, monkeypatch):
+    monkeypatch.setattr(env.sys, "platform", "win32")
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    assert env.triton_state()["install"] == said
