@@ -4,6 +4,7 @@ from segattn_triton import functional, reference
 from segattn_triton._accelerate import accelerate, accelerated, acceleration_report, restore
 from segattn_triton._capture import capture_attention
 from segattn_triton._convert import convert_state_dict
+from segattn_triton._counting import let_torch_count
 from segattn_triton._dispatch import decompositions
 from segattn_triton._tune import tune
 from segattn_triton.adapters import register_adapter
@@ -44,3 +45,5 @@ __all__ = [
     "restore",
     "tune",
 ]
+
+let_torch_count()

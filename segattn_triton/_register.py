@@ -1,8 +1,8 @@
-"""From a forward and a backward over plain tensors to a PyTorch operator: schemas, implementations, fakes, autograd.
+"""From a forward and a backward over plain tensors to a PyTorch operator: implementations, fakes, autograd.
 
-`segattn::<name>` and `segattn::<name>_bwd` are two registered operators. Above the forward stands an
-`autograd.Function`; the backward is called through its own, whose backward raises, because without it a double
-backward would be silently zero.
+`segattn::<name>` and `segattn::<name>_bwd` are two registered operators, with schemas of `_schemas`. Above the forward
+stands an `autograd.Function`; the backward is called through its own, whose backward raises, because without it a
+double backward would be silently zero.
 """
 
 import contextlib
@@ -12,29 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
 
+from segattn_triton._schemas import Schema, library
 from segattn_triton.kernels.tile import native
 from segattn_triton.replay import played, recording, signature
 
-_library = torch.library.Library("segattn", "DEF")
 _local = threading.local()
 OPS: dict[str, "DifferentiableOp"] = {}
 
 
 class DifferentiableOp:
-    """One operation.
+    """One operation, whose operators do this.
 
-    tensors    names of the tensor arguments, the feature map first; a trailing "?" marks an optional one
-    options    schema of the arguments after them: "str gate, float gate_a"
-    outputs    names of the outputs: first y, then the map, then what the backward wants saved
     allocate   (*arguments) -> the outputs, empty; an output that is not wanted has no elements
     forward    (outputs, *arguments) fills them
-    flops      the formula of `segattn_triton.flops`: (shapes of the tensors, options) -> forward, backward
     backward   (grads, douts, saved, *arguments) fills `grads`, one per tensor argument, None where not needed;
                douts are the gradients of the differentiable outputs: dy, then None for each that has none
-    differentiable  how many outputs have a gradient: y and the map
-    saved           the outputs that the backward wants; those after the differentiable ones
     maps            the tensors that are feature maps: they come native, each in its own memory order
     views           how many leading tensors the kernels read in any strides: these are the maps then
     reference       the function of `segattn_triton.reference` that defines the op, where it has another name
@@ -42,51 +35,27 @@ class DifferentiableOp:
 
     def __init__(
         self,
-        name: str,
+        schema: Schema,
         *,
-        tensors: Sequence[str],
-        options: str,
-        outputs: Sequence[str],
         allocate: Callable,
         forward: Callable,
         backward: Callable,
-        flops: Callable,
-        differentiable: int = 2,
-        saved: Sequence[str] | None = None,
         maps: Sequence[str] = ("x",),
         views: int = 0,
         reference: str | None = None,
     ):
-        self.name, self.options = name, [o.split()[1] for o in options.split(", ")]
-        self.tensors, self.reference = [t.removesuffix("?") for t in tensors], reference or name
-        self.name_bwd = f"{name}_bwd"
-        self.outputs, self.num_tensors = list(outputs), len(tensors)
+        self.name, self.name_bwd, self.op, self.op_bwd = schema.name, schema.name_bwd, schema.op, schema.op_bwd
+        self.tensors, self.options, self.outputs = schema.tensors, schema.options, schema.outputs
+        self.num_tensors, self.differentiable, self.saved = schema.num_tensors, schema.differentiable, schema.saved
+        self.reference, self.views = reference or schema.name, views
         self.allocate, self._forward, self._backward = allocate, forward, backward
-        self.differentiable, self.views = differentiable, views
         self.maps = set(range(views)) if views else {self.tensors.index(name) for name in maps}
-        self.saved = list(outputs[differentiable:] if saved is None else saved)
-        typed = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
-        returned = ", ".join(f"Tensor {o}" for o in outputs)
-        self.op = _define(
-            name, f"({', '.join(typed)}, {options}) -> ({returned})", self.run_forward, self._fake_forward
-        )
-        douts = [f"Tensor? d{o}" for o in outputs[:differentiable]]
-        saved = [f"Tensor saved_{o}" for o in self.saved]
-        grads = ", ".join(["Tensor"] * self.num_tensors)
-        grads = f"({grads})" if self.num_tensors > 1 else grads
-        self.op_bwd = _define(
-            f"{name}_bwd",
-            f"({', '.join([*douts, *saved, *typed])}, {options}, bool[] needs) -> {grads}",
-            self.run_backward,
-            self._fake_backward,
-        )
-        first = differentiable + len(self.saved)  # of the tensors among the arguments of the backward
-        register_flop_formula(self.op.overloadpacket)(lambda *args, **_: flops(*args)[0])
-        register_flop_formula(self.op_bwd.overloadpacket)(lambda *args, **_: flops(*args[first:])[1])
+        _implement(self.name, self.run_forward, self._fake_forward)
+        _implement(self.name_bwd, self.run_backward, self._fake_backward)
         self._function, backward = _functions(self)
         eager = _eager(self, backward)
         self._apply = super(torch.autograd.Function, eager).apply  # the C apply: a quarter of the overhead
-        OPS[name] = self
+        OPS[self.name] = self
 
     def __call__(self, *args):
         """The differentiable outputs, one alone without a tuple; None for one that is not wanted."""
@@ -243,13 +212,10 @@ def _packed(tensors: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tensors if isinstance(tensors, tuple) else (tensors,)
 
 
-def _define(name: str, schema: str, implementation: Callable, fake: Callable):
-    # flexible_layout: a compiled network hands over the layout it computes in, without a copy to the eager one
-    _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
+def _implement(name: str, implementation: Callable, fake: Callable) -> None:
     for key in ("CUDA", "CPU"):
-        _library.impl(name, implementation, key)
-    torch.library.register_fake(f"segattn::{name}", fake, lib=_library)
-    return getattr(torch.ops.segattn, name).default
+        library.impl(name, implementation, key)
+    torch.library.register_fake(f"segattn::{name}", fake, lib=library)
 
 
 def _complete(grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor]:

@@ -55,6 +55,7 @@ def layer(module: str) -> str:
 
 ARROWS = {  # layer -> the layers it may import
     "__init__": {
+        "_counting",
         "modules",
         "functional",
         "reference",
@@ -78,9 +79,11 @@ ARROWS = {  # layer -> the layers it may import
     "_checks": {"reference"},
     "_dispatch": {"reference", "ops", "launch", "_recall"},
     "reference": {"reference"},
-    "ops": {"_register", "kernels", "launch", "tuning", "flops", "ops"},
+    "ops": {"_register", "_schemas", "kernels", "launch", "tuning", "ops"},
     "_recall": {"_register", "replay", "tape"},
-    "_register": {"kernels", "replay"},
+    "_register": {"_schemas", "kernels", "replay"},
+    "_counting": {"_schemas"},
+    "_schemas": {"flops"},
     "replay": {"recorder", "tape", "launch", "tuning"},
     "recorder": {"tape", "launch"},
     "tape": {"launch"},

@@ -1,12 +1,8 @@
-"""What is saved for a backward has values, not a layout; and what a first call leaves behind knows no mode."""
-
-import subprocess
-import sys
-import textwrap
+"""What is saved for a backward has values, not a layout."""
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, each_row, problem
+from support import assert_equal, each_row, problem
 
 LAYOUTS = {
     "every other element": lambda t: torch.stack([t, t], -1)[..., 0],
@@ -62,56 +58,3 @@ def test_several_gradients_at_once(row):
     for i, dy in enumerate(dys):
         for got, expected in zip(together, torch.autograd.grad(y, inputs, dy, retain_graph=True), strict=True):
             assert_equal(got[i], expected)
-
-
-FIRST = {  # how the first call of a process is made
-    "inference": "with torch.inference_mode(): row.op(*inputs, backend='triton')",
-    "no_grad": "with torch.no_grad(): row.op(*inputs, backend='triton')",
-    "default_dtype": "torch.set_default_dtype(torch.float64); row.op(*inputs, backend='triton'); "
-    "torch.set_default_dtype(torch.float32)",
-    "device": "with torch.device('meta'): row.op(*[t.to('meta') for t in inputs], backend='triton')",
-    "autocast": "with torch.autocast('cpu', torch.bfloat16): row.op(*inputs, backend='triton')",
-    "grad": "torch.func.grad(lambda x: row.op(x, *inputs[1:], backend='triton').sum())(inputs[0])",
-    "vmap": "torch.func.vmap(lambda x: row.op(x, *inputs[1:], backend='triton'))(inputs[0][None])",
-    "fake": "with FakeTensorMode(allow_non_fake_inputs=True) as m: "
-    "row.op(*[m.from_tensor(t) for t in inputs], backend='triton')",
-    "export": "torch.export.export(Module(row), tuple(inputs), strict=False)",
-    "deterministic": "torch.use_deterministic_algorithms(True); row.op(*inputs, backend='triton'); "
-    "torch.use_deterministic_algorithms(False)",
-}
-SCRIPT = """
-    import os
-    os.environ["TRITON_INTERPRET"] = "{interpret}"
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from segattn_triton.catalog import OPS
-    from segattn_triton.testing import make_inputs
-
-    class Module(torch.nn.Module):
-        def __init__(self, row):
-            super().__init__()
-            self.op = row.op
-        def forward(self, *inputs):
-            return self.op(*inputs, backend="triton")
-
-    for row in OPS:
-        sizes = dict(N=1, C=4, S=(max(4, row.smallest),) * 2, Cr=2)
-        inputs = make_inputs(row, sizes, torch.float32, device="{device}")
-        {first}
-    for row in OPS:
-        sizes = dict(N=1, C=4, S=(max(4, row.smallest),) * 2, Cr=2)
-        leaves = [t.requires_grad_() for t in make_inputs(row, sizes, torch.float32, device="{device}")]
-        grads = []
-        for f, more in ((row.op, dict(backend="triton")), (row.reference, dict())):
-            grads.append(torch.autograd.grad(f(*leaves, **more).square().sum(), leaves))
-        for got, expected in zip(*grads):
-            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4, msg=lambda m: row.name + m)
-"""
-
-
-@pytest.mark.parametrize("first", FIRST)
-def test_a_first_use_leaves_no_mode_behind(first):
-    """Training after a first call in a mode, for every operation, in a fresh process."""
-    script = textwrap.dedent(SCRIPT).format(first=FIRST[first], device=DEVICE, interpret=int(DEVICE == "cpu"))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]

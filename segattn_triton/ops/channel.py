@@ -14,7 +14,7 @@ and count.
 import torch
 from torch import Tensor
 
-from segattn_triton import flops
+from segattn_triton import _schemas as schemas
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
@@ -138,15 +138,10 @@ def _backward(
 
 
 _squeeze_excite = DifferentiableOp(
-    "squeeze_excite",
-    tensors=("x", "w1", "b1?", "w2?", "b2?", "source?", "shortcut?"),
-    options="str pool, str act, float act_a, float act_b, str gate, float gate_a, float gate_b, str out_act, "
-    "str ties, bool return_map",
-    outputs=("y", "map", "pooled", "z", "z1", "highest", "found"),
+    schemas.squeeze_excite,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
-    flops=flops.squeeze_excite,
     maps=("x", "source", "shortcut"),
 )
 

@@ -10,7 +10,7 @@ dx = dy g + dv / P, where dv is the convolution of dz with the taps in reverse. 
 import torch
 from torch import Tensor
 
-from segattn_triton import flops
+from segattn_triton import _schemas as schemas
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
@@ -50,14 +50,10 @@ def _backward(grads, douts, saved, x, weight, bias, circular, gate, gate_a, gate
 
 
 _eca = DifferentiableOp(
-    "eca",
-    tensors=("x", "weight", "bias?"),
-    options="bool circular, str gate, float gate_a, float gate_b, bool return_map",
-    outputs=("y", "map", "pooled", "z"),
+    schemas.eca,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
-    flops=flops.eca,
 )
 
 

@@ -18,7 +18,7 @@ through that dtype.
 import torch
 from torch import Tensor
 
-from segattn_triton import flops
+from segattn_triton import _schemas as schemas
 from segattn_triton._register import DifferentiableOp, needs_grad
 from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.conv_descriptors import plan_conv_descriptors_fwd, takes_descriptors
@@ -121,14 +121,10 @@ def _backward(grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, varian
 
 
 _local_gate = DifferentiableOp(
-    "local_gate",
-    tensors=("x", "weight", "bias?"),
-    options="str gate, float gate_a, float gate_b, str variant, bool save, bool return_map",
-    outputs=("y", "map", "z"),
+    schemas.local_gate,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
-    flops=flops.local_gate,
 )
 
 

@@ -9,7 +9,7 @@ dweight_cij = sum_nhw dz(h, w) x(h+i-1, w+j-1), dbias_c = sum_nhw dz. Nothing is
 import torch
 from torch import Tensor
 
-from segattn_triton import flops
+from segattn_triton import _schemas as schemas
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.finish import plan_finish
@@ -43,15 +43,11 @@ def _backward(grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, return
 
 
 _local_gate_depthwise = DifferentiableOp(
-    "local_gate_depthwise",
-    tensors=("x", "weight", "bias?"),
-    options="str gate, float gate_a, float gate_b, bool return_map",
-    outputs=("y", "map"),
+    schemas.local_gate_depthwise,
     allocate=_allocate,
     reference="local_gate",
     forward=_forward,
     backward=_backward,
-    flops=flops.local_gate,
 )
 
 

@@ -9,7 +9,7 @@ the dz of those windows whose maximum x is. Nothing is saved but x: the backward
 import torch
 from torch import Tensor
 
-from segattn_triton import flops
+from segattn_triton import _schemas as schemas
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.stencil_bwd import plan_stencil_bwd
@@ -40,14 +40,10 @@ def _backward(grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_m
 
 
 _local_pool_gate = DifferentiableOp(
-    "local_pool_gate",
-    tensors=("x",),
-    options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
-    outputs=("y", "map"),
+    schemas.local_pool_gate,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
-    flops=flops.local_pool_gate,
 )
 
 

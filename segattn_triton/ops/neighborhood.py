@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segattn_triton import flops
+from segattn_triton import _schemas as schemas
 from segattn_triton._register import DifferentiableOp, needs_grad
 from segattn_triton.kernels.finish import plan_finish
 from segattn_triton.kernels.neighborhood_bwd import plan_neighborhood_bwd, plan_neighborhood_delta
@@ -94,39 +94,24 @@ def _av_backward(grads, douts, saved, attn, v, kernel_size, dilation, border):
 
 
 _neighborhood_attention = DifferentiableOp(
-    "neighborhood_attention",
-    tensors=("q", "k", "v", "rel_bias?"),
-    options="int kernel_size, int dilation, str border, float scale, bool return_lse",
-    outputs=("y", "lse"),
+    schemas.neighborhood_attention,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
-    flops=flops.neighborhood_attention,
-    saved=("y", "lse"),
     views=3,
 )
 _neighborhood_qk = DifferentiableOp(
-    "neighborhood_qk",
-    tensors=("q", "k", "rel_bias?"),
-    options="int kernel_size, int dilation, str border, float scale",
-    outputs=("scores",),
+    schemas.neighborhood_qk,
     allocate=_qk_allocate,
     forward=_qk_forward,
     backward=_qk_backward,
-    flops=flops.neighborhood_qk,
-    differentiable=1,
     views=2,
 )
 _neighborhood_av = DifferentiableOp(
-    "neighborhood_av",
-    tensors=("attn", "v"),
-    options="int kernel_size, int dilation, str border",
-    outputs=("y",),
+    schemas.neighborhood_av,
     allocate=_av_allocate,
     forward=_av_forward,
     backward=_av_backward,
-    flops=flops.neighborhood_av,
-    differentiable=1,
     views=2,
 )
 

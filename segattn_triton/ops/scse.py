@@ -12,7 +12,7 @@ dx = dy gc + dy gp + dzp weight + dv / P needs a second, which reads gp and dzp 
 import torch
 from torch import Tensor
 
-from segattn_triton import flops
+from segattn_triton import _schemas as schemas
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.apply import plan_apply_bwd
@@ -76,14 +76,10 @@ def _backward(
 
 
 _scse = DifferentiableOp(
-    "scse",
-    tensors=("x", "w1", "b1?", "w2", "b2?", "weight", "bias?"),
-    options="str act, float act_a, float act_b, str gate, float gate_a, float gate_b, str reduce, bool return_map",
-    outputs=("y", "map", "pooled", "zc", "z1"),
+    schemas.scse,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
-    flops=flops.scse,
 )
 
 

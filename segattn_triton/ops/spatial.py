@@ -10,7 +10,7 @@ Nothing is saved but the inputs: z is a by-product of the read that the backward
 import torch
 from torch import Tensor
 
-from segattn_triton import flops
+from segattn_triton import _schemas as schemas
 from segattn_triton._register import DifferentiableOp
 from segattn_triton.kernels.activations import Spec, activation
 from segattn_triton.kernels.finish import plan_finish
@@ -53,24 +53,16 @@ def _pool_backward(grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, ret
 
 
 _spatial_gate = DifferentiableOp(
-    "spatial_gate",
-    tensors=("x", "weight", "bias?"),
-    options="str gate, float gate_a, float gate_b, bool return_map",
-    outputs=("y", "map"),
+    schemas.spatial_gate,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
-    flops=flops.spatial_gate,
 )
 _spatial_pool_gate = DifferentiableOp(
-    "spatial_pool_gate",
-    tensors=("x",),
-    options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
-    outputs=("y", "map"),
+    schemas.spatial_pool_gate,
     allocate=_allocate,
     forward=_pool_forward,
     backward=_pool_backward,
-    flops=flops.spatial_pool_gate,
 )
 
 
