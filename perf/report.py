@@ -235,7 +235,8 @@ class Report:
 
 
 def _name(point: Point) -> str:
-    return point.provider + (f" ({point.timer})" if point.timer in ("graph", "predicted", "check") else "")
+    timer = {"graph": " (graph)", "predicted": " (lower bound)", "check": " (check)"}.get(point.timer, "")
+    return point.provider + timer
 
 
 def _brief(record: Record) -> str:

@@ -8,6 +8,7 @@ import torch
 from support import DEVICE
 from typer.testing import CliRunner
 
+import segattn_triton
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf import backends, check, child, env, options, plan, report
 from segattn_triton.perf.commands import main
@@ -134,3 +135,8 @@ def test_env_tells_all_as_json():
     assert set(values) >= {"date", "python", "os", "cpu", "gpu", "driver", "cuda", "triton", "variables", "revision"}
     assert set(values["triton"]) == {"runs", "interpreter", "reason", "compiler"}
     assert command("env").exit_code == 0
+
+
+def test_the_version():
+    done = command("--version")
+    assert done.exit_code == 0 and done.stdout.strip() == segattn_triton.__version__

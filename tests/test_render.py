@@ -23,7 +23,7 @@ from segattn_triton.catalog import OPS
 from segattn_triton.perf.records import Record
 from segattn_triton.perf.render import figures, frame, page, plots, render, style, tables, terminal_table, words
 
-NO_GPU = "No GPU: predicted roofline and CPU timings only"
+NO_GPU = "No GPU: lower bounds and CPU timings only"
 
 
 def text_of(table) -> str:
@@ -111,7 +111,7 @@ def test_figures_come_as_png_and_svg(gpu_run):
     expected |= {f"spatial_gate_bfloat16_contiguous_{kind}" for kind in ("memory", "error")}
     assert {f"{e}.{end}" for e in expected for end in ("png", "svg")} <= names
     svg = (gpu_run / "plots" / f"{stem}_gbps.svg").read_text()
-    for text in ("C = 32, N = 8", "copy 1000", "launch-bound", "pixels a side, H = W", "best compiled", "predicted"):
+    for text in ("C = 32, N = 8", "copy 1000", "launch-bound", "pixels a side, H = W", "best compiled", "lower bound"):
         assert f"{text}</text>" in svg, text
 
 

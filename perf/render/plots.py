@@ -69,7 +69,7 @@ def _line(ax: Axes, part: pd.DataFrame, metric: str) -> tuple[float, str, str]:
         ax.fill_between(
             part.side, part[f"{metric}_20"], part[f"{metric}_80"], color=style["color"], alpha=0.2, linewidth=0
         )
-    name = words.provider(provider) + (",\npredicted" if predicted else "")
+    name = words.provider(provider) + (",\nlower bound" if predicted else "")
     return part[metric].iloc[-1], name, style["color"]
 
 
@@ -99,7 +99,7 @@ def _rooflines(ax: Axes, panel: pd.DataFrame, roof: Ceiling, metric: str) -> Non
     top = ax.get_ylim()[1]
     if len(roof.gbps):
         peak = _peak(panel, roof, metric)
-        name = f"copy{', predicted' if roof.predicted else ''} {words.significant(peak)}"
+        name = f"copy{', assumed' if roof.predicted else ''} {words.significant(peak)}"
         if peak <= top:
             ax.axhline(peak, color=INK, linewidth=1, linestyle="--" if roof.predicted else "-", zorder=2)
             _note(ax, name, peak)
