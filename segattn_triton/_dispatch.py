@@ -3,10 +3,13 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
+from torch.nn import Parameter
+from torch.overrides import handle_torch_function, has_torch_function
 
 from segattn_triton import reference
 
@@ -22,16 +25,42 @@ R = TypeVar("R")
 
 
 def recalled(function: Callable[P, R]) -> Callable[P, R]:
-    """A public function that does not check again what it has seen before. Type checkers see the function's own
-    parameters."""
+    """A public function that does not check again what it has seen before, and takes tensors of any class. Type
+    checkers see the function's own parameters."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling() or _recall is None:
-            return function(*args, **kwargs)
-        return _recall(function, args, kwargs)
+        if torch.compiler.is_compiling():
+            known = not any(map(_is_of_a_class, (*args, *kwargs.values())))
+            return function(*args, **kwargs) if known else untraced(*args, **kwargs)
+        return of_any_class(*args, **kwargs) if _recall is None else _recall(of_any_class, args, kwargs)
 
+    @functools.wraps(function)
+    def of_any_class(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = (*args, *kwargs.values())
+        if not any(map(_is_of_a_class, given)):
+            return function(*args, **kwargs)
+        if has_torch_function(given):  # the class has its say as in a function of torch, and calls again
+            return handle_torch_function(call, given, *args, **kwargs)
+        return call(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+
+    untraced = _disable_dynamo(of_any_class)
     return call
+
+
+def _is_of_a_class(value: Any) -> bool:
+    """Whether it is a tensor with values in memory, of a class that knows only functions of torch. What knows operators
+    as well, such as a fake or a sharded tensor, they are called with."""
+    cls = type(value)
+    return (
+        issubclass(cls, Tensor)
+        and cls not in (Tensor, Parameter)
+        and cls.__torch_dispatch__ is Tensor.__torch_dispatch__
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.as_subclass(Tensor) if _is_of_a_class(value) else value
 
 
 def _ops():

@@ -197,7 +197,9 @@ def _contiguous(t: Tensor | None) -> Tensor | None:
 
 def _as_made(saved: Tensor, x: Tensor) -> Tensor:
     """What was saved, as the forward laid it out: a hook may have handed back other strides of the same values."""
-    return _in_strides_of(torch.empty_like(x), saved) if saved.shape == x.shape else saved.contiguous()
+    if saved.shape != x.shape:
+        return saved.contiguous()
+    return _in_strides_of(torch.empty_like(x, dtype=saved.dtype), saved)
 
 
 def _in_strides_of(expected: Tensor, value: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import assert_equal, each_row, problem
+from support import each_row, problem
 
 LAYOUTS = {
     "every other element": lambda t: torch.stack([t, t], -1)[..., 0],
@@ -46,15 +46,3 @@ def test_one_empty_tensor_in_several_places(row):
         y = row.op(*inputs, backend="triton")
         for t, g in zip(inputs, torch.autograd.grad(y.sum(), inputs), strict=True):
             assert g.shape == t.shape
-
-
-@each_row
-def test_several_gradients_at_once(row):
-    """autograd.grad(is_grads_batched=True), as Jacobians are computed, is one gradient after the other."""
-    inputs = [t.requires_grad_() for t in problem(row)]
-    y = row.op(*inputs, backend="triton")
-    dys = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(5)).to(y)
-    together = torch.autograd.grad(y, inputs, dys, is_grads_batched=True, retain_graph=True)
-    for i, dy in enumerate(dys):
-        for got, expected in zip(together, torch.autograd.grad(y, inputs, dy, retain_graph=True), strict=True):
-            assert_equal(got[i], expected)
