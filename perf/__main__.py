@@ -11,7 +11,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (said := advice(error)) is None:
             raise
-        sys.exit(f"segattn: {said}")
+        print(f"segattn: {said}", file=sys.stderr)
+        sys.exit(2)
     commands()
 
 

@@ -4,7 +4,6 @@ On a GPU in this process, compiled; without one in Triton's interpreter, in a ch
 bfloat16 wrong, so that bfloat16 is left to a GPU.
 """
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
@@ -13,7 +12,8 @@ import torch
 from segattn_triton import testing
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf import child
-from segattn_triton.perf.options import LAYOUTS, Usage
+from segattn_triton.perf.absent import need
+from segattn_triton.perf.options import LAYOUTS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 SMALL = ((2, 5, (7, 9)), (1, 33, (8, 16)), (2, 1, (1, 1)))
@@ -119,8 +119,7 @@ def main(ops) -> int:
     from segattn_triton.perf.terminal import console
 
     gpu, found = torch.cuda.is_available(), []
-    if importlib.util.find_spec("triton") is None:
-        raise Usage("check: Triton is not installed, the kernels cannot run; expected: pip install triton, on Linux")
+    need("triton", *(() if gpu else ("numpy",)))  # Triton's interpreter computes with numpy
     with Live(console=console(), refresh_per_second=2) as live:
         for outcome in outcomes(ops):
             found.append(outcome)

@@ -33,7 +33,6 @@ COMMANDS = """
     import contextlib, io, os
     os.chdir({folder!r})
     from segattn_triton.perf import __main__ as segattn
-    report = ["--op", "spatial_pool_gate", "--mode", "fwd", "--layout", "contiguous", "--budget", "60"]
     for arguments in (["env"], ["env", "--json"], ["--help"], ["report", "--cpu", "--help"],
                       ["report", "--train", "--steps", "0"], ["compare", "a", "b"], ["spaces", "--op", "eca", "--help"],
                       ["tune"], ["kernels", "--op", "nothing"]):
@@ -45,21 +44,22 @@ COMMANDS = """
                 code = 0
             except SystemExit as error:
                 code = error.code
-        said = err.getvalue().strip() or (code if isinstance(code, str) else "")
+        said = err.getvalue().strip()
         said = "\\n".join(line for line in said.splitlines() if "Warning" not in line and line.strip()[:3] != "cpu")
         if code:
+            assert code in (1, 2), (arguments, code)
             assert len(said.splitlines()) == 1 and said.startswith("segattn: "), (arguments, code, said)
         if {hidden!r} in said:
-            assert "pip install" in said, said
+            assert "pip install" in said and code == 2, said
         print(arguments, code, said)
 """
-PERF = [name for name in EXTRAS["perf"] if name != "PIL"]
+PERF = [*EXTRAS["perf"], "pynvml"]
 
 
 def run(*parts: str, **values) -> str:
     script = "\n".join(textwrap.dedent(part) for part in parts)
     for name, value in values.items():
-        script = script.replace("{%s!r}" % name, repr(value))
+        script = script.replace(f"{{{name}!r}}", repr(value))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -79,6 +79,26 @@ def test_a_command_works_or_says_in_one_line_what_to_install(hidden, tmp_path):
         assert f'{hidden} is not installed: pip install "segattn_triton[perf]"' in said
     else:
         assert "['env'] 0" in said
+
+
+@pytest.mark.parametrize("hidden", ["triton", "numpy"])
+def test_a_check_without_what_runs_kernels_starts_nothing(hidden):
+    """Triton's interpreter computes with numpy: without it no kernel is wrong, and no table says so."""
+    check = """
+        import sys
+        import torch
+        from segattn_triton.perf import __main__ as segattn
+        torch.cuda.is_available = lambda: False
+        sys.argv = ["segattn", "check", "--op", "eca"]
+        sys.stderr = sys.stdout
+        try:
+            segattn.main()
+        except SystemExit as error:
+            print("exit", error.code)
+    """
+    line, ended = run(HIDE, check, hidden=hidden).splitlines()
+    assert line.startswith(f"segattn: {hidden} is not installed") and "pip install" in line, line
+    assert ended == "exit 2"
 
 
 def test_a_report_without_triton(tmp_path):
