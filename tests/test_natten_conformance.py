@@ -99,6 +99,21 @@ def test_split_functions_are_natten_mps(natten_mps, size):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("table", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_tables_of_another_dtype(dtype, table):
+    """Taken in float32, as eager addition takes a half beside float32; whatever else is no table stays an error."""
+    q, k, v = qkv(5, 6, heads_kv=2, dtype=dtype)
+    rpb = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0)).to(table)
+    torch.testing.assert_close(compat.na2d(q, k, v, 3, rpb=rpb), compat.na2d(q, k, v, 3, rpb=rpb.float()))
+    q, k = (t.permute(0, 3, 1, 2, 4) for t in (q, k))
+    expected = compat.na2d_qkrpb(q, k, rpb.float(), 3)
+    torch.testing.assert_close(compat.na2d_qkrpb(q, k, rpb, 3), expected)
+    assert expected.dtype == dtype
+    with pytest.raises(TypeError, match=r"rel_bias: got dtype torch\.int64"):
+        compat.na2d_qkrpb(q, k, rpb.long(), 3)
+
+
 def test_natten_module_loads():
     natten = pytest.importorskip("natten")
     from segattn_triton.modules import NeighborhoodAttention2d

@@ -431,6 +431,22 @@ def test_module_follows_autocast():
         assert module()(rand(1, 8, 4, 5)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("table", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_module_promotes_its_table(dtype, table):
+    """As eager addition does: a table of a half beside float32 queries, and with the map beside its float32 scores."""
+    attention, same = module().to(dtype), module().to(dtype)
+    attention.rpb = nn.Parameter(attention.rpb.detach().to(table))
+    same.rpb = nn.Parameter(attention.rpb.detach().float())
+    x = rand(1, 8, 4, 5, dtype=dtype)
+    for got, expected in zip(attention(x, return_map=True), same(x, return_map=True), strict=True):
+        torch.testing.assert_close(got, expected)
+    attention(x).float().pow(2).sum().backward()
+    same(x).float().pow(2).sum().backward()
+    assert attention.rpb.grad.dtype == table
+    torch.testing.assert_close(attention.rpb.grad, same.rpb.grad.to(table), rtol=1e-2, atol=1e-4)
+
+
 def test_module_refuses():
     with pytest.raises(ValueError, match="num_heads: got 3"):
         NeighborhoodAttention2d(8, 3)

@@ -52,6 +52,12 @@ def _heads_last(name: str, t: Tensor) -> Tensor:
     return t.permute(0, 2, 3, 1, 4)
 
 
+def _table(rpb, query) -> Tensor | None:
+    """The table in the query's dtype or, of any other, in float32, as the function takes it."""
+    floats = isinstance(rpb, Tensor) and isinstance(query, Tensor) and rpb.is_floating_point()
+    return rpb.float() if floats and rpb.dtype != query.dtype else rpb
+
+
 def na2d(
     query: Tensor,
     key: Tensor,
@@ -87,7 +93,7 @@ def na2d(
         value,
         kernel_size=_square("kernel_size", kernel_size),
         dilation=_square("dilation", dilation),
-        rel_bias=rpb,
+        rel_bias=_table(rpb, query),
         scale=scale,
         return_lse=return_lse,
     )
@@ -109,7 +115,7 @@ def na2d_qk(
         _heads_last("key", key),
         kernel_size=_square("kernel_size", kernel_size),
         dilation=_square("dilation", dilation),
-        rel_bias=rpb,
+        rel_bias=_table(rpb, query),
         scale=1.0,
     )
     return scores.permute(0, 3, 1, 2, 4).contiguous()

@@ -54,15 +54,20 @@ class NeighborhoodAttention2d(GateModule):
         planar = x.is_contiguous()
         qkv = _pixelwise("qkv", self.qkv, x, planar).unflatten(1, (3, self.num_heads, -1))  # [N, 3, heads, D, H, W]
         q, k, v = qkv.permute(1, 0, 4, 5, 2, 3).unbind(0)
-        scores = dict(self.options, rel_bias=self.rpb, scale=self.scale, backend=self.backend)
-        y = F.neighborhood_attention(q, k, v, **scores)
+        scores = dict(self.options, scale=self.scale, backend=self.backend)
+        y = F.neighborhood_attention(q, k, v, rel_bias=_beside(q.dtype, self.rpb), **scores)
         y = rounding_point("mid", y.permute(0, 3, 4, 1, 2).flatten(1, 2))
         y = _pixelwise("proj", self.proj, y, planar)
         if not return_map:
             return y
         wide = torch.promote_types(q.dtype, torch.float32)
-        p = F.neighborhood_qk(q.to(wide), k.to(wide), **scores).softmax(-1)
+        p = F.neighborhood_qk(q.to(wide), k.to(wide), rel_bias=_beside(wide, self.rpb), **scores).softmax(-1)
         return y, p.to(q.dtype).permute(0, 3, 4, 1, 2)
+
+
+def _beside(dtype: torch.dtype, rel_bias: Tensor | None) -> Tensor | None:
+    """The table in the queries' dtype or, of any other, in float32, as the function takes it."""
+    return rel_bias if rel_bias is None or rel_bias.dtype == dtype else rel_bias.float()
 
 
 def _pixelwise(name: str, linear: nn.Linear, x: Tensor, planar: bool) -> Tensor:
