@@ -69,14 +69,23 @@ def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], 
 
 
 def _takes(x: Tensor, parts: Parts) -> bool:
-    """Whether the function takes x beside these weights. Of other dtypes, and of weights that became tensors of a class
-    of their own (quantised, sharded), the own forward knows what to do."""
+    """Whether the function takes x beside these weights. Of other dtypes, of no pixels, and of weights that became
+    sparse or tensors of a class of their own (quantised, sharded), the own forward knows what to do."""
     weights = [t for t in parts.tensors if t is not None]
-    plain = all(type(t) in _PLAIN and t.dtype in (x.dtype, torch.float32) for t in weights)
-    return plain and x.dtype in DTYPES and x.layout is torch.strided and x.dim() - 2 in parts.dims
+    plain = all(type(t) in _PLAIN and t.layout is torch.strided for t in weights)
+    same = x.dtype in DTYPES and all(t.dtype in (x.dtype, torch.float32) for t in weights) and not _is_promoted(x)
+    return plain and same and x.layout is torch.strided and x.dim() - 2 in parts.dims and 0 not in x.shape[1:]
 
 
-_PLAIN = (Tensor, nn.Parameter)
+def _is_promoted(x: Tensor) -> bool:
+    """Whether x is of one half precision where autocast has its gate in the other: their product is float32."""
+    device = x.device.type
+    if x.dtype not in _HALVES or not torch.amp.is_autocast_available(device):
+        return False
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != x.dtype
+
+
+_PLAIN, _HALVES = (Tensor, nn.Parameter), (torch.float16, torch.bfloat16)
 
 
 class Accelerated:
@@ -135,7 +144,16 @@ class AcceleratedInline(Accelerated):
         if parts is None:
             return super().forward(*args, **kwargs)
         names = vars(sys.modules[self._segattn_plain.__module__])
-        return gate.inline(self, lambda x: _run(self, gate, parts, x), names, *args, **kwargs)
+
+        def gated(x: Tensor) -> Tensor:
+            """The layers before the gate may have changed the dtype: float32 weights stand beside a map of any."""
+            return _run(self, gate, parts if _takes(x, parts) else _in_float32(parts), x)
+
+        return gate.inline(self, gated, names, *args, **kwargs)
+
+
+def _in_float32(parts: Parts) -> Parts:
+    return parts._replace(tensors=tuple(None if t is None else t.float() for t in parts.tensors))
 
 
 class AcceleratedBlock(Accelerated):
@@ -152,9 +170,9 @@ class AcceleratedBlock(Accelerated):
             if modules[name] is not None:
                 y = modules[name](y)
         shortcut = x if modules.get(block.shortcut) is None else modules[block.shortcut](x)
-        if shortcut.dtype != y.dtype or shortcut.shape != y.shape:
-            return modules[block.act](modules[block.gate](y) + shortcut)
         gate = modules[block.gate]
+        if not _takes(y, parts) or shortcut.dtype != y.dtype or shortcut.shape != y.shape:
+            return modules[block.act](gate(y) + shortcut)
         return _run(gate, gate._segattn_gate, parts, y, shortcut=shortcut)
 
 

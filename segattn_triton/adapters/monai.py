@@ -3,7 +3,7 @@ block of EfficientNet, with it FlexibleUNet."""
 
 from torch import Tensor, nn
 
-from segattn_triton.adapters.parts import Parts, activation, layer, part, pooled_dims, squeeze_excite
+from segattn_triton.adapters.parts import Parts, activation, layer, only, part, pooled_dims, squeeze_excite
 from segattn_triton.adapters.registry import block, gate
 from segattn_triton.reference.activations import ACTS
 
@@ -12,8 +12,9 @@ _BLOCKS = "monai.networks.blocks.squeeze_and_excitation"
 
 @gate(f"{_BLOCKS}.ChannelSELayer", f"{_BLOCKS}.ResidualSELayer", children="avg_pool fc", attributes="add_residual")
 def _channel_se(m):
-    if len(part(m, "fc")) != 4:
-        raise ValueError(f"its child 'fc' has {len(m.fc)} layers, expected 4")
+    layers = only(m, "fc", nn.Sequential)
+    if len(layers) != 4:
+        raise ValueError(f"its child 'fc' has {len(layers)} layers, expected 4")
     shortcut = dict(shortcut=True) if m.add_residual else {}
     return squeeze_excite(m, "fc.0", "fc.1", "fc.2", "fc.3", dims=(pooled_dims(m, "avg_pool"),), **shortcut)
 

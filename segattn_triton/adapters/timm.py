@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from segattn_triton.adapters.parts import Parts, activation, only, part, squeeze_excite, unexpected
+from segattn_triton.adapters.parts import Parts, activation, only, squeeze_excite
 from segattn_triton.adapters.registry import block, gate
 from segattn_triton.reference.activations import GATES
 
@@ -37,10 +37,9 @@ def _hgnet(m):
     return squeeze_excite(m, "conv", None, None, "sigmoid")
 
 
-def _eca(m, padding: int, circular: bool):
-    conv = part(m, "conv")
-    if type(conv) is not nn.Conv1d:
-        raise unexpected("conv", conv, "Conv1d")
+def _eca(m, circular: bool):
+    conv = only(m, "conv", nn.Conv1d)
+    padding = 0 if circular else conv.kernel_size[0] // 2
     odd = conv.kernel_size[0] % 2 == 1
     if not odd or (conv.in_channels, conv.out_channels) != (1, 1) or conv.padding != (padding,):
         raise ValueError(f"its child 'conv' is not a convolution over the channels that keeps their number: {conv}")
@@ -52,14 +51,14 @@ def _eca(m, padding: int, circular: bool):
 def _eca_module(m):
     if m.conv2 is not None:
         raise ValueError("use_mlp: two convolutions over the channels have no kernel")
-    return _eca(m, m.conv.kernel_size[0] // 2, circular=False)
+    return _eca(m, circular=False)
 
 
 @gate("timm.layers.eca.CecaModule", kernel="eca", children="conv gate", attributes="padding")
 def _ceca_module(m):
-    if m.padding != m.conv.kernel_size[0] // 2:
+    if m.padding != only(m, "conv", nn.Conv1d).kernel_size[0] // 2:
         raise ValueError(f"padding is {m.padding}, expected half the kernel size")
-    return _eca(m, 0, circular=True)
+    return _eca(m, circular=True)
 
 
 _three = dict(body="conv1 bn1 relu conv2 bn2 relu conv3 bn3", gate="se_module", shortcut="downsample", act="relu")
