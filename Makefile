@@ -31,11 +31,11 @@ test:
 
 properties:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	$$python -m pytest -n 2 --share 1 tests/test_properties.py $(ARGS)
+	$$python -m pytest -n 2 --share 1 tests/kernels/test_properties.py $(ARGS)
 
 fuzz:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	$$python -m pytest -n 2 --share 1 tests/test_properties.py --hypothesis-profile fuzz $(ARGS)
+	$$python -m pytest -n 2 --share 1 tests/kernels/test_properties.py --hypothesis-profile fuzz $(ARGS)
 
 gpu-test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
@@ -46,7 +46,7 @@ gpu-test:
 	$$run tests/gpu --share 1 -m huge $(ARGS) & huge=$$!
 	$$run tests/gpu --share 1 -m "not huge" -n $(WORKERS) $(ARGS) || failed=1
 	wait $$huge || failed=1
-	$$run tests --ignore tests/gpu --ignore tests/test_static.py -n $(WORKERS) $(ARGS) || failed=1
+	$$run tests --ignore tests/gpu --ignore tests/kernels/test_static.py -n $(WORKERS) $(ARGS) || failed=1
 	exit $$failed
 
 test-full:
@@ -56,7 +56,7 @@ test-full:
 conformance:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	$$python -m pip install --quiet --no-deps --no-build-isolation natten==0.21.7 natten-mps==0.3.3
-	$$python -m pytest --share 1 tests/test_natten_conformance.py $(ARGS)
+	$$python -m pytest --share 1 tests/kernels/test_natten_conformance.py $(ARGS)
 
 check:
 	python=$$($(PYTHON) bootstrap.py --extras perf)
@@ -64,7 +64,7 @@ check:
 
 static:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	$$python tests/static_ledger.py $(ARGS)
+	$$python tests/support/static_ledger.py $(ARGS)
 
 versions:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
@@ -72,7 +72,7 @@ versions:
 	  folder=build/triton-$$release
 	  numpy=$$([ $$release = 3.6.0 ] && echo numpy==2.3.5 || true)
 	  [ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$$release $$numpy
-	  $$python tests/versions.py $$folder $$([ $$release = 3.9.0 ] && echo --compile-only || true)
+	  $$python tests/support/versions.py $$folder $$([ $$release = 3.9.0 ] && echo --compile-only || true)
 	done
 
 lint:

@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from segattn_triton import accelerate
-from segattn_triton.perf import scenes, torchvision_cpu, training
+from segattn_triton.perf import torchvision_cpu
+from segattn_triton.perf.models import scenes, training
 
 torchvision_cpu.install()  # changes nothing where torchvision loads as it is
 import segmentation_models_pytorch as smp  # noqa: E402

@@ -2,12 +2,12 @@
 
 import sys
 
-from segattn_triton.perf.absent import advice
+from .absent import advice
 
 
 def main() -> None:
     try:
-        from segattn_triton.perf.commands import main as commands
+        from .commands import main as commands
     except ModuleNotFoundError as error:
         if (said := advice(error)) is None:
             raise

@@ -6,9 +6,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from segattn_triton.perf.absent import advice, need
-from segattn_triton.perf.kernels import kernels
-from segattn_triton.perf.spaces import spaces
+from .absent import advice, need
+from .compiler.kernels import kernels
+from .compiler.spaces import spaces
 
 main = typer.Typer(
     help="Measure, check and describe the attention kernels of segattn_triton.",
@@ -22,7 +22,7 @@ main = typer.Typer(
 @main.callback(invoke_without_command=True)
 def _about(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        from segattn_triton import __version__
+        from .. import __version__
 
         typer.echo(__version__)
         raise typer.Exit()
@@ -39,7 +39,7 @@ def _split(values: Names) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _one_line():
     """Errors are one line on standard error: exit code 2 for wrong usage, 1 for a failure."""
-    from segattn_triton.perf.options import Failure, Usage
+    from .options import Failure, Usage
 
     try:
         yield
@@ -84,20 +84,20 @@ def report(
         need("numpy", "pandas", "matplotlib", "jinja2")  # of the page, which comes last
         shared = dict(preset=preset, out=out, resume=resume, cpu=cpu)
         if train:
-            from segattn_triton.perf import train as training
+            from .models import train as training
 
             training.run(**shared, data=data, ignore=ignore, steps=steps, seeds=seeds, side=side, encoder=encoder)
         if models:
-            from segattn_triton.perf import known_models
+            from .models import known as known_models
 
             known_models.run(**shared, budget=budget)
         if train or models:
             return
-        from segattn_triton.perf import report as command
-        from segattn_triton.perf.options import Usage, writable
+        from .options import Usage, writable
+        from .report import job as command
 
         if merge:
-            from segattn_triton.perf import compare
+            from .report import compare
 
             typer.echo(f"the report: {compare.merge(folders or [], writable(out)).resolve()}")
             return
@@ -106,7 +106,7 @@ def report(
                 raise Usage("--model and --input: got one of them, expected both")
             if budget is not None:
                 raise Usage(f"--budget: got {budget:g} with --model, expected none: each variant has the same rounds")
-            from segattn_triton.perf import your_model
+            from .models import yours as your_model
 
             typer.echo(f"the report: {your_model.run(model, input, writable(out), cpu=cpu).resolve()}")
             return
@@ -131,10 +131,10 @@ def report(
 def check(op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; all by default.")] = None) -> None:
     """The kernels against the reference: on the GPU, or in Triton's interpreter on the CPU."""
     with _one_line():
-        from segattn_triton.perf.options import choose_ops
+        from .options import choose_ops
 
         ops = choose_ops(_split(op))
-        from segattn_triton.perf import check as command
+        from .measure import check as command
 
         raise typer.Exit(command.main(ops))
 
@@ -149,8 +149,8 @@ def tune(
 ) -> None:
     """Find the fastest block sizes for this GPU, each verified against the reference, and write them into a table."""
     with _one_line():
-        from segattn_triton.perf import options
-        from segattn_triton.perf import tune as command
+        from . import options
+        from .tune import command
 
         command.main(
             options.choose_ops(_split(op)),
@@ -171,7 +171,7 @@ def compare(
 ) -> None:
     """Two reports of one machine type, as markdown; exit code 1 where ours became slower."""
     with _one_line():
-        from segattn_triton.perf import compare as command
+        from .report import compare as command
 
         text, slower = command.compare(base, new, command.parse_threshold(threshold))
         typer.echo(text)
@@ -188,8 +188,8 @@ def show(
 ) -> None:
     """What a model's gates look at: their maps over a photograph."""
     with _one_line():
-        from segattn_triton.perf import show as command
-        from segattn_triton.perf.options import readable_image
+        from .models import show as command
+        from .options import readable_image
 
         typer.echo(command.run(model, readable_image(image), _split(names), out, side).resolve())
 
@@ -197,7 +197,7 @@ def show(
 @main.command()
 def env(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """All that a bug report needs: versions, GPU, driver, what keeps Triton from running."""
-    from segattn_triton.perf import env as command
+    from .measure import env as command
 
     values = command.collect()
     if json:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segattn_triton.perf.options import Failure, Usage
-from segattn_triton.perf.records import Point, Record, append, load
+from .options import Failure, Usage
+from .records import Point, Record, append, load
 
 FILES = ("records.jsonl", "environment.json", "maps.npz", "autotune.json")
 

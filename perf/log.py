@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segattn_triton.perf.folder import identity
-from segattn_triton.perf.options import Failure, Usage
-from segattn_triton.perf.records import append_line
+from .folder import identity
+from .options import Failure, Usage
+from .records import append_line
 
 KEYS = {  # name -> what tells its records apart
     "training": ("variant", "dtype", "seed"),

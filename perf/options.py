@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from segattn_triton.catalog import BY_NAME
+from ..catalog import BY_NAME
 
 PRESETS = {"quick": 270.0, "full": 3600.0}  # budget in seconds
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from segattn_triton import SCSE, LocalAttention, NeighborhoodAttention2d, SpatialAttention, SqueezeExcite
-from segattn_triton.perf import photo
-from segattn_triton.perf.scenes import normalised
+from .. import SCSE, LocalAttention, NeighborhoodAttention2d, SpatialAttention, SqueezeExcite
+from .measure import photo
+from .models.scenes import normalised
 
 SIZE = 256, 224  # height, width of the photograph in training
 STEPS = 120

@@ -3,11 +3,11 @@
 Same names and signatures as `segattn_triton.functional`, less `backend` and the checks of the arguments.
 """
 
-from segattn_triton.reference.channel import channel_gate, eca, squeeze_excite
-from segattn_triton.reference.local import local_gate, local_pool_gate
-from segattn_triton.reference.neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
-from segattn_triton.reference.scse import scse
-from segattn_triton.reference.spatial import spatial_gate, spatial_pool_gate
+from .channel import channel_gate, eca, squeeze_excite
+from .local import local_gate, local_pool_gate
+from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .scse import scse
+from .spatial import spatial_gate, spatial_pool_gate
 
 __all__ = [
     "channel_gate",

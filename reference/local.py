@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segattn_triton.reference._precision import in_full_precision, rounding_point
-from segattn_triton.reference.activations import Spec, activate
+from ._precision import in_full_precision, rounding_point
+from .activations import Spec, activate
 
 
 @in_full_precision

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from segattn_triton.reference._precision import rounding_error
+from ._precision import rounding_error
 
 
 def _in_full_precision(fn: Callable) -> Callable:

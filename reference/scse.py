@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from segattn_triton.reference._precision import in_full_precision
-from segattn_triton.reference.activations import Spec, activate
-from segattn_triton.reference.channel import linear, per_channel, pooled
+from ._precision import in_full_precision
+from .activations import Spec, activate
+from .channel import linear, per_channel, pooled
 
 
 @in_full_precision

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from segattn_triton.reference._precision import in_full_precision
-from segattn_triton.reference.activations import Spec, activate
+from ._precision import in_full_precision
+from .activations import Spec, activate
 
 
 @in_full_precision

@@ -1,14 +1,10 @@
 """Attention for semantic segmentation whose forward and backward are Triton kernels."""
 
-from segattn_triton import functional, reference
-from segattn_triton._accelerate import accelerate, accelerated, acceleration_report, restore
-from segattn_triton._capture import capture_attention
-from segattn_triton._convert import convert_state_dict
-from segattn_triton._counting import let_torch_count
-from segattn_triton._dispatch import decompositions
-from segattn_triton._tune import tune
-from segattn_triton.adapters import register_adapter
-from segattn_triton.modules import (
+from . import functional, reference
+from .acceleration.adapters import register_adapter
+from .acceleration.api import accelerate, accelerated, acceleration_report, restore
+from .acceleration.capture import capture_attention
+from .modules import (
     ECA,
     SCSE,
     ChannelAttention,
@@ -20,6 +16,10 @@ from segattn_triton.modules import (
     SpatialPoolAttention,
     SqueezeExcite,
 )
+from .modules.checkpoints import convert_state_dict
+from .runtime.counting import let_torch_count
+from .runtime.dispatch import decompositions
+from .tuning.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [

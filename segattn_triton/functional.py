@@ -16,9 +16,9 @@ Shared by all of them:
 
 from torch import Tensor
 
-from segattn_triton import _checks as check
-from segattn_triton._dispatch import implementation, recalled
-from segattn_triton.reference.activations import OUT_ACTS, Spec
+from .reference.activations import OUT_ACTS, Spec
+from .runtime import checks as check
+from .runtime.dispatch import implementation, recalled
 
 TIES = ("first", "split")
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segattn_triton._row import is_map
-from segattn_triton.catalog import OPS, Op, row_of
-from segattn_triton.reference._precision import rounded
+from .catalog import ROWS, Op, row_of
+from .catalog.row import is_map
+from .reference._precision import rounded
 
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 TINY = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-149, torch.float64: 0.0}
@@ -181,7 +181,7 @@ def matches(
 
 
 def _module_matches(module: nn.Module, inputs: Sequence[Tensor], backend: str) -> list[Match]:
-    rows = [r for r in OPS if type(module) is r.module]
+    rows = [r for r in ROWS if type(module) is r.module]
     if len(rows) > 1:
         rows = [r for r in rows if r.fits(*_row_tensors(r, module, inputs[0]))]
     row = rows[0] if rows else None

@@ -21,7 +21,7 @@ import support
 
 import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before a test changes the environment
 from segattn_triton import functional
-from segattn_triton.adapters import GATES, registry
+from segattn_triton.acceleration.adapters import ADAPTERS, registry
 
 torch.set_num_threads(1)
 if support.INTERPRETED:
@@ -57,7 +57,7 @@ def calls(monkeypatch) -> list[tuple]:
         spy.__module__ = functional.__name__
         monkeypatch.setattr(functional, name, spy)
 
-    for name in {gate.kernel for gate in GATES.values()} | {"channel_gate"}:
+    for name in {gate.kernel for gate in ADAPTERS.values()} | {"channel_gate"}:
         spy_on(name, getattr(functional, name))
     return made
 
@@ -65,10 +65,10 @@ def calls(monkeypatch) -> list[tuple]:
 @pytest.fixture
 def own_adapters(monkeypatch):
     """What a test registers is gone after it."""
-    before = dict(GATES)
+    before = dict(ADAPTERS)
     yield
-    GATES.clear()
-    GATES.update(before)
+    ADAPTERS.clear()
+    ADAPTERS.update(before)
     registry.WITHOUT_READER.clear()
 
 

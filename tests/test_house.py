@@ -1,6 +1,7 @@
 """The house rules that a machine can check: imports run one way, and what is written once is written once."""
 
 import ast
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -11,12 +12,11 @@ import pytest
 
 import segattn_triton
 from segattn_triton import functional, reference
-from segattn_triton.catalog import OPS
+from segattn_triton.catalog import ROWS
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"segattn_triton": ROOT / "segattn_triton"}
 FOLDERS |= {f"segattn_triton.{name}": ROOT / name for name in ("reference", "perf")}
-SHARED = {"tile", "activations", "finish", "window"}  # kernels that every family may use
 
 
 def sources() -> dict[str, Path]:
@@ -33,79 +33,155 @@ def sources() -> dict[str, Path]:
 SOURCES = sources()
 
 
-def imported(path: Path) -> set[str]:
-    """The modules that a file imports, anywhere in it."""
+def imported(module: str) -> set[str]:
+    """The modules that a module imports, anywhere in it."""
+    path = SOURCES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                names.add(full if full in SOURCES else node.module)
+                full = f"{base}.{alias.name}"
+                names.add(full if full in SOURCES else base)
     return names
 
 
 def layer(module: str) -> str:
-    """The part of the house that a module is: a file of the package, or a folder."""
+    """The part of the house that a module is: a file or a folder of the package, of perf, of how a call runs."""
     parts = module.split(".")[1:]
+    if parts and parts[0] in ("perf", "runtime"):
+        return ".".join(parts[:2])
     return parts[0] if parts else "__init__"
 
 
 ARROWS = {  # layer -> the layers it may import
-    "__init__": {
-        "_counting",
-        "modules",
-        "functional",
-        "reference",
-        "_dispatch",
-        "_accelerate",
-        "_capture",
-        "_convert",
-        "_tune",
-        "adapters",
-    },
-    "_accelerate": {"_survey", "_swap", "_trial", "adapters"},
-    "_survey": {"_swap", "_trial", "adapters"},
-    "_capture": {"_accelerate", "_swap", "functional", "modules"},
-    "_trial": {"_swap", "adapters"},
-    "_swap": {"_checks", "adapters", "functional"},
-    "adapters": {"adapters", "functional", "reference"},
-    "_convert": {"modules"},
-    "_tune": set(),
-    "modules": {"modules", "functional", "_checks", "reference"},
-    "functional": {"_dispatch", "_checks", "reference"},
-    "_checks": {"reference"},
-    "_dispatch": {"reference", "ops", "launch", "_recall"},
-    "reference": {"reference"},
-    "ops": {"_register", "_schemas", "kernels", "launch", "tuning", "ops"},
-    "_recall": {"_register", "replay", "tape"},
-    "_register": {"_schemas", "kernels", "replay"},
-    "_counting": {"_schemas"},
-    "_schemas": {"flops"},
-    "replay": {"recorder", "tape", "launch", "tuning"},
-    "recorder": {"tape", "launch"},
-    "tape": {"launch"},
-    "kernels": {"kernels", "launch", "tuning"},
-    "launch": {"tuning"},
-    "tuning": {"tuned"},
-    "tuned": set(),
-    "flops": set(),
-    "static": {"_register", "launch", "tuning", "kernels"},
-    "_row": set(),
-    "catalog": {"_row", "functional", "modules", "reference", "flops"},
-    "testing": {"_row", "catalog", "reference"},
+    "__init__": {"modules", "functional", "reference", "runtime", "acceleration", "tuning"},
+    "acceleration": {"acceleration", "functional", "modules", "reference", "runtime.checks"},
+    "modules": {"modules", "functional", "runtime.checks", "reference"},
+    "functional": {"runtime.checks", "runtime.dispatch", "reference"},
     "compat": {"functional"},
+    "catalog": {"catalog", "functional", "modules", "reference", "flops"},
+    "testing": {"catalog", "reference"},
+    "compiled": {"runtime.operator", "runtime.plan", "tuning"},
+    "reference": {"reference"},
+    "ops": {"ops", "kernels", "tuning", "runtime.operator", "runtime.schemas", "runtime.plan", "runtime.maps"},
+    "kernels": {"kernels", "tuning", "runtime.plan", "runtime.maps"},
+    "tuning": {"tuning"},
+    "flops": set(),
     "viz": set(),
+    "runtime.dispatch": {"reference", "ops", "runtime.plan", "runtime.recall"},
+    "runtime.recall": {"runtime.operator", "runtime.replay", "runtime.tape"},
+    "runtime.operator": {"runtime.schemas", "runtime.replay", "runtime.maps"},
+    "runtime.replay": {"runtime.recorder", "runtime.tape", "runtime.plan", "tuning"},
+    "runtime.recorder": {"runtime.tape", "runtime.plan"},
+    "runtime.tape": {"runtime.plan"},
+    "runtime.plan": {"tuning"},
+    "runtime.maps": set(),
+    "runtime.checks": {"reference"},
+    "runtime.counting": {"runtime.schemas"},
+    "runtime.schemas": {"flops"},
+    "perf": set(),
+    "perf.__main__": {"perf.absent", "perf.commands"},
+    "perf.commands": {
+        "__init__",
+        "perf.absent",
+        "perf.compiler",
+        "perf.measure",
+        "perf.models",
+        "perf.options",
+        "perf.report",
+        "perf.tune",
+    },
+    "perf.portrait": {"__init__", "perf.measure", "perf.models"},
+    "perf.models": {
+        "__init__",
+        "perf.log",
+        "perf.measure",
+        "perf.options",
+        "perf.report",
+        "perf.terminal",
+        "perf.torchvision_cpu",
+        "viz",
+    },
+    "perf.report": {
+        "catalog",
+        "perf.compiler",
+        "perf.folder",
+        "perf.log",
+        "perf.measure",
+        "perf.options",
+        "perf.records",
+        "perf.terminal",
+        "perf.tune",
+        "runtime.checks",
+        "tuning",
+    },
+    "perf.compiler": {
+        "catalog",
+        "compiled",
+        "perf.measure",
+        "perf.options",
+        "perf.records",
+        "perf.terminal",
+        "tuning",
+    },
+    "perf.tune": {
+        "acceleration",
+        "catalog",
+        "perf.measure",
+        "perf.options",
+        "perf.records",
+        "runtime.maps",
+        "runtime.operator",
+        "tuning",
+    },
+    "perf.measure": {
+        "catalog",
+        "compiled",
+        "perf.absent",
+        "perf.options",
+        "perf.records",
+        "perf.terminal",
+        "runtime.dispatch",
+        "runtime.plan",
+        "testing",
+        "tuning",
+    },
+    "perf.log": {"perf.folder", "perf.options", "perf.records"},
+    "perf.folder": {"perf.options", "perf.records"},
+    "perf.records": set(),
+    "perf.options": {"catalog"},
+    "perf.absent": set(),
+    "perf.terminal": set(),
+    "perf.torchvision_cpu": set(),
 }
 
 
-@pytest.mark.parametrize("module", [m for m in SOURCES if layer(m) != "perf"])
+@pytest.mark.parametrize("module", SOURCES)
 def test_imports_run_one_way(module):
-    for name in imported(SOURCES[module]):
-        if name.split(".")[0] == "segattn_triton":
+    """Perf may read the package's version, from `__init__`."""
+    for name in imported(module):
+        if name.split(".")[0] == "segattn_triton" and layer(name) != layer(module):
             assert layer(name) in ARROWS[layer(module)], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_imports_inside_the_package_are_relative(module):
+    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level or node.module.split(".")[0] != "segattn_triton", f"{module}: {ast.unparse(node)}"
+
+
+def test_no_circle():
+    """No file imports another that imports it, by whatever way."""
+    below = {module: imported(module) & SOURCES.keys() - {module} for module in SOURCES}
+    while below:
+        leaves = {module for module, names in below.items() if not names & below.keys()}
+        assert leaves, f"a circle among {sorted(below)}"
+        below = {module: names for module, names in below.items() if module not in leaves}
 
 
 def test_arrows_have_no_cycle():
@@ -116,26 +192,21 @@ def test_arrows_have_no_cycle():
         below = {name: arrows for name, arrows in below.items() if name not in leaves}
 
 
-def family(module: str) -> str:
-    """The family of a kernel module: neighborhood_fwd belongs to neighborhood."""
-    return module.rsplit(".", 1)[-1].split("_")[0]
-
-
 @pytest.mark.parametrize("module", [m for m in SOURCES if layer(m) in ("ops", "kernels")])
 def test_ops_and_families_stand_alone(module):
-    """An op imports no other op, a kernel family no other family: what two need sinks into kernels/tile.py."""
-    if module.endswith((".ops", ".kernels")):
+    """An op imports no other op, a kernel family no other family: what two need sinks into kernels/common."""
+    if module == "segattn_triton.ops":
         return
-    for name in imported(SOURCES[module]):
-        if layer(name) == layer(module) and name.count(".") == 2:
-            shared = layer(module) == "kernels" and family(name) in SHARED
-            assert shared or family(name) == family(module), f"{module} imports {name}"
+    family = module.split(".")[:3]
+    for name in imported(module):
+        if layer(name) == layer(module) and name != "segattn_triton.kernels":
+            assert name.split(".")[:3] == family or ".common." in name, f"{module} imports {name}"
 
 
 def test_tests_and_perf_never_meet():
-    for module, path in SOURCES.items():
-        if layer(module) == "perf":
-            assert not {name for name in imported(path) if name.split(".")[0] in ("tests", "support", "conftest")}
+    for module in SOURCES:
+        if layer(module).startswith("perf"):
+            assert not {name for name in imported(module) if name.split(".")[0] in ("tests", "support", "conftest")}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +214,10 @@ def test_tests_and_perf_never_meet():
 )
 def test_no_second_copy(path):
     """`import reference` or `import perf` works from the repository's root and is another copy of the module."""
-    assert not {name for name in imported(path) if name.split(".")[0] in ("reference", "perf")}
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert not {name for name in modules if name.split(".")[0] in ("reference", "perf")}
 
 
 def test_packages_are_the_folders():
@@ -168,7 +242,7 @@ import segattn_triton
 loaded = set(sys.modules) - before
 assert not {m for m in sys.modules if m.split(".")[0] == "triton"}, "triton"
 assert not {m for m in loaded if m.startswith(("segattn_triton.perf", "segattn_triton.catalog", "segattn_triton.ops",
-    "segattn_triton.kernels", "segattn_triton.testing", "segattn_triton.static", "torch._dynamo"))}, loaded
+    "segattn_triton.kernels", "segattn_triton.testing", "segattn_triton.compiled", "torch._dynamo"))}, loaded
 files = [f for f in opened if isinstance(f, str) and not f.endswith((".py", ".pyc")) and "__pycache__" not in f]
 assert not files, files
 assert not torch.cuda.is_initialized()
@@ -238,8 +312,8 @@ def test_public_functions(name):
 
 
 def test_every_public_function_has_a_row():
-    assert {row.op for row in OPS} <= set(PUBLIC.values())
-    for row in OPS:
+    assert {row.op for row in ROWS} <= set(PUBLIC.values())
+    for row in ROWS:
         assert getattr(reference, row.op.__name__) is row.reference
         parameters = inspect.signature(row.op).parameters
         assert [n.removesuffix("?") for n in row.inputs] == list(parameters)[: len(row.inputs)]
@@ -254,6 +328,6 @@ def test_public_names():
 
 @pytest.mark.parametrize("page", ["NUMERICS.md", "README.md", "SECURITY.md"])
 def test_tests_that_a_page_names_exist(page):
-    for file, name in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", (ROOT / page).read_text()):
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / page).read_text()):
         assert (ROOT / file).exists(), file
         assert not name or f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"

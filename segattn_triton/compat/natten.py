@@ -7,7 +7,7 @@ Windows are square and odd, not causal, with stride 1 and no additional keys or 
 
 from torch import Tensor
 
-from segattn_triton import functional
+from .. import functional
 
 _CHOOSE_A_KERNEL = {  # arguments of NATTEN 0.21's na2d that say how it computes, never what
     "attention_kwargs",

@@ -8,14 +8,14 @@ axes, and one image without a batch, (C, *spatial). Rank decides, never sizes. O
 made.
 """
 
-from segattn_triton.modules.channel import ChannelAttention, EffectiveSE
-from segattn_triton.modules.eca import ECA
-from segattn_triton.modules.local import LocalAttention, LocalPoolAttention
-from segattn_triton.modules.neighborhood import NeighborhoodAttention2d
-from segattn_triton.modules.reduction import hidden_channels
-from segattn_triton.modules.scse import SCSE
-from segattn_triton.modules.spatial import SpatialAttention, SpatialPoolAttention
-from segattn_triton.modules.squeeze_excite import SqueezeExcite
+from .channel import ChannelAttention, EffectiveSE
+from .eca import ECA
+from .local import LocalAttention, LocalPoolAttention
+from .neighborhood import NeighborhoodAttention2d
+from .reduction import hidden_channels
+from .scse import SCSE
+from .spatial import SpatialAttention, SpatialPoolAttention
+from .squeeze_excite import SqueezeExcite
 
 __all__ = [
     "ECA",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from segattn_triton.reference.activations import Spec, activate
+from ..reference.activations import Spec, activate
 
 
 def is_plain(*children: nn.Module) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segattn_triton import _checks as check
+from ..runtime import checks as check
 
 
 class GateModule(nn.Module):

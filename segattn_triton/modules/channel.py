@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from segattn_triton import _checks as check
-from segattn_triton import functional as F
-from segattn_triton.modules._children import apply_gate, call, is_plain
-from segattn_triton.modules._gate import GateModule, by_rank
-from segattn_triton.modules.reduction import hidden_channels
-from segattn_triton.reference.activations import Spec, activate
-from segattn_triton.reference.channel import pooled
+from .. import functional as F
+from ..reference.activations import Spec, activate
+from ..reference.channel import pooled
+from ..runtime import checks as check
+from ._children import apply_gate, call, is_plain
+from ._gate import GateModule, by_rank
+from .reduction import hidden_channels
 
 
 class ChannelAttention(GateModule):

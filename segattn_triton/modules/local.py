@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from segattn_triton import _checks as check
-from segattn_triton import functional as F
-from segattn_triton.modules._children import apply_gate, call, is_plain
-from segattn_triton.modules._gate import GateModule, by_rank
-from segattn_triton.reference.activations import Spec
+from .. import functional as F
+from ..reference.activations import Spec
+from ..runtime import checks as check
+from ._children import apply_gate, call, is_plain
+from ._gate import GateModule, by_rank
 
 
 class LocalAttention(GateModule):

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from segattn_triton import _checks as check
-from segattn_triton import functional as F
-from segattn_triton.modules._children import is_plain
-from segattn_triton.modules._gate import GateModule, by_rank
-from segattn_triton.reference._precision import rounding_point
+from .. import functional as F
+from ..reference._precision import rounding_point
+from ..runtime import checks as check
+from ._children import is_plain
+from ._gate import GateModule, by_rank
 
 
 class NeighborhoodAttention2d(GateModule):

@@ -1,6 +1,6 @@
 """How many hidden channels a channel gate has, by the rules of the libraries whose checkpoints have as many."""
 
-from segattn_triton import _checks as check
+from ..runtime import checks as check
 
 
 def _divisible(value: float, least: float) -> int:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from segattn_triton import functional as F
-from segattn_triton.modules._children import apply_gate, call, is_plain
-from segattn_triton.modules._gate import GateModule, by_rank
-from segattn_triton.modules.reduction import hidden_channels
-from segattn_triton.reference.activations import Spec, activate
+from .. import functional as F
+from ..reference.activations import Spec, activate
+from ._children import apply_gate, call, is_plain
+from ._gate import GateModule, by_rank
+from .reduction import hidden_channels
 
 
 class SCSE(GateModule):

@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from segattn_triton._register import OPS
-from segattn_triton.ops.channel import squeeze_excite
-from segattn_triton.ops.eca import eca
-from segattn_triton.ops.local_dense import local_gate_dense
-from segattn_triton.ops.local_depthwise import local_gate_depthwise
-from segattn_triton.ops.local_pool import local_pool_gate
-from segattn_triton.ops.neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
-from segattn_triton.ops.scse import scse
-from segattn_triton.ops.spatial import spatial_gate, spatial_pool_gate
+from ..runtime.operator import OPERATORS
+from .channel import squeeze_excite
+from .eca import eca
+from .local_dense import local_gate_dense
+from .local_depthwise import local_gate_depthwise
+from .local_pool import local_pool_gate
+from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .scse import scse
+from .spatial import spatial_gate, spatial_pool_gate
 
 
 def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, **options):
@@ -19,7 +19,7 @@ def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, **options):
 
 
 __all__ = [
-    "OPS",
+    "OPERATORS",
     "eca",
     "local_gate",
     "local_pool_gate",

@@ -14,16 +14,16 @@ and count.
 import torch
 from torch import Tensor
 
-from segattn_triton import _schemas as schemas
-from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import Spec, activation
-from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
-from segattn_triton.kernels.mlp_bwd import plan_mlp_bwd
-from segattn_triton.kernels.mlp_dw import plan_mlp_dw
-from segattn_triton.kernels.mlp_fwd import plan_mlp_fwd
-from segattn_triton.kernels.pool import plan_pool_bwd, plan_pool_fwd
-from segattn_triton.kernels.tile import native
-from segattn_triton.launch import launch
+from ..kernels.channel.apply import plan_apply_bwd, plan_apply_fwd
+from ..kernels.channel.mlp_bwd import plan_mlp_bwd
+from ..kernels.channel.mlp_dw import plan_mlp_dw
+from ..kernels.channel.mlp_fwd import plan_mlp_fwd
+from ..kernels.channel.pool import plan_pool_bwd, plan_pool_fwd
+from ..kernels.common.activations import Spec, activation
+from ..runtime import schemas
+from ..runtime.maps import native
+from ..runtime.operator import DifferentiableOp
+from ..runtime.plan import launch
 
 
 def _allocate(

@@ -10,13 +10,13 @@ dx = dy g + dv / P, where dv is the convolution of dz with the taps in reverse. 
 import torch
 from torch import Tensor
 
-from segattn_triton import _schemas as schemas
-from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import Spec, activation
-from segattn_triton.kernels.apply import plan_apply_bwd, plan_apply_fwd
-from segattn_triton.kernels.band import plan_band_bwd, plan_band_dw, plan_band_fwd
-from segattn_triton.kernels.pool import plan_pool_bwd, plan_pool_fwd
-from segattn_triton.launch import launch
+from ..kernels.channel.apply import plan_apply_bwd, plan_apply_fwd
+from ..kernels.channel.band import plan_band_bwd, plan_band_dw, plan_band_fwd
+from ..kernels.channel.pool import plan_pool_bwd, plan_pool_fwd
+from ..kernels.common.activations import Spec, activation
+from ..runtime import schemas
+from ..runtime.operator import DifferentiableOp
+from ..runtime.plan import launch
 
 
 def _allocate(x, weight, bias, circular, gate, gate_a, gate_b, return_map):

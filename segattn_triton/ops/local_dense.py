@@ -18,16 +18,16 @@ through that dtype.
 import torch
 from torch import Tensor
 
-from segattn_triton import _schemas as schemas
-from segattn_triton._register import DifferentiableOp, needs_grad
-from segattn_triton.kernels.activations import Spec, activation
-from segattn_triton.kernels.conv_descriptors import plan_conv_descriptors_fwd, takes_descriptors
-from segattn_triton.kernels.conv_pointers import plan_conv_pointers_fwd
-from segattn_triton.kernels.conv_pointwise import plan_conv_bwd, plan_conv_library_fwd
-from segattn_triton.kernels.finish import plan_finish
-from segattn_triton.kernels.tile import is_channels_last, native
-from segattn_triton.launch import launch
-from segattn_triton.tuning import capability
+from ..kernels.common.activations import Spec, activation
+from ..kernels.common.finish import plan_finish
+from ..kernels.conv.descriptors import plan_conv_descriptors_fwd, takes_descriptors
+from ..kernels.conv.pointers import plan_conv_pointers_fwd
+from ..kernels.conv.pointwise import plan_conv_bwd, plan_conv_library_fwd
+from ..runtime import schemas
+from ..runtime.maps import is_channels_last, native
+from ..runtime.operator import DifferentiableOp, needs_grad
+from ..runtime.plan import launch
+from ..tuning.target import capability
 
 VARIANTS = ("pointers", "descriptors", "library")
 OURS = 128  # channels up to which the implicit GEMM has more to gain from the fusion than to lose to the library

@@ -9,14 +9,14 @@ dweight_cij = sum_nhw dz(h, w) x(h+i-1, w+j-1), dbias_c = sum_nhw dz. Nothing is
 import torch
 from torch import Tensor
 
-from segattn_triton import _schemas as schemas
-from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import Spec, activation
-from segattn_triton.kernels.finish import plan_finish
-from segattn_triton.kernels.stencil_bwd import plan_stencil_bwd
-from segattn_triton.kernels.stencil_fwd import plan_stencil_fwd
-from segattn_triton.kernels.tile import native
-from segattn_triton.launch import launch
+from ..kernels.common.activations import Spec, activation
+from ..kernels.common.finish import plan_finish
+from ..kernels.stencil.backward import plan_stencil_bwd
+from ..kernels.stencil.forward import plan_stencil_fwd
+from ..runtime import schemas
+from ..runtime.maps import native
+from ..runtime.operator import DifferentiableOp
+from ..runtime.plan import launch
 
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,13 @@ the dz of those windows whose maximum x is. Nothing is saved but x: the backward
 import torch
 from torch import Tensor
 
-from segattn_triton import _schemas as schemas
-from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import Spec, activation
-from segattn_triton.kernels.stencil_bwd import plan_stencil_bwd
-from segattn_triton.kernels.stencil_fwd import plan_stencil_fwd
-from segattn_triton.kernels.tile import native
-from segattn_triton.launch import launch
+from ..kernels.common.activations import Spec, activation
+from ..kernels.stencil.backward import plan_stencil_bwd
+from ..kernels.stencil.forward import plan_stencil_fwd
+from ..runtime import schemas
+from ..runtime.maps import native
+from ..runtime.operator import DifferentiableOp
+from ..runtime.plan import launch
 
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:

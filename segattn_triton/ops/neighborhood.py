@@ -14,14 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segattn_triton import _schemas as schemas
-from segattn_triton._register import DifferentiableOp, needs_grad
-from segattn_triton.kernels.finish import plan_finish
-from segattn_triton.kernels.neighborhood_bwd import plan_neighborhood_bwd, plan_neighborhood_delta
-from segattn_triton.kernels.neighborhood_fwd import plan_neighborhood_fwd
-from segattn_triton.kernels.neighborhood_split import plan_neighborhood_dot, plan_neighborhood_sum
-from segattn_triton.kernels.tile import partials
-from segattn_triton.launch import launch
+from ..kernels.common.finish import plan_finish
+from ..kernels.neighborhood.backward import plan_neighborhood_bwd, plan_neighborhood_delta
+from ..kernels.neighborhood.forward import plan_neighborhood_fwd
+from ..kernels.neighborhood.split import plan_neighborhood_dot, plan_neighborhood_sum
+from ..runtime import schemas
+from ..runtime.maps import partials
+from ..runtime.operator import DifferentiableOp, needs_grad
+from ..runtime.plan import launch
 
 
 def _empty_in_order_of(t: Tensor, shape: Sequence[int]) -> Tensor:

@@ -12,18 +12,18 @@ dx = dy gc + dy gp + dzp weight + dv / P needs a second, which reads gp and dzp 
 import torch
 from torch import Tensor
 
-from segattn_triton import _schemas as schemas
-from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import Spec, activation
-from segattn_triton.kernels.apply import plan_apply_bwd
-from segattn_triton.kernels.finish import plan_finish
-from segattn_triton.kernels.mlp_bwd import plan_mlp_bwd
-from segattn_triton.kernels.mlp_dw import plan_mlp_dw
-from segattn_triton.kernels.mlp_fwd import plan_mlp_fwd
-from segattn_triton.kernels.pool import plan_pool_fwd
-from segattn_triton.kernels.scse import plan_scse_bwd
-from segattn_triton.kernels.spatial_fwd import plan_spatial_fwd
-from segattn_triton.launch import launch
+from ..kernels.channel.apply import plan_apply_bwd
+from ..kernels.channel.mlp_bwd import plan_mlp_bwd
+from ..kernels.channel.mlp_dw import plan_mlp_dw
+from ..kernels.channel.mlp_fwd import plan_mlp_fwd
+from ..kernels.channel.pool import plan_pool_fwd
+from ..kernels.channel.scse import plan_scse_bwd
+from ..kernels.common.activations import Spec, activation
+from ..kernels.common.finish import plan_finish
+from ..kernels.pixel.forward import plan_spatial_fwd
+from ..runtime import schemas
+from ..runtime.operator import DifferentiableOp
+from ..runtime.plan import launch
 
 
 def _allocate(x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map):

@@ -10,13 +10,13 @@ Nothing is saved but the inputs: z is a by-product of the read that the backward
 import torch
 from torch import Tensor
 
-from segattn_triton import _schemas as schemas
-from segattn_triton._register import DifferentiableOp
-from segattn_triton.kernels.activations import Spec, activation
-from segattn_triton.kernels.finish import plan_finish
-from segattn_triton.kernels.spatial_bwd import plan_spatial_bwd
-from segattn_triton.kernels.spatial_fwd import plan_spatial_fwd
-from segattn_triton.launch import launch
+from ..kernels.common.activations import Spec, activation
+from ..kernels.common.finish import plan_finish
+from ..kernels.pixel.backward import plan_spatial_bwd
+from ..kernels.pixel.forward import plan_spatial_fwd
+from ..runtime import schemas
+from ..runtime.operator import DifferentiableOp
+from ..runtime.plan import launch
 
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from segattn_triton.catalog import OPS, Op
+from segattn_triton.catalog import ROWS, Op
 from segattn_triton.ops import local_dense
 from segattn_triton.testing import make_inputs
 
@@ -32,7 +32,7 @@ def run(row: Op, inputs: list[torch.Tensor]) -> int:
 def main(wanted: list[str], device: str = "cuda", layouts=LAYOUTS) -> int:
     """The number of tensors computed."""
     local_dense.choose_variant = lambda x, _="auto": "pointers"
-    rows = [row for row in OPS if not wanted or row.name in wanted]
+    rows = [row for row in ROWS if not wanted or row.name in wanted]
     return sum(
         run(row, make_inputs(row, sizes, dtype, layout=layout, device=device))
         for row in rows

@@ -142,13 +142,13 @@ def test_the_helpers(row):
 
 def test_outputs_and_gradients_agree():
     """`run` here and the shared helper are the same call."""
-    from segattn_triton.catalog import OPS
+    from segattn_triton.catalog import ROWS
 
-    inputs = problem(OPS[0])
-    douts = [torch.ones_like(o) for o in OPS[0].reference(*inputs, **OPS[0].both)]
+    inputs = problem(ROWS[0])
+    douts = [torch.ones_like(o) for o in ROWS[0].reference(*inputs, **ROWS[0].both)]
     for a, b in zip(
-        run(OPS[0], [t.requires_grad_() for t in inputs]),
-        outputs_and_gradients(OPS[0].op, inputs, douts, backend="triton"),
+        run(ROWS[0], [t.requires_grad_() for t in inputs]),
+        outputs_and_gradients(ROWS[0].op, inputs, douts, backend="triton"),
         strict=True,
     ):
         assert_equal(a, b)

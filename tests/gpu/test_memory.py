@@ -14,10 +14,10 @@ from guards import ZONE, Guards
 from support import DEVICE, INTERPRETED, Calls, each_dtype, each_row, outputs_and_gradients, problem
 from torch import Tensor
 
-from segattn_triton._register import OPS as OPERATORS
-from segattn_triton._row import is_map
 from segattn_triton.catalog import Op
+from segattn_triton.catalog.row import is_map
 from segattn_triton.ops import local_dense
+from segattn_triton.runtime.operator import OPERATORS
 from segattn_triton.testing import LAYOUTS
 
 HUGE = 2**31 + 2**20  # elements

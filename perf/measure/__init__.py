@@ -1,0 +1,1 @@
+"""Points: what to time, on what, against whom, and how."""

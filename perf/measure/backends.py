@@ -1,0 +1,312 @@
+"""The machines that a point is timed on: a CUDA GPU, the CPU, and a rehearsal that only simulates time.
+
+All three answer the same calls, so that the loop that runs on a GPU is the loop that runs in the tests.
+"""
+
+import contextlib
+import gc
+import itertools
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from . import candidates
+
+
+@contextlib.contextmanager
+def tuned_convolutions(on: bool) -> Iterator[None]:
+    """Whether the library tries its algorithms on the first call of a size."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@dataclass
+class Call:
+    """One call to be timed. `bytes` and `provider` say what it does; only a rehearsal looks at them."""
+
+    run: Callable[[], Any]
+    provider: str = ""
+    bytes: int = 0
+    keep: Any = None  # what must outlive the call: the tensors of a CUDA graph
+
+    def __call__(self):
+        return self.run()
+
+
+class Cpu:
+    """The CPU: no queue, so that an event is the clock's reading, and the caches are as the last call left them."""
+
+    gpu, timer, kernels = False, "cpu", "reference"
+    device = torch.device("cpu")
+    name = "cpu"
+
+    class Event:
+        def record(self):
+            self.at = time.perf_counter()
+
+        def elapsed_time(self, end) -> float:
+            return 1e3 * (end.at - self.at)
+
+    def now(self) -> float:
+        """Seconds on a clock that only moves forward."""
+        return time.monotonic()
+
+    def clock(self) -> float:
+        """Seconds, as fine as can be told."""
+        return time.perf_counter()
+
+    def wake(self) -> None:
+        """Bring an idle device to its clocks."""
+
+    def sizes(self, C: int, H: int, W: int) -> tuple[int, int, int]:
+        """The size that the tensors of a point of this size really get."""
+        return C, H, W
+
+    def compile(self, fn: Callable) -> Callable:
+        """One graph for every size: compiling takes the better part of a minute."""
+        return torch.compile(fn, fullgraph=True, dynamic=True)
+
+    def compile_model(self, model: Callable) -> Callable:
+        return torch.compile(model, dynamic=False)
+
+    def run(self, call: Call) -> None:
+        """Enqueue the call."""
+        call()
+
+    def event(self):
+        return self.Event()
+
+    def synchronize(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        """Evict the L2 cache."""
+
+    def peak_memory(self, call: Call) -> int | None:
+        """Bytes allocated at the peak of the call, above what was allocated before."""
+        return None
+
+    def free_memory(self) -> int:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def clocks(self) -> dict[str, Any]:
+        return {}
+
+    def recover(self) -> None:
+        """Free what the last problem, or a failed call, left behind. Raises if the device is lost."""
+        torch._dynamo.reset()  # a function is compiled for each problem: beyond eight, dynamo would give up
+        gc.collect()
+
+
+class Cuda(Cpu):
+    gpu, timer, kernels = True, "events", "triton"
+
+    def __init__(self):
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        properties = torch.cuda.get_device_properties(self.device)
+        self.name = properties.name
+        self.l2_bytes = properties.L2_cache_size
+        self._example: tuple | None = None  # the problem that the tuner is at, and its inputs
+        self._flush = torch.empty(max(2 * self.l2_bytes, 2**28), dtype=torch.int8, device=self.device)
+
+    def wake(self) -> None:
+        a = torch.randn(4096, 4096, dtype=torch.float16, device=self.device)
+        end = self.now() + 1.0
+        while self.now() < end:
+            a @ a
+            self.synchronize()
+
+    def compile(self, fn: Callable) -> Callable:
+        return torch.compile(fn, fullgraph=True, dynamic=False)
+
+    def event(self):
+        return torch.cuda.Event(enable_timing=True)
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def flush(self) -> None:
+        self._flush.zero_()
+
+    def capture(self, makers: Sequence[Callable[[], Call]]) -> Call:
+        """One CUDA graph of the calls that `makers` make, each on its own tensors."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            calls = [make() for make in makers]  # here, so that a backward runs on the stream that captures
+            for call in [calls[0], calls[0], *calls]:
+                call()
+        self.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            outputs = [call() for call in calls]
+        return Call(graph.replay, calls[0].provider, sum(c.bytes for c in calls), (calls, outputs))
+
+    def peak_memory(self, call: Call) -> int | None:
+        self.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        self.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    @property
+    def capability(self) -> int:
+        from ...tuning.target import capability
+
+        return capability(self.device)
+
+    verified, compiled = staticmethod(candidates.verified), staticmethod(candidates.compiled)
+
+    def table(self, out: Path) -> Path | None:
+        """Where a report in OUT keeps what it tunes: None for the user's table."""
+        return None
+
+    def candidate(self, unit: Any, index: int, cost: float) -> Call:
+        """The launch of a unit of the tuner with one config, into tensors of its own."""
+        from ...runtime.plan import launch, recorded
+        from ...tuning import choice as tuning
+
+        p = unit.problem
+        if self._example is None or self._example[0] != p:
+            leaves = zip(p.timed_inputs(self.device), p.wants(), strict=True)
+            self._example = p, [t if t is None else t.requires_grad_(wanted) for t, wanted in leaves]
+        leaves, wanted = self._example[1], [t for t in self._example[1] if t is not None and t.requires_grad]
+        with tuning.using(forced={unit.choice.key: index}), recorded() as plans:
+            y = p.row.op(*leaves, backend="triton", **p.keywords)
+            if wanted:
+                torch.autograd.grad(y, wanted, torch.randn_like(y))
+        (plan, *_) = [q for q in plans if q.config.choice is not None and q.config.choice.key == unit.choice.key]
+        return Call(lambda: launch(plan), "segattn", keep=plan)
+
+    def free_memory(self) -> int:
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+    def clocks(self) -> dict[str, Any]:
+        from .env import gpu_state
+
+        return gpu_state(self.device.index)
+
+    def recover(self) -> None:
+        super().recover()
+        self._example = None
+        self.synchronize()
+        torch.cuda.empty_cache()
+
+
+class Rehearsal(Cpu):
+    """A GPU that is not there: calls run once, small, on the CPU; their time and memory are made up.
+
+    The device's time is a queue behind the host's: launches cost the host, bytes cost the device. Deterministic.
+    """
+
+    gpu, timer = True, "events"
+    name = "rehearsal"
+    l2_bytes = 2**26
+    SPEED = MappingProxyType({"segattn": 0.9, "compile-best": 0.8, "compile": 0.7, "eager": 0.4})  # of the bandwidth
+    BANDWIDTH = 4e12  # bytes per second
+    LAUNCH = 1e-5  # seconds of the host per call
+    COMPILE = 3.0
+    capability = 90
+
+    def __init__(self, memory: int = 2**37, largest: tuple[int, int] = (8, 12), seed: int = 0):
+        """Memory in bytes; the largest (C, side) that tensors really get."""
+        self.memory, self.largest = memory, largest
+        self.host = self.queue = 0.0
+        self._noise = random.Random(seed)
+        self._seen: dict[int, Call] = {}
+
+    class Event:
+        def __init__(self, backend):
+            self.backend = backend
+
+        def record(self):
+            self.at = max(self.backend.host, self.backend.queue)
+
+        def elapsed_time(self, end) -> float:
+            return 1e3 * (end.at - self.at)
+
+    def now(self) -> float:
+        return self.host
+
+    def clock(self) -> float:
+        return self.host
+
+    def sizes(self, C: int, H: int, W: int) -> tuple[int, int, int]:
+        return min(C, self.largest[0]), min(H, self.largest[1]), min(W, self.largest[1])
+
+    def compile(self, fn: Callable) -> Callable:
+        self.host += self.COMPILE
+        return fn
+
+    compile_model = compile
+
+    def run(self, call: Call) -> None:
+        if self._seen.get(id(call)) is not call:
+            self._seen[id(call)] = call
+            call()
+        self._enqueue(call.bytes / (self.BANDWIDTH * self.SPEED.get(call.provider, 1.0)))
+
+    def _enqueue(self, seconds: float) -> None:
+        self.host += self.LAUNCH
+        self.queue = max(self.host, self.queue) + (seconds + 2e-6) * self._noise.uniform(0.98, 1.04)
+
+    def event(self):
+        return self.Event(self)
+
+    def synchronize(self) -> None:
+        self.host = max(self.host, self.queue)
+
+    def flush(self) -> None:
+        self._enqueue(4 * self.l2_bytes / self.BANDWIDTH)
+
+    def capture(self, makers: Sequence[Callable[[], Call]]) -> Call:
+        calls = [make() for make in itertools.islice(makers, 1)] * len(makers)
+        return Call(calls[0].run, calls[0].provider, sum(c.bytes for c in calls), calls)
+
+    def table(self, out: Path) -> Path | None:
+        return out / "tuned.json"
+
+    def verified(self, pieces: Sequence, device: str, seconds: float) -> list[str | None]:
+        self.host += 0.05 * len(pieces)
+        return [None] * len(pieces)
+
+    def compiled(self, pieces: Sequence, workers: int, seconds: float) -> list[str | None]:
+        self.host += 0.02 * len(pieces)
+        return [None] * len(pieces)
+
+    def candidate(self, unit: Any, index: int, cost: float) -> Call:
+        """Costs what the model says, more or less."""
+        made_up = random.Random(f"{unit.choice.key} {index}").uniform(0.8, 1.25)
+        return Call(
+            lambda: None, "segattn", int(unit.choice.pixels * 256 * made_up * cost / min(unit.choice.costs().values()))
+        )
+
+    def peak_memory(self, call: Call) -> int | None:
+        call()
+        return int(call.bytes / self.SPEED.get(call.provider, 1.0))
+
+    def free_memory(self) -> int:
+        return self.memory
+
+    def clocks(self) -> dict[str, Any]:
+        return {"rehearsal": "times are made up"}
+
+    def recover(self) -> None:
+        self._seen.clear()
+
+
+def find(cpu: bool = False) -> Cpu:
+    """The GPU that torch can use, else the CPU."""
+    return Cuda() if torch.cuda.is_available() and not cpu else Cpu()

@@ -1,0 +1,138 @@
+"""The kernels against the reference, as `segattn check` and the report do it.
+
+On a GPU in this process, compiled; without one in Triton's interpreter, in a child process. The interpreter gets
+bfloat16 wrong, so that bfloat16 is left to a GPU.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ... import testing
+from ...catalog import BY_NAME
+from ..absent import need
+from ..options import LAYOUTS
+from . import child
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+SMALL = ((2, 5, (7, 9)), (1, 33, (8, 16)), (2, 1, (1, 1)))
+LARGE = (*SMALL, (2, 64, (64, 64)), (1, 128, (65, 33)), (1, 96, (128, 130)))
+VOLUMES = ((2, 6, (19,)), (1, 6, (3, 4, 5)))
+
+
+@dataclass(frozen=True)
+class Case:
+    op: str
+    dtype: str
+    layout: str
+    N: int
+    C: int
+    S: tuple[int, ...]
+
+    @property
+    def size(self) -> str:
+        return "x".join(map(str, (self.N, self.C, *self.S)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case. `use` is the largest share of the error budget that any tensor needed."""
+
+    case: Case
+    use: float
+    worst: str  # the tensor that needed it
+    failure: str = ""
+
+    @classmethod
+    def of(cls, values: Mapping) -> "Outcome":
+        case = values["case"]
+        return cls(**{**values, "case": Case(**{**case, "S": tuple(case["S"])})})
+
+
+def cases(ops, *, gpu: bool) -> Iterator[Case]:
+    for op in ops:
+        for dtype in DTYPES if gpu else [d for d in DTYPES if d != "bfloat16"]:
+            for layout in LAYOUTS.values():
+                for N, C, S in LARGE if gpu else SMALL:
+                    yield Case(op, dtype, layout, N, C, S)
+            for N, C, S in VOLUMES:
+                if len(S) in BY_NAME[op].dims:
+                    yield Case(op, dtype, "contiguous", N, C, S)
+
+
+def run(case: Case, device="cpu", backend: str = "triton", maps=(False, True)) -> Outcome:
+    """Forward and every gradient, without and with the map; never raises."""
+    row = BY_NAME[case.op]
+    try:
+        S = tuple(max(s, row.smallest) for s in case.S)
+        sizes = {"N": case.N, "C": case.C, "S": S, "Cr": max(1, case.C // 2)}
+        inputs = testing.make_inputs(row, sizes, getattr(torch, case.dtype), layout=case.layout, device=device)
+        found = []
+        for return_map in maps:
+            found += testing.matches(row, *inputs, backend=backend, **{row.second: return_map})
+    except Exception as error:
+        return Outcome(case, float("inf"), "", child.one_line(error))
+    worst = max(found, key=lambda m: (not m.ok, m.use))
+    return Outcome(case, worst.use, worst.name, "" if worst.ok else f"{worst.name}: {worst.detail}")
+
+
+def outcomes(ops) -> Iterator[Outcome]:
+    """One for every case, as they come, where the kernels run: on the GPU, else in the interpreter."""
+    if torch.cuda.is_available():
+        for case in cases(ops, gpu=True):
+            yield run(case, "cuda")
+        return
+    todo = list(cases(ops, gpu=False))
+    answers = child.results(__name__, [asdict(case) for case in todo], {"TRITON_INTERPRET": "1"})
+    for case, values in zip(todo, answers, strict=False):
+        yield Outcome(case, float("inf"), "", values[child.DIED]) if child.DIED in values else Outcome.of(values)
+
+
+def table(found: list[Outcome], *, gpu: bool):
+    """A rich table: op by dtype by layout, the worst use of the budget and where."""
+    from rich.table import Table
+
+    shown = Table(title="Kernels against the reference" + ("" if gpu else ", in Triton's interpreter on the CPU"))
+    for name in ("op", "dtype", "layout", "cases", "budget used", "worst at", "result"):
+        shown.add_column(name, justify="right" if name in ("cases", "budget used") else "left", overflow="fold")
+    groups: dict[tuple, list[Outcome]] = {}
+    for o in found:
+        groups.setdefault((o.case.op, o.case.dtype, o.case.layout), []).append(o)
+    for key, group in groups.items():
+        worst = max(group, key=lambda o: (bool(o.failure), o.use))
+        use = f"{100 * worst.use:.0f} %" if worst.use < 1e6 else "-"
+        result = f"[red]{_plain(worst.failure)}[/red]" if worst.failure else "[green]ok[/green]"
+        shown.add_row(*key, str(len(group)), use, f"{worst.worst} {worst.case.size}", result)
+    if not gpu:
+        for op in dict.fromkeys(o.case.op for o in found):
+            shown.add_row(
+                op, "bfloat16", "", "0", "-", "", "[yellow]needs a GPU: the interpreter's is unfaithful[/yellow]"
+            )
+    return shown
+
+
+def main(ops) -> int:
+    """The table, as results arrive; 1 if any kernel does not match."""
+    from rich.live import Live
+
+    from ..terminal import console
+
+    gpu, found = torch.cuda.is_available(), []
+    need("triton", *(() if gpu else ("numpy",)))  # Triton's interpreter computes with numpy
+    with Live(console=console(), refresh_per_second=2) as live:
+        for outcome in outcomes(ops):
+            found.append(outcome)
+            live.update(table(found, gpu=gpu))
+    return int(any(o.failure for o in found))
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    child.serve(lambda piece: asdict(run(Case(**{**piece, "S": tuple(piece["S"])}))))

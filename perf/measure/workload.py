@@ -1,0 +1,138 @@
+"""The tensors and the calls of one problem: an op, a direction, a dtype, a layout, a size."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...catalog import BY_NAME
+from ...catalog.row import is_map
+from ...testing import without_tf32
+from ..records import Point
+from . import photo, plan, rivals
+from .backends import Call, Cpu, tuned_convolutions
+from .timing import GRAPH_CACHES
+
+MOST_SETS = 64  # of tensors in a CUDA graph
+EXACT_FLOPS = 1e12  # above, the reference in float64 takes too long
+WRONG = 0.05  # an error of this share of the largest value is no rounding
+
+
+def normal(shape, dtype, layout: str, device, generator) -> Tensor:
+    memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=memory).normal_(generator=generator)
+
+
+class Workload:
+    def __init__(self, point: Point, backend: Cpu, image: Path | None = None):
+        C, H, W = backend.sizes(point.C, point.H, point.W)
+        self.point, self.backend, self.image = point, backend, image
+        self.row, self.dtype = BY_NAME[point.op], getattr(torch, point.dtype)
+        self.sizes = {"N": point.N, "C": C, "S": (H, W), "Cr": max(1, C // 2)}
+        absent = rivals.left_out(point.op)
+        self.names = [name for name in self.row.shapes(self.sizes) if name not in absent]
+        self.backward = point.mode == "bwd"
+        self.inputs = self.make_inputs(0)
+
+    def make_inputs(self, seed: int) -> list[Tensor]:
+        """The row's inputs, seeded; parameters scaled so that the gate's argument is about 1."""
+        device = self.backend.device
+        generator = torch.Generator(device).manual_seed(seed)
+        inputs = []
+        for name, spec in zip(self.row.shapes(self.sizes), self.row.inputs.values(), strict=True):
+            if name not in self.names:
+                continue
+            if is_map(spec):
+                t = self.row.view(spec, self._map(spec, generator), self.sizes)
+            else:
+                shape = self.row.shape(spec, self.sizes)
+                fan_in = max(1, torch.Size(shape[1:]).numel())
+                t = normal(shape, torch.float32, "contiguous", device, generator) / fan_in**0.5
+                t = t.to(self.dtype)
+            inputs.append(t.requires_grad_(self.backward))
+        return inputs
+
+    def _map(self, spec: str, generator) -> Tensor:
+        """The map (N, C, H, W) behind an input."""
+        device, layout, shape = self.backend.device, self.point.layout, self.row.map_shape(spec, self.sizes)
+        if self.point.inputs != "photo":
+            return normal(shape, self.dtype, layout, device, generator)
+        memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        return photo.activations(self.image, *shape).to(device, self.dtype).contiguous(memory_format=memory)
+
+    @cached_property
+    def dy(self) -> Tensor:
+        generator = torch.Generator(self.backend.device).manual_seed(1)
+        spec = self.row.outputs["y"]
+        shape = self.row.map_shape(spec, self.sizes)
+        dy = normal(shape, self.dtype, self.point.layout, self.backend.device, generator)
+        return self.row.view(spec, dy, self.sizes)
+
+    def function(self, provider: str) -> Callable[..., Tensor]:
+        """The forward of a provider, on the row's inputs."""
+        if provider == "segattn":
+            return partial(self.row.op, backend=self.backend.kernels)
+        if provider == "reference":
+            return self.row.reference
+        return rivals.make(self.row.name, provider, self.backend.compile)
+
+    def call(self, provider: str, fn: Callable, inputs: list[Tensor] | None = None) -> Call:
+        """What is timed: the forward, or the backward alone of a forward that is run here."""
+        inputs = self.inputs if inputs is None else inputs
+        if self.backward:
+            run = partial(torch.autograd.grad, fn(*inputs), inputs, self.dy, retain_graph=True)
+        else:
+            run = partial(fn, *inputs)
+        return Call(run, provider, plan.floor_bytes(self.point))
+
+    def whole(self, provider: str, fn: Callable) -> Call:
+        """What takes memory: the forward, and with it the backward."""
+        return Call(lambda: self._results(fn, self.inputs), provider, plan.floor_bytes(self.point))
+
+    def graph(self, provider: str, fn: Callable) -> tuple[Call, int]:
+        """A CUDA graph of calls on sets of tensors that together outgrow the cache, and their number."""
+        sets = -(-GRAPH_CACHES * self.backend.l2_bytes // plan.floor_bytes(self.point))
+        sets = max(1, min(MOST_SETS, sets))
+        # the first tensors serve again: a set is new memory, not new values
+        makers = [
+            lambda: self.call(provider, fn, [t.detach().clone().requires_grad_(self.backward) for t in self.inputs])
+        ] * sets
+        return self.backend.capture(makers), sets
+
+    def _results(self, fn: Callable, inputs: list[Tensor], dy: Tensor | None = None) -> dict[str, Tensor]:
+        y = fn(*inputs)
+        if not self.backward:
+            return {"y": y}
+        grads = torch.autograd.grad(y, inputs, self.dy if dy is None else dy)
+        return {f"d{name}": g for name, g in zip(self.names, grads, strict=True)}
+
+    @cached_property
+    def _exact(self) -> dict[str, Tensor] | None:
+        """The reference in float64: of a photograph everything, else what belongs to the last image."""
+        images = slice(None) if self.point.inputs == "photo" else slice(-1, None)
+        whole = zip(self.names, (t.detach() for t in self.inputs), strict=True)
+        some = [t[images] if name in self.row.maps else t for name, t in whole]
+        sizes = self.sizes | {"N": some[0].shape[0]}
+        if self.row.count_flops(sizes)[self.backward] > EXACT_FLOPS:
+            return None
+        wide = [t.double().requires_grad_(self.backward) for t in some]
+        with without_tf32(), tuned_convolutions(False):
+            exact = self._results(self.row.reference, wide, self.dy[images].double() if self.backward else None)
+        kept = (
+            exact if images == slice(None) else {k: v for k, v in exact.items() if k == "y" or k[1:] in self.row.maps}
+        )
+        return {k: v.detach() for k, v in kept.items()}
+
+    def errors(self, fn: Callable) -> dict[str, float]:
+        """Largest error over largest value, for every output or gradient that the exact ones are known of."""
+        if self._exact is None:
+            return {}
+        poison = [torch.full_like(self.inputs[0], float("nan")) for _ in range(2)]
+        del poison  # what is allocated next holds NaN wherever nothing is written
+        got = self._results(fn, self.inputs)
+        return {
+            name: float((got[name][-len(y64) :].double() - y64).abs().max() / y64.abs().max().clamp_min(1e-300))
+            for name, y64 in self._exact.items()
+        }

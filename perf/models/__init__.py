@@ -1,0 +1,1 @@
+"""Whole models: what they gain, in time, memory and training."""

@@ -1,0 +1,54 @@
+"""From OUT/records.jsonl to OUT/records.csv, OUT/plots and OUT/index.html; the table for the terminal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ...records import load
+from . import autotune, figures, frame, page, whole
+from .tables import terminal_table
+
+__all__ = ["render", "render_and_print", "terminal_table"]
+
+
+def render(out: Path) -> Path:
+    """Draw what OUT holds; the path of the page. Needs neither a GPU nor a whole run: any records will do."""
+    df = frame.from_records(load(out / "records.jsonl"))
+    frame.write_csv(df, out / "records.csv")
+    drawn = figures.draw(df, out)
+    maps = figures.draw_maps(out / "maps.npz", out / "plots")
+    found = autotune.load(out)
+    tuning = page.Tuning(autotune.lines(found, df), figures.draw_spread(found, out / "plots"))
+    index = out / "index.html"
+    environment = _environment(out / "environment.json") or whole.environment(out)
+    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out))
+    index.write_text(made, encoding="utf-8")
+    return index
+
+
+def render_and_print(out: Path, console: Console) -> Path:
+    """The page anew, and the tables on the terminal."""
+    for section in whole.sections(out):
+        table = Table(title=section["title"], box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        for column in section["head"]:
+            table.add_column(column)
+        for row in section["body"]:
+            table.add_row(*row)
+        console.print(table)
+        for note in [*section["headline"], *section["notes"], *section["failed"]]:
+            console.print(note, markup=False)
+    page = render(out)
+    console.print(f"the report: {page.resolve()}", markup=False, soft_wrap=True)
+    return page
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,116 @@
+"""Every figure of a run: what there is to draw, and drawing it, under OUT/plots, with one process per core."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import autotune, bars, plots, words
+from .frame import GPU_TIMERS, GROUP, by_catalog, catalog, predictions, results, roofline
+from .style import file_name, save
+
+DRAWN = (*GPU_TIMERS, "cpu", "predicted")  # the times of moving data; a launch's are not
+PER_PROCESS = 16  # figures: fewer are not worth starting one
+
+
+@dataclass(frozen=True)
+class Job:
+    """A figure of one op; `draw` returns None where there is nothing to show after all."""
+
+    op: str
+    name: str
+    caption: str
+    draw: Callable[[], Figure | None]
+    main: bool = True  # whether the page shows it unfolded
+
+    def svg(self, folder: Path) -> Path:
+        return folder / f"{file_name(self.name)}.svg"
+
+
+def jobs(df: pd.DataFrame) -> list[Job]:
+    """The figures of every op, in the order of the catalog."""
+    return [*_throughputs(df), *_memory_and_errors(df)]
+
+
+def _throughputs(df: pd.DataFrame) -> Iterator[Job]:
+    found = pd.concat([results(df), predictions(df)])
+    found = by_catalog(found[found.timer.isin(DRAWN) & (found.inputs == "normal")])
+    for values, rows in found.groupby(GROUP, sort=False):
+        group = dict(zip(GROUP, values, strict=True))
+        if group["timer"] == "predicted" and _alike(found, group, GPU_TIMERS).any():
+            continue
+        if group["timer"] in GPU_TIMERS:  # a CPU's figure shows no predictions: they are of another machine
+            rows = pd.concat([rows, found[_alike(found, group, ["predicted"])]])
+        name, title, roof = "_".join(values), plots.title(group), roofline(df, group["timer"])
+        unfolded = group["timer"] != "graph"
+        for metric, label in plots.METRICS.items():
+            draw = partial(plots.throughput, group, rows, roof, metric)
+            yield Job(group["op"], f"{name}_{metric}", f"{label}: {title}", draw, unfolded and metric == "gbps")
+        draw = partial(plots.speedup, group, rows[~rows.predicted])
+        yield Job(group["op"], f"{name}_speedup", f"times faster: {title}", draw, unfolded)
+
+
+def _alike(found: pd.DataFrame, group: dict, timers: Iterable[str]) -> pd.Series:
+    alike = found.timer.isin(timers)
+    for name in ("op", "mode", "dtype", "layout"):
+        alike &= found[name] == group[name]
+    return alike
+
+
+def _memory_and_errors(df: pd.DataFrame) -> Iterator[Job]:
+    rows = df[(df.status == "ok") & ~df.ceiling & df.timer.isin(("events", "cpu"))]
+    rows = by_catalog(rows[np.isfinite(rows.error) | (rows.peak_memory >= 0)])
+    for values, part in rows.groupby(["op", "dtype", "layout"], sort=False):
+        what = f"{values[0]}, {words.dtype(values[1])}, {words.layout(values[2])}"
+        for kind, drawing, label in (
+            ("memory", bars.memory, "peak memory"),
+            ("error", bars.error, "error against fp64"),
+        ):
+            name = "_".join((*values, kind))
+            yield Job(values[0], name, f"{label}: {what}", partial(drawing, what, part), main=False)
+
+
+def draw(df: pd.DataFrame, out: Path) -> list[tuple[Job, Path]]:
+    """The figures that came of it, with their files. Other processes draw their share of OUT's records."""
+    folder, todo = out / "plots", jobs(df)
+    for job in todo:
+        job.svg(folder).unlink(missing_ok=True)
+    count = min(os.cpu_count() or 1, 16, 1 + len(todo) // PER_PROCESS)
+    worker = [sys.executable, "-m", "segattn_triton.perf.report.render.worker", str(out)]
+    others = [subprocess.Popen([*worker, str(i), str(count)]) for i in range(1, count)]
+    draw_share(todo, folder, 0, count)
+    for i, process in enumerate(others, 1):
+        if process.wait() != 0:
+            draw_share(todo, folder, i, count)
+    return [(job, job.svg(folder)) for job in todo if job.svg(folder).exists()]
+
+
+def draw_share(todo: list[Job], folder: Path, share: int, count: int) -> None:
+    for job in todo[share::count]:
+        fig = job.draw()
+        if fig is not None:
+            save(fig, folder, job.name)
+
+
+def draw_spread(found: list, folder: Path) -> Path | None:
+    """Of the tuner's results."""
+    fig = autotune.spread(found)
+    return save(fig, folder, "autotune") if fig is not None else None
+
+
+def draw_maps(path: Path, folder: Path) -> Path | None:
+    """The gate maps of OUT/maps.npz; None where there is no file that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            maps: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
+    except (OSError, ValueError):
+        return None
+    fig = bars.gate_maps(maps, {name: row.attends_to for name, row in catalog().items()})
+    return save(fig, folder, "gate_maps") if fig is not None else None

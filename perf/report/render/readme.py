@@ -1,0 +1,153 @@
+"""The parts of the README that are generated: between `<!-- generated:NAME -->` and `<!-- end:NAME -->`.
+
+`gates` and `ops` come from the catalog, `results`, `training` and `models` from the records under perf/results: no
+number is typed by hand.
+`python -m segattn_triton.perf.report.render.readme README.md` writes them.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from ....runtime.checks import DTYPES
+from ....catalog import ROWS, Op
+from ...records import load
+from . import whole, words
+from .frame import from_records
+from .page import REHEARSAL, facts, gpu_name
+from .tables import headline, lines
+
+PART = re.compile(r"(<!-- generated:(\w+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
+NO_RESULTS = "No GPU numbers yet."
+
+
+def update(readme: Path, check: bool = False) -> bool:
+    """Whether a generated part is out of date; unless `check`, write it anew."""
+    old = readme.read_text(encoding="utf-8")
+    made = {"gates": gates_table, "ops": ops_table, "results": lambda: results_part(readme.parent)}
+    made |= {name: partial(whole_part, readme.parent, name) for name in ("training", "models")}
+
+    def renew(part: re.Match) -> str:
+        if part[2] not in made:
+            raise ValueError(f"{readme}: no part is called {part[2]!r}, expected one of {', '.join(made)}")
+        return f"{part[1]}{made[part[2]]()}\n{part[3]}"
+
+    new = PART.sub(renew, old)
+    if new != old and not check:
+        readme.write_text(new, encoding="utf-8")
+    return new != old
+
+
+def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+    """Markdown; a cell's bar is escaped."""
+    head = list(head)
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def gates_table(rows: Iterable[Op] = ROWS) -> str:
+    """What there is and when to use it: a row per row of the catalog."""
+    head = ("op", "equation", "attends to", "FLOP a value, forward / backward", "when to use it")
+    return table(head, ((f"`{row.name}`", f"`{row.equation}`", row.attends_to, cost(row), row.use) for row in rows))
+
+
+def ops_table(rows: Iterable[Op] = ROWS) -> str:
+    """What each is called and runs on: a row per row of the catalog."""
+    head = ("op", "function", "module", "passes", "dtypes", "layouts", "spatial axes", "paper")
+    dtypes = ", ".join(words.dtype(str(dtype).removeprefix("torch.")) for dtype in DTYPES)
+    body = (
+        (
+            f"`{row.name}`", f"`{row.op.__name__}`", module_call(row), f"{row.passes[0]} / {row.passes[1]}", dtypes,
+            "NCHW, channels_last", ", ".join(map(str, row.dims)), row.paper,
+        )
+        for row in rows
+    )  # fmt: skip
+    return table(head, body)
+
+
+def module_call(row: Op) -> str:
+    """`LocalAttention`, with the options that make it this row."""
+    options = ", ".join(f"{name}={value!r}" for name, value in row.fixed.items())
+    return f"`{row.module.__name__}{f'({options})' if options else ''}`"
+
+
+def cost(row: Op) -> str:
+    """18 C + 1 / 36 C + 4: the catalog's FLOP at one pixel over C, as a line through two C's."""
+    low, high = ([f / C for f in row.count_flops(_one_pixel(C))] for C in (64, 128))
+    return " / ".join(_linear(a, b) for a, b in zip(low, high, strict=True))
+
+
+def _one_pixel(C: int) -> dict:
+    return {"N": 1, "C": C, "S": (1, 1), "Cr": C // 2}
+
+
+def _linear(at_64: float, at_128: float) -> str:
+    slope = (at_128 - at_64) / 64
+    rest = at_64 - 64 * slope
+    if slope != round(slope):
+        return f"{at_64:.3g} at C = 64"
+    parts = [f"{slope:.0f} C"] * (slope != 0) + [f"{rest:.3g}"] * (rest != 0 or slope == 0)
+    return " + ".join(parts)
+
+
+def results_part(root: Path) -> str:
+    """A section per folder of perf/results that holds times of a GPU; without one, that there are none."""
+    sections = (_section(root, folder) for folder in sorted((root / "perf" / "results").glob("*/")))
+    return "\n\n".join(filter(None, sections)) or NO_RESULTS
+
+
+def whole_part(root: Path, name: str) -> str:
+    """The table of the README: of the first folder of perf/results that has one, a GPU's before a CPU's. How fast
+    models are is a matter of GPUs alone."""
+    def on_gpu(folder: Path) -> bool:
+        return bool((whole.about(folder / f"{name}.json").get("gpu") or {}).get("name"))
+
+    folders = [path.parent for path in sorted((root / "perf" / "results").glob(f"*/{name}.jsonl"))]
+    for folder in sorted(folders, key=on_gpu, reverse=True):
+        found = [section for section in whole.sections(folder) if section["name"] == name]
+        if found and (on_gpu(folder) or name == "training"):
+            section = found[0]
+            lead = ["\n".join(f"- {line}" for line in section["headline"])] if section["headline"] else []
+            return "\n\n".join([" ".join(section["notes"]), *lead, table(section["head"], section["body"])])
+    return "No GPU numbers yet."
+
+
+def _section(root: Path, folder: Path) -> str | None:
+    df = from_records(load(folder / "records.jsonl"))
+    try:
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = [(name, lines(df, [timer])) for name, timer in (("large maps", "events"), ("small maps, graph", "graph"))]
+    if not any(body for _, body in found) or environment.get("device") == REHEARSAL:
+        return None
+    parts = [f"**{headline(df, gpu_name(environment))}**", f"Conditions: {'; '.join(facts(environment))}."]
+    parts.append("Share of floor: of the speed of a device copy of the same bytes; “mm”, of the matrix rate.")
+    head = (
+        "op", "pass", "dtype", "layout", "N×C×H×W", "ms", "times eager", "times compiled", "times best compiled",
+        "share of floor", "fastest",
+    )  # fmt: skip
+    for name, body in found:
+        if body:
+            parts.append(f"Medians of one run, {name}:")
+            parts.append(table(head, map(_cells, body)))
+    plots = folder / "plots"
+    pictures = [plots / f"{row.name}_fwd_bfloat16_contiguous_events_gbps.png" for row in ROWS]
+    parts += [f"![{p.stem.replace('_', ' ')}]({p.relative_to(root).as_posix()})" for p in pictures if p.exists()]
+    return "\n\n".join(parts)
+
+
+def _cells(line) -> tuple[str, ...]:
+    fastest = f"**{line.fastest}**" if line.wins is False else line.fastest
+    return (
+        f"`{line.op}`", words.mode(line.mode), line.dtype, line.layout, line.size, line.ms, line.eager, line.compiled,
+        line.best, line.share, fastest,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    stale = update(Path(sys.argv[1]), check="--check" in sys.argv[2:])
+    sys.exit(int(stale and "--check" in sys.argv[2:]))

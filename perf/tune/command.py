@@ -1,0 +1,56 @@
+"""`segattn tune`: the fastest configs for the problems that `segattn report` times, the most valuable first."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...tuning import choice as tuning
+from ..measure import backends, rivals
+from ..measure.backends import Cpu
+from ..measure.candidates import Problem
+from ..options import Usage
+from .tuner import Tuner
+
+LEAST_BUDGET = 10.0
+
+
+def problem(op: str, dtype: str, layout: str, N: int, C: int, S: tuple[int, ...]) -> Problem:
+    """What `segattn report` times: all inputs but those that no rival takes."""
+    return Problem(op, dtype, layout, N, C, S, absent=rivals.left_out(op))
+
+
+def problems(
+    ops: Sequence[str],
+    dtypes: Sequence[str],
+    layouts: Sequence[str],
+    sides: Sequence[int] = (512, 256, 1024, 128, 64),
+    channels: Sequence[int] = (64, 128, 32, 256),
+) -> Iterator[Problem]:
+    """The problems that `segattn report` times, the most valuable first."""
+    for dtype in dtypes:
+        for side in sides:
+            for C in channels:
+                for layout in layouts:
+                    for op in ops:
+                        yield problem(op, dtype, layout, 8, C, (side, side))
+
+
+def main(
+    ops: Sequence[str],
+    dtypes: Sequence[str],
+    layouts: Sequence[str],
+    budget: float,
+    out: Path | None,
+    backend: Cpu | None = None,
+    say: Callable[[str], None] = print,
+    **how: Any,
+) -> Path:
+    """Tune; the path of the table."""
+    if not budget >= LEAST_BUDGET:
+        raise Usage(f"--budget: got {budget:g}, expected at least {LEAST_BUDGET:g} seconds")
+    tuner = Tuner(backend or backends.find(), out, budget, say, **how)
+    tuner.run(problems(ops, dtypes, layouts))
+    tuning.forget()
+    say(tuner.summary())
+    say(f"the table: {tuner.path}")
+    return tuner.path

@@ -1,0 +1,1 @@
+"""A model that is there gets the kernels: survey, trial, swap, capture."""

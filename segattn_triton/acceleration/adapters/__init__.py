@@ -1,0 +1,22 @@
+"""How gates of other libraries compute: known by the qualified name of their class, checked for structure.
+
+Nothing here imports those libraries. An adapter is a function that reads a module's parts and returns what a function
+of `segattn_triton.functional` wants of them; a part that is not as known raises ValueError with the reason, and the
+gate is left as it is.
+"""
+
+from . import monai, nnunet, openmmlab, smp, timm, torchvision  # noqa: F401, they register
+from .parts import Parts, qualified_name
+from .registry import ADAPTERS, BLOCKS, Block, Gate, Inline, check_readers, register_adapter
+
+__all__ = [
+    "ADAPTERS",
+    "BLOCKS",
+    "Block",
+    "Gate",
+    "Inline",
+    "Parts",
+    "check_readers",
+    "qualified_name",
+    "register_adapter",
+]

@@ -1,0 +1,147 @@
+"""The parts of a gate, read and checked: layers, activations, pools. What is not as known raises ValueError."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
+
+
+class Parts(NamedTuple):
+    """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have."""
+
+    tensors: tuple[Tensor | None, ...]
+    options: dict
+    dims: tuple[int, ...] = (1, 2, 3)
+
+
+def qualified_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _type_of(child: nn.Module) -> type:
+    """The child's class; of a parametrised child, whose weight is a property, the class beneath."""
+    cls = type(child)
+    return cls if cls in _LAYERS else cls.__bases__[0] if cls.__module__ == "torch.nn.utils.parametrize" else cls
+
+
+def part(module: nn.Module, path: str) -> nn.Module:
+    """The child at a dotted path."""
+    child = module
+    for name in path.split("."):
+        child = child._modules.get(name)
+        if child is None:
+            raise ValueError(f"it has no child {path!r}")
+    return child
+
+
+def unexpected(path: str, child: nn.Module, expected: str) -> ValueError:
+    name = qualified_name(type(child))
+    if name.startswith(("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torchao.")):
+        return ValueError(f"its child {path!r} is quantised ({name})")
+    if type(child) is nn.SyncBatchNorm:
+        return ValueError(f"its child {path!r} is a SyncBatchNorm, whose statistics come from other processes")
+    return ValueError(f"its child {path!r} is {name}, expected {expected}")
+
+
+def only(module: nn.Module, path: str, *kinds: type) -> nn.Module:
+    """The child, of one of these classes."""
+    child = part(module, path)
+    if type(child) not in kinds:
+        raise unexpected(path, child, " or ".join(kind.__name__ for kind in kinds))
+    return child
+
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ONES, _ZEROS = ((1,), (1, 1), (1, 1, 1)), ((0,), (0, 0), (0, 0, 0))
+_SAME_PADDING = "segmentation_models_pytorch.encoders._efficientnet.Conv2d"  # of smp: plain on a 1x1 map
+_POOLS = {nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3}
+
+
+def layer(module: nn.Module, path: str) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a Linear, or of a convolution that is one on a map of one pixel."""
+    child = part(module, path)
+    cls = _type_of(child)
+    if cls is not nn.Linear:
+        if cls not in _LAYERS and not qualified_name(cls).startswith(_SAME_PADDING):
+            raise unexpected(path, child, "a 1x1 convolution or a Linear")
+        if child.kernel_size not in _ONES or child.groups != 1 or child.padding not in _ZEROS:
+            raise ValueError(f"its child {path!r} is not a plain 1x1 convolution: {child}")
+    weight = child.weight
+    if not weight.numel():
+        raise ValueError(f"its child {path!r} has no channels: the reduction is larger than the number of channels")
+    return weight, child.bias
+
+
+def pooled_dims(module: nn.Module, path: str) -> int:
+    """The spatial axes of a global average pool."""
+    child = part(module, path)
+    if type(child) not in _POOLS:
+        raise unexpected(path, child, "a global average pool")
+    size = child.output_size
+    if size != 1 and set(size if isinstance(size, tuple | list) else (size,)) != {1}:
+        raise ValueError(f"its child {path!r} pools to {size!r}, expected 1")
+    return _POOLS[type(child)]
+
+
+def _default(name: str) -> Spec:
+    return name, ACTIVATIONS[name].a, ACTIVATIONS[name].b
+
+
+_TORCH = {  # those without constants of their own
+    nn.Sigmoid: _default("sigmoid"),
+    nn.Hardsigmoid: _default("hard_sigmoid"),
+    nn.Tanh: _default("tanh"),
+    nn.ReLU: _default("relu"),
+    nn.SiLU: _default("silu"),
+    nn.Hardswish: _default("hardswish"),
+    nn.Identity: _default("identity"),
+}
+_TIMM = "timm.layers.activations"
+_OTHERS = {
+    f"{_TIMM}.Sigmoid": "sigmoid",
+    f"{_TIMM}.Tanh": "tanh",
+    f"{_TIMM}.Swish": "silu",
+    f"{_TIMM}.HardSigmoid": "hard_sigmoid",
+    f"{_TIMM}.HardSwish": "hardswish",
+    f"{_TIMM}_me.SwishMe": "silu",
+    f"{_TIMM}_me.HardSigmoidMe": "hard_sigmoid",
+    f"{_TIMM}_me.HardSwishMe": "hardswish",
+    "monai.networks.blocks.activation.MemoryEfficientSwish": "silu",
+    "mmcv.cnn.bricks.hswish.HSwish": "hardswish",
+}
+_HSIGMOID = "mmcv.cnn.bricks.hsigmoid.HSigmoid"  # min(max((z + bias) / divisor, min_value), max_value)
+
+
+def _spec(child: nn.Module) -> Spec | None:
+    known = _TORCH.get(type(child))
+    if known is not None:
+        return known
+    if type(child) is nn.LeakyReLU:
+        return "leaky_relu", child.negative_slope, 0.0
+    cls = qualified_name(type(child))
+    if cls == _HSIGMOID and (child.min_value, child.max_value) == (0.0, 1.0):
+        return "hard_sigmoid", 1 / child.divisor, child.bias / child.divisor
+    return _default(_OTHERS[cls]) if cls in _OTHERS else None
+
+
+def activation(module: nn.Module, path: str, allowed: tuple[str, ...]) -> Spec:
+    child = part(module, path)
+    spec = _spec(child)
+    if spec is None or spec[0] not in allowed:
+        raise ValueError(f"its activation {path!r} is {qualified_name(type(child))}: the kernels have {_list(allowed)}")
+    return spec
+
+
+def _list(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, gate: str, dims=None, **options):
+    """The parts of y = x * gate(w2 act(w1 pool(x) + b1) + b2) from its children, or of one layer without w2."""
+    first = layer(module, w1)
+    tensors = (*first, *layer(module, w2)) if w2 else first
+    if act:
+        options["act"] = activation(module, act, ACTS)
+    options["gate"] = activation(module, gate, GATES)
+    return Parts(tensors, options, dims or (first[0].dim() - 2,))

@@ -1,0 +1,214 @@
+"""The classes that accelerated modules have: subclasses of their own classes, with another forward.
+
+What a gate holds is read at every call: a change of it is followed, and what no kernel knows runs the own forward.
+"""
+
+import copy
+import copyreg
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+
+from .. import functional
+from ..runtime.checks import DTYPES
+from .adapters import BLOCKS, Gate, Parts, qualified_name
+
+
+def is_observed(module: nn.Module) -> bool:
+    """Whether something wants a child of the module to be called: a hook on one, or on all modules, or a forward that
+    was replaced. The module's own hooks run anyway."""
+    return nn_module._has_any_global_hook() or _children_have_hooks(module)
+
+
+def _children_have_hooks(module: nn.Module) -> bool:
+    return any(child is not None and has_hooks(child) for child in module._modules.values())
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Hooks on the module or beneath."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    return "forward" in module.__dict__ or (bool(module._modules) and _children_have_hooks(module))
+
+
+def read(module: nn.Module, gate: Gate) -> Parts | str | None:
+    """What the gate computes; or why it is left; or None where there is no gate."""
+    try:
+        return gate.read(module)
+    except ValueError as reason:
+        return str(reason)
+
+
+SINKS: dict[int, list[Callable[[Tensor], None]]] = {}  # id of a gate -> who gets its map; filled by capture_attention
+
+
+def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tensor:
+    """The gate's kernel on x; whoever captures the module's map gets it."""
+    options = {**parts.options, **more}
+    if options.get("shortcut") is True:  # the gate's own input
+        options["shortcut"] = x
+    kernel = getattr(functional, gate.kernel)
+    sinks = SINKS.get(id(module)) if SINKS else None
+    if not sinks:
+        return kernel(x, *parts.tensors, **options)
+    y, gate_map = kernel(x, *parts.tensors, **options, return_map=True)
+    for sink in sinks:
+        sink(gate_map.detach())
+    return y
+
+
+def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], args: tuple) -> Parts | None:
+    """What the kernel gets; None where the own forward runs: for a tracer, hooks, an input or a part it cannot take."""
+    if not args or not isinstance(args[0], Tensor) or torch.jit.is_tracing() or is_observed(module):
+        return None
+    parts = reading()
+    return parts if isinstance(parts, Parts) and _takes(args[0], parts) else None
+
+
+def _takes(x: Tensor, parts: Parts) -> bool:
+    """Whether the function takes x beside these weights. Of other dtypes, of no pixels, and of weights that became
+    sparse or tensors of a class of their own (quantised, sharded), the own forward knows what to do."""
+    weights = [t for t in parts.tensors if t is not None]
+    plain = all(type(t) in _PLAIN and t.layout is torch.strided for t in weights)
+    same = x.dtype in DTYPES and all(t.dtype in (x.dtype, torch.float32) for t in weights) and not _is_promoted(x)
+    return plain and same and x.layout is torch.strided and x.dim() - 2 in parts.dims and 0 not in x.shape[1:]
+
+
+def _is_promoted(x: Tensor) -> bool:
+    """Whether x is of one half precision where autocast has its gate in the other: their product is float32."""
+    device = x.device.type
+    if x.dtype not in _HALVES or not torch.amp.is_autocast_available(device):
+        return False
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != x.dtype
+
+
+_PLAIN, _HALVES = (Tensor, nn.Parameter), (torch.float16, torch.bfloat16)
+
+
+class Accelerated:
+    """What the subclasses share. A copy stays accelerated; a pickle, a torch.save and a script hold the plain class,
+    so that they open without this package."""
+
+    _segattn_plain: type[nn.Module]
+    _segattn_gate: Gate | None
+
+    def _as_plain(self) -> nn.Module:
+        """The module as it was, with the same attributes."""
+        plain = object.__new__(self._segattn_plain)
+        plain.__dict__ = self.__dict__
+        return plain
+
+    def __reduce_ex__(self, protocol):
+        new, args, *rest = self._as_plain().__reduce_ex__(protocol)
+        if new is copyreg.__newobj__:  # which insists on the object's own class
+            new, args = copyreg._reconstructor, (self._segattn_plain, object, None)
+        return (new, args, *rest)
+
+    def __deepcopy__(self, memo):
+        return self._copied(copy.deepcopy, memo)
+
+    def __copy__(self):
+        return self._copied(copy.copy)
+
+    def _copied(self, copying: Callable, *args):
+        swapped, self.__class__ = type(self), self._segattn_plain
+        try:
+            twin = copying(self, *args)
+        finally:
+            self.__class__ = swapped
+        twin.__class__ = swapped
+        return twin
+
+    def __prepare_scriptable__(self):
+        """What torch.jit.script compiles, and leaves in the model: the plain module, with the same parameters."""
+        return self._as_plain()
+
+
+class AcceleratedGate(Accelerated):
+    def forward(self, *args, **kwargs):
+        gate = self._segattn_gate
+        only = len(args) == 1 and not kwargs
+        parts = _kernel_parts(self, lambda: read(self, gate), args) if only else None
+        return super().forward(*args, **kwargs) if parts is None else _run(self, gate, parts, args[0])
+
+
+class AcceleratedInline(Accelerated):
+    """A block that holds the gate's layers itself."""
+
+    def forward(self, *args, **kwargs):
+        gate = self._segattn_gate
+        parts = _kernel_parts(self, lambda: read(self, gate), args)
+        if parts is None:
+            return super().forward(*args, **kwargs)
+        names = vars(sys.modules[self._segattn_plain.__module__])
+
+        def gated(x: Tensor) -> Tensor:
+            """The layers before the gate may have changed the dtype: float32 weights stand beside a map of any."""
+            return _run(self, gate, parts if _takes(x, parts) else _in_float32(parts), x)
+
+        return gate.inline(self, gated, names, *args, **kwargs)
+
+
+def _in_float32(parts: Parts) -> Parts:
+    return parts._replace(tensors=tuple(None if t is None else t.float() for t in parts.tensors))
+
+
+class AcceleratedBlock(Accelerated):
+    """A residual block around an accelerated gate: the shortcut and the activation are the gate's epilogue."""
+
+    def forward(self, *args, **kwargs):
+        block, modules = BLOCKS[qualified_name(self._segattn_plain)], self._modules
+        only = len(args) == 1 and not kwargs
+        parts = _kernel_parts(modules[block.gate], lambda: fused(self), args) if only else None
+        if parts is None:
+            return super().forward(*args, **kwargs)
+        x = y = args[0]
+        for name in block.body:
+            if modules[name] is not None:
+                y = modules[name](y)
+        shortcut = x if modules.get(block.shortcut) is None else modules[block.shortcut](x)
+        gate = modules[block.gate]
+        if not _takes(y, parts) or shortcut.dtype != y.dtype or shortcut.shape != y.shape:
+            return modules[block.act](gate(y) + shortcut)
+        return _run(gate, gate._segattn_gate, parts, y, shortcut=shortcut)
+
+
+_EPILOGUES = {nn.ReLU: "relu", nn.Identity: "identity"}
+
+
+def fused(module: nn.Module) -> Parts | str:
+    """The parts of a residual block's gate, shortcut and activation in one; or why not."""
+    block = BLOCKS[qualified_name(plain_class(module))]
+    gate, act = module._modules.get(block.gate), module._modules.get(block.act)
+    if not isinstance(gate, AcceleratedGate) or gate._segattn_gate.kernel != "squeeze_excite":
+        return "its gate has no kernel with a shortcut"
+    if type(act) not in _EPILOGUES:
+        return "its activation has no kernel"
+    if nn_module._has_any_global_hook() or has_hooks(gate) or has_hooks(act):
+        return "its gate or its activation has hooks"
+    if any(getattr(module, name, None) is not None for name in block.absent):
+        return f"it has {' and '.join(block.absent)} between gate and shortcut"
+    parts = read(gate, gate._segattn_gate)
+    if not isinstance(parts, Parts) or "shortcut" in parts.options:
+        return "its gate has a shortcut of its own"
+    return parts._replace(options={**parts.options, "out_act": _EPILOGUES[type(act)]})
+
+
+SWAPPED: dict[tuple[type, Gate | None], type] = {}  # a class and how it is read -> the accelerated subclass
+
+
+def swap(module: nn.Module, gate: Gate | None) -> None:
+    """Accelerate a gate; a residual block, without one."""
+    cls, key = type(module), (type(module), gate)
+    if key not in SWAPPED:
+        base = AcceleratedBlock if gate is None else AcceleratedInline if gate.inline else AcceleratedGate
+        about = {"__module__": cls.__module__, "__doc__": cls.__doc__, "_segattn_plain": cls, "_segattn_gate": gate}
+        SWAPPED[key] = type(f"Accelerated{cls.__name__}", (base, cls), about)
+    module.__class__ = SWAPPED[key]
+
+
+def plain_class(module: nn.Module) -> type:
+    return module._segattn_plain if isinstance(module, Accelerated) else type(module)

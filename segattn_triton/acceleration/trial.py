@@ -1,0 +1,108 @@
+"""Whether a gate computes what its adapter says: tried once for each class, in float64, and on request for each gate.
+
+What an adapter knows of a class was true of some version of its library. A trial on random values finds a version of
+which it is not, before a number comes out wrong.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import Gate, Parts
+from .swap import Accelerated, AcceleratedGate, plain_class, swap
+
+_tried: dict[tuple, str | None] = {}  # class, options -> how it disagrees
+
+
+def takes(module: nn.Module, gate: Gate | None, parts: Parts) -> tuple[int, int, Tensor]:
+    """The channels and spatial axes of a map that a gate or a block takes, and a tensor of its dtype and device."""
+    weight = next((t for t in parts.tensors if t is not None), torch.empty(1, 8))  # without any, 8 channels
+    dims = next((d for d in (weight.dim() - 2, 2) if d in parts.dims), parts.dims[0])
+    layers = (m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    if gate is None or gate.inline:
+        return next(layers).in_channels, dims, weight
+    channels = {"eca": 8, "local_gate": weight.shape[0]}.get(gate.kernel, weight.shape[-1 if weight.dim() < 2 else 1])
+    return channels, dims, weight
+
+
+def _random(like: nn.Module) -> nn.Module:
+    """A copy in its own classes, in float64 on the CPU, of random values that no ReLU passes unseen."""
+    twin = copy.deepcopy(like)
+    for module in twin.modules():
+        if isinstance(module, Accelerated):
+            module.__class__ = module._segattn_plain
+    twin = twin.to_empty(device="cpu").double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for t in twin.parameters():
+        fan_in = max(1, t.numel() // max(1, t.shape[0] if t.dim() else 1))
+        t.copy_(torch.randn(t.shape, generator=generator) / fan_in**0.5)
+    for t in twin.buffers():
+        t.copy_(torch.rand(t.shape, generator=generator) + 0.5)
+    return twin
+
+
+def _gates_of(module: nn.Module) -> Iterator[tuple[str, Gate]]:
+    """The accelerated gates of a block, by the name that they have in it."""
+    for name, child in module.named_modules():
+        if isinstance(child, AcceleratedGate):
+            yield name, child._segattn_gate
+
+
+@torch.no_grad()
+def disagreement(module: nn.Module, gate: Gate | None, parts: Parts) -> str | None:
+    """How a gate, or a residual block whose gate is accelerated, differs from its own forward; None if it does not."""
+    key = plain_class(module), gate, repr(parts.options), parts.dims
+    if key not in _tried:
+        channels, dims, _ = takes(module, gate, parts)
+        plain, fast = _random(module), _random(module)
+        for name, inner in _gates_of(module) if gate is None else ():
+            swap(fast.get_submodule(name), inner)
+        swap(fast, gate)
+        x = torch.randn(2, channels, *[5] * dims, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        _tried[key] = _difference(plain, fast, x)
+    return _tried[key]
+
+
+def _difference(plain: nn.Module, fast: nn.Module, x: Tensor) -> str | None:
+    try:
+        expected, got = plain(x), fast(x)
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        return f"its forward failed on a map of shape {tuple(x.shape)}: {error}"
+    same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-6, atol=1e-8)
+    return None if same else "its forward computes something else than is known of its class"
+
+
+def _outputs_and_gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """y, dx and the gradient of each parameter, in float64, of a fixed gradient of y."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        y = module(x)
+    dy = torch.linspace(0.5, 1, y.numel(), device=y.device).reshape(y.shape).to(y.dtype)
+    grads = torch.autograd.grad(y, [x, *named.values()], dy, allow_unused=True)
+    values = dict(zip(["y", "dx", *named], [y.detach(), *grads], strict=True))
+    return {name: value.double() for name, value in values.items() if value is not None}
+
+
+def verify(name: str, module: nn.Module, fast: nn.Module, channels: int, dims: int, like: Tensor) -> None:
+    """Raise RuntimeError unless `fast` is at most four times as far from float64 as the module itself.
+
+    Map and gradient are positive, as after a ReLU: sums that cancel would make the error of either a matter of luck.
+    """
+    if like.is_meta:
+        raise RuntimeError(f"verify: {name} has no values to compare: it is on the meta device")
+    x = torch.rand(2, channels, *[6] * dims, generator=torch.Generator().manual_seed(0)).to(like)
+    exact = _outputs_and_gradients(copy.deepcopy(module).double(), x.double())
+    own, ours = _outputs_and_gradients(copy.deepcopy(module), x), _outputs_and_gradients(fast, x)
+    sizes = {key: value.abs().max().item() for key, value in exact.items()}
+    apart = max((own[key] - exact[key]).abs().max().item() / sizes[key] for key in sizes if sizes[key])
+    relative = 4 * (apart + max(torch.finfo(x.dtype).eps, 2.0**-23))  # torch's own hardsigmoid has float32 constants
+    for key, size in sizes.items():
+        error = (ours[key] - exact[key]).abs().max().item()
+        if not error <= relative * size:
+            raise RuntimeError(
+                f"verify: {name}: {key} is off by {error:.3g}, expected at most {relative * size:.3g} of {size:.3g}. "
+                "The model is unchanged"
+            )

@@ -1,0 +1,299 @@
+"""THE table: one row per operation. Tests, the perf suite and the README read it; `segattn_triton` itself does not.
+
+See `segattn_triton.catalog.row` for what the columns mean, and for how shapes are written.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .. import flops, functional, modules, reference
+from ..reference.activations import ACTS, GATES, OUT_ACTS
+from .row import Case, Op, Sizes
+
+
+def _heads(sizes: Sizes) -> Sizes:
+    """Of neighbourhood attention over C channels: D at most 64, of 16, 32, 48... channels two heads or more."""
+    C = sizes["C"]
+    first = 2 if C % 16 == 0 else 1
+    heads = sizes.get("heads") or next(h for h in range(first, C + 1) if C % h == 0 and C // h <= 64)
+    return {"heads": heads, "heads_kv": heads, "D": C // heads, "T": 5}
+
+
+def _attention_bytes(sizes: Sizes, itemsize: int) -> tuple[int, int]:
+    """Forward q, k, v, y and lse. Backward y and dy into delta; then q, k, v, dy, lse, delta into dq, dk, dv."""
+    heads, heads_kv, D = sizes["heads"], sizes["heads_kv"], sizes["D"]
+    pixels, row = sizes["N"] * math.prod(sizes["S"]), max(itemsize, 4)
+    vectors = 2 * heads + 2 * heads_kv, 5 * heads + 4 * heads_kv
+    rows = heads, 3 * heads
+    return tuple(pixels * (v * D * itemsize + r * row) for v, r in zip(vectors, rows, strict=True))
+
+
+UNET = tuple(  # the decoder gates of smp's Unet with decoder_attention_type="scse", 512 x 512 input
+    Case(f"smp-unet-scse-d{i}", 8, C, (S, S), C // 16 or 1)
+    for i, (C, S) in enumerate([(256, 32), (128, 64), (64, 128), (32, 256), (16, 512)], 1)
+)
+BISENET = (Case("bisenet-arm-1024x2048", 1, 128, (64, 128)), Case("bisenet-ffm-1024x2048", 1, 256, (128, 256), 64))
+SE_NETS = (
+    Case("se-resnet50-stage1", 8, 256, (128, 128), 16),
+    Case("se-resnet50-stage4", 8, 2048, (16, 16), 128),
+    Case("efficientnet-b0-stage3", 8, 144, (64, 64), 6),
+    Case("lraspp-mobilenetv3-520", 8, 672, (33, 33), 168),
+)
+VOLUME = (Case("monai-unet3d-128", 2, 32, (64, 64, 64)),)
+LOCAL = (
+    Case("segnext-t-stage1", 8, 32, (128, 128)),
+    Case("segnext-t-stage2", 8, 64, (64, 64)),
+    Case("pidnet-s-pag", 1, 64, (128, 256)),
+    Case("bisenetv2-bga", 1, 128, (64, 128)),
+    Case("convnextv2-t-stage1", 8, 384, (128, 128)),
+)
+NEIGHBORHOODS = (  # stages at 512 x 512 input; their windows taken as 3 x 3
+    Case("nat-mini-stage1", 8, 64, (128, 128), heads=2),
+    Case("nat-mini-stage2", 8, 128, (64, 64), heads=4),
+    Case("transnext-tiny-stage1", 8, 72, (128, 128), heads=3),
+    Case("transnext-tiny-stage2", 8, 144, (64, 64), heads=6),
+    Case("hdit-1024-level1", 1, 128, (256, 256), heads=2),
+)
+
+SE = (Case("pan-gau-512", 8, 32, (128, 128), 32),)
+ECA = (
+    Case("ecaresnet50d-stage1", 8, 256, (128, 128)),
+    Case("ecaresnet50d-stage4", 8, 2048, (16, 16)),
+)
+ONE_LAYER = (
+    Case("ese-vovnet39b-stage2", 8, 256, (128, 128)),
+    Case("ese-vovnet39b-stage5", 8, 1024, (16, 16)),
+)
+
+MAP, PIXEL_MAP = "N C *S", "N 1 *S"
+TIES = ("first", "split")
+
+ROWS = (
+    Op(
+        name="spatial_gate",
+        op=functional.spatial_gate,
+        reference=reference.spatial_gate,
+        module=modules.SpatialAttention,
+        inputs={"x": MAP, "weight": "1 C", "bias?": "1"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"gate": GATES},
+        flops=flops.spatial_gate,
+        passes=(2, 3),
+        dims=(1, 2, 3),
+        equation="y = x * gate(<w, x_p> + b)",
+        attends_to="pixels, by a learned direction in channel space",
+        use="where in the image matters, and one learned direction tells it: decoders, after a skip connection",
+        paper="Roy et al. 2018, arXiv:1803.02579 (sSE)",
+        cases=UNET + BISENET + VOLUME,
+    ),
+    Op(
+        name="spatial_pool_gate",
+        op=functional.spatial_pool_gate,
+        reference=reference.spatial_pool_gate,
+        module=modules.SpatialPoolAttention,
+        inputs={"x": MAP},
+        parameters={},
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"pool": ("mean", "max", "meanmax"), "gate": GATES, "ties": TIES},
+        flops=flops.spatial_pool_gate,
+        passes=(2, 3),
+        dims=(1, 2, 3),
+        equation="y = x * gate(pool_c x_p)",
+        attends_to="pixels, by their mean or strongest response",
+        use="as the spatial gate, without any parameter",
+        paper="pooling of Woo et al. 2018, arXiv:1807.06521 (CBAM), without its convolution",
+        cases=UNET + BISENET + VOLUME,
+    ),
+    Op(
+        name="channel_gate",
+        op=functional.channel_gate,
+        reference=reference.channel_gate,
+        module=modules.ChannelAttention,
+        inputs={"x": MAP, "w1": "Cr C", "b1?": "Cr", "w2": "C Cr", "b2?": "C"},
+        parameters={"w1": "fc.0.weight", "b1": "fc.0.bias", "w2": "fc.2.weight", "b2": "fc.2.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"pool": ("avg", "max", "avgmax"), "act": ACTS, "gate": GATES, "ties": TIES},
+        flops=flops.squeeze_excite,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        equation="y = x * gate(W2 act(W1 pool(x) + b1) + b2)",
+        attends_to="channels, by what the whole image holds",
+        use="which channels matter depends on the whole image: encoder stages, fusion of branches",
+        paper="Hu et al. 2018, arXiv:1709.01507 (SE)",
+        cases=UNET + SE_NETS + BISENET + VOLUME,
+    ),
+    Op(
+        name="squeeze_excite",
+        op=functional.squeeze_excite,
+        reference=reference.squeeze_excite,
+        module=modules.SqueezeExcite,
+        inputs={
+            **{"x": MAP, "w1": "Cr Cs", "b1?": "Cr", "w2": "C Cr", "b2?": "C"},
+            **{"source?": "N Cs *T", "shortcut?": MAP},
+        },
+        parameters={"w1": "fc1.weight", "b1": "fc1.bias", "w2": "fc2.weight", "b2": "fc2.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"pool": ("avg", "max", "avgmax"), "act": ACTS, "gate": GATES, "out_act": OUT_ACTS, "ties": TIES},
+        flops=flops.squeeze_excite,
+        passes=(4, 5),
+        dims=(1, 2, 3),
+        fixed={"rule": "monai", "reduction": 2},
+        derived=lambda sizes: {"Cs": sizes["C"], "T": sizes["S"]},
+        equation="y = out_act(x * gate(W2 act(W1 pool(source) + b1) + b2) + shortcut)",
+        attends_to="channels, by what the whole image holds, of the map itself or of another one",
+        use="a checkpoint has such gates; a residual block ends with one; one branch of a decoder weights another",
+        paper="Hu et al. 2018, arXiv:1709.01507 (SE); Li et al. 2018, arXiv:1805.10180 (PAN)",
+        cases=SE + SE_NETS + VOLUME,
+    ),
+    Op(
+        name="effective_se",
+        op=functional.channel_gate,
+        reference=reference.channel_gate,
+        module=modules.EffectiveSE,
+        inputs={"x": MAP, "w1": "C C", "b1?": "C"},
+        parameters={"w1": "fc.weight", "b1": "fc.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"gate": GATES},
+        flops=flops.squeeze_excite,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        fixed={"gate": "sigmoid"},
+        equation="y = x * gate(W1 pool(x) + b1)",
+        attends_to="channels, by what the whole image holds, without a bottleneck",
+        use="as the channel gate where channels are few, and on the branches of BiSeNet",
+        paper="Lee and Park 2020, arXiv:1911.06667 (eSE); Yu et al. 2018, arXiv:1808.00897 (ARM)",
+        cases=ONE_LAYER + BISENET,
+    ),
+    Op(
+        name="eca",
+        op=functional.eca,
+        reference=reference.eca,
+        module=modules.ECA,
+        inputs={"x": MAP, "weight": "1 1 k", "bias?": "1"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"circular": (False, True), "gate": GATES},
+        flops=flops.eca,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        fixed={"bias": True},
+        derived=lambda sizes: {"k": 3},
+        equation="y = x * gate(conv1d_k(mean(x)) + b)",
+        attends_to="channels, by what the whole image holds of their neighbours in the order of channels",
+        use="as the channel gate, with a handful of parameters",
+        paper="Wang et al. 2020, arXiv:1910.03151 (ECA)",
+        cases=ECA + VOLUME,
+    ),
+    Op(
+        name="scse",
+        op=functional.scse,
+        reference=reference.scse,
+        module=modules.SCSE,
+        inputs={"x": MAP, "w1": "Cr C", "b1?": "Cr", "w2": "C Cr", "b2?": "C", "weight": "1 C", "bias?": "1"},
+        parameters={
+            **{"w1": "cSE.1.weight", "b1": "cSE.1.bias", "w2": "cSE.3.weight", "b2": "cSE.3.bias"},
+            **{"weight": "sSE.0.weight", "bias": "sSE.0.bias"},
+        },
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"act": ACTS, "gate": GATES, "reduce": ("sum", "max")},
+        flops=flops.scse,
+        passes=(3, 5),
+        dims=(1, 2, 3),
+        fixed={"reduction": 2},
+        equation="y = x * gate(W2 act(W1 mean(x) + b1) + b2) + x * gate(<w, x_p> + b)",
+        attends_to="channels, by what the whole image holds, beside pixels, by a learned direction in channel space",
+        use="decoders: what matters in the image and where, at the cost of little more than either",
+        paper="Roy et al. 2018, arXiv:1803.02579 (scSE)",
+        cases=UNET + VOLUME,
+    ),
+    Op(
+        name="local_gate",
+        op=functional.local_gate,
+        reference=reference.local_gate,
+        module=modules.LocalAttention,
+        inputs={"x": MAP, "weight": "C C 3 3", "bias?": "C"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": MAP},
+        options={"gate": GATES},
+        flops=flops.local_gate,
+        passes=(2, 12),
+        rounding_points=("z", "dz", "dgate_x", "dconv_x", "conv_weight", "dconv_weight"),
+        equation="y = x * gate(conv3x3(x) + b)",
+        attends_to="single values, by all channels of their 3x3 surroundings",
+        use="surroundings decide and the cost of a full convolution is acceptable: few channels, late stages",
+        paper="the convolution gate of segmentation tutorials",
+        cases=LOCAL,
+    ),
+    Op(
+        name="local_gate_depthwise",
+        op=functional.local_gate,
+        reference=reference.local_gate,
+        module=modules.LocalAttention,
+        inputs={"x": MAP, "weight": "C 1 3 3", "bias?": "C"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": MAP},
+        options={"gate": GATES},
+        flops=flops.local_gate,
+        passes=(2, 3),
+        fixed={"depthwise": True},
+        equation="y = x * gate(depthwise conv3x3(x) + b)",
+        attends_to="single values, by their own channel's 3x3 surroundings",
+        use="surroundings decide and every channel can decide alone: large maps, many channels",
+        paper="the same with a depthwise convolution, as in SegNeXt, arXiv:2209.08575",
+        cases=LOCAL,
+    ),
+    Op(
+        name="local_pool_gate",
+        op=functional.local_pool_gate,
+        reference=reference.local_pool_gate,
+        module=modules.LocalPoolAttention,
+        inputs={"x": MAP},
+        parameters={},
+        outputs={"y": MAP, "map": MAP},
+        options={"pool": ("avg", "max"), "gate": GATES, "ties": TIES},
+        flops=flops.local_pool_gate,
+        passes=(2, 3),
+        equation="y = x * gate(pool3x3(x))",
+        attends_to="single values, by the mean or peak of their 3x3 surroundings",
+        use="as the depthwise local gate, without any parameter",
+        paper="the pooling gate of segmentation tutorials",
+        cases=LOCAL,
+    ),
+    Op(
+        name="neighborhood_attention",
+        op=functional.neighborhood_attention,
+        reference=reference.neighborhood_attention,
+        module=modules.NeighborhoodAttention2d,
+        inputs={"q": "N *S heads D", "k": "N *S heads_kv D", "v": "N *S heads_kv D", "rel_bias?": "heads T T"},
+        parameters={"rel_bias": "rpb"},
+        outputs={"y": "N *S heads D", "lse": "N *S heads"},
+        options={"border": ("shift", "mask", "zero")},
+        flops=flops.neighborhood_attention,
+        passes=(4, 9),
+        rounding_points=("p", "y"),
+        module_points=("qkv", "dqkv", "mid", "dmid", "proj"),
+        second="return_lse",
+        derived=_heads,
+        floor=_attention_bytes,
+        smallest=3,
+        keeps_y=True,
+        equation="y_i = sum_j softmax_j(scale <q_i, k_j> + b) v_j",
+        attends_to="pixels, by their correlation to their 3x3 surroundings",
+        use="what a pixel takes from each neighbour depends on both of them: transformer stages, refining of borders",
+        paper="Hassani et al. 2023, arXiv:2204.07143",
+        cases=NEIGHBORHOODS,
+    ),
+)
+BY_NAME = {row.name: row for row in ROWS}
+
+
+def row_of(op: Callable, *tensors: Tensor | None) -> Op:
+    """The row of a public function called with these tensors."""
+    for row in ROWS:
+        if row.op is op and row.fits(*tensors):
+            return row
+    shapes = [tuple(t.shape) for t in tensors if t is not None]
+    raise KeyError(f"{getattr(op, '__name__', op)}: no row of the catalog fits tensors of the shapes {shapes}")

@@ -1,0 +1,351 @@
+"""What the compiler makes of a plan, without a GPU: registers, spills, shared memory, access widths, instructions.
+
+Needs a process in which Triton does not interpret. `plans` records what a row of the catalog would launch, on meta
+tensors; `compile_plan` is what a launch on that GPU would compile.
+
+Accesses are read from the PTX, which names the kernel's parameters: an address is followed back to the parameters
+it was computed from, so that every access is known by its argument. ptxas keeps their widths. Registers and stack
+come from the machine code's own record; a spilled value lives on the stack. Only `sass` disassembles (half a second).
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .runtime.operator import OPERATORS
+from .runtime.plan import Plan, recorded
+from .tuning.model import REGISTERS
+from .tuning.target import AMD, SHARED, planning_for
+
+POINTERS = {
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
+    torch.int8: "*i8",
+}
+DIVISIBLE = [["tt.divisibility", 16]]
+LANES = 29.6e12  # instructions of threads per second: 132 SMs, 4 x 32 lanes, 1.755 GHz
+BANDWIDTH = 4.3e12  # bytes per second that a device copy moves on an H200
+
+
+def _specialise(path, value, constexprs: dict, attrs: dict):
+    """The signature of a runtime argument, as Triton's launcher specialises it."""
+    if value is None or (isinstance(value, int) and value == 1):
+        constexprs[path] = value
+        return "constexpr"
+    if isinstance(value, Tensor):
+        if value.data_ptr() % 16 == 0:
+            attrs[path] = DIVISIBLE
+        return POINTERS[value.dtype]
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{POINTERS[value.base.dtype][1:]}{list(value.block_shape)}>"
+    if isinstance(value, tuple):
+        return tuple(_specialise((*path, i), v, constexprs, attrs) for i, v in enumerate(value))
+    if isinstance(value, int):
+        if value % 16 == 0:
+            attrs[path] = DIVISIBLE
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    raise TypeError(f"{path}: no signature for a {type(value).__name__}")
+
+
+def source_of(plan: Plan) -> ASTSource:
+    values = {**plan.args, **plan.config.blocks}
+    signature, constexprs, attrs = {}, {}, {}
+    for i, param in enumerate(plan.kernel.params):
+        value = values[param.name]
+        if param.is_constexpr:
+            signature[param.name] = "constexpr"
+            constexprs[(i,)] = value
+        else:
+            signature[param.name] = _specialise((i,), value, constexprs, attrs)
+    return ASTSource(fn=plan.kernel, signature=signature, constexprs=constexprs, attrs=attrs)
+
+
+class Access(NamedTuple):
+    """One load, store or asynchronous copy of global memory in the code of a thread."""
+
+    op: str
+    bits: int
+    args: frozenset[str]  # the arguments that its address is computed from
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel as compiled for one target. `shared` is all that is known of an AMD one."""
+
+    plan: Plan
+    arch: int | str
+    shared: int  # bytes of shared memory per program
+    asm: dict
+
+    @property
+    def threads(self) -> int:
+        return (32 if isinstance(self.arch, int) else 64) * self.plan.config.num_warps
+
+    @cached_property
+    def _usage(self) -> str:
+        return _cuobjdump(self.asm["cubin"], "-res-usage")
+
+    @property
+    def registers(self) -> int:
+        return int(re.search(r"REG:(\d+)", self._usage)[1])
+
+    @property
+    def spills(self) -> int:
+        """Bytes of stack per thread: spilled registers, or an array that the compiler could not keep in them."""
+        return int(re.search(r"STACK:(\d+)", self._usage)[1]) + int(re.search(r"LOCAL:(\d+)", self._usage)[1])
+
+    @cached_property
+    def accesses(self) -> list[Access]:
+        return list(_accesses(self.asm["ptx"], _parameters(self.plan)))
+
+    @property
+    def atomics(self) -> list[str]:
+        return re.findall(r"^\s*(?:@!?%\w+\s+)?((?:atom|red)\.[\w.:]+)", self.asm["ptx"], re.M)
+
+    @property
+    def matrix(self) -> list[str]:
+        """Shapes and types of the matrix instructions: "wgmma.m64n64k16.f32.bf16.bf16"."""
+        found = re.findall(r"\b(wgmma|mma|tcgen05)\.[\w.:]*?((?:\.m\d+n\d+k\d+|\.kind::)[\w.:]*)", self.asm["ptx"])
+        return sorted({op + shape for op, shape in found})
+
+    @cached_property
+    def sass(self) -> str:
+        return _cuobjdump(self.asm["cubin"], "-sass")
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of the machine code, each once: what a thread executes where nothing branches or loops."""
+        return len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?!NOP)\S.*;", self.sass, re.M))
+
+    def has(self, pattern: str) -> bool:
+        return re.search(pattern, self.sass) is not None
+
+    def maps(self, sizes: Collection[int]) -> dict[str, Tensor]:
+        return maps_of(self.plan, sizes)
+
+    def wide_share(self, sizes: Collection[int]) -> float | None:
+        """The share of the bytes of feature maps that move in accesses of 128 bits or more."""
+        names = self.maps(sizes).keys()
+        bits = [a.bits for a in self.accesses if a.args & names]
+        return sum(b for b in bits if b >= 128) / sum(bits) if bits else None
+
+    def elements(self, sizes: Collection[int]) -> float | None:
+        """Elements of the map that one thread handles each time it runs the code once: bits accessed over the bits
+        that the plan states for an element. What is stored decides, where anything is: a load may be shared."""
+        for place, ops in ((1, ("store",)), (0, ("load", "copy"))):
+            each = []
+            for name, t in self.maps(sizes).items():
+                bits = sum(a.bits for a in self.accesses if name in a.args and a.op in ops)
+                stated = self.plan.traffic.get(name, (0, 0))[place] * 8 * t.element_size()
+                each += [bits / stated] if bits and stated else []
+            if each:
+                return min(each)
+        return None
+
+    def issue_floor(self, sizes: Collection[int]) -> float | None:
+        """Picoseconds per element of the map below which the instructions cannot be issued, on an H200."""
+        elements = self.elements(sizes)
+        return self.instructions / elements / LANES * 1e12 if elements else None
+
+    def dram_floor(self, sizes: Collection[int]) -> float | None:
+        """Picoseconds per element of the map below which the plan's traffic of it cannot move, on an H200."""
+        maps = self.maps(sizes)
+        nbytes = sum(sum(self.plan.traffic.get(name, (0, 0))) * t.element_size() for name, t in maps.items())
+        return nbytes / BANDWIDTH * 1e12 if nbytes else None
+
+    def faults(self, sizes: Collection[int]) -> list[str]:
+        """What no kernel of a chosen config may have, on a GPU of NVIDIA's."""
+        layout, wide = self.plan.layout, self.wide_share(sizes)
+        itemsize = max((t.element_size() for t in self.maps(sizes).values()), default=0)
+        aligned = layout is None or layout.align * itemsize >= 16
+        found = {
+            f"{self.spills} bytes of stack": self.spills > 0,
+            f"atomics: {self.atomics}": self.atomics,
+            f"{self.shared} bytes of shared memory": self.shared > SHARED[self.arch],
+            f"{self.registers} registers for {self.threads} threads": self.programs_per_sm < 1,
+            f"{wide or 0:.0%} of the bytes in 128-bit accesses": aligned and wide is not None and wide < 0.85,
+        }
+        return [fault for fault, present in found.items() if present]
+
+    @property
+    def programs_per_sm(self) -> int:
+        """How many programs one multiprocessor holds, by registers, threads and shared memory."""
+        warps, arch = self.plan.config.num_warps, self.arch
+        registers_of_a_warp = -(-self.registers * 32 // 256) * 256
+        return min(
+            REGISTERS // registers_of_a_warp // warps,
+            (32 if arch == 75 else 48 if arch in (86, 89, 120) else 64) // warps,
+            (SHARED[arch] + 1024) // (self.shared + (0 if arch == 75 else 1024)) if self.shared else 32,
+            {75: 16, 86: 16, 89: 24, 120: 24}.get(arch, 32),
+        )
+
+
+_INSTRUCTION = re.compile(r"^\s*(?:@!?%\w+\s+)?([a-z][\w.:]*)\s+(.*?);")
+_PARAM = re.compile(r"_param_(\d+)\b")
+
+
+def _parameters(plan: Plan) -> dict[int, str]:
+    """The arguments behind the pointer parameters of the PTX, by their place."""
+    names, place = {}, 0
+    for name, kind in _leaves(plan):
+        if kind[0] == "*":
+            names[place] = name
+        if kind.startswith("tensordesc"):
+            names[place] = name
+            place += 2 * (kind.count(",") + 1)  # its shape and its strides follow
+        place += 1
+    return names
+
+
+def _leaves(plan: Plan) -> Iterator[tuple[str, str]]:
+    """(argument, type) of every runtime parameter, tuples flattened, in order."""
+
+    def walk(name, kind):
+        if isinstance(kind, tuple):
+            for part in kind:
+                yield from walk(name, part)
+        elif kind != "constexpr":
+            yield name, kind
+
+    for name, kind in source_of(plan).signature.items():
+        yield from walk(name, kind)
+
+
+def _accesses(ptx: str, names: dict[int, str]) -> Iterator[Access]:
+    code = [m.groups() for line in ptx.splitlines() if (m := _INSTRUCTION.match(line))]
+    origin: dict[str, frozenset[str]] = {}  # 64-bit register -> arguments
+
+    def origins(text: str) -> frozenset[str]:
+        found = [origin.get(r, frozenset()) for r in re.findall(r"%rd\d+", text)]
+        direct = [names[int(p)] for p in _PARAM.findall(text) if int(p) in names]
+        return frozenset(direct).union(*found)
+
+    changed = True
+    while changed:  # a loop carries pointers back
+        changed = False
+        for opcode, operands in code:
+            target, _, sources = operands.partition(",")
+            if not target.startswith("%rd") or re.match(r"(ld|atom|cp|shfl)\.(?!param)", opcode):
+                continue
+            both = origins(sources) | origin.get(target, frozenset())
+            changed |= both != origin.get(target, frozenset())
+            origin[target] = both
+    for opcode, operands in code:
+        if m := re.match(r"(ld|st)\.global.*?(?:\.v(\d))?\.[busf](\d+)$", opcode):
+            address = re.search(r"\[([^]]*)\]", operands)[1]
+            yield Access("load" if m[1] == "ld" else "store", int(m[2] or 1) * int(m[3]), origins(address))
+        elif opcode.startswith("cp.async.bulk"):
+            yield Access("copy", 1024, origins(operands))
+        elif re.match(r"cp\.async\.c[ag]\.", opcode):
+            _, address, size, *_ = re.split(r"\]\s*,|,", operands)
+            yield Access("copy", 8 * int(size, 0), origins(address))
+
+
+def _cuobjdump(cubin: bytes, flag: str) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def target(arch: int | str) -> GPUTarget:
+    """90 -> sm_90; "gfx942" -> that AMD GPU."""
+    return GPUTarget("cuda", arch, 32) if isinstance(arch, int) else GPUTarget("hip", arch, 64)
+
+
+def compile_plan(plan: Plan, arch: int | str = 90) -> Compiled:
+    chosen = {name: value for name, value in plan.config.launch_options.items() if name not in plan.config.blocks}
+    options = {**chosen, "enable_fp_fusion": True}
+    kernel = triton.compile(source_of(plan), target=target(arch), options=options)
+    return Compiled(plan, arch, kernel.metadata.shared, kernel.asm)
+
+
+class _Planning(TorchDispatchMode):
+    """The implementations of our operators instead of their fakes: on meta tensors they plan, and launch nothing."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "segattn":
+            op = OPERATORS[func._opname.removesuffix("_bwd")]
+            return (op.run_forward if func._opname == op.name else op.run_backward)(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def planned(
+    function: Callable, *inputs: Tensor | None, needs: Sequence[bool] | None = None, **options
+) -> tuple[list[Plan], list[Plan]]:
+    """What a public function launches for these meta tensors: (forward, backward)."""
+    needs = [t is not None for t in inputs] if needs is None else needs
+    leaves = [t if t is None else t.detach().requires_grad_(n) for t, n in zip(inputs, needs, strict=True)]
+    with recorded() as forward, _Planning():
+        outputs = function(*leaves, backend="triton", **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    wanted = [t for t in leaves if t is not None and t.requires_grad]
+    with recorded() as backward, _Planning():
+        if wanted:
+            torch.autograd.grad(outputs, wanted, [torch.empty_like(o) for o in outputs])
+    return forward, backward
+
+
+def meta_map(shape: Sequence[int], dtype: torch.dtype, layout: str = "contiguous") -> Tensor:
+    """A map (N, C, *S) without memory, contiguous, channels_last, or a channel slice of either."""
+    N, C, *S = shape
+    wide = C + 3 if layout.startswith("channel_slice") else C
+    if layout in ("channels_last", "channel_slice_last"):
+        t = torch.empty((N, *S, wide), dtype=dtype, device="meta").movedim(-1, 1)
+    else:
+        t = torch.empty((N, wide, *S), dtype=dtype, device="meta")
+    return t[:, 2 : 2 + C] if wide > C else t
+
+
+def maps_of(plan: Plan, sizes: Collection[int]) -> dict[str, Tensor]:
+    """The arguments that are feature maps: those with one of these numbers of elements (see `map_sizes`)."""
+    tensors = {k: getattr(v, "base", v) if not isinstance(v, Tensor) else v for k, v in plan.args.items()}
+    return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() in sizes and t.dim() > 1}
+
+
+def map_sizes(row: Any, sizes: Any) -> frozenset[int]:
+    """The numbers of elements of a row's feature maps, inputs and outputs; maps of one channel, and outputs with
+    fewer channels than y, do not count."""
+    maps = [row.map_shape(spec, sizes) for spec in row.inputs.values() if "*" in spec]
+    y = row.map_shape(row.outputs["y"], sizes)
+    return frozenset(prod(shape) for shape in (*maps, y) if shape[1] > 1)
+
+
+def plans(
+    row: Any,
+    sizes: Any,
+    dtype: torch.dtype = torch.bfloat16,
+    layout: str = "contiguous",
+    arch: int | str = 90,
+    needs: Sequence[bool] | None = None,
+    **options,
+) -> tuple[list[Plan], list[Plan]]:
+    """What a row of the catalog launches forward and backward for a problem of these sizes, on that GPU."""
+    inputs = [
+        row.view(spec, meta_map(row.map_shape(spec, sizes), dtype, layout), sizes)
+        if "*" in spec
+        else torch.empty(row.shape(spec, sizes), dtype=dtype, device="meta")
+        for spec in row.inputs.values()
+    ]
+    with planning_for(arch if isinstance(arch, int) else AMD):
+        return planned(row.op, *inputs, needs=needs, **{**row.defaults, **options})

@@ -1,0 +1,1 @@
+"""One weight per channel, of a whole image."""

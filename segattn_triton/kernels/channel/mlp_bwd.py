@@ -1,0 +1,118 @@
+"""The perceptron of a gate, backward: from ds (N, T, C), partial sums of dy x, to the gradient of the pool.
+
+    dz = (sum_t ds + dmap) gate'(z),   dz1 = act'(z1) W2^T dz,   dpooled = W1^T dz1 (partial, (N, K, CIN));
+    one layer: dz1 = dz
+
+The parameters' gradients are sums over the images of dz and dz1: see `mlp_dw`. For the sizes see `mlp`.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import accumulator
+from ...runtime.plan import Plan
+from ..common.activations import Activation
+from ..common.tile import d_logit, load_vector
+from .mlp import load_weight, mlp_config, splits, tiles_at_once
+
+
+@triton.jit
+def _mlp_bwd_kernel(
+    ds_ptr,
+    dmap_ptr,
+    z_ptr,
+    z1_ptr,
+    w1_ptr,
+    w2_ptr,
+    dz_ptr,
+    dz1_ptr,
+    dpooled_ptr,
+    tiles,
+    CIN: tl.constexpr,
+    C: tl.constexpr,
+    R: tl.constexpr,
+    ACT: tl.constexpr,
+    GATE: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    K: tl.constexpr = (R + BLOCK_R - 1) // BLOCK_R
+    k = tl.program_id(0) % K
+    n = tl.program_id(0) // K
+    image = n.to(tl.int64) * C
+    hidden = n.to(tl.int64) * R
+    offs_r = k * BLOCK_R + tl.arange(0, BLOCK_R)
+    if w2_ptr is None:
+        dz1 = d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_r, tiles, C, GATE, ACC, BLOCK_T)
+    else:
+        dh = tl.zeros([BLOCK_C, BLOCK_R], ACC)
+        for chunk in range(0, C, BLOCK_C):
+            offs_c = chunk + tl.arange(0, BLOCK_C)
+            w = load_weight(w2_ptr, offs_c, offs_r, C, R, ACC)  # [BLOCK_C, BLOCK_R]
+            dz = d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_c, tiles, C, GATE, ACC, BLOCK_T)
+            tl.store(dz_ptr + image + offs_c, dz, (offs_c < C) & (k == 0))
+            dh += w * dz[:, None]
+        z1 = load_vector(z1_ptr + hidden, offs_r, R, ACC)
+        dz1 = tl.where(offs_r < R, ACT.df(tl.sum(dh, 0), z1, ACT.a, ACT.b), 0.0)
+    tl.store(dz1_ptr + hidden + offs_r, dz1, offs_r < R)
+    if dpooled_ptr is not None:
+        row = dpooled_ptr + (n.to(tl.int64) * K + k) * CIN
+        for chunk in range(0, CIN, BLOCK_C):
+            offs_c = chunk + tl.arange(0, BLOCK_C)
+            w = load_weight(w1_ptr, offs_r, offs_c, R, CIN, ACC)  # [BLOCK_R, BLOCK_C]
+            tl.store(row + offs_c, tl.sum(w * dz1[:, None], 0), offs_c < CIN)
+
+
+def plan_mlp_bwd(
+    ds: Tensor,
+    pixels: int,
+    dmap: Tensor | None,
+    z: Tensor,
+    z1: Tensor | None,
+    w1: Tensor,
+    w2: Tensor | None,
+    with_dpooled: bool,
+    act: Activation,
+    gate: Activation,
+) -> Plan:
+    """Of partials ds (N, T, C). Its `dz_ptr` (N, C), `dz1_ptr` (N, R) and `dpooled_ptr` (N, K, CIN) are new buffers."""
+    N, tiles, C = ds.shape
+    R, inputs = w1.shape[:2]
+    config = mlp_config("mlp_bwd", N, max(inputs, C), R, pixels, tiles, w1)
+    K = splits(R, config)
+    args = dict(
+        ds_ptr=ds,
+        dmap_ptr=dmap,
+        z_ptr=z,
+        z1_ptr=z1,
+        w1_ptr=w1,
+        w2_ptr=w2,
+        dz_ptr=None if w2 is None else torch.empty_like(z),
+        dz1_ptr=z.new_empty((N, R)),
+        dpooled_ptr=z.new_empty((N, K, inputs)) if with_dpooled else None,
+        tiles=tiles,
+        CIN=inputs,
+        C=C,
+        R=R,
+        ACT=act,
+        GATE=gate,
+        ACC=accumulator(z),
+        BLOCK_T=tiles_at_once(tiles, config),
+    )
+    reads = 1 if w2 is None else K
+    traffic = dict(
+        ds_ptr=(reads, 0),
+        dmap_ptr=(reads, 0),
+        z_ptr=(reads, 0),
+        z1_ptr=(1, 0),
+        w1_ptr=(N if with_dpooled else 0, 0),
+        w2_ptr=(N, 0),
+        dz_ptr=(0, 1),
+        dz1_ptr=(0, 1),
+        dpooled_ptr=(0, 1),
+    )
+    return Plan(_mlp_bwd_kernel, args, config, N * K, traffic)

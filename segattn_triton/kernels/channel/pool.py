@@ -1,0 +1,246 @@
+"""The first stage of a reduction over the pixels of every image and channel: sums, maxima and where they lie.
+
+x, dy (N, C, P); partials (N, T, C) in the accumulator's precision, at (N, T, C) int32. Program t of an image takes the
+pixel blocks t, t + T, t + 2 T, ...: all images advance through their pixels together, so what is read last is the end
+of every image, and a second pass that starts there finds it in the L2 cache.
+
+    forward   total = sum_p x,  peak = max_p x,  at = the first pixel of the maximum, or how many reach it   (1 pass)
+    backward  total = sum_p x du                                                                             (2 passes)
+
+du is dy; of y = out(x g + s) it is dy out'(x g + s), which is written for the pass that follows: it is the gradient of
+s, too. Of a map that another one gates, dx = du g is complete, and written. A NaN is the maximum, the first of several
+as in torch.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import Maps, accumulator, maps, partials
+from ...runtime.plan import Plan
+from ...tuning.choice import config_for
+from ...tuning.model import SMS, Config, Footprint, space
+from ...tuning.target import capability
+from ..common.activations import Activation
+from ..common.tile import is_peak, load_tile, load_vector, nan_max, num_pixels, store_tile, tile_ptrs
+
+SPACE = tuple(
+    c
+    for c in space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
+    if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 8192
+)
+PROGRAMS = 8 * SMS  # one wave that hides the latency of memory; more would only add partials
+PARTIALS = 16384  # values per image that the second stage has to read, at most
+
+
+@triton.jit
+def _load_again(ptr, stride, n, offs_c, offs_p, mask, LAYOUT: tl.constexpr, ACC: tl.constexpr):
+    """A tile that a later pass reads again: it is the last to leave the cache."""
+    ptrs = tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT)
+    return tl.load(ptrs, mask, other=0.0, eviction_policy="evict_last").to(ACC)
+
+
+@triton.jit
+def _climb(x, offs_p, mask, peak, at, SPLIT: tl.constexpr):
+    """Take a tile into the running maxima of its lanes, and into their first pixels or counts."""
+    x = tl.where(mask, x, float("-inf"))
+    higher = ((x > peak) | (x != x)) & (peak == peak)
+    if SPLIT:
+        at = tl.where(higher, 1, at + (is_peak(x, peak) & mask).to(tl.int32))
+    else:
+        at = tl.where(higher, offs_p[None, :], at)
+    return tl.where(higher, x, peak), at
+
+
+@triton.jit
+def _pool_fwd_kernel(
+    x_ptr,
+    total_ptr,
+    peak_ptr,
+    at_ptr,
+    x_stride,
+    pixels,
+    blocks,
+    tiles,
+    C: tl.constexpr,
+    SPLIT: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    row = tl.program_id(0) // CHUNKS  # of the partials: n * tiles + t
+    n = row // tiles
+    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    P = num_pixels(pixels, LAYOUT)
+    total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    peak = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
+    offs_first = row % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    at = tl.zeros([BLOCK_C, BLOCK_P], tl.int32) + (0 if SPLIT else offs_first[None, :])
+    for block in range(row % tiles, blocks, tiles):
+        offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
+        x = _load_again(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+        if total_ptr is not None:
+            total += x
+        if peak_ptr is not None:
+            peak, at = _climb(x, offs_p, mask, peak, at, SPLIT)
+    offs = row.to(tl.int64) * C + offs_c
+    if total_ptr is not None:
+        tl.store(total_ptr + offs, tl.sum(total, 1), offs_c < C)
+    if peak_ptr is not None:
+        highest = nan_max(peak, 1)
+        here = is_peak(peak, highest[:, None])
+        found = tl.sum(tl.where(here, at, 0), 1) if SPLIT else tl.min(tl.where(here, at, 2**31 - 1), 1)
+        tl.store(peak_ptr + offs, highest, offs_c < C)
+        tl.store(at_ptr + offs, found, offs_c < C)
+
+
+@triton.jit
+def _pool_bwd_kernel(
+    dy_ptr,
+    x_ptr,
+    z_ptr,
+    shortcut_ptr,
+    total_ptr,
+    du_ptr,
+    dx_ptr,
+    dy_stride,
+    x_stride,
+    shortcut_stride,
+    du_stride,
+    dx_stride,
+    pixels,
+    blocks,
+    tiles,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    OUT: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    row = tl.program_id(0) // CHUNKS
+    n = row // tiles
+    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    P = num_pixels(pixels, LAYOUT)
+    total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    if z_ptr is not None:
+        g = GATE.f(load_vector(z_ptr + n.to(tl.int64) * C, offs_c, C, ACC), GATE.a, GATE.b)[:, None]
+    for block in range(row % tiles, blocks, tiles):
+        offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
+        du = _load_again(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+        if x_ptr is not None:
+            x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        if OUT is not None:
+            u = x * g
+            if shortcut_ptr is not None:
+                u += load_tile(shortcut_ptr, shortcut_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+            du = OUT.df(du, u, OUT.a, OUT.b)
+        if du_ptr is not None:
+            store_tile(du_ptr, du_stride, n, offs_c, offs_p, du, mask, LAYOUT)
+        if dx_ptr is not None:
+            store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, du * g, mask, LAYOUT)
+        if total_ptr is not None:
+            total += du * x
+    if total_ptr is not None:
+        tl.store(total_ptr + row.to(tl.int64) * C + offs_c, tl.sum(total, 1), offs_c < C)
+
+
+def _blocks(m: Maps, config: Config) -> tuple[int, int, int]:
+    """Channel blocks, pixel blocks, and the programs T that share the pixel blocks of an image."""
+    chunks, blocks = -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
+    return chunks, blocks, min(blocks, -(-PROGRAMS // max(m.N * chunks, 1)), max(PARTIALS // m.C, 1))
+
+
+def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+    itemsize = x.element_size()
+    few = kernel == "pool_bwd" and itemsize >= 4 and capability(x.device) >= 100
+
+    def footprint(config: Config) -> Footprint | None:
+        block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
+        if few and config.num_warps == 8 and block_c * block_p > 4096:  # Blackwell keeps less, and spills
+            return None
+        chunks, _, tiles = _blocks(m, config)
+        rounds = -(-m.P // (block_p * tiles))
+        waste = chunks * block_c / m.C * rounds * tiles * block_p / m.P
+        waste += 4 / itemsize * tiles * SMS / max(m.N * m.P, 1)  # the second stage, one program an image
+        row = (block_c if m.layout.channels_last else block_p) * itemsize
+        return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * tiles, waste, row)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
+    return config_for(SPACE, footprint, kernel, x, **how)
+
+
+def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
+    """The plan's `total_ptr`, `peak_ptr` and `at_ptr` are new buffers (N, T, C) of what is asked for."""
+    m = maps(x)
+    config = _config("pool_fwd", m, x, loads=1, live=0.2 + mean + 3 * peak)
+    chunks, blocks, tiles = _blocks(m, config)
+    args = dict(
+        x_ptr=x,
+        total_ptr=partials(x, m.N, tiles, m.C) if mean else None,
+        peak_ptr=partials(x, m.N, tiles, m.C) if peak else None,
+        at_ptr=x.new_empty((m.N, tiles, m.C), dtype=torch.int32) if peak else None,
+        x_stride=m.strides[0],
+        pixels=m.pixels,
+        blocks=blocks,
+        tiles=tiles,
+        C=m.C,
+        SPLIT=split,
+        LAYOUT=m.layout,
+        ACC=accumulator(x),
+    )
+    traffic = dict(x_ptr=(1, 0), total_ptr=(0, 1), peak_ptr=(0, 1), at_ptr=(0, 1))
+    return Plan(_pool_fwd_kernel, args, config, m.N * tiles * chunks, traffic)
+
+
+def plan_pool_bwd(
+    dy: Tensor,
+    x: Tensor,
+    z: Tensor | None = None,
+    gate: Activation | None = None,
+    shortcut: Tensor | None = None,
+    out: Activation | None = None,
+    du: Tensor | None = None,
+    dx: Tensor | None = None,
+    with_total: bool = True,
+) -> Plan:
+    """z (N, C). With the total, the plan's `total_ptr` is a new buffer (N, T, C)."""
+    needed = dict(
+        dy_ptr=dy,
+        x_ptr=x if with_total or out else None,
+        shortcut_ptr=shortcut if out else None,
+        du_ptr=du,
+        dx_ptr=dx,
+    )
+    given = {name: t for name, t in needed.items() if t is not None}
+    m = maps(*given.values())
+    strides = dict(zip(given, m.strides, strict=True))
+    loads = sum(name in given for name in ("dy_ptr", "x_ptr", "shortcut_ptr"))
+    live = 1.2 + (loads - 1 if out else 0) + 0.8 * ((du is not None) + (dx is not None))
+    if m.layout.align == 1 and len(given) > 2:  # every element has its own address in each of the maps
+        live = 3.5 * len(given)
+    config = _config("pool_bwd", m, x, loads, live)
+    chunks, blocks, tiles = _blocks(m, config)
+    args = needed | dict(
+        z_ptr=z if out or dx is not None else None,
+        total_ptr=partials(x, m.N, tiles, m.C) if with_total else None,
+        pixels=m.pixels,
+        blocks=blocks,
+        tiles=tiles,
+        C=m.C,
+        GATE=gate,
+        OUT=out,
+        LAYOUT=m.layout,
+        ACC=accumulator(x),
+    )
+    args |= {name.replace("_ptr", "_stride"): strides.get(name, m.strides[0]) for name in needed}
+    traffic = dict.fromkeys(("dy_ptr", "x_ptr", "shortcut_ptr"), (1, 0)) | {"z_ptr": (tiles, 0)}
+    traffic |= dict.fromkeys(("total_ptr", "du_ptr", "dx_ptr"), (0, 1))
+    return Plan(_pool_bwd_kernel, args, config, m.N * tiles * chunks, traffic)

@@ -1,0 +1,140 @@
+"""The tiles of a feature map on the device: what every family shares. See `runtime.maps` for how a map lies."""
+
+import triton
+import triton.language as tl
+
+WHOLE, CHUNK = 1024, 256  # channels that a program with all of a pixel's holds at once; else it takes chunks
+
+
+def channels_at_once(C: int) -> int:
+    """BLOCK_C of a program that has all channels of its pixels."""
+    return triton.next_power_of_2(C) if C <= WHOLE else CHUNK
+
+
+@triton.jit
+def num_pixels(pixels, LAYOUT: tl.constexpr):
+    return pixels if LAYOUT.channels_last else pixels * LAYOUT.align
+
+
+@triton.jit
+def tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT: tl.constexpr):
+    """Pointers to the tile [BLOCK_C, BLOCK_P] of image n."""
+    image = ptr + n.to(tl.int64) * stride[0] * LAYOUT.align
+    if LAYOUT.int64:
+        offs_c = offs_c.to(tl.int64)
+        offs_p = offs_p.to(tl.int64)
+    if LAYOUT.channels_last:
+        return image + (offs_p[None, :] * (stride[1] * LAYOUT.align) + offs_c[:, None])
+    else:
+        return image + (offs_c[:, None] * (stride[1] * LAYOUT.align) + offs_p[None, :])
+
+
+@triton.jit
+def load_tile(ptr, stride, n, offs_c, offs_p, mask, LAYOUT: tl.constexpr, ACC: tl.constexpr):
+    """The tile [BLOCK_C, BLOCK_P] of image n in the accumulator's precision, 0 where masked."""
+    return tl.load(tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT), mask, other=0.0).to(ACC)
+
+
+@triton.jit
+def store_tile(ptr, stride, n, offs_c, offs_p, value, mask, LAYOUT: tl.constexpr):
+    tl.store(tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT), value.to(ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def chunk_at(chunk, mask_p, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The channels [BLOCK_C] from `chunk` on, and the mask [BLOCK_C, BLOCK_P] of their tile."""
+    offs_c = chunk + tl.arange(0, BLOCK_C)
+    return offs_c, (offs_c < C)[:, None] & mask_p[None, :]
+
+
+@triton.jit
+def add_chunk(sums, chunk, value):
+    """Add value [BLOCK_C] to the channels from `chunk` on of sums [CHUNKS, BLOCK_C]."""
+    chunk_ids = tl.arange(0, sums.shape[0])[:, None]
+    return sums + tl.where(chunk_ids == chunk // sums.shape[1], value[None, :], 0.0)
+
+
+@triton.jit
+def store_chunks(ptr, sums, C: tl.constexpr):
+    """Store sums [CHUNKS, BLOCK_C] as the vector of channels that they are."""
+    chunk_ids = tl.arange(0, sums.shape[0])[:, None]
+    offs_c = chunk_ids * sums.shape[1] + tl.arange(0, sums.shape[1])[None, :]
+    tl.store(ptr + offs_c, sums, offs_c < C)
+
+
+@triton.jit
+def load_vector(ptr, offs, size, ACC: tl.constexpr):
+    """A vector in the accumulator's precision, 0 past its end."""
+    return tl.load(ptr + offs, offs < size, other=0.0).to(ACC)
+
+
+@triton.jit
+def nan_max(x, axis: tl.constexpr):
+    """Maximum along an axis; NaN where there is one, as torch's."""
+    peak = tl.max(tl.where(x != x, float("inf"), x), axis)
+    any_nan = tl.max((x != x).to(tl.int32), axis) > 0
+    return tl.where(any_nan, float("nan"), peak)
+
+
+@triton.jit
+def is_peak(x, peak):
+    """Whether x is one of the maxima: equal, or NaN where the maximum is NaN."""
+    return (x == peak) | ((x != x) & (peak != peak))
+
+
+@triton.jit
+def load_sum(ptr, n, offs_c, C: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr):
+    """[BLOCK_C]: the sum over k of partials (N, K, C) of image n."""
+    ptr += n.to(tl.int64) * (K * C)
+    if K == 1:
+        return load_vector(ptr, offs_c, C, ACC)
+    else:
+        BLOCK_K: tl.constexpr = triton.next_power_of_2(K)
+        offs_k = tl.arange(0, BLOCK_K)
+        mask = (offs_k < K)[:, None] & (offs_c < C)[None, :]
+        return tl.sum(tl.load(ptr + offs_k[:, None] * C + offs_c[None, :], mask, other=0.0).to(ACC), 0)
+
+
+@triton.jit
+def finish_sum(ptr, n, offs_c, tiles, C: tl.constexpr, ACC: tl.constexpr, BLOCK_T: tl.constexpr):
+    """[BLOCK_C]: the sum over the tiles of image n of partials (N, T, C)."""
+    total = tl.zeros([BLOCK_T, offs_c.shape[0]], ACC)
+    for tile in range(0, tiles, BLOCK_T):
+        offs_t = tile + tl.arange(0, BLOCK_T)
+        offs = (n.to(tl.int64) * tiles + offs_t)[:, None] * C + offs_c[None, :]
+        total += tl.load(ptr + offs, (offs_t < tiles)[:, None] & (offs_c < C)[None, :], other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def d_logit(
+    ds_ptr,
+    dmap_ptr,
+    z_ptr,
+    n,
+    offs_c,
+    tiles,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    """dz = (sum over the tiles of ds + dmap) gate'(z) [BLOCK_C], 0 past the last channel."""
+    ds = finish_sum(ds_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)
+    if dmap_ptr is not None:
+        ds += load_vector(dmap_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
+    z = load_vector(z_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
+    return tl.where(offs_c < C, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
+
+
+@triton.jit
+def shares(a, b):
+    """What of the gradient of maximum(a, b) goes to a and to b: a half each of equals, all of a NaN, as torch's."""
+    half = tl.where(a == b, tl.zeros_like(a) + 0.5, tl.zeros_like(a) + 1.0)
+    return tl.where(a < b, 0.0, half), tl.where(a > b, 0.0, half)
+
+
+@triton.jit
+def maximum(a, b):
+    """The larger, NaN where there is one."""
+    return tl.where((a > b) | (a != a), a, b)

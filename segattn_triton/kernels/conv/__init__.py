@@ -1,0 +1,1 @@
+"""A full 3x3 convolution in a gate."""

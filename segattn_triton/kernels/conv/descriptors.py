@@ -1,0 +1,109 @@
+"""The gate of a 3x3 convolution by the tensor memory accelerator, for 16-bit channels_last maps. See `conv`.
+
+A program has BLOCK_P pixels of one row and BLOCK_C output channels; each step copies a box of BLOCK_K input channels,
+moved by a tap. What lies outside the image, and past the last channel, arrives as zeros.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from ...runtime.maps import maps
+from ...runtime.plan import Plan
+from ...tuning.model import space
+from ..common.activations import Activation
+from ..common.tile import store_tile
+from .shared import fwd_args, gate_tile, matmul_config
+
+DESCRIPTORS = space(
+    BLOCK_P=(64, 128, 256), BLOCK_C=(16, 32, 64, 128), BLOCK_K=(16, 32, 64), num_warps=(4, 8), num_stages=(2, 3, 4)
+)
+
+
+@triton.jit
+def _conv_descriptors_fwd_kernel(
+    x_desc,  # (N, H, W, C), box [1, 1, BLOCK_P, BLOCK_K]
+    weight_desc,  # (9, C, C), box [1, BLOCK_C, BLOCK_K]
+    x_ptr,
+    bias_ptr,
+    y_ptr,
+    map_ptr,
+    z_ptr,
+    x_stride,
+    y_stride,
+    H,
+    W,
+    tiles,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    chunks: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
+    row = tl.program_id(0) // blocks // tiles
+    n = row // H
+    h = row % H
+    first_c = tl.program_id(0) % blocks * BLOCK_C
+    first_w = tl.program_id(0) // blocks % tiles * BLOCK_P
+    z = tl.zeros([BLOCK_P, BLOCK_C], ACC)
+    for step in range(9 * chunks):
+        k = step // 9 * BLOCK_K
+        tap = step % 9
+        x = x_desc.load([n, h + tap // 3 - 1, first_w + tap % 3 - 1, k])
+        weight = weight_desc.load([tap, first_c, k])
+        z = tl.dot(tl.reshape(x, [BLOCK_P, BLOCK_K]), tl.trans(tl.reshape(weight, [BLOCK_C, BLOCK_K])), z)
+    z = tl.trans(z)  # [BLOCK_C, BLOCK_P]
+    offs_c = first_c + tl.arange(0, BLOCK_C)
+    offs_w = first_w + tl.arange(0, BLOCK_P)
+    offs_p = h * W + offs_w
+    mask = (offs_c < C)[:, None] & (offs_w < W)[None, :]
+    if z_ptr is not None:
+        store_tile(z_ptr, y_stride, n, offs_c, offs_p, z, mask, LAYOUT)
+    gate_tile(z, x_ptr, bias_ptr, y_ptr, map_ptr, x_stride, y_stride, n, offs_c, offs_p, mask, C, GATE, LAYOUT, ACC)
+
+
+def takes_descriptors(x: Tensor) -> bool:
+    """Whether the tensor memory accelerator can read x: 16-bit, channels_last, all addresses multiples of 16 bytes."""
+    m = maps(x)
+    dense = m.strides[0][0] >= m.strides[0][1] * m.P or m.N == 1
+    aligned = m.layout.align == 8 and x.data_ptr() % 16 == 0
+    return x.element_size() == 2 and m.layout.channels_last and dense and aligned and m.N > 0
+
+
+def plan_conv_descriptors_fwd(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    gate_map: Tensor | None,
+    z: Tensor | None,
+    gate: Activation,
+) -> Plan:
+    """weight (9, C, C) in x's dtype. The boxes of the descriptors are the config's blocks."""
+    m, (H, W) = maps(x, y), x.shape[2:]
+    config = matmul_config("conv_descriptors_fwd", DESCRIPTORS, x, m, m.N * H, W)
+    block_p, block_c, block_k = (config.blocks[name] for name in ("BLOCK_P", "BLOCK_C", "BLOCK_K"))
+    tiles, blocks = -(-W // block_p), -(-m.C // block_c)
+    batch, pixel = (stride * m.layout.align for stride in m.strides[0])
+    batch = batch if m.N > 1 else pixel * m.P
+    x_strides = [batch, pixel * W, pixel, 1]
+    args = fwd_args(x, bias, y, gate_map, z, m, gate)
+    args |= dict(
+        x_desc=TensorDescriptor(x, [m.N, H, W, m.C], x_strides, [1, 1, block_p, block_k]),
+        weight_desc=TensorDescriptor(weight, [9, m.C, m.C], [m.C * m.C, m.C, 1], [1, block_c, block_k]),
+        H=H,
+        W=W,
+        tiles=tiles,
+    )
+    each = m.N * H * tiles
+    starts = [tile * block_p + tap for tile in range(tiles) for tap in (-1, 0, 1)]
+    columns = sum(max(0, min(start + block_p, W) - max(start, 0)) for start in starts)
+    rows = 3 * H - 2  # a box outside the image is filled without a load
+    traffic = dict(x_desc=(columns * rows * blocks / max(H * W, 1), 0), weight_desc=(each, 0))
+    traffic |= dict(x_ptr=(1, 0), bias_ptr=(each, 0), y_ptr=(0, 1), map_ptr=(0, 1), z_ptr=(0, 1))
+    return Plan(_conv_descriptors_fwd_kernel, args, config, each * blocks, traffic)

@@ -1,0 +1,170 @@
+"""The gate of a 3x3 convolution z that is there already: y = x * gate(z + b), and its backward. See `conv`.
+
+All maps (N, C, H, W), bias (C,). Forward, 3 passes, of the library's z: read x and z, write y.
+
+Backward, 5 passes: read x, z, dy, write dz and the direct term of dx:
+    dz = (dy x + dmap) gate'(z + b),    direct = dy gate(z + b),    db_c = sum_np dz
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import Maps, accumulator, maps, partials
+from ...runtime.plan import Plan
+from ...tuning.choice import config_for
+from ...tuning.model import SMS, Config, Footprint, space
+from ..common.activations import Activation
+from ..common.tile import load_tile, load_vector, num_pixels, store_tile
+from .shared import fwd_args, gate_tile
+
+POINTWISE = space(BLOCK_C=(1, 4, 16, 64, 256), BLOCK_P=(1, 4, 16, 64, 256, 1024), num_warps=(4, 8))
+
+
+@triton.jit
+def _conv_library_fwd_kernel(
+    x_ptr,
+    z_ptr,
+    bias_ptr,
+    y_ptr,
+    map_ptr,
+    x_stride,
+    y_stride,
+    pixels,
+    tiles,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    n = tl.program_id(0) // blocks // tiles
+    offs_c = tl.program_id(0) // tiles % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    offs_p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
+    z = load_tile(z_ptr, y_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+    gate_tile(z, x_ptr, bias_ptr, y_ptr, map_ptr, x_stride, y_stride, n, offs_c, offs_p, mask, C, GATE, LAYOUT, ACC)
+
+
+@triton.jit
+def _conv_bwd_kernel(
+    dy_ptr,
+    dmap_ptr,
+    x_ptr,
+    z_ptr,
+    bias_ptr,
+    dz_ptr,
+    direct_ptr,
+    db_ptr,
+    dy_stride,
+    dmap_stride,
+    x_stride,
+    z_stride,
+    pixels,
+    tiles,
+    all_tiles,
+    programs,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    first = tl.program_id(0) // blocks
+    offs_c = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    db = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    for tile in range(first, all_tiles, programs):
+        n = tile // tiles
+        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
+        dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        z = load_tile(z_ptr, z_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        if bias_ptr is not None:
+            z += load_vector(bias_ptr, offs_c, C, ACC)[:, None]
+        if direct_ptr is not None:
+            store_tile(direct_ptr, z_stride, n, offs_c, offs_p, dy * GATE.f(z, GATE.a, GATE.b), mask, LAYOUT)
+        dg = dy * load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        if dmap_ptr is not None:
+            dg += load_tile(dmap_ptr, dmap_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        dz = tl.where(mask, GATE.df(dg, z, GATE.a, GATE.b), 0.0)
+        if dz_ptr is not None:
+            store_tile(dz_ptr, z_stride, n, offs_c, offs_p, dz, mask, LAYOUT)
+        if db_ptr is not None:
+            db += dz
+    if db_ptr is not None:
+        tl.store(db_ptr + first * C + offs_c, tl.sum(db, 1), offs_c < C)
+
+
+def _pointwise_config(kernel: str, x: Tensor, m: Maps, loads: int, live: float) -> Config:
+    itemsize = x.element_size()
+
+    def footprint(config: Config) -> Footprint:
+        p, c = config.blocks["BLOCK_P"], config.blocks["BLOCK_C"]
+        tiles = -(-m.P // p) * -(-m.C // c)
+        row = (min(c, m.C) if m.layout.channels_last else min(p, m.P)) * itemsize
+        return Footprint(p * c, itemsize, loads, live, m.N * tiles, tiles * p * c / (m.P * m.C), row)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(f"{live:g}",), exact=m.N)
+    return config_for(POINTWISE, footprint, kernel, x, **how)
+
+
+def plan_conv_library_fwd(
+    x: Tensor, z: Tensor, bias: Tensor | None, y: Tensor, gate_map: Tensor | None, gate: Activation
+) -> Plan:
+    """z, y and the map lie alike."""
+    m = maps(x, y)
+    config = _pointwise_config("conv_library_fwd", x, m, loads=2, live=1.5)
+    tiles = -(-m.P // config.blocks["BLOCK_P"])
+    blocks = -(-m.C // config.blocks["BLOCK_C"])
+    args = fwd_args(x, bias, y, gate_map, z, m, gate) | dict(pixels=m.pixels, tiles=tiles)
+    each = m.N * tiles
+    traffic = dict(x_ptr=(1, 0), z_ptr=(1, 0), bias_ptr=(each, 0), y_ptr=(0, 1), map_ptr=(0, 1))
+    return Plan(_conv_library_fwd_kernel, args, config, each * blocks, traffic)
+
+
+def plan_conv_bwd(
+    dy: Tensor,
+    dmap: Tensor | None,
+    x: Tensor,
+    z: Tensor,
+    bias: Tensor | None,
+    dz: Tensor | None,
+    direct: Tensor | None,
+    with_db: bool,
+    gate: Activation,
+) -> Plan:
+    """z, dz and direct lie alike. With db, the plan's `db_ptr` is a new buffer (programs, C) of partial sums."""
+    m = maps(x, z, dy, *(() if dmap is None else (dmap,)))
+    config = _pointwise_config("conv_bwd", x, m, loads=3, live=3 + with_db)
+    tiles = -(-m.P // config.blocks["BLOCK_P"])
+    blocks = -(-m.C // config.blocks["BLOCK_C"])
+    programs = min(m.N * tiles, -(-8 * SMS // blocks))  # enough for every SM; few, so that the partial sums stay small
+    args = dict(
+        dy_ptr=dy,
+        dmap_ptr=dmap,
+        x_ptr=x,
+        z_ptr=z,
+        bias_ptr=bias,
+        dz_ptr=dz,
+        direct_ptr=direct,
+        db_ptr=partials(x, programs, m.C) if with_db else None,
+        dy_stride=m.strides[2],
+        dmap_stride=m.strides[-1],
+        x_stride=m.strides[0],
+        z_stride=m.strides[1],
+        pixels=m.pixels,
+        tiles=tiles,
+        all_tiles=m.N * tiles,
+        programs=programs,
+        C=m.C,
+        GATE=gate,
+        LAYOUT=m.layout,
+        ACC=accumulator(x),
+    )
+    traffic = dict(dy_ptr=(1, 0), dmap_ptr=(1, 0), x_ptr=(1, 0), z_ptr=(1, 0), bias_ptr=(m.N * tiles, 0))
+    traffic |= dict(dz_ptr=(0, 1), direct_ptr=(0, 1), db_ptr=(0, 1))
+    return Plan(_conv_bwd_kernel, args, config, programs * blocks, traffic)

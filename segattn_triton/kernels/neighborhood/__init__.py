@@ -1,0 +1,1 @@
+"""Every pixel attends to the pixels around it."""

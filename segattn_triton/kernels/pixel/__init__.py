@@ -1,0 +1,1 @@
+"""One weight per pixel, of all its channels."""

@@ -1,0 +1,99 @@
+"""One weight per pixel, of all its channels: what the kernels of y = x * gate(z) share.
+
+    z_p = a dot product, mean or maximum over the channels of pixel p
+
+x, y (N, C, P); map (N, P); weight (C,); bias (1,). Up to C = 1024 a program holds all channels of its pixels; above,
+it takes them in chunks, and reads the tile a second time, from cache.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import Maps
+from ...tuning.choice import config_for
+from ...tuning.model import Config, Footprint, space
+from ...tuning.target import capability, with_all_registers
+from ..common.tile import WHOLE, channels_at_once, is_peak, load_vector, nan_max
+
+SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
+
+
+@triton.jit
+def load_weights(weight_ptr, offs_c, C: tl.constexpr, ACC: tl.constexpr):
+    """The weights [BLOCK_C] of a chunk of channels; zeros of a pool, which has none."""
+    if weight_ptr is None:
+        return tl.zeros_like(offs_c).to(ACC)
+    else:
+        return load_vector(weight_ptr, offs_c, C, ACC)
+
+
+@triton.jit
+def nothing_yet(C: tl.constexpr, ACC: tl.constexpr, BLOCK_P: tl.constexpr):
+    """[BLOCK_P] each: what `squeeze` starts from."""
+    total = tl.zeros([BLOCK_P], ACC)
+    peak = tl.full([BLOCK_P], float("-inf"), ACC)
+    return total, peak, tl.full([BLOCK_P], C, tl.int32), tl.zeros([BLOCK_P], tl.int32)
+
+
+@triton.jit
+def squeeze(x, w, offs_c, total, peak, first, count, C: tl.constexpr, POOL: tl.constexpr):
+    """Take a chunk of channels x [BLOCK_C, BLOCK_P] into the running sum, maximum, its first channel and count."""
+    if POOL == "dot":
+        total += tl.sum(x * w[:, None], 0)
+    if POOL == "mean" or POOL == "meanmax":
+        total += tl.sum(x, 0)
+    if POOL == "max" or POOL == "meanmax":
+        x = tl.where((offs_c < C)[:, None], x, float("-inf"))
+        chunk_peak = nan_max(x, 0)
+        here = is_peak(x, chunk_peak[None, :]) & (offs_c < C)[:, None]
+        chunk_first = tl.min(tl.where(here, offs_c[:, None], C), 0)
+        chunk_count = tl.sum(here.to(tl.int32), 0)
+        higher = (chunk_peak > peak) | ((chunk_peak != chunk_peak) & (peak == peak)) | (first == C)
+        count = tl.where(higher, chunk_count, count + tl.where(is_peak(chunk_peak, peak), chunk_count, 0))
+        first = tl.where(higher, chunk_first, first)
+        peak = tl.where(higher, chunk_peak, peak)
+    return total, peak, first, count
+
+
+@triton.jit
+def logit_of(total, peak, bias_ptr, C: tl.constexpr, POOL: tl.constexpr):
+    """z [BLOCK_P]"""
+    z = total
+    if POOL == "mean":
+        z = total / C
+    elif POOL == "max":
+        z = peak
+    elif POOL == "meanmax":
+        z = 0.5 * (total / C + peak)
+    if bias_ptr is not None:
+        z += tl.load(bias_ptr).to(z.dtype)
+    return z
+
+
+def _live(m: Maps, pool: str, backward: bool) -> float:
+    """fp32 values alive per tile element, read off compiled kernels."""
+    chunks, peak = m.C > WHOLE, "max" in pool
+    scattered = m.layout.align == 1  # every element has its own address and mask
+    if backward:
+        return 6.2 if chunks or scattered else 4.0 if peak else 2.7
+    return 4.0 if chunks and peak else 2.3 if scattered else 1.6 if chunks or peak else 1.2
+
+
+def spatial_config(m: Maps, x: Tensor, pool: str, backward: bool) -> Config:
+    kernel, itemsize = "spatial_bwd" if backward else "spatial_fwd", x.element_size()
+    block_c, live = channels_at_once(m.C), _live(m, pool, backward)
+    ampere = 80 <= capability(x.device) < 90 and m.layout.channels_last and not backward
+
+    def footprint(config: Config) -> Footprint | None:
+        block_p = config.blocks["BLOCK_P"]
+        if ampere and config.num_warps == 4 and block_c * block_p > 4096 and itemsize == 2:  # some of these spill
+            return None
+        tiles = -(-m.P // block_p)
+        row = (block_c if m.layout.channels_last else block_p) * itemsize
+        waste = tiles * block_p / max(m.P, 1)
+        return Footprint(block_c * block_p, itemsize, 1 + backward, live, m.N * tiles, waste, row)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(pool,), exact=m.N)
+    config = config_for(SPACE, footprint, kernel, x, **how)
+    return with_all_registers(config, x.device) if ampere and itemsize == 2 else config

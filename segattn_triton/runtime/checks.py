@@ -1,0 +1,231 @@
+"""Errors that name the argument, what was given and what is wanted. No check reads a value from the device."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..reference.activations import ACTIVATIONS, ACTS, GATES, OUT_ACTS, Spec
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NAMES = "float16, bfloat16, float32 or float64"
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def shape(t: Tensor) -> str:
+    return f"({', '.join(map(str, t.shape))})"
+
+
+def tensor(name: str, t) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name}: got {type(t).__name__}, expected a torch.Tensor")
+    if t.is_nested:
+        raise TypeError(f"{name}: got a nested tensor, expected a dense one: call {name}.to_padded_tensor(0.0)")
+    if t.layout is not torch.strided:
+        raise TypeError(f"{name}: got layout {t.layout}, expected a dense tensor: call {name}.to_dense()")
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected {_NAMES}")
+
+
+def feature_map(x, dims: Sequence[int] = (1, 2, 3)) -> None:
+    """x is (N, C, *S) with 1, 2 or 3 spatial axes, or as many as `dims` says."""
+    tensor("x", x)
+    if x.dim() - 2 not in dims:
+        form = "(N, C, H, W)" if dims == (2,) else "(N, C, *spatial) with 1, 2 or 3 spatial axes"
+        raise ValueError(f"x: got {x.dim()} axes, shape {shape(x)}, expected {form}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x: got shape {shape(x)}, expected at least one channel and one pixel")
+
+
+def is_one_image(x, spatial_dims: int | None) -> bool:
+    """Whether x is an image without a batch, (C, *spatial). Rank decides, never sizes: a module that does not know its
+    number of spatial axes takes batches of images and of volumes only."""
+    tensor("x", x)
+    if spatial_dims is not None:
+        if x.dim() not in (spatial_dims + 1, spatial_dims + 2):
+            axes = ", ".join("DHW"[3 - spatial_dims :])
+            raise ValueError(
+                f"x: got {x.dim()} axes, shape {shape(x)}, expected (N, C, {axes}) or one image (C, {axes}) for "
+                f"spatial_dims={spatial_dims}"
+            )
+        return x.dim() == spatial_dims + 1
+    if x.dim() == 3:
+        raise ValueError(
+            f"x: got 3 axes, shape {shape(x)}, expected (N, C, H, W) or (N, C, D, H, W): pass x[None] for one image "
+            "(C, H, W), or make the module with spatial_dims=1 for (N, C, L), spatial_dims=2 for (C, H, W)"
+        )
+    return False
+
+
+def channels(x: Tensor, expected: int) -> None:
+    """x (N, C, ...) has as many channels as the module that takes it."""
+    if x.shape[1] != expected:
+        hint = ": pass x.permute(0, 3, 1, 2)" if x.dim() == 4 and x.shape[3] == expected else ""
+        raise ValueError(f"x: got shape {shape(x)}, expected (N, {expected}, H, W){hint}")
+
+
+def parameter(
+    name: str, t, x: Tensor, expected: tuple[int, ...], *, trailing_ones: bool = False, map_name: str = "x"
+) -> None:
+    """A parameter of the expected shape, on the device of the map x, in its dtype or float32."""
+    dense = type(t) in _PLAIN and t.layout is torch.strided and not t.is_nested
+    if dense and t.shape == expected and t.dtype == x.dtype and t.device == x.device:
+        return
+    tensor(name, t)
+    head = tuple(t.shape[: len(expected)])
+    tail = t.shape[len(expected) :]
+    if head != expected or not ((trailing_ones and all(s == 1 for s in tail)) or not tail):
+        form = ", ".join(map(str, expected)) + (", ..." if trailing_ones else "")
+        hint = _permute_hint(t, x, map_name)
+        raise ValueError(f"{name}: got shape {shape(t)}, expected ({form}) for {map_name} of shape {shape(x)}{hint}")
+    if t.device != x.device:
+        raise ValueError(f"{name}: is on {t.device}, {map_name} is on {x.device}: expected one device")
+    if t.dtype not in (x.dtype, torch.float32):
+        also = "" if x.dtype == torch.float32 else " or torch.float32"
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected {map_name}'s {x.dtype}{also}")
+
+
+def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None) -> None:
+    """A map beside x, of its dtype, device and batch; of the expected shape if there is one."""
+    tensor(name, t)
+    fits = tuple(t.shape) == expected if expected else t.dim() > 2 and t.shape[0] == x.shape[0] and 0 not in t.shape[1:]
+    if not fits:
+        form = shape(x) if expected else f"({x.shape[0]}, channels, *spatial)"
+        raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for x of shape {shape(x)}")
+    if t.device != x.device:
+        raise ValueError(f"{name}: is on {t.device}, x is on {x.device}: expected one device")
+    if t.dtype != x.dtype:
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected x's {x.dtype}")
+
+
+def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
+    """Two layers from the channels of the source to those of x, or one with w2=None."""
+    C = x.shape[1]
+    tensor("w1", w1)
+    Cr = w1.shape[0] if w2 is not None and w1.dim() else C
+    map_name = "x" if source is x else "source"
+    parameter("w1", w1, source, (Cr, source.shape[1]), trailing_ones=True, map_name=map_name)
+    if w2 is None and b2 is not None:
+        raise ValueError("b2: given without w2; with one layer the bias is b1")
+    for name, t, expected in (("b1", b1, (Cr,)), ("w2", w2, (C, Cr)), ("b2", b2, (C,))):
+        if t is not None:
+            parameter(name, t, x, expected, trailing_ones=name == "w2")
+
+
+def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:
+    if x.dim() > 2 and x.shape[1] not in t.shape[:2] and x.shape[-1] in t.shape[:2]:
+        order = ", ".join(map(str, (0, x.dim() - 1, *range(1, x.dim() - 1))))
+        return f". The channels of {name} seem to be its last axis: pass {name}.permute({order}), which copies nothing"
+    return ""
+
+
+def choice(name: str, value, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+def activation(name: str, value: str | Spec, allowed: Sequence[str]) -> Spec:
+    """A name, or (name, a, b), as (name, a, b)."""
+    if isinstance(value, str):
+        choice(name, value, allowed)
+        return value, ACTIVATIONS[value].a, ACTIVATIONS[value].b
+    if not (isinstance(value, tuple) and len(value) == 3):
+        raise ValueError(f"{name}: got {value!r}, expected a name or a tuple (name, a, b)")
+    choice(name, value[0], allowed)
+    return value[0], float(value[1]), float(value[2])
+
+
+def odd(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
+        raise ValueError(f"{name}: got {value!r}, expected an odd number")
+
+
+def module_options(**options) -> None:
+    """What a module was made with, before it is called."""
+    for name, value in options.items():
+        if name in _MODULE_OPTIONS:
+            choice(name, value, _MODULE_OPTIONS[name])
+        elif name in ("gate", "act"):
+            activation(name, value, GATES if name == "gate" else ACTS)
+        elif name == "dilation" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"dilation: got {value!r}, expected an int of at least 1")
+        elif name == "spatial_dims":
+            choice(name, value, (None, 1, 2, 3))
+
+
+def gate(value: str | Spec) -> Spec:
+    return activation("gate", value, GATES)
+
+
+def act(value: str | Spec) -> Spec:
+    return activation("act", value, ACTS)
+
+
+_MODULE_OPTIONS = {
+    "backend": (None, "triton", "reference"),
+    "ties": ("first", "split"),
+    "out_act": OUT_ACTS,
+    "reduce": ("sum", "max"),
+    "border": ("shift", "mask", "zero"),
+}
+HEAD_DIM = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128, torch.float64: 128}
+BORDERS = ("shift", "mask", "zero")
+
+
+def heads_last(name: str, t, like: Tensor | None = None, like_name: str = "q") -> None:
+    """t is (N, H, W, heads, D); with `like`, of its dtype, device, batch and image."""
+    tensor(name, t)
+    if t.dim() != 5:
+        raise ValueError(f"{name}: got {t.dim()} axes, shape {shape(t)}, expected (N, H, W, heads, D)")
+    if 0 in t.shape[1:]:
+        raise ValueError(f"{name}: got shape {shape(t)}, expected at least one pixel, one head and D of 1")
+    if like is None:
+        return
+    if t.device != like.device:
+        raise ValueError(f"{name}: is on {t.device}, {like_name} is on {like.device}: expected one device")
+    if t.dtype != like.dtype:
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected {like_name}'s {like.dtype}")
+    if t.shape[:3] != like.shape[:3]:
+        expected = ", ".join(map(str, like.shape[:3]))
+        raise ValueError(f"{name}: got shape {shape(t)}, expected ({expected}, heads, D) as {like_name} {shape(like)}")
+
+
+def head_groups(name: str, t: Tensor, like: Tensor, like_name: str = "q") -> None:
+    """The heads of `like` share those of t evenly."""
+    if like.shape[3] % t.shape[3]:
+        raise ValueError(f"{name}: got {t.shape[3]} heads, expected {like_name}'s {like.shape[3]} or a divisor of it")
+
+
+def head_dim(name: str, t: Tensor, D: int | None = None) -> None:
+    if D is not None and t.shape[4] != D:
+        raise ValueError(f"{name}: got D = {t.shape[4]}, shape {shape(t)}, expected D = {D} as of q")
+    if t.shape[4] > HEAD_DIM[t.dtype]:
+        raise ValueError(f"{name}: got D = {t.shape[4]}, expected at most {HEAD_DIM[t.dtype]} in {t.dtype}")
+
+
+def neighborhood(kernel_size, dilation, border: str, t: Tensor) -> None:
+    """The window exists in the image of t (N, H, W, ...)."""
+    choice("border", border, BORDERS)
+    for name, value in (("kernel_size", kernel_size), ("dilation", dilation)):
+        if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected an int of at least 1")
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size: got {kernel_size}, expected an odd number")
+    H, W = t.shape[1:3]
+    if border == "shift" and kernel_size * dilation > min(H, W):
+        raise ValueError(
+            f"kernel_size: got {kernel_size} with dilation {dilation} for an image of {H} x {W}; the border "
+            f'"shift" needs at least {kernel_size * dilation} pixels along both axes: use border="mask" or "zero"'
+        )
+
+
+def score_options(rel_bias, scale, q: Tensor, kernel_size: int) -> None:
+    if rel_bias is not None:
+        table = 2 * kernel_size - 1
+        parameter("rel_bias", rel_bias, q, (q.shape[3], table, table))
+    if scale is not None and (
+        isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale)
+    ):
+        got = type(scale).__name__ if isinstance(scale, Tensor) else repr(scale)
+        raise ValueError(f"scale: got {got}, expected a finite number, or None for D^-0.5")

@@ -1,0 +1,314 @@
+"""From a forward and a backward over plain tensors to a PyTorch operator: implementations, fakes, autograd.
+
+`segattn::<name>` and `segattn::<name>_bwd` are two registered operators, with schemas of `_schemas`. Above the forward
+stands an `autograd.Function`; the backward is called through its own, whose backward raises, because without it a
+double backward would be silently zero.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .maps import native
+from .replay import played, recording, signature
+from .schemas import Schema, library
+
+_local = threading.local()
+OPERATORS: dict[str, "DifferentiableOp"] = {}
+
+
+class DifferentiableOp:
+    """One operation, whose operators do this.
+
+    allocate   (*arguments) -> the outputs, empty; an output that is not wanted has no elements
+    forward    (outputs, *arguments) fills them
+    backward   (grads, douts, saved, *arguments) fills `grads`, one per tensor argument, None where not needed;
+               douts are the gradients of the differentiable outputs: dy, then None for each that has none
+    maps            the tensors that are feature maps: they come native, each in its own memory order
+    views           how many leading tensors the kernels read in any strides: these are the maps then
+    reference       the function of `segattn_triton.reference` that defines the op, where it has another name
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        allocate: Callable,
+        forward: Callable,
+        backward: Callable,
+        maps: Sequence[str] = ("x",),
+        views: int = 0,
+        reference: str | None = None,
+    ):
+        self.name, self.name_bwd, self.op, self.op_bwd = schema.name, schema.name_bwd, schema.op, schema.op_bwd
+        self.tensors, self.options, self.outputs = schema.tensors, schema.options, schema.outputs
+        self.num_tensors, self.differentiable, self.saved = schema.num_tensors, schema.differentiable, schema.saved
+        self.reference, self.views = reference or schema.name, views
+        self.allocate, self._forward, self._backward = allocate, forward, backward
+        self.maps = set(range(views)) if views else {self.tensors.index(name) for name in maps}
+        _implement(self.name, self.run_forward, self._fake_forward)
+        _implement(self.name_bwd, self.run_backward, self._fake_backward)
+        self._function, backward = _functions(self)
+        eager = _eager(self, backward)
+        self._apply = super(torch.autograd.Function, eager).apply  # the C apply: a quarter of the overhead
+        OPERATORS[self.name] = self
+
+    def __call__(self, *args):
+        """The differentiable outputs, one alone without a tuple; None for one that is not wanted."""
+        if torch.compiler.is_compiling():
+            if torch._C._are_functorch_transforms_active():
+                torch._dynamo.graph_break()  # the compiler would lose the gradient of a transform
+            return self._first(self._function.apply(*args) if self._wants_grad(args) else self.op(*args))
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return self._first(self._function.apply(*args))  # raises on a dual number, whose tangent would be lost
+        key, wants_grad = None if watched() else signature(self.name, args), self._wants_grad(args)
+        outputs = self.run(key, args, wants_grad)
+        if (calls := getattr(_local, "calls", None)) is not None:
+            calls.append((self, key, args, wants_grad, outputs))
+        return outputs
+
+    def run(self, key: tuple | None, args: Sequence, wants_grad: bool):
+        """Call the operator outside the compiler and functorch's transforms; `key` is the signature of the call."""
+        if wants_grad:
+            return self._apply(key, *args)
+        return self._first(self.op(*args) if key is None else self._outputs(args, key))
+
+    def _wants_grad(self, args: Sequence) -> bool:
+        return _requires_grad(args[: self.num_tensors])
+
+    def _first(self, outputs):
+        """The differentiable ones of all outputs, as the operator returns them or in a list."""
+        if not isinstance(outputs, tuple | list):
+            return outputs
+        return outputs[0] if self.differentiable == 1 else tuple(outputs[: self.differentiable])
+
+    def run_forward(self, *args):
+        """Allocate and fill the outputs, on a native copy of the map where it is not native itself."""
+        key = signature(f"{self.name} complete", args)
+        return _unpacked(self._outputs(args, key, complete=True))
+
+    def _outputs(self, args: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
+        """All that the schema returns; None for each output that nobody wants, unless they are to be complete."""
+        given = args[: self.num_tensors]
+        if (outputs := played(key, given)) is not None:
+            return outputs
+        outputs = []
+        with recording(key, given, outputs):
+            args_native = self._native(args)
+            made = self.allocate(*args_native)
+            self._forward(made, *args_native)
+            if args_native[0] is not args[0]:
+                expected = self.allocate(*args)
+                made = [_in_strides_of(e, o) for e, o in zip(expected, made, strict=True)]
+            outputs += [o if complete or o.shape != _UNWANTED else None for o in made]
+        return outputs
+
+    def run_backward(self, *arguments):
+        key = signature(f"{self.name_bwd} complete", arguments)
+        return _unpacked(self._gradients(arguments, key, complete=True))
+
+    def _gradients(self, arguments: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
+        """One per tensor argument of the forward; None where it is not needed, unless they are to be complete."""
+        given = arguments[: self.differentiable + len(self.saved) + self.num_tensors]
+        if (grads := played(key, given)) is not None:
+            return grads
+        outputs = []
+        with recording(key, given, outputs):
+            douts, saved, args, needs = self._backward_arguments(arguments)
+            args_native = self._native(args)
+            x_native, *_ = tensors = args_native[: self.num_tensors]
+            saved = [_as_made(s, x_native) for s in saved]
+            dy, *others = douts
+            if dy is None:
+                dy = torch.zeros_like(self.allocate(*args_native)[0])
+            elif not self.views:
+                dy = native(dy, like=x_native)
+            others = [None if d is None or d.numel() == 0 else d.contiguous() for d in others]
+            grads = self._empty_grads(tensors, needs)
+            self._backward(tuple(grads), (dy, *others), saved, *args_native)
+            for i in self.maps:
+                if tensors[i] is not args[i] and needs[i]:
+                    grads[i] = _in_strides_of(torch.empty_like(args[i]), grads[i])
+            outputs += _complete(grads, x_native) if complete else grads
+        return outputs
+
+    def _fake_forward(self, *args):
+        return _unpacked(self.allocate(*args))
+
+    def _fake_backward(self, *arguments):
+        _, _, args, needs = self._backward_arguments(arguments)
+        return _unpacked(_complete(self._empty_grads(args[: self.num_tensors], needs), args[0]))
+
+    def _native(self, args: Sequence) -> tuple:
+        """The arguments as kernels get them: views as they lie, a feature map native, parameters contiguous."""
+        tensors, options = args[: self.num_tensors], args[self.num_tensors :]
+        made = (
+            t if t is None or i < self.views else native(t) if i in self.maps else _contiguous(t)
+            for i, t in enumerate(tensors)
+        )
+        return (*made, *options)
+
+    def _backward_arguments(self, arguments: Sequence):
+        """douts, saved, the arguments of the forward, needs"""
+        first, last = self.differentiable, self.differentiable + len(self.saved)
+        return arguments[:first], arguments[first:last], arguments[last:-1], arguments[-1]
+
+    def _empty_grads(self, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+        """A map's gradient lies as the map; a parameter's is contiguous; None for one that is not needed."""
+        formats = (
+            torch.preserve_format if i in self.maps else torch.contiguous_format for i in range(self.num_tensors)
+        )
+        return [
+            torch.empty_like(t, memory_format=f) if n else None for t, n, f in zip(tensors, needs, formats, strict=True)
+        ]
+
+
+_UNWANTED = (0,)  # the shape of an output that an operator has to have and nobody wants
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[tuple]]:
+    """Collect the calls of operators by this thread inside: (op, signature, arguments, wants a gradient, outputs)."""
+    _local.calls = calls = []
+    try:
+        yield calls
+    finally:
+        _local.calls = None
+
+
+def needs_grad(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether a gradient may be wanted; inside a functorch transform a tensor does not show it."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return _requires_grad(tensors)
+
+
+def _requires_grad(tensors: Sequence[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _contiguous(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.contiguous()
+
+
+def _as_made(saved: Tensor, x: Tensor) -> Tensor:
+    """What was saved, as the forward laid it out: a hook may have handed back other strides of the same values."""
+    if saved.shape != x.shape:
+        return saved.contiguous()
+    return _in_strides_of(torch.empty_like(x, dtype=saved.dtype), saved)
+
+
+def _in_strides_of(expected: Tensor, value: Tensor) -> Tensor:
+    return value if value.stride() == expected.stride() else expected.copy_(value)
+
+
+def _unpacked(tensors: Sequence[Tensor]):
+    return tuple(tensors) if len(tensors) > 1 else tensors[0]
+
+
+def _packed(tensors: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tensors if isinstance(tensors, tuple) else (tensors,)
+
+
+def _implement(name: str, implementation: Callable, fake: Callable) -> None:
+    for key in ("CUDA", "CPU"):
+        library.impl(name, implementation, key)
+    torch.library.register_fake(f"segattn::{name}", fake, lib=library)
+
+
+def _complete(grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor]:
+    return [x.new_empty(_UNWANTED) if g is None else g for g in grads]
+
+
+def watched() -> bool:
+    """Whether something else wants to see each call, a mode or the profiler. Otherwise the dispatcher may be passed
+    by, which takes as long as a small kernel."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._autograd._profiler_enabled()
+
+
+def _functions(op: DifferentiableOp) -> tuple[type[torch.autograd.Function], type[torch.autograd.Function]]:
+    """What the compiler and functorch's transforms see: the forward's function, and the backward's."""
+    # the classes close over plain values and operators: torch.compile cannot trace through `op`
+    name, run, run_bwd, num, differentiable = op.name, op.op, op.op_bwd, op.num_tensors, op.differentiable
+    saved = [op.outputs.index(s) for s in op.saved]
+
+    class Backward(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args):
+            return run_bwd(*args)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, *grads):
+            raise RuntimeError(
+                f"{name}: the gradient of a gradient is not implemented by the Triton kernels; "
+                'call with backend="reference" for double backward'
+            )
+
+    class Forward(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args):
+            return run(*args)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            outputs = output if isinstance(output, tuple) else (output,)
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*outputs[differentiable:])
+            ctx.save_for_backward(*(outputs[i] for i in saved), *inputs[:num])
+            ctx.options = inputs[num:]
+
+        @staticmethod
+        def backward(ctx, *douts):
+            needs = [bool(n) for n in ctx.needs_input_grad[:num]]
+            args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
+            # a compiled graph raises on a second derivative by itself
+            grads = run_bwd(*args) if torch.compiler.is_compiling() else Backward.apply(*args)
+            grads = grads if num > 1 else (grads,)
+            wanted = (g if n else None for g, n in zip(grads, needs, strict=True))
+            return (*wanted, *[None] * len(ctx.options))
+
+    return Forward, Backward
+
+
+def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """The function outside the compiler and functorch's transforms; `second` computes gradients that have none."""
+    num, differentiable = op.num_tensors, op.differentiable
+    saved = [op.outputs.index(s) for s in op.saved]
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, key, *args):
+            outputs = op._outputs(args, key) if key is not None else _packed(op.op(*args))
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(
+                *[args[0].new_empty(_UNWANTED) if outputs[i] is None else outputs[i] for i in saved], *args[:num]
+            )
+            ctx.options = args[num:]
+            return op._first(outputs)
+
+        @staticmethod
+        def backward(ctx, *douts):
+            needs = list(ctx.needs_input_grad[1 : num + 1])
+            args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
+            if torch.compiler.is_compiling():  # compiled autograd traces this, and raises by itself
+                grads = _packed(op.op_bwd(*args))
+            else:
+                transformed = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+                key = None if transformed or watched() else signature(op.name_bwd, args)
+                grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
+            wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
+            return None, *wanted, *[None] * len(ctx.options)
+
+    return Eager

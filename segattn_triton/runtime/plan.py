@@ -1,0 +1,98 @@
+"""Plans and their launch. A plan describes one kernel launch completely; only this file ever launches one.
+
+The ahead-of-time guard, the kernel table, the probe and the tuner read the same plans, through `recorded()`;
+`recorder.py` hears of the launches of a call through `listening()`.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ..tuning.model import Config
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # kernels are decorated for the interpreter or for a GPU
+FAULTY = INTERPRETED and triton.__version__ == "3.9.0"  # whose interpreter refuses masks with a scalar condition
+MAX_GRID = 2**31 - 1  # Triton skips a larger launch without an error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One launch: `kernel[(grid,)](**args, **config)`.
+
+    `traffic` states, for every tensor argument, the loads and stores per element of it that the kernel makes.
+    """
+
+    kernel: triton.JITFunction
+    args: Mapping[str, Any]  # runtime arguments and the constexprs that the problem fixes, by name
+    config: Config  # the block sizes, warps and stages that tuning chooses
+    grid: int
+    traffic: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.kernel.fn.__name__.removeprefix("_").removesuffix("_kernel")
+
+    @property
+    def layout(self) -> Any:
+        """What the kernel knows of how its maps lie in memory, with `align` and `int64`; None of one that sees none."""
+        return self.args.get("LAYOUT", self.args.get("WINDOW"))
+
+    @property
+    def device(self) -> torch.device:
+        return next(v.device for v in self.args.values() if isinstance(v, Tensor))
+
+
+_recorder: list[Plan] | None = None
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Plan]]:
+    """Collect the plans that are launched inside. On meta tensors nothing runs: a whole op can be planned so."""
+    global _recorder
+    before, _recorder = _recorder, []
+    try:
+        yield _recorder
+    finally:
+        _recorder = before
+
+
+def is_recording() -> bool:
+    return _recorder is not None
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[Plan, Any], None]) -> Iterator[None]:
+    """Call listener(plan, compiled kernel) after each launch of this thread inside."""
+    _local.listener = listener
+    try:
+        yield
+    finally:
+        _local.listener = None
+
+
+def launch(plan: Plan) -> None:
+    if plan.grid > MAX_GRID:
+        raise ValueError(f"{plan.name}: {plan.grid} programs, at most {MAX_GRID} can be launched: split the batch")
+    device = plan.device
+    if _recorder is not None:
+        _recorder.append(plan)
+    if plan.grid == 0 or device.type == "meta":
+        return
+    listener = getattr(_local, "listener", None)
+    unseen = contextlib.nullcontext() if listener is None else _disable_current_modes()  # the interpreter calls torch
+    with _on(device), unseen:
+        compiled = plan.kernel[(plan.grid,)](**plan.args, **plan.config.launch_options, enable_fp_fusion=True)
+    if listener is not None:
+        listener(plan, compiled)
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager:
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

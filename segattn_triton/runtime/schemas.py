@@ -1,0 +1,143 @@
+"""The operators as torch knows them, from the package's import on: their schemas.
+
+`segattn::<name>` and `segattn::<name>_bwd` get what they do from `_register`, once the first of them is wanted: that
+needs Triton.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from .. import flops
+
+library = torch.library.Library("segattn", "DEF")
+SCHEMAS: list["Schema"] = []
+
+
+class Schema:
+    """One operation and its backward.
+
+    tensors    names of the tensor arguments, the feature map first; a trailing "?" marks an optional one
+    options    schema of the arguments after them: "str gate, float gate_a"
+    outputs    names of the outputs: first y, then the map, then what the backward wants saved
+    flops      the formula of `segattn_triton.flops`: (shapes of the tensors, options) -> forward, backward
+    differentiable  how many outputs have a gradient: y and the map
+    saved           the outputs that the backward wants; those after the differentiable ones
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tensors: Sequence[str],
+        options: str,
+        outputs: Sequence[str],
+        flops: Callable,
+        differentiable: int = 2,
+        saved: Sequence[str] | None = None,
+    ):
+        self.name, self.name_bwd = name, f"{name}_bwd"
+        self.tensors, self.num_tensors = [t.removesuffix("?") for t in tensors], len(tensors)
+        self.options, self.outputs = [o.split()[1] for o in options.split(", ")], list(outputs)
+        self.differentiable = differentiable
+        self.saved = list(outputs[differentiable:] if saved is None else saved)
+        typed = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
+        returned = ", ".join(f"Tensor {o}" for o in outputs)
+        self.op = _define(name, f"({', '.join(typed)}, {options}) -> ({returned})")
+        douts = [f"Tensor? d{o}" for o in outputs[:differentiable]]
+        made = [f"Tensor saved_{o}" for o in self.saved]
+        grads = ", ".join(["Tensor"] * self.num_tensors)
+        grads = f"({grads})" if self.num_tensors > 1 else grads
+        arguments = ", ".join([*douts, *made, *typed])
+        self.op_bwd = _define(self.name_bwd, f"({arguments}, {options}, bool[] needs) -> {grads}")
+        self.flops = flops
+        SCHEMAS.append(self)
+
+
+def _define(name: str, schema: str) -> torch._ops.OpOverload:
+    # flexible_layout: a compiled network hands over the layout it computes in, without a copy to the eager one
+    library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
+    return getattr(torch.ops.segattn, name).default
+
+
+spatial_gate = Schema(
+    "spatial_gate",
+    tensors=("x", "weight", "bias?"),
+    options="str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map"),
+    flops=flops.spatial_gate,
+)
+spatial_pool_gate = Schema(
+    "spatial_pool_gate",
+    tensors=("x",),
+    options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map"),
+    flops=flops.spatial_pool_gate,
+)
+squeeze_excite = Schema(
+    "squeeze_excite",
+    tensors=("x", "w1", "b1?", "w2?", "b2?", "source?", "shortcut?"),
+    options="str pool, str act, float act_a, float act_b, str gate, float gate_a, float gate_b, str out_act, "
+    "str ties, bool return_map",
+    outputs=("y", "map", "pooled", "z", "z1", "highest", "found"),
+    flops=flops.squeeze_excite,
+)
+eca = Schema(
+    "eca",
+    tensors=("x", "weight", "bias?"),
+    options="bool circular, str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map", "pooled", "z"),
+    flops=flops.eca,
+)
+scse = Schema(
+    "scse",
+    tensors=("x", "w1", "b1?", "w2", "b2?", "weight", "bias?"),
+    options="str act, float act_a, float act_b, str gate, float gate_a, float gate_b, str reduce, bool return_map",
+    outputs=("y", "map", "pooled", "zc", "z1"),
+    flops=flops.scse,
+)
+local_gate = Schema(
+    "local_gate",
+    tensors=("x", "weight", "bias?"),
+    options="str gate, float gate_a, float gate_b, str variant, bool save, bool return_map",
+    outputs=("y", "map", "z"),
+    flops=flops.local_gate,
+)
+local_gate_depthwise = Schema(
+    "local_gate_depthwise",
+    tensors=("x", "weight", "bias?"),
+    options="str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map"),
+    flops=flops.local_gate,
+)
+local_pool_gate = Schema(
+    "local_pool_gate",
+    tensors=("x",),
+    options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map"),
+    flops=flops.local_pool_gate,
+)
+neighborhood_attention = Schema(
+    "neighborhood_attention",
+    tensors=("q", "k", "v", "rel_bias?"),
+    options="int kernel_size, int dilation, str border, float scale, bool return_lse",
+    outputs=("y", "lse"),
+    flops=flops.neighborhood_attention,
+    saved=("y", "lse"),
+)
+neighborhood_qk = Schema(
+    "neighborhood_qk",
+    tensors=("q", "k", "rel_bias?"),
+    options="int kernel_size, int dilation, str border, float scale",
+    outputs=("scores",),
+    flops=flops.neighborhood_qk,
+    differentiable=1,
+)
+neighborhood_av = Schema(
+    "neighborhood_av",
+    tensors=("attn", "v"),
+    options="int kernel_size, int dilation, str border",
+    outputs=("y",),
+    flops=flops.neighborhood_av,
+    differentiable=1,
+)

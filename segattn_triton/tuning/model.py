@@ -1,0 +1,95 @@
+"""Spaces of configs, and a model of their time: by bytes in flight, registers and occupancy."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil, log2
+from types import MappingProxyType
+from typing import Any
+
+SMS = 132  # the size of GPU that the model fills; a few more or fewer move no choice by much
+REGISTERS = 65536  # per SM
+BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
+START = 1024  # bytes that an SM could have moved while one of its programs starts
+STEP = 0.8  # microseconds from a load to its use, with the arithmetic and the barriers between
+SM_BANDWIDTH, L2_BANDWIDTH = 0.1e6, 6e6  # bytes per microsecond that one SM and all of them read from the L2 cache
+
+
+@dataclass(frozen=True)
+class Config:
+    blocks: Mapping[str, int]
+    num_warps: int = 4
+    num_stages: int = 1
+    maxnreg: int | None = None  # registers that a thread may have; None: as many as the compiler finds best
+    choice: Any = field(default=None, compare=False, repr=False)  # the `choice.Choice` that it came from
+
+    @property
+    def launch_options(self) -> dict[str, int]:
+        most = {} if self.maxnreg is None else {"maxnreg": self.maxnreg}
+        return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages, **most}
+
+    def __hash__(self) -> int:
+        return hash((*self.blocks.items(), self.num_warps, self.num_stages))
+
+
+def space(*, num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, ...] = (1,), **blocks) -> tuple[Config, ...]:
+    """Every combination, in a fixed order: a config is known by its index."""
+    names = list(blocks)
+    return tuple(
+        Config(MappingProxyType(dict(zip(names, values, strict=True))), warps, stages)
+        for *values, warps, stages in itertools.product(*blocks.values(), num_warps, num_stages)
+    )
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one program of a config costs: the model's only input."""
+
+    tile: int  # elements of one loaded map tile
+    itemsize: int
+    loads: int  # map tiles that are in flight together
+    live: float  # fp32 values alive per tile element
+    programs: int
+    waste: float = 1.0  # elements computed over elements wanted
+    row_bytes: int = 128  # contiguous bytes of one tile row
+
+
+Model = Callable[[Config], Footprint | float | None]
+
+
+def registers(config: Config, f: Footprint) -> float:
+    """An estimate of the registers per thread: indices and masks, the live values, a quarter more for each load."""
+    values = f.tile / (32 * config.num_warps)
+    return 24 + values * (f.live * max(1.0, f.itemsize / 4) + f.loads / 4)
+
+
+def cost(config: Config, f: Footprint) -> float:
+    """Relative time. Every factor is 1 at its best, and says what is lost otherwise."""
+    threads = 32 * config.num_warps
+    values = f.tile / threads
+    needed, limit = registers(config, f), min(232, REGISTERS // threads)
+    if needed > limit:
+        return 1e6 * needed / limit
+    resident = max(1, min(REGISTERS // (threads * -(-int(needed) // 8) * 8), 2048 // threads, 32))
+    nbytes = f.tile * f.itemsize * f.loads
+    per_sm = max(f.programs, 1) / SMS
+    in_flight = min(resident, per_sm) * nbytes / max(f.waste, 1.0)
+    return (
+        f.waste  # masked elements take issue slots and registers
+        * max(1.0, 2 * BYTES_IN_FLIGHT / in_flight)  # latency shows: a program waits for loads half of its time
+        * (1 + 0.2 / resident)  # one program's load, arithmetic and store do not overlap: others fill the gaps
+        * (1 + START / nbytes)  # a program starts, and computes its indices
+        * (1 + 0.05 * abs(log2(values * f.loads / 64)))  # about 64 loads a thread: 32 values of two maps
+        * max(1.0, 16 / (values * f.itemsize))  # fewer values than fill a 128-bit access
+        * max(1.0, 128 / f.row_bytes) ** 0.25  # rows shorter than a cache line share it with another program
+        * max(1.0, 32 / f.row_bytes)  # a sector of 32 bytes is fetched whole
+        * max(1.0, 2 / per_sm) ** 0.5  # SMs without a program, or with a single one
+        * (1 + 0.3 * (ceil(per_sm) / per_sm - 1 if per_sm > 1 else 0))  # the last wave fills some SMs only
+    )
+
+
+def choose(configs: tuple[Config, ...], footprint: Callable[[Config], Footprint | float | None]) -> Config:
+    """The cheapest config by the model, the first of equals. `footprint` returns None for one that cannot run, and
+    the cost itself where a family is not bound by memory and has a model of its own."""
+    found = [(f, c, i) for i, c in enumerate(configs) if (f := footprint(c)) is not None]
+    return configs[min((f if isinstance(f, float) else cost(c, f), i) for f, c, i in found)[1]]

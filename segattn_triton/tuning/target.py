@@ -1,0 +1,53 @@
+"""The GPU that plans are made for: the one that is there, or another for ahead-of-time compilation."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from .model import Config
+
+MOST_REGISTERS = 255  # per thread
+SHARED = {75: 65536, 80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}  # bytes per program
+AMD = 75  # the capability that an AMD GPU counts as: one with its 64 KB of shared memory
+
+aimed: int | None = None
+
+
+class planning_for:
+    """`with planning_for(75): ...` chooses for that compute capability: for ahead-of-time compilation."""
+
+    def __init__(self, capability: int):
+        self.capability = capability
+
+    def __enter__(self):
+        global aimed
+        self.before, aimed = aimed, self.capability
+
+    def __exit__(self, *_):
+        global aimed
+        aimed = self.before
+
+
+@lru_cache
+def capability_of(index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
+    return AMD if torch.version.hip else 10 * major + minor
+
+
+def capability(device: torch.device) -> int:
+    """10 * major + minor of the GPU that a plan is for; an H200's where there is none, AMD's is `AMD`."""
+    if aimed is not None:
+        return aimed
+    return capability_of(device.index or 0) if device.type == "cuda" else 90
+
+
+def with_all_registers(config: Config, device: torch.device) -> Config:
+    """All registers for the threads of a kernel with many live values, on every GPU of NVIDIA's but Hopper: its
+    compiler would spill a few of them to fit one more program."""
+    return config if capability(device) == 90 or torch.version.hip else replace(config, maxnreg=MOST_REGISTERS)
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one program may use."""
+    return SHARED[max(c for c in SHARED if c <= max(capability(device), 75))]

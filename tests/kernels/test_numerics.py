@@ -1,0 +1,175 @@
+"""Every output and every gradient agrees with the reference within the error budget of `segattn_triton.testing`."""
+
+import itertools
+
+import pytest
+import support
+import torch
+from support import (
+    DEVICE,
+    assert_right,
+    each_dense_variant,
+    each_dtype,
+    each_gate,
+    each_option,
+    each_row,
+    problem,
+    without,
+)
+
+from segattn_triton import kernels
+from segattn_triton.catalog import BY_NAME
+from segattn_triton.kernels.conv.descriptors import takes_descriptors
+from segattn_triton.ops import local_dense
+from segattn_triton.runtime.maps import native
+from segattn_triton.testing import LAYOUTS, make_inputs
+from segattn_triton.tuning import choice as tuning
+from segattn_triton.tuning.model import space
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_row
+def test_dtypes_and_layouts(row, dtype, layout):
+    assert_right(row, *problem(row, S=(6, 8), dtype=dtype, layout=layout))
+
+
+@each_dtype
+@each_option
+def test_options(row, options, dtype):
+    assert_right(row, *problem(row, dtype=dtype, seed=3), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_row
+def test_parameters_in_float32_beside_a_16_bit_map(row, dtype):
+    inputs = problem(row, dtype=dtype, param_dtype=torch.float32)
+    assert_right(row, *inputs)
+    leaves = [t.requires_grad_() for t in inputs]
+    for t, grad in zip(leaves, torch.autograd.grad(row.op(*leaves, backend="triton").sum(), leaves), strict=True):
+        assert grad.dtype == t.dtype
+
+
+@each_row
+def test_optional_inputs_left_out(row):
+    optional = [name.removesuffix("?") for name in row.inputs if name.endswith("?")]
+    inputs = problem(row, C=4)
+    for absent in {(), *((name,) for name in optional), tuple(optional)}:
+        assert_right(row, *without(row, inputs, absent))
+
+
+@pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite"])
+def test_one_layer(name):
+    row = BY_NAME[name]
+    for absent in (("w2", "b2"), ("b1", "w2", "b2")):
+        assert_right(row, *without(row, problem(row, C=6, Cr=6), absent))
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("Cs", "T"), [(3, (4, 9)), (40, (2, 3, 5)), (7, (1,))], ids=str)
+def test_a_source_of_another_shape(Cs, T, layout, dtype):
+    """Of other channels, pixels and axes than the map it gates, with two layers and with one."""
+    row, sizes = BY_NAME["squeeze_excite"], {"N": 2, "C": 9, "S": (5, 6), "Cr": 9, "Cs": Cs, "T": T}
+    inputs = make_inputs(row, sizes, dtype, layout=layout, device=DEVICE)
+    for pool, ties in (("avg", "first"), ("avgmax", "split")):
+        assert_right(row, *inputs, pool=pool, ties=ties, out_act="relu")
+    assert_right(row, *without(row, inputs, ("w2", "b2", "shortcut")), pool="max")
+
+
+@pytest.mark.parametrize("out_act", ["identity", "relu"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("other", LAYOUTS)
+def test_a_shortcut_in_another_memory_order(other, layout, out_act):
+    row = BY_NAME["squeeze_excite"]
+    inputs = problem(row, layout=layout, dtype=torch.bfloat16)
+    inputs[-1] = problem(row, layout=other, seed=1, dtype=torch.bfloat16)[-1]
+    for given in (inputs, without(row, inputs, ("source",))):
+        assert_right(row, *given, out_act=out_act)
+
+
+@pytest.mark.parametrize("out_act", ["identity", "relu"])
+def test_one_map_as_x_source_and_shortcut(out_act):
+    """The gradients of the three add up; and every subset of maps can be wanted beside any activation."""
+    row = BY_NAME["squeeze_excite"]
+    x, *parameters, _, _ = problem(row)
+    assert_right(row, x, *parameters, x, x, out_act=out_act)
+    for needs in itertools.product((True, False), repeat=3):
+        for source in (None, x):
+            wanted = [needs[0], *[False] * 4, needs[1] and source is not None, needs[2]]
+            assert_right(row, x, *parameters, source, -x, needs=wanted, out_act=out_act)
+
+
+@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize(("k", "C"), [(1, 4), (5, 40), (7, 4), (9, 4), (3, 1)])
+def test_taps_of_eca(k, C, circular):
+    """More taps than channels, too."""
+    row = BY_NAME["eca"]
+    inputs = make_inputs(row, {"N": 3, "C": C, "S": (4, 5), "k": k}, device=DEVICE)
+    assert_right(row, *inputs, circular=circular)
+
+
+def test_ties_of_the_larger_gate():
+    """Where both gates of a channel and a pixel are equal, and where x is zero, the gradient is halved."""
+    row = BY_NAME["scse"]
+    x, *parameters = problem(row, S=(4, 6))
+    x = x.round()
+    for gate in ("sigmoid", ("hard_sigmoid", 0.0, 0.5), "relu"):
+        assert_right(row, x, *parameters, gate=gate, reduce="max")
+
+
+@pytest.mark.parametrize("C", [24, 40])
+def test_descriptors_over_several_blocks(C, monkeypatch):
+    """Tiles of a row, rows, images and blocks of output channels, more than one of each: all are decoded from one."""
+    small = space(BLOCK_P=(64,), BLOCK_C=(16,), BLOCK_K=(16,))
+    monkeypatch.setattr(kernels.conv_descriptors, "DESCRIPTORS", small)
+    monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto": "descriptors")
+    with tuning.using():
+        row = BY_NAME["local_gate"]
+        assert_right(row, *problem(row, N=2, S=(3, 140), C=C, dtype=torch.float16, layout="channels_last"))
+
+
+@each_dense_variant
+def test_variants_of_the_dense_local_gate(variant, layout, dtype, monkeypatch):
+    """Whichever of them the problem and the GPU would choose. Of descriptors, more tiles of a row than one."""
+    row = BY_NAME["local_gate"]
+    S = (9, 70) if variant == "descriptors" else (5, 9)
+    inputs = problem(row, S=S, C=16, dtype=dtype, layout=layout)
+    assert takes_descriptors(native(inputs[0])) == support.is_read_by_descriptors(layout, dtype)
+    monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto": variant)
+    assert_right(row, *inputs)
+
+
+@each_row
+def test_images_of_very_different_scale(row):
+    """A small image next to a large one: an error that is small for the batch is large for its image."""
+    x, *parameters = problem(row, N=4)
+    scales = torch.tensor([1.0, 1e-3, 8.0, 0.1], device=DEVICE).reshape(4, *[1] * (x.dim() - 1))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_right(row, (x * scales).to(dtype), *(p.to(dtype) for p in parameters))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@each_row
+def test_many_tiles(row, layout, dtype):
+    """More pixels and channels than one program holds, in several images."""
+    assert_right(row, *problem(row, S=(19, 23), C=20, N=2, dtype=dtype, layout=layout))
+
+
+@each_gate
+def test_programs_that_loop_over_tiles(row, monkeypatch):
+    """On one SM a program takes several tiles, and adds up the partial sums of all of them."""
+    for family in vars(kernels).values():
+        if hasattr(family, "SMS"):
+            monkeypatch.setattr(family, "SMS", 1)
+    for layout in ("contiguous", "channels_last"):
+        assert_right(row, *problem(row, S=(17, 29), C=3, N=5, layout=layout))
+
+
+@each_row
+def test_constants_of_the_gate(row):
+    specs = {"gate": [("hard_sigmoid", 0.2, 0.4)], "act": [("leaky_relu", 0.2, 0.0), ("hardswish", 0.25, 0.5)]}
+    for option in set(specs) & set(row.options):
+        for spec in specs[option]:
+            assert_right(row, *problem(row), **{option: spec})

@@ -1,0 +1,127 @@
+"""What the compiler makes of the kernels: of all named cases on every architecture, by the ledger of `make static`.
+
+No spills, no atomics, wide accesses on aligned shapes, registers and shared memory within the architecture. Compiles
+in processes of its own, because Triton interprets in this one.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import static_ledger
+import static_worker
+from static_ledger import DTYPES, LAYOUTS
+
+from segattn_triton.catalog import ROWS
+
+pytestmark = pytest.mark.static
+ROWS = [row.name for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def ask():
+    """ask(function of static_worker, [arguments]) -> results, from the processes that compile."""
+    with static_ledger.pool(os.cpu_count() or 1) as pool:
+        yield lambda function, *arguments: list(pool.map(function, *arguments))
+
+
+@pytest.fixture(scope="module")
+def commit() -> str:
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    return git.stdout.strip() or "none"
+
+
+def test_kernels_have_no_faults(commit):
+    """All named problems on all architectures: compiled here are those that the ledger lacks, and a share of it."""
+    command = [sys.executable, static_ledger.__file__, "--sample", commit]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert run.returncode == 0 and run.stdout.endswith(" 0 problems with faults\n"), run.stdout[-10000:]
+
+
+def test_ledger_knows_every_named_problem():
+    """On every architecture, in every dtype and layout, and each value of every option; by the pinned Triton."""
+    compiler, known = static_ledger.read()
+    assert known.keys() == {(job.problem, str(job.arch)) for job in static_ledger.jobs()}
+    assert len(known) == len(static_ledger.jobs())
+    assert f"triton=={compiler}\n" in (Path(__file__).parents[2] / "constraints.txt").read_text()
+
+
+def test_ledger_follows_what_compiled_code_follows_from(ask):
+    """A hash is another with every change that may change the code, but not where a kernel moves in its file."""
+    ((first, moved, *changed),) = ask(static_worker.hashes_of_changes, [None])
+    assert moved == first
+    assert len({first, *changed}) == 1 + len(changed) == 7
+
+
+def test_ledger_can_fail(ask):
+    """A problem with a fault is compiled and found where the ledger is old, and by the share of a commit where it is
+    wrong; it is never written."""
+    (found,) = ask(static_worker.lines_of_a_fault, [None])
+    assert found["written"] == [("another", "75")] and found["unchanged"] == []
+    for ledger in ("old", "wrong"):
+        (count, fault) = found[ledger]
+        assert count == 1 and fault.endswith("bytes of stack"), found
+
+
+def test_ledger_of_another_triton_is_not_asked():
+    """There the share of the commit alone is compiled."""
+    jobs = static_ledger.jobs()
+    hashes, share = dict.fromkeys(jobs, "0"), static_ledger.drawn("some commit")
+    assert static_ledger.chosen(hashes, None, commit="some commit") == share
+    assert static_ledger.chosen(hashes, {}, commit="some commit")[: len(share)] == share
+    assert len(static_ledger.chosen(hashes, {}, commit="some commit")) == len(jobs) > len(share)
+
+
+def test_sample_covers_what_a_ledger_holds():
+    drawn = [static_ledger.drawn(f"commit {i}") for i in range(40)]
+    jobs = {job for chosen in drawn for job in chosen}
+    assert all(
+        len(set(chosen)) == len(chosen) and {j.arch for j in chosen} == set(static_ledger.ARCHES) for chosen in drawn
+    )
+    assert {(j.row, j.dtype, j.layout) for j in jobs} == {
+        (r, d, layout) for r in ROWS for d in DTYPES for layout in LAYOUTS
+    }
+    assert len(jobs) > len(static_ledger.jobs()) / 2
+
+
+def test_configs_that_were_not_chosen_compile(ask, commit):
+    """What a tuner may try: another one of every kernel for each commit."""
+    found = ask(static_worker.unchosen, [(name, commit) for name in ROWS])
+    assert not (wrong := [fault for faults, _ in found for fault in faults]), "\n".join(wrong)
+    assert sum(count for _, count in found) > len(ROWS)
+
+
+def test_dense_convolution_runs_on_tensor_cores(ask):
+    """Warpgroup products of 16-bit operands that accumulate in float32; no spills."""
+    variants = [("descriptors", "channels_last"), *(("pointers", layout) for layout in LAYOUTS)]
+    each = [(variant, dtype, layout) for variant, layout in variants for dtype in ("bfloat16", "float16")]
+    for case, found in zip(each, ask(static_worker.matrix_instructions, *zip(*each, strict=True)), strict=True):
+        kind = {"bfloat16": "bf16", "float16": "f16"}[case[1]]
+        assert found, case
+        assert all(op.startswith("wgmma") and op.endswith(f"f32.{kind}.{kind}") for op in found), (case, found)
+
+
+def test_neighborhood_attention_up_to_64_channels_a_head(ask):
+    """No spills, 128-bit accesses where D is contiguous, tensor cores forward."""
+    each = [("bfloat16", "channels_last", D) for D in (16, 32, 64)]
+    each += [("bfloat16", "contiguous", 64), ("float16", "channels_last", 64), ("float32", "channels_last", 64)]
+    for case, found in zip(each, ask(static_worker.attention_faults, *zip(*each, strict=True)), strict=True):
+        assert not found, (case, found)
+
+
+def test_the_split_pair_compiles_everywhere(ask):
+    """What users of NATTEN's split functions launch is in no row: scores, weighted sums, and their gradients."""
+    each = [("bfloat16", layout, 90, 3) for layout in LAYOUTS] + [("float32", "channels_last", 90, 3)]
+    each += [("float16", "channels_last", arch, 7) for arch in (75, 120, "gfx942")]
+    for case, found in zip(each, ask(static_worker.pair_faults, *zip(*each, strict=True)), strict=True):
+        assert not found, (case, found)
+
+
+def test_guard_can_fail(ask):
+    """Kernels made to have a fault are caught with it, and with no other; too much memory takes too many registers."""
+    planted = {"spilling": "of stack", "narrow": "128-bit", "atomic": "atomics", "greedy": "shared memory"}
+    for (kernel, fault), found in zip(planted.items(), ask(static_worker.planted, planted), strict=True):
+        assert any(fault in f for f in found), (kernel, found)
+        assert kernel == "greedy" or len(found) == 1, (kernel, found)

@@ -1,0 +1,58 @@
+"""Launches as a GPU's driver gets them, through Triton's own launcher: where no GPU is, a driver only notes them."""
+
+import itertools
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+
+import driver_worker
+import pytest
+import torch
+
+from segattn_triton.catalog import ROWS
+
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu launches on the real driver"),
+    pytest.mark.skipif(
+        not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler to build the driver with"
+    ),
+]
+PROBLEMS = [
+    (row.name, dtype, layout)
+    for row in ROWS
+    for dtype, layout in (("float16", "contiguous"), ("bfloat16", "channels_last"), ("float32", "contiguous"))
+]
+
+
+@pytest.fixture(scope="module")
+def ask():
+    """ask(function of driver_worker, arguments) -> results, from a process that compiles."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, arguments: list(pool.map(function, arguments))
+
+
+def test_launches_are_what_their_plans_say(ask):
+    """Grid, threads and every byte of the arguments: named tuples, stride tuples, descriptors and None get through."""
+    wrong = list(itertools.chain(*ask(driver_worker.launched_as_planned, PROBLEMS)))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_repeated_call_launches_the_same(ask):
+    """From the second call on, a tape is played: the same kernels and arguments, with the call's own pointers."""
+    wrong = list(itertools.chain(*ask(driver_worker.repeated_as_planned, PROBLEMS)))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_cache_key_follows_the_source_of_an_activation(ask):
+    assert ask(driver_worker.compiled_per_source, [None]) == [[0, 1, 0]]
+
+
+def test_other_launches_are_told_apart():
+    """A launch with another integer, with swapped pointers, or none."""
+    a, b, n = (2**45).to_bytes(8, "little"), (2**45 + 64).to_bytes(8, "little"), (7).to_bytes(4, "little")
+    run = ([driver_worker.Launched(1, 2, 128, a + b + n)], [2**45, 2**45 + 64])
+    assert not driver_worker._differences(run, run)
+    for arguments in (a + b + (8).to_bytes(4, "little"), b + a + n, a + a + n):
+        assert driver_worker._differences(([driver_worker.Launched(1, 2, 128, arguments)], run[1]), run), arguments
+    assert driver_worker._differences(([driver_worker.Launched(1, 3, 128, a + b + n)], run[1]), run)
+    assert driver_worker._differences(([], run[1]), run) and driver_worker._differences(([], []), ([], []))
