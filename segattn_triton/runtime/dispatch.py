@@ -143,7 +143,7 @@ def decompositions() -> dict:
     """{operator: the reference with its schema}, for `ExportedProgram.run_decompositions`: a graph of plain torch."""
     if isinstance(ops := _ops(), ImportError):
         raise ops
-    return {op.op: functools.partial(_decompose, op) for op in ops.ROWS.values()}
+    return {op.op: functools.partial(_decompose, op) for op in ops.OPERATORS.values()}
 
 
 def _decompose(op, *args):

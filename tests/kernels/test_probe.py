@@ -2,16 +2,15 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import pytest
 import torch
 import triton
 import triton.language as tl
 from probe import faults, probe
-from support import each_dense_variant, each_dtype, each_row, names, problem, sizes_of, without
+from support import each_dense_variant, each_dtype, each_row, kernel_modules, names, problem, sizes_of, without
 
-from segattn_triton import compiled, functional, kernels, testing
+from segattn_triton import compiled, functional, testing
 from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
@@ -20,7 +19,6 @@ from segattn_triton.runtime.plan import MAX_GRID, Plan, launch
 from segattn_triton.tuning.model import SMS, Config
 
 pytestmark = pytest.mark.interpreter
-FAMILIES = [family for family in vars(kernels).values() if isinstance(family, ModuleType)]
 
 
 @pytest.fixture
@@ -212,7 +210,7 @@ def test_every_kernel_touches_what_its_plan_states(row, dtype, layout, record_pr
 @pytest.mark.parametrize("sms", [SMS, 1], ids=["one tile a program", "programs that loop"])
 @each_row
 def test_several_tiles(row, sms, dtype, layout, record_property, monkeypatch):
-    for family in FAMILIES:
+    for family in kernel_modules():
         for name, value in (("SMS", sms), ("PROGRAMS", 8 * sms)):
             if hasattr(family, name):
                 monkeypatch.setattr(family, name, value)
@@ -316,7 +314,7 @@ def test_no_kernel_is_forgotten(monkeypatch):
         plan(functional.local_gate, testing.make_inputs(BY_NAME["local_gate"], SIZES[1], layout="channels_last"))
     defined = {
         name[1 : -len("_kernel")]
-        for family in FAMILIES
+        for family in kernel_modules()
         for name, value in vars(family).items()
         if name.startswith("_") and name.endswith("_kernel") and hasattr(value, "fn")
     }

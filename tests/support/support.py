@@ -3,9 +3,11 @@
 import inspect
 import itertools
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -181,3 +183,8 @@ def write_summary(readme: Path, share: int) -> None:
     )
     assert count == 1, f"{readme}: expected {start.strip()} ... {end.strip()} once"
     readme.write_text(text)
+
+
+def kernel_modules() -> list[ModuleType]:
+    """Every module of kernels, of all families."""
+    return [module for name, module in sorted(sys.modules.items()) if name.startswith("segattn_triton.kernels.")]
