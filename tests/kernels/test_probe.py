@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from probe import faults, probe
-from support import each_dense_variant, each_dtype, each_row, names, problem, sizes_of, without
+from support import each_dense_variant, each_dtype, each_row, names, problem, reserved, sizes_of, without
 
 from segattn_triton import compiled, functional, kernels, testing
 from segattn_triton.catalog import BY_NAME, ROWS
@@ -337,21 +337,24 @@ def test_the_order_of_programs_does_not_matter(row):
 
 
 def spread(x: torch.Tensor, apart: str) -> torch.Tensor:
-    """The same values with one stride so large that offsets pass 2^31 elements. Only touched memory is committed."""
+    """The same values with one stride so large that offsets pass 2^31 elements, or that it does itself."""
     _, C, H, W = x.shape
     strides = {
         "images": (2**31 + 8, H * W, W, 1),
         "channels": (H * W, 2**29 + 8, W, 1),
+        "channels, far": (H * W, 2**31 + 8, W, 1),
         "pixels of channels_last": (C, 1, W * (2**28 + 8), 2**28 + 8),
+        "pixels of channels_last, far": (C, 1, W * (2**31 + 8), 2**31 + 8),
     }
-    wide = torch.empty_strided(x.shape, strides[apart], dtype=x.dtype)
-    return wide.copy_(x)
+    return reserved(x.shape, strides[apart], x.dtype).copy_(x)
 
 
 MAPS = [pytest.param(row, name, id=f"{row.name}-{name}") for row in ROWS for name in row.maps]
 
 
-@pytest.mark.parametrize("apart", ("images", "channels", "pixels of channels_last"))
+@pytest.mark.parametrize(
+    "apart", ("images", "channels", "channels, far", "pixels of channels_last", "pixels of channels_last, far")
+)
 @pytest.mark.parametrize(("row", "name"), MAPS)
 def test_no_offset_overflows_past_2_31_elements(row, name, apart, lazy_memory):
     """Overflow of int32 arithmetic raises inside the probe; and every element is right."""
