@@ -8,7 +8,11 @@ import torch
 import triton
 import triton.language as tl
 from probe import faults, probe
+<<<<<<< HEAD
 from support import each_dense_variant, each_dtype, each_row, kernel_modules, names, problem, sizes_of, without
+=======
+from support import each_dense_variant, each_dtype, each_row, names, problem, reserved, sizes_of, without
+>>>>>>> line
 
 from segattn_triton import compiled, functional, testing
 from segattn_triton.catalog import BY_NAME, ROWS
@@ -335,21 +339,24 @@ def test_the_order_of_programs_does_not_matter(row):
 
 
 def spread(x: torch.Tensor, apart: str) -> torch.Tensor:
-    """The same values with one stride so large that offsets pass 2^31 elements. Only touched memory is committed."""
+    """The same values with one stride so large that offsets pass 2^31 elements, or that it does itself."""
     _, C, H, W = x.shape
     strides = {
         "images": (2**31 + 8, H * W, W, 1),
         "channels": (H * W, 2**29 + 8, W, 1),
+        "channels, far": (H * W, 2**31 + 8, W, 1),
         "pixels of channels_last": (C, 1, W * (2**28 + 8), 2**28 + 8),
+        "pixels of channels_last, far": (C, 1, W * (2**31 + 8), 2**31 + 8),
     }
-    wide = torch.empty_strided(x.shape, strides[apart], dtype=x.dtype)
-    return wide.copy_(x)
+    return reserved(x.shape, strides[apart], x.dtype).copy_(x)
 
 
 MAPS = [pytest.param(row, name, id=f"{row.name}-{name}") for row in ROWS for name in row.maps]
 
 
-@pytest.mark.parametrize("apart", ("images", "channels", "pixels of channels_last"))
+@pytest.mark.parametrize(
+    "apart", ("images", "channels", "channels, far", "pixels of channels_last", "pixels of channels_last, far")
+)
 @pytest.mark.parametrize(("row", "name"), MAPS)
 def test_no_offset_overflows_past_2_31_elements(row, name, apart, lazy_memory):
     """Overflow of int32 arithmetic raises inside the probe; and every element is right."""
