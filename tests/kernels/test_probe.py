@@ -8,11 +8,17 @@ import torch
 import triton
 import triton.language as tl
 from probe import faults, probe
-<<<<<<< HEAD
-from support import each_dense_variant, each_dtype, each_row, kernel_modules, names, problem, sizes_of, without
-=======
-from support import each_dense_variant, each_dtype, each_row, names, problem, reserved, sizes_of, without
->>>>>>> line
+from support import (
+    each_dense_variant,
+    each_dtype,
+    each_row,
+    kernel_modules,
+    names,
+    problem,
+    reserved,
+    sizes_of,
+    without,
+)
 
 from segattn_triton import compiled, functional, testing
 from segattn_triton.catalog import BY_NAME, ROWS
