@@ -21,7 +21,7 @@ from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config, Footprint, space
-from ...tuning.target import capability, stages_of
+from ...tuning.target import capability, stages_of, with_all_registers
 from ..common.activations import Activation
 from ..common.tile import is_peak, load_tile, load_vector, nan_max, num_pixels, store_tile, tile_ptrs
 
@@ -180,7 +180,8 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
         return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * tiles, waste, row)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
-    return config_for(SPACE, footprint, kernel, x, **how)
+    config = config_for(SPACE, footprint, kernel, x, **how)
+    return with_all_registers(config, x.device) if capability(x.device) > 80 else config
 
 
 def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:

@@ -147,7 +147,7 @@ def _config(m: Maps, x: Tensor, block_c: int, reduce: str) -> Config:
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(reduce,), exact=m.N)
     config = config_for(SPACE, footprint, "scse_bwd", x, **how)
-    return with_all_registers(config, x.device) if m.layout.channels_last and capability(x.device) >= 100 else config
+    return with_all_registers(config, x.device) if m.layout.channels_last and capability(x.device) > 80 else config
 
 
 def plan_scse_bwd(

@@ -14,7 +14,7 @@ from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config, Footprint, space
-from ...tuning.target import stages_of
+from ...tuning.target import capability, stages_of, with_all_registers
 from ..common.activations import Activation
 from ..common.tile import load_tile, load_vector, num_pixels, store_tile
 from .shared import fwd_args, gate_tile
@@ -143,6 +143,7 @@ def plan_conv_bwd(
     m = maps(x, z, dy, *(() if dmap is None else (dmap,)))
     loads = 3 if dmap is None else 4
     config = _pointwise_config("conv_bwd", x, m, loads=3, live=3 + with_db)
+    config = with_all_registers(config, x.device) if capability(x.device) >= 100 else config
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
     programs = min(m.N * tiles, -(-8 * SMS // blocks))  # enough for every SM; few, so that the partial sums stay small
