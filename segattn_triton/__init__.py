@@ -19,6 +19,7 @@ from .modules import (
 from .modules.checkpoints import convert_state_dict
 from .runtime.counting import let_torch_count
 from .runtime.dispatch import decompositions
+from .runtime.known import set_programs_enabled
 from .tuning.tune import tune
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "reference",
     "register_adapter",
     "restore",
+    "set_programs_enabled",
     "tune",
 ]
 

@@ -21,9 +21,7 @@ from ..kernels.channel.mlp_fwd import plan_mlp_fwd
 from ..kernels.channel.pool import plan_pool_bwd, plan_pool_fwd
 from ..kernels.common.activations import Spec, activation
 from ..runtime import schemas
-from ..runtime.maps import native
-from ..runtime.operator import DifferentiableOp
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp
 
 
 def _allocate(
@@ -53,6 +51,7 @@ def _out(name: str):
 
 
 def _forward(
+    run,
     outputs,
     x,
     w1,
@@ -75,18 +74,17 @@ def _forward(
     y, gate_map, pooled, z, *saved = outputs
     z1, highest, found = map(_wanted, saved)
     source = x if source is None else source
-    pooling = plan_pool_fwd(source, pool != "max", pool != "avg", ties == "split")
-    launch(pooling)
-    partial = [pooling.args[name] for name in ("total_ptr", "peak_ptr", "at_ptr")]
-    pixels, acts = source.shape[2:].numel(), activation(act, act_a, act_b)
-    mlp = plan_mlp_fwd(*partial, pixels, w1, b1, w2, b2, pooled, highest, found, z1, acts, ties == "split")
-    launch(mlp)
+    split, pixels, acts = ties == "split", source.shape[2:].numel(), activation(act, act_a, act_b)
+    sums = run.launch(plan_pool_fwd(source, pool != "max", pool != "avg", split))
+    partial = sums.total, sums.peak, sums.at
+    mlp = run.launch(plan_mlp_fwd(*partial, pixels, w1, b1, w2, b2, pooled, highest, found, z1, acts, split))
     gates = activation(gate, gate_a, gate_b)
-    added = None if shortcut is None else native(shortcut, like=x)
-    launch(plan_apply_fwd(x, mlp.args["z_ptr"], y, z, _wanted(gate_map), gates, added, _out(out_act)))
+    added = run.native(shortcut, x)
+    run.launch(plan_apply_fwd(x, mlp.z, y, z, _wanted(gate_map), gates, added, _out(out_act)))
 
 
 def _backward(
+    run,
     grads,
     douts,
     saved,
@@ -114,27 +112,22 @@ def _backward(
     acts, gates, out = activation(act, act_a, act_b), activation(gate, gate_a, gate_b), _out(out_act)
     dmix = dx if source is None else dsource  # of the map that is pooled
     with_sums = dmix is not None or any(d is not None for d in dparams)
-    added = None if shortcut is None else native(shortcut, like=x)
-    du = None if dshortcut is None else native(dshortcut, like=x)
+    added, du = run.native(shortcut, x), run.native(dshortcut, x)
     if du is None and out is not None and source is None and dx is not None:
-        du = torch.empty_like(dy)
+        du = run.empty(torch.empty_like(dy))
     dx_now = None if source is None else dx
-    pooling = plan_pool_bwd(dy, x, z, gates, added, out, du, dx_now, with_sums)
-    launch(pooling)
+    sums = run.launch(plan_pool_bwd(dy, x, z, gates, added, out, du, dx_now, with_sums))
     if dshortcut is not None and du is not dshortcut:
-        dshortcut.copy_(du)
+        run.call(Tensor.copy_, dshortcut, du)
     if not with_sums:
         return
-    mlp = plan_mlp_bwd(
-        pooling.args["total_ptr"], x.shape[2:].numel(), dmap, z, z1, w1, w2, dmix is not None, acts, gates
-    )
-    launch(mlp)
+    pixels = x.shape[2:].numel()
+    mlp = run.launch(plan_mlp_bwd(sums.total, pixels, dmap, z, z1, w1, w2, dmix is not None, acts, gates))
     if dmix is not None:
-        dpooled, mean = mlp.args["dpooled_ptr"], pool != "max"
         first = (dy if du is None else du, x, z) if source is None else (None, source, None)
-        launch(plan_apply_bwd(*first, dpooled, mean, highest, found, dmix, gates))
+        run.launch(plan_apply_bwd(*first, mlp.dpooled, pool != "max", highest, found, dmix, gates))
     if any(d is not None for d in dparams):
-        launch(plan_mlp_dw(mlp.args["dz_ptr"], mlp.args["dz1_ptr"], z1, pooled, *dparams, acts))
+        run.launch(plan_mlp_dw(mlp.dz, mlp.dz1, z1, pooled, *dparams, acts))
 
 
 _squeeze_excite = DifferentiableOp(
@@ -163,5 +156,4 @@ def squeeze_excite(
     return_map: bool,
 ):
     tensors = x, w1, b1, w2, b2, source, shortcut
-    y, gate_map = _squeeze_excite(*tensors, pool, *act, *gate, out_act, ties, return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_squeeze_excite, (*tensors, pool, *act, *gate, out_act, ties, return_map), return_map)

@@ -79,7 +79,7 @@ def plan_mlp_bwd(
     act: Activation,
     gate: Activation,
 ) -> Plan:
-    """Of partials ds (N, T, C). Its `dz_ptr` (N, C), `dz1_ptr` (N, R) and `dpooled_ptr` (N, K, CIN) are new buffers."""
+    """Of partials ds (N, T, C). Makes dz (N, C), dz1 (N, R) and dpooled (N, K, CIN)."""
     N, tiles, C = ds.shape
     R, inputs = w1.shape[:2]
     config = mlp_config("mlp_bwd", N, max(inputs, C), R, pixels, tiles, w1)
@@ -115,4 +115,4 @@ def plan_mlp_bwd(
         dz1_ptr=(0, 1),
         dpooled_ptr=(0, 1),
     )
-    return Plan(_mlp_bwd_kernel, args, config, N * K, traffic)
+    return Plan(_mlp_bwd_kernel, args, config, N * K, traffic, ("dz", "dz1", "dpooled"))

@@ -140,7 +140,7 @@ def plan_mlp_fwd(
     act: Activation,
     split: bool,
 ) -> Plan:
-    """Of partials (N, T, CIN): pooled, the maximum and its place (N, CIN), z1 (N, R). `z_ptr` (N, K, C) is new."""
+    """Of partials (N, T, CIN): pooled, the maximum and its place (N, CIN), z1 (N, R). Makes z (N, K, C)."""
     N, tiles, inputs = (peak if total is None else total).shape
     R = w1.shape[0]
     C = R if w2 is None else w2.shape[0]
@@ -172,4 +172,4 @@ def plan_mlp_fwd(
     read = dict(total_ptr=K, peak_ptr=K, at_ptr=K, w1_ptr=N, b1_ptr=N, w2_ptr=N, b2_ptr=N)
     written = ("pooled_ptr", "highest_ptr", "found_ptr", "z1_ptr", "z_ptr")
     traffic = {name: (times, 0) for name, times in read.items()} | {name: (0, 1) for name in written}
-    return Plan(_mlp_fwd_kernel, args, config, N * K, traffic)
+    return Plan(_mlp_fwd_kernel, args, config, N * K, traffic, ("z",))

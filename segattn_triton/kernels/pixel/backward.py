@@ -130,7 +130,7 @@ def plan_spatial_bwd(
     split: bool,
     gate: Activation,
 ) -> Plan:
-    """With dparam, the plan's `dparam_ptr` is a new buffer (programs, C + 1) of partial dweight and dbias."""
+    """Makes dparam (programs, C + 1), partial dweight and dbias, if asked for."""
     m, block_c = maps(*(t for t in (dy, x, dx) if t is not None)), channels_at_once(x.shape[1])
     config = spatial_config(m, x, pool, backward=True)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
@@ -170,4 +170,4 @@ def plan_spatial_bwd(
         dx_ptr=(0, 1),
         dparam_ptr=(0, 1),
     )
-    return Plan(_spatial_bwd_kernel, args, config, grid, traffic)
+    return Plan(_spatial_bwd_kernel, args, config, grid, traffic, ("dparam",))
