@@ -110,7 +110,7 @@ def test_tables_of_another_dtype(dtype, table):
     expected = compat.na2d_qkrpb(q, k, rpb.float(), 3)
     torch.testing.assert_close(compat.na2d_qkrpb(q, k, rpb, 3), expected)
     assert expected.dtype == dtype
-    with pytest.raises(TypeError, match=r"rel_bias: got dtype torch\.int64"):
+    with pytest.raises(TypeError, match=r"rpb: got dtype torch\.int64"):
         compat.na2d_qkrpb(q, k, rpb.long(), 3)
 
 
