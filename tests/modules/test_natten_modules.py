@@ -65,7 +65,7 @@ def test_a_module_is_its_definition(axes, kernel_size, dilation, is_causal, tabl
 
 
 def test_the_largest_window_of_detection():
-    """7 x 7 with dilation 28 on a small map: padded to 196 x 196, as before 0.17. Far taps see zeros through qkv.bias."""
+    """7 x 7 with dilation 28 on a small map: padded to 196 x 196. Far taps see the zeros through qkv.bias."""
     theirs, ours = (made(2, 4, 1, of=of, kernel_size=7, dilation=28) for of in (definition.NATTEN, natten))
     ours.load_state_dict(theirs.state_dict())
     x = rand(1, 3, 5, 4)
@@ -176,9 +176,9 @@ def test_a_checkpoint_with_a_table(axes, caplog):
     x = rand(1, *SIZES[axes], 8)
     assert_equal(new(x), old(x))
     assert new[0].rpb.requires_grad and new[0].rpb.dtype == torch.float64
-    with pytest.raises(RuntimeError, match="Unexpected key.*rpb"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*rpb"):
         made(axes, 8, 2, 3, rel_pos_bias=False).load_state_dict(old.state_dict())
-    with pytest.raises(RuntimeError, match="Missing key.*rpb"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*rpb"):
         old.load_state_dict(made(axes, 8, 2, 3).state_dict())
 
 
@@ -216,18 +216,18 @@ def test_the_functions_before_017(axes, kernel_size, dilation):
 
 @pytest.mark.parametrize(("axes", "kernel_size", "dilation", "is_causal", "table"), EVERY, ids=str)
 def test_the_pair_is_the_whole(axes, kernel_size, dilation, is_causal, table):
-    """On any window, with fewer key heads, in the layouts of both; a causal axis has -inf for keys that do not exist."""
-    size = [k * d for k, d in zip(*natten._window.window(axes, kernel_size, dilation)[:2], strict=True)]
+    """On any window, with fewer key heads, in the layouts of both; -inf are the keys that a causal axis has not."""
+    around = natten._window.window(axes, kernel_size, dilation, is_causal)
+    size, sides = around.needs, around.kernel_size
     q, k, v = (rand(1, *size, heads, 4, seed=i) for i, heads in enumerate((4, 2, 2)))
-    names, sides = [f"na{axes}d{end}" for end in ("", "_qk", "_av")], natten._window.per_axis("k", kernel_size, axes)
-    whole, qk, av = (getattr(natten, name) for name in names)
+    whole, qk, av = (getattr(natten, f"na{axes}d{end}") for end in ("", "_qk", "_av"))
     rpb = rand(4, *(2 * side - 1 for side in sides)) if table else None
     options = dict(dilation=dilation, is_causal=is_causal)
     y, lse = whole(q, k, v, kernel_size, rpb=rpb, return_lse=True, **options)
     q, k, v = (t.movedim(-2, 1) for t in (q, k, v))
     s = qk(q * 0.5, k, kernel_size, rpb=rpb, **options)
     assert s.shape == (1, 4, *size, math.prod(sides)) and s.is_contiguous()
-    assert s.isneginf().any() == bool(is_causal)
+    assert s.isneginf().any() == any(c and side > 1 for c, side in zip(around.is_causal, sides, strict=True))
     torch.testing.assert_close(lse, s.logsumexp(-1).movedim(1, -1))
     torch.testing.assert_close(av(s.softmax(-1), v, kernel_size, **options).movedim(1, -2), y)
 
