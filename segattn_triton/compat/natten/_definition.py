@@ -50,21 +50,22 @@ def _exists(t: Tensor, window: Window) -> Tensor:
     return functools.reduce(torch.logical_and, parts).flatten(len(parts)).unsqueeze(-2)
 
 
-def _around(t: Tensor, heads: int, window: Window) -> Tensor:
+def _around(t: Tensor, window: Window) -> Tensor:
     """The vectors around every pixel, zero where there is no key; [N, *S, heads, taps, D], the taps row by row."""
     n = len(window.kernel_size)
     around = t
     for axis, (j, _, _) in enumerate(_axes(t, window)):
-        around = around.index_select(1 + 2 * axis, j.flatten()).unflatten(1 + 2 * axis, j.shape)
+        around = around[(slice(None),) * (1 + 2 * axis) + (j,)]  # [.., L, k, ..]
     places, taps = (list(range(start, 2 * n + 1, 2)) for start in (1, 2))
     around = around.permute(0, *places, -2, *taps, -1).flatten(n + 2, -2)
     if any(window.is_causal):
         around = torch.where(_exists(t, window)[..., None], around, torch.zeros_like(around))
-    return around.repeat_interleave(heads // t.shape[-2], dim=n + 1)
+    return around
 
 
 def _scores(q: Tensor, k: Tensor, rpb: Tensor | None, window: Window, scale: float) -> Tensor:
-    s = torch.einsum("...d,...kd->...k", q, _around(k, q.shape[-2], window)) * scale
+    groups = q.unflatten(-2, (k.shape[-2], -1))  # the query heads of each key head
+    s = torch.einsum("...gd,...kd->...gk", groups, _around(k, window)).flatten(-3, -2) * scale
     if rpb is not None:
         relative = _outer([relative for _, _, relative in _axes(k, window)])
         bias = rpb[(slice(None), *relative)]  # [heads, *S, *K]
@@ -73,10 +74,10 @@ def _scores(q: Tensor, k: Tensor, rpb: Tensor | None, window: Window, scale: flo
 
 
 def _weighted(p: Tensor, v: Tensor, window: Window) -> Tensor:
-    values = _around(v, p.shape[-2], window)
     if any(window.is_causal):
         p = torch.where(_exists(v, window), p, torch.zeros_like(p))
-    return torch.einsum("...k,...kd->...d", p, values)
+    groups = p.unflatten(-2, (v.shape[-2], -1))
+    return torch.einsum("...gk,...kd->...gd", groups, _around(v, window)).flatten(-3, -2)
 
 
 def _in_full_precision(fn):
