@@ -4,6 +4,10 @@ import functools
 import itertools
 import logging
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import natten_definition as definition
 import pytest
@@ -332,3 +336,23 @@ def test_layouts_are_shown():
 def test_everything_has_a_docstring(name):
     function = getattr(natten.functional, name)
     assert function.__doc__ and getattr(natten, name) is function
+
+
+IMPORTS = """
+import importlib.util
+import natten
+from natten import NeighborhoodAttention2D, use_fused_na
+from natten.context import is_fna_enabled
+from natten.functional import na2d, natten2dav, natten2dqkrpb
+from natten.utils import check_all_args
+assert importlib.util.find_spec("natten") is not None
+assert natten.functional.na2d is na2d and na2d.__module__.startswith("segattn_triton.")
+assert natten.has_fused_na() and hasattr(natten, "context")
+"""
+
+
+def test_in_the_place_of_natten():
+    """The page's few lines: imports of an installed package find ours."""
+    page = (Path(__file__).parents[2] / "docs" / "natten.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    subprocess.run([sys.executable, "-c", block + IMPORTS], check=True)
