@@ -200,8 +200,8 @@ def test_killed_at_any_moment_resume_finishes(rehearse, tmp_path):
         page = types.ModuleType("segattn_triton.perf.report.render")
         page.render, page.terminal_table = lambda out: out, lambda records: ""
         sys.modules[page.__name__] = page
-        from segattn_triton.perf import report
-        from segattn_triton.perf.backends import Rehearsal
+        from segattn_triton.perf.report import job as report
+        from segattn_triton.perf.measure.backends import Rehearsal
         class Slow(Rehearsal):
             def peak_memory(self, call):
                 time.sleep(0.05)

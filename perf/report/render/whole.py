@@ -153,7 +153,7 @@ def sections(out: Path) -> list[dict[str, Any]]:
         records = read(out, name)
         if not records:
             continue
-        about = about(out / f"{name}.json")
+        about = about_run(out / f"{name}.json")
         failed = [f"{' '.join(map(str, _who(r)))}: {r['status']}" for r in records if r["status"] != "ok"]
         svg = out / "plots" / f"{MAPS}.svg"
         maps = Markup(inline(svg)) if name == "training" and svg.exists() else None
@@ -167,14 +167,14 @@ def sections(out: Path) -> list[dict[str, Any]]:
 def environment(out: Path) -> dict[str, Any]:
     """The conditions of the page where no kernel was timed."""
     theirs = your_model.load(out) or {"environment": {}}
-    return next(filter(None, (about(out / f"{name}.json") for name in ("models", "training"))), theirs["environment"])
+    return next(filter(None, (about_run(out / f"{name}.json") for name in ("models", "training"))), theirs["environment"])
 
 
 def _who(record: Mapping[str, Any]) -> list:
     return [record[name] for name in ("model", "provider", "mode", "N", "H", "W", "variant", "dtype") if name in record]
 
 
-def about(path: Path) -> dict[str, Any]:
+def about_run(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
