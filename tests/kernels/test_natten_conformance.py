@@ -3,6 +3,8 @@
 natten (its flex backend runs forward on a CPU) and natten-mps (its CPU path has gradients and float64).
 """
 
+import functools
+
 import pytest
 import torch
 
@@ -169,6 +171,17 @@ def test_modules_are_nattens(problem, causal):
     x = torch.randn(2, *size, 16)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("problem", [(3, 4), (5, 2), (7, 1), (9, 1), (11, 1), (13, 1)], ids=str)
+def test_kernels_are_nattens(natten, problem, monkeypatch):
+    """What the functions run on a GPU, here in the interpreter: square windows, dilations, grouped heads."""
+    monkeypatch.setattr(F, "neighborhood_attention", functools.partial(F.neighborhood_attention, backend="triton"))
+    kernel_size, dilation = problem
+    q, k, v = vectors((14, 13), 2, 1, 8)
+    expected = natten(q, k, v, kernel_size=kernel_size, dilation=dilation)
+    torch.testing.assert_close(compat.na2d(q, k, v, kernel_size, dilation=dilation), expected, rtol=1e-5, atol=1e-5)
 
 
 @each_causal
