@@ -224,8 +224,31 @@ class SegMAN(nn.Module):
         return self.proj(y + scanned + lepe)
 
 
+class DATPlusPlus2023(nn.Module):
+    """A backbone with a neighbourhood attention of its own, NCHW, of what NATTEN 0.14's functions were made of."""
+
+    def __init__(self, natten, dim=8, heads=2, kernel_size=7, dilation=2):
+        super().__init__()
+        self.natten, self.heads, self.sizes = natten, heads, (kernel_size, dilation)
+        self.scale = (dim // heads) ** -0.5
+        self.patch_proj = nn.Conv2d(3, dim, 4, 4)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.rpb = nn.Parameter(torch.randn(heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
+
+    def forward(self, x):
+        x = self.patch_proj(x)
+        skip, x, need = x, x.permute(0, 2, 3, 1), math.prod(self.sizes)
+        _, H, W, _ = x.shape
+        x = F.pad(x, (0, 0, 0, max(0, need - W), 0, max(0, need - H)))
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 4, 1, 2, 5)
+        s = self.natten.functional.NATTEN2DQKRPBFunction.apply(q * self.scale, k, self.rpb, *self.sizes)
+        y = self.natten.functional.NATTEN2DAVFunction.apply(s.softmax(-1), v, *self.sizes)
+        y = y.permute(0, 2, 3, 1, 4).flatten(-2)[:, :H, :W]
+        return skip + self.proj(y).permute(0, 3, 1, 2)
+
+
 class DATPlusPlus(nn.Module):
-    """A backbone with a neighbourhood attention of its own, NCHW, that asks which functions to call."""
+    """The same, later: it asks which functions to call."""
 
     def __init__(self, natten, dim=8, heads=2, kernel_size=3, fused=False):
         super().__init__()
@@ -298,6 +321,7 @@ BACKBONES = {
     "HDiT split": lambda natten: HDiT(natten, fused=False),
     "SegMAN": SegMAN,
     "SegMAN fused": lambda natten: SegMAN(natten, fused=True),
+    "DAT++ 2023": DATPlusPlus2023,
     "DAT++": DATPlusPlus,
     "DAT++ fused": lambda natten: DATPlusPlus(natten, fused=True),
     "HF DiNAT": HuggingFaceDinat,

@@ -149,6 +149,8 @@ FUNCTIONS = SimpleNamespace(
     natten2dqkrpb=natten2dqkrpb,
     natten2dqk=na2d_qk,
     natten2dav=natten2dav,
+    NATTEN2DQKRPBFunction=SimpleNamespace(apply=natten2dqkrpb),
+    NATTEN2DAVFunction=SimpleNamespace(apply=natten2dav),
     is_fna_enabled=lambda: False,
 )
 NATTEN = SimpleNamespace(**_modules(), context=None, functional=FUNCTIONS, has_fused_na=lambda: False)

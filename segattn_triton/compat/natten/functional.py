@@ -187,6 +187,30 @@ def natten2dav(attn: Tensor, value: Tensor, *sizes, kernel_size=None, dilation=N
 natten1dqk, natten2dqk = na1d_qk, na2d_qk
 
 
+class NATTEN1DQKRPBFunction:
+    """`apply` is natten1dqkrpb: for code of before NATTEN 0.15 that calls what it was made of."""
+
+    apply = staticmethod(natten1dqkrpb)
+
+
+class NATTEN1DAVFunction:
+    """`apply` is natten1dav."""
+
+    apply = staticmethod(natten1dav)
+
+
+class NATTEN2DQKRPBFunction:
+    """`apply` is natten2dqkrpb."""
+
+    apply = staticmethod(natten2dqkrpb)
+
+
+class NATTEN2DAVFunction:
+    """`apply` is natten2dav."""
+
+    apply = staticmethod(natten2dav)
+
+
 def _of_any_release(name: str, sizes: tuple, kernel_size, dilation, derived) -> tuple:
     """(kernel_size, dilation): two positional ones, or the dilation alone and the window `derived` from a tensor."""
     missing = [key for key, value in (("kernel_size", kernel_size), ("dilation", dilation)) if value is None]
@@ -214,5 +238,6 @@ __all__ = [
     *("na1d", "na2d", "na3d", "na1d_qk", "na2d_qk", "na3d_qk", "na1d_av", "na2d_av", "na3d_av"),
     *("na1d_qk_with_bias", "na2d_qk_with_bias", "na2d_qkrpb"),
     *("natten1dqk", "natten2dqk", "natten1dqkrpb", "natten2dqkrpb", "natten1dav", "natten2dav"),
+    *("NATTEN1DAVFunction", "NATTEN1DQKRPBFunction", "NATTEN2DAVFunction", "NATTEN2DQKRPBFunction"),
     *context.__all__,
 ]
