@@ -62,7 +62,7 @@ ARROWS = {  # layer -> the layers it may import
     "acceleration": {"acceleration", "functional", "modules", "reference", "runtime.checks"},
     "modules": {"modules", "functional", "runtime.checks", "reference"},
     "functional": {"runtime.checks", "runtime.dispatch", "reference"},
-    "compat": {"functional"},
+    "compat": {"compat", "functional", "runtime.checks"},
     "catalog": {"catalog", "functional", "modules", "reference", "flops"},
     "testing": {"catalog", "reference"},
     "compiled": {"runtime.operator", "runtime.plan", "tuning"},
