@@ -137,9 +137,10 @@ def _verify(name: str, module: nn.Module) -> None:
     fast = copy.deepcopy(module)
     (gate,) = gates_of(fast)
     known = ADAPTERS[qualified_name(type(gate.module))]
-    channels, dims, like = trial.takes(fast, known if gate.module is fast else None, known.read(gate.module))
+    parts = known.read(gate.module)
     _swap_all(fast, [gate])
-    trial.verify(f"{name or 'the model'} ({qualified_name(type(module))})", module, fast, channels, dims, like)
+    title = f"{name or 'the model'} ({qualified_name(type(module))})"
+    trial.verify(title, module, fast, known if gate.module is fast else None, parts)
 
 
 def _raise_unless_all(chosen: Sequence[Found], found: Sequence[Found]) -> None:

@@ -1,5 +1,7 @@
 """Classes of the same qualified name, children and forward as gates of other libraries, which need not be installed."""
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -189,3 +191,61 @@ class SELayer(nn.Module):
 
     def forward(self, x):
         return x * self.conv2(self.conv1(self.global_avgpool(x)))
+
+
+def _perceptron(C, Cr):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, Cr, 1), nn.ReLU(), nn.Conv2d(Cr, C, 1), nn.Sigmoid())
+
+
+@stands_for("segmentation_models_pytorch.decoders.manet.decoder.MFABBlock")
+class MFABBlock(nn.Module):
+    def __init__(self, C=8, skip=4):
+        super().__init__()
+        self.hl_conv = nn.Sequential(nn.Sequential(nn.Conv2d(C, C, 3, padding=1)), nn.Conv2d(C, skip, 1))
+        self.SE_ll, self.SE_hl = _perceptron(skip, 2), _perceptron(skip, 2)
+        self.conv1, self.conv2 = nn.Conv2d(2 * skip, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1)
+        self.interpolation_mode = "nearest"
+
+    def forward(self, x, skip=None):
+        x = F.interpolate(self.hl_conv(x), scale_factor=2.0, mode=self.interpolation_mode)
+        if skip is not None:
+            x = torch.cat([x * (self.SE_hl(x) + self.SE_ll(skip)), skip], dim=1)
+        return self.conv2(self.conv1(x))
+
+
+class ConvBnRelu(nn.Module):
+    def __init__(self, inputs, outputs, k, relu=True):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(inputs, outputs, k, padding=k // 2), nn.BatchNorm2d(outputs)
+        self.activation = nn.ReLU() if relu else nn.Identity()
+
+    def forward(self, x):
+        return self.activation(self.bn(self.conv(x)))
+
+
+@stands_for("segmentation_models_pytorch.decoders.pan.decoder.GAUBlock")
+class GAUBlock(nn.Module):
+    def __init__(self, C=8, outputs=4):
+        super().__init__()
+        self.interpolation_mode, self.align_corners = "bilinear", True
+        self.conv1 = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvBnRelu(outputs, outputs, 1, relu=False), nn.Sigmoid())
+        self.conv2 = ConvBnRelu(C, outputs, 3)
+
+    def forward(self, x, y):
+        up = F.interpolate(y, size=x.shape[2:], mode=self.interpolation_mode, align_corners=self.align_corners)
+        return up + self.conv2(x) * self.conv1(y)
+
+
+@stands_for("torchvision.models.segmentation.lraspp.LRASPPHead")
+class LRASPPHead(nn.Module):
+    def __init__(self, low=4, high=8, classes=3, inter=6):
+        super().__init__()
+        self.cbr = nn.Sequential(nn.Conv2d(high, inter, 1, bias=False), nn.BatchNorm2d(inter), nn.ReLU())
+        self.scale = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(high, inter, 1, bias=False), nn.Sigmoid())
+        self.low_classifier, self.high_classifier = nn.Conv2d(low, classes, 1), nn.Conv2d(inter, classes, 1)
+
+    def forward(self, input):
+        low, high = input["low"], input["high"]
+        x = self.cbr(high) * self.scale(high)
+        x = F.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.low_classifier(low) + self.high_classifier(x)

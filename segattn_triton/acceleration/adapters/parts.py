@@ -2,17 +2,20 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 
 class Parts(NamedTuple):
-    """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have."""
+    """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have. more:
+    the other gates of a block that holds several."""
 
     tensors: tuple[Tensor | None, ...]
     options: dict
     dims: tuple[int, ...] = (1, 2, 3)
+    more: tuple["Parts", ...] = ()
 
 
 def qualified_name(cls: type) -> str:
@@ -135,6 +138,19 @@ def activation(module: nn.Module, path: str, allowed: tuple[str, ...]) -> Spec:
 
 def _list(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def sequence(module: nn.Module, path: str, length: int) -> None:
+    """The child is a plain Sequential of this length."""
+    child = part(module, path)
+    if type(child) is not nn.Sequential or len(child) != length:
+        raise unexpected(path, child, f"a Sequential of {length}")
+
+
+def given(like: Tensor, gate: Spec, dims: tuple[int, ...]) -> Parts:
+    """The parts of y = x * gate(v) for a vector v that a block's own layers compute, batch norm among them, and which
+    is the `source`: the perceptron is one layer, the identity. like: a tensor with v's channels first."""
+    return Parts((torch.eye(like.shape[0], dtype=like.dtype, device=like.device),), dict(gate=gate), dims)
 
 
 def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, gate: str, dims=None, **options):
