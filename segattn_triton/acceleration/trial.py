@@ -82,8 +82,11 @@ def _difference(plain: nn.Module, fast: nn.Module, args: tuple) -> str | None:
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
         shapes = " and ".join(str(tuple(x.shape)) for x in maps_among(args))
         return f"its forward failed on a map of shape {shapes}: {error}"
+    if not isinstance(expected, Tensor):
+        return f"its forward returns a {type(expected).__name__}, expected the gated map alone"
     same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-6, atol=1e-8)
-    return None if same else "its forward computes something else than is known of its class"
+    other = "its forward computes something else than is known of its class"
+    return None if same else f"{other}, maybe of another version: register_adapter() for a subclass of it"
 
 
 def _outputs_and_gradients(module: nn.Module, args: tuple) -> dict[str, Tensor]:

