@@ -171,19 +171,32 @@ class HSigmoid(nn.Module):
 
 
 class ConvModule(nn.Module):
-    def __init__(self, inputs, outputs, act):
+    def __init__(self, inputs, outputs, act=None, norm=False, k=1, bias=True):
         super().__init__()
         self.order = ("conv", "norm", "act")
-        self.with_norm = self.with_spectral_norm = self.with_explicit_padding = False
-        self.with_activation = True
-        self.conv, self.activate = nn.Conv2d(inputs, outputs, 1), act
+        self.with_norm, self.with_activation = norm, act is not None
+        self.with_spectral_norm = self.with_explicit_padding = False
+        self.conv = nn.Conv2d(inputs, outputs, k, padding=k // 2, bias=bias)
+        if norm:
+            self.bn = nn.BatchNorm2d(outputs)
+        if act is not None:
+            self.activate = act
 
     def forward(self, x):
-        return self.activate(self.conv(x))
+        x = self.bn(self.conv(x)) if self.with_norm else self.conv(x)
+        return self.activate(x) if self.with_activation else x
 
 
-@stands_for("mmseg.models.utils.se_layer.SELayer")
-class SELayer(nn.Module):
+class BaseModule(nn.Module):
+    """OpenMMLab's, of what its instances have."""
+
+    def __init__(self):
+        super().__init__()
+        self._is_init, self.init_cfg = False, None
+
+
+@stands_for("mmdet.models.layers.se_layer.SELayer")
+class SELayer(BaseModule):
     def __init__(self, C, Cr, act=None, gate=None):
         super().__init__()
         self.global_avgpool = nn.AdaptiveAvgPool2d(1)
@@ -191,6 +204,68 @@ class SELayer(nn.Module):
 
     def forward(self, x):
         return x * self.conv2(self.conv1(self.global_avgpool(x)))
+
+
+@stands_for("mmseg.models.backbones.cgnet.GlobalContextExtractor")
+class GlobalContextExtractor(nn.Module):
+    def __init__(self, C, Cr):
+        super().__init__()
+        self.channel, self.reduction, self.with_cp = C, C // Cr, False
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(nn.Linear(C, Cr), nn.ReLU(), nn.Linear(Cr, C), nn.Sigmoid())
+
+    def forward(self, x):
+        N, C = x.shape[:2]
+        return x * self.fc(self.avg_pool(x).view(N, C)).view(N, C, 1, 1)
+
+
+@stands_for("mmseg.models.backbones.stdc.FeatureFusionModule")
+class STDCFusion(BaseModule):
+    def __init__(self, inputs=8, C=6, Cr=2):
+        super().__init__()
+        self.conv0 = ConvModule(inputs, C, nn.ReLU(), norm=True)
+        self.conv1, self.conv2 = ConvModule(C, Cr, nn.ReLU(), bias=False), ConvModule(Cr, C, nn.Sigmoid(), bias=False)
+
+    def forward(self, spatial_inputs, context_inputs):
+        x = self.conv0(torch.cat([spatial_inputs, context_inputs], dim=1))
+        return x * self.conv2(self.conv1(F.avg_pool2d(x, x.shape[2:]))) + x
+
+
+@stands_for("mmseg.models.backbones.stdc.AttentionRefinementModule")
+class STDCRefinement(BaseModule):
+    def __init__(self, inputs=8, C=4):
+        super().__init__()
+        self.conv = ConvModule(inputs, C, norm=True, k=3)
+        self.conv_attn = ConvModule(C, C, nn.Sigmoid(), norm=True)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x * self.conv_attn(F.avg_pool2d(x, x.shape[2:]))
+
+
+@stands_for("mmseg.models.backbones.bisenetv1.AttentionRefinementModule")
+class BiSeNetRefinement(BaseModule):
+    def __init__(self, inputs=8, C=4):
+        super().__init__()
+        self.conv_layer = ConvModule(inputs, C, nn.ReLU(), norm=True, k=3)
+        layers = ConvModule(C, C, norm=True, bias=False)
+        self.atten_conv_layer = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), layers, nn.Sigmoid())
+
+    def forward(self, x):
+        x = self.conv_layer(x)
+        return x * self.atten_conv_layer(x)
+
+
+@stands_for("mmseg.models.backbones.bisenetv1.FeatureFusionModule")
+class BiSeNetFusion(BaseModule):
+    def __init__(self, inputs=8, C=6):
+        super().__init__()
+        self.conv1, self.gap = ConvModule(inputs, C, nn.ReLU(), norm=True), nn.AdaptiveAvgPool2d((1, 1))
+        self.conv_atten = nn.Sequential(ConvModule(C, C, nn.ReLU(), norm=True, bias=False), nn.Sigmoid())
+
+    def forward(self, x_sp, x_cp):
+        x = self.conv1(torch.cat([x_sp, x_cp], dim=1))
+        return x * self.conv_atten(self.gap(x)) + x
 
 
 def _perceptron(C, Cr):
