@@ -29,16 +29,21 @@ def lookalike(module: nn.Module) -> tuple[str, str] | None:
     cls = qualified_name(type(module))
     if cls in WITHOUT_KERNEL:
         return "none", f"no function of this package computes {WITHOUT_KERNEL[cls]}"
-    if cls.startswith("torch.") or isinstance(module, torch.jit.ScriptModule):
+    inside = (m for m in module.modules() if m is not module and not _is_of_torch(m))
+    if _is_of_torch(module) or any(list(m.parameters()) for m in inside):  # then what is inside may be one
         return None
     found = _by_its_layers(module)
     if found is None:
         return None
     kernel, what = found
-    help_ = f"register_adapter({cls!r}, {kernel!r}) takes it where its forward returns the gated map alone"
+    hint = f"register_adapter({cls!r}, {kernel!r}) takes it where its forward returns the gated map alone"
     if any(isinstance(leaf, _NORMS) for leaf in _leaves(module)):
-        help_ += ", once its batch norm is folded into the layer before (torch.nn.utils.fusion)"
-    return kernel, f"no adapter knows its class, which looks like {what}: {help_}"
+        hint += ", once its batch norm is folded into the layer before (torch.nn.utils.fusion)"
+    return kernel, f"no adapter knows its class, which looks like {what}: {hint}"
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.") or isinstance(module, torch.jit.ScriptModule)
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:

@@ -136,9 +136,18 @@ def test_what_is_no_gate(maker):
     assert not sat.acceleration_report(nn.Sequential(module))
 
 
-def test_a_copy_inside_a_block_has_one_row():
-    (row,) = sat.acceleration_report(nn.Sequential(Block()))
-    assert row.name == "0.se"
+class Around(nn.Module):
+    def __init__(self, gate):
+        super().__init__()
+        self.se = gate
+
+
+@pytest.mark.parametrize("gate", [SELayer, lambda: standins.SenetSEModule(C, 2)], ids=["copy", "known"])
+def test_a_module_around_a_gate_is_none(gate):
+    """Also where it holds nothing else."""
+    for block in (Block(), Around(gate()), Around(Around(gate()))):
+        (row,) = sat.acceleration_report(nn.Sequential(block))
+        assert row.name.startswith("0.se")
 
 
 @pytest.mark.parametrize("own", [sat.SCSE(32), sat.ECA(32), sat.SqueezeExcite(32)], ids=lambda m: type(m).__name__)
