@@ -86,7 +86,7 @@ def channel_gate(
 
     x (N, C, *spatial); w1 (Cr, C), b1 (Cr,), w2 (C, Cr), b2 (C,), the weights with any trailing ones; without w2,
     w1 (C, C) and b1 (C,). pool over the pixels: "avg", "max", or "avgmax", half the sum of both. act: relu, silu,
-    hardswish, leaky_relu, identity. map (N, C).
+    hardswish, leaky_relu, gelu, identity. map (N, C).
     Source: Hu et al. 2018, arXiv:1709.01507.
     """
     options = dict(pool=pool, act=act, gate=gate, ties=ties, backend=backend, return_map=return_map)
