@@ -7,6 +7,7 @@ from .acceleration.capture import capture_attention
 from .modules import (
     ECA,
     SCSE,
+    CBAMChannelAttention,
     ChannelAttention,
     EffectiveSE,
     LocalAttention,
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ECA",
     "SCSE",
+    "CBAMChannelAttention",
     "ChannelAttention",
     "EffectiveSE",
     "LocalAttention",

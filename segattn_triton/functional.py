@@ -21,6 +21,7 @@ from .runtime import checks as check
 from .runtime.dispatch import implementation, recalled
 
 TIES = ("first", "split")
+POOLS = ("avg", "max", "avgmax", "avg+max")
 
 
 @recalled
@@ -85,8 +86,9 @@ def channel_gate(
     """y = x * gate(w2 act(w1 pool(x) + b1) + b2) for every channel; with w2=None, y = x * gate(w1 pool(x) + b1).
 
     x (N, C, *spatial); w1 (Cr, C), b1 (Cr,), w2 (C, Cr), b2 (C,), the weights with any trailing ones; without w2,
-    w1 (C, C) and b1 (C,). pool over the pixels: "avg", "max", or "avgmax", half the sum of both. act: relu, silu,
-    hardswish, leaky_relu, identity. map (N, C).
+    w1 (C, C) and b1 (C,). pool over the pixels: "avg", "max", or "avgmax", half the sum of both; "avg+max" adds what
+    the layers make of the mean to what they make of the maximum: see `cbam_channel_gate`. act: relu, silu, hardswish,
+    leaky_relu, identity. map (N, C).
     Source: Hu et al. 2018, arXiv:1709.01507.
     """
     options = dict(pool=pool, act=act, gate=gate, ties=ties, backend=backend, return_map=return_map)
@@ -125,12 +127,38 @@ def squeeze_excite(
     if shortcut is not None:
         check.second_map("shortcut", shortcut, x, tuple(x.shape))
     check.perceptron(x, w1, b1, w2, b2, x if source is None else source)
-    check.choice("pool", pool, ("avg", "max", "avgmax"))
+    check.choice("pool", pool, POOLS)
     check.choice("out_act", out_act, OUT_ACTS)
     check.choice("ties", ties, TIES)
     run = implementation("squeeze_excite", backend, x)
     acts = dict(act=check.act(act), gate=check.gate(gate), out_act=out_act)
     return run(x, w1, b1, w2, b2, source, shortcut, pool=pool, **acts, ties=ties, return_map=return_map)
+
+
+def cbam_channel_gate(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None = None,
+    w2: Tensor | None = None,
+    b2: Tensor | None = None,
+    *,
+    pool: str = "avg+max",
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    ties: str = "first",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(mlp(mean of x) + mlp(maximum of x)) for every channel, mlp(v) = w2 act(w1 v + b1) + b2.
+
+    The channel half of CBAM, for any x (N, C, *spatial); parameters, options and map (N, C) as in `channel_gate`, of
+    which this is pool="avg+max". Other pools are those of its kin: "avgmax" applies the layers once, to half the sum of
+    both (timm's LightCbam), "avg" with w2=None is ultralytics'. ties: "first" as of max pools, "split" as of amax
+    (timm). 3 passes over the map forward, 4 backward, 5 with ties="split".
+    Source: Woo et al. 2018, arXiv:1807.06521.
+    """
+    options = dict(pool=pool, act=act, gate=gate, ties=ties, backend=backend, return_map=return_map)
+    return squeeze_excite(x, w1, b1, w2, b2, **options)
 
 
 @recalled

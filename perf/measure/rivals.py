@@ -86,6 +86,20 @@ def eca_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x * torch.sigmoid(z)[:, :, None, None]
 
 
+def cbam_channel_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """The authors': the perceptron on both pools, flattened, one after the other."""
+    pools = F.adaptive_avg_pool2d(x, 1).flatten(1), F.adaptive_max_pool2d(x, 1).flatten(1)
+    z = sum(F.linear(F.relu(F.linear(v, w1, b1)), w2, b2) for v in pools)
+    return x * torch.sigmoid(z)[:, :, None, None].expand_as(x)
+
+
+def cbam_channel_best(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """Reductions that Inductor fuses into one read of x, and both pools through the perceptron together."""
+    h = torch.relu(torch.addmm(b1, torch.cat([x.mean((2, 3)), x.amax((2, 3))]), w1.T))
+    z = torch.addmm(2 * b2, h[: len(x)] + h[len(x) :], w2.T)
+    return x * torch.sigmoid(z)[:, :, None, None]
+
+
 def scse_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """segmentation_models_pytorch's: both gates by 1x1 convolutions, the sum of both products."""
     v = F.adaptive_avg_pool2d(x, 1)
@@ -194,6 +208,7 @@ RIVALS = {
     "squeeze_excite": Rivals(squeeze_listing, squeeze_best),
     "effective_se": Rivals(effective_listing, effective_best),
     "eca": Rivals(eca_listing, eca_best),
+    "cbam_channel_gate": Rivals(cbam_channel_listing, cbam_channel_best),
     "scse": Rivals(scse_listing, scse_best),
     "local_gate": Rivals(local_listing),
     "local_gate_depthwise": Rivals(depthwise_listing, depthwise_best),

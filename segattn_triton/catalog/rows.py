@@ -62,6 +62,13 @@ ECA = (
     Case("ecaresnet50d-stage1", 8, 256, (128, 128)),
     Case("ecaresnet50d-stage4", 8, 2048, (16, 16)),
 )
+CBAM = (  # the authors' ResNet-50 with CBAM at 512 x 512; the decoder blocks of a U-Net with CBAM
+    Case("resnet50-cbam-stage1", 8, 256, (128, 128), 16),
+    Case("resnet50-cbam-stage4", 8, 2048, (16, 16), 128),
+    Case("unet-cbam-d1", 8, 256, (64, 64), 16),
+    Case("unet-cbam-d3", 8, 64, (256, 256), 4),
+    Case("yolov5s-cbam-p3-640", 1, 128, (80, 80), 8),
+)
 ONE_LAYER = (
     Case("ese-vovnet39b-stage2", 8, 256, (128, 128)),
     Case("ese-vovnet39b-stage5", 8, 1024, (16, 16)),
@@ -136,7 +143,10 @@ ROWS = (
         },
         parameters={"w1": "fc1.weight", "b1": "fc1.bias", "w2": "fc2.weight", "b2": "fc2.bias"},
         outputs={"y": MAP, "map": "N C"},
-        options={"pool": ("avg", "max", "avgmax"), "act": ACTS, "gate": GATES, "out_act": OUT_ACTS, "ties": TIES},
+        options={
+            **{"pool": ("avg", "max", "avgmax", "avg+max"), "act": ACTS, "gate": GATES},
+            **{"out_act": OUT_ACTS, "ties": TIES},
+        },
         flops=flops.squeeze_excite,
         passes=(4, 5),
         dims=(1, 2, 3),
@@ -166,6 +176,25 @@ ROWS = (
         use="as the channel gate where channels are few, and on the branches of BiSeNet",
         paper="Lee and Park 2020, arXiv:1911.06667 (eSE); Yu et al. 2018, arXiv:1808.00897 (ARM)",
         cases=ONE_LAYER + BISENET,
+    ),
+    Op(
+        name="cbam_channel_gate",
+        op=functional.cbam_channel_gate,
+        reference=reference.cbam_channel_gate,
+        module=modules.CBAMChannelAttention,
+        inputs={"x": MAP, "w1": "Cr C", "b1?": "Cr", "w2": "C Cr", "b2?": "C"},
+        parameters={"w1": "fc1.weight", "b1": "fc1.bias", "w2": "fc2.weight", "b2": "fc2.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"pool": ("avg+max", "avg", "max", "avgmax"), "act": ACTS, "gate": GATES, "ties": TIES},
+        flops=flops.squeeze_excite,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        fixed={"reduction": 2},
+        equation="y = x * gate(mlp(mean(x)) + mlp(max(x)))",
+        attends_to="channels, by the mean and the peak of the whole image",
+        use="as the channel gate where a single strong response matters as much as the mean",
+        paper="Woo et al. 2018, arXiv:1807.06521 (CBAM, its channel half)",
+        cases=CBAM,
     ),
     Op(
         name="eca",

@@ -8,6 +8,7 @@ axes, and one image without a batch, (C, *spatial). Rank decides, never sizes. O
 made.
 """
 
+from .cbam import CBAMChannelAttention
 from .channel import ChannelAttention, EffectiveSE
 from .eca import ECA
 from .local import LocalAttention, LocalPoolAttention
@@ -20,6 +21,7 @@ from .squeeze_excite import SqueezeExcite
 __all__ = [
     "ECA",
     "SCSE",
+    "CBAMChannelAttention",
     "ChannelAttention",
     "EffectiveSE",
     "LocalAttention",

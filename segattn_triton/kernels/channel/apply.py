@@ -5,6 +5,7 @@ x, s, y, du, dx (N, C, P); z (N, K, C), partial logits, summed in order: g = gat
     forward   y = out(x * g + s), out and the shortcut s left out where there is none          (read x, s, write y)
     backward  dx = du * g + dpooled * d pooled / dx:                                           (read du, write dx)
               1 / P of the mean; 1 at the first maximum, or 1 / count at every maximum         (then reads x too)
+              BOTH: dpooled (N, 2, K, C), of the mean and of the maximum
               and of a pixel gate beside it, dx = du * g + du * gp + dzp * weight              (gp, dzp (N, P))
 
 du is dy, or dy out'(x * g + s) by the pass before this one. Without du this is the gradient of the pool alone: that of
@@ -118,6 +119,7 @@ def _apply_bwd_kernel(
     C: tl.constexpr,
     K: tl.constexpr,
     MEAN: tl.constexpr,
+    BOTH: tl.constexpr,
     GATE: tl.constexpr,
     REDUCE: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -146,11 +148,15 @@ def _apply_bwd_kernel(
             else:
                 dx = du * g + du * gp
             dx += dzp * load_vector(weight_ptr, offs_c, C, ACC)[:, None]
-    dv = load_sum(dpooled_ptr, n, offs_c, C, K, ACC)
-    if MEAN and found_ptr is not None:
-        dv *= 0.5
-    if MEAN:
-        dx += (dv / P)[:, None]
+    if BOTH:
+        dx += (load_sum(dpooled_ptr, 2 * n, offs_c, C, K, ACC) / P)[:, None]
+        dv = load_sum(dpooled_ptr, 2 * n + 1, offs_c, C, K, ACC)
+    else:
+        dv = load_sum(dpooled_ptr, n, offs_c, C, K, ACC)
+        if MEAN and found_ptr is not None:
+            dv *= 0.5
+        if MEAN:
+            dx += (dv / P)[:, None]
     if found_ptr is not None:
         found = tl.load(found_ptr + image + offs_c, offs_c < C, other=1)
         if highest_ptr is None:
@@ -235,8 +241,10 @@ def plan_apply_bwd(
     gate: Activation,
     pixel_gate: tuple[Tensor, Tensor, Tensor] | None = None,
     reduce: str = "sum",
+    both: bool = False,
 ) -> Plan:
     """z, highest, found (N, C). `found` pixels share the gradient of `highest`; without it `found` is the one pixel.
+    dpooled (N, K, C), or of both pools (N, 2 K, C).
 
     pixel_gate: the weight (1, C), the gate (N, P) of every pixel and the gradient (N, P) of its logit.
     """
@@ -263,8 +271,9 @@ def plan_apply_bwd(
         pixels=m.pixels,
         images=m.N,
         C=m.C,
-        K=dpooled.shape[1],
+        K=dpooled.shape[1] // (1 + both),
         MEAN=mean,
+        BOTH=both,
         GATE=gate,
         REDUCE=reduce,
         LAYOUT=m.layout,
