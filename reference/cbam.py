@@ -65,16 +65,20 @@ def cbam(
     gc = activate(gate, sum(perceptron(v, w1, b1, w2, b2, act) for v in pools(x, pool, ties)))
     by_channel = x * per_channel(gc, x)
     gp = activate(gate, pixel_logits(by_channel, weight, bias, spatial_pool, ties))
-    y = by_channel * gp + x if residual else by_channel * gp
+    y = x * (per_channel(gc, x) * gp)
+    y = y + x if residual else y
     return (y, gp) if return_map else y
 
 
 def pixel_logits(x: Tensor, weight: Tensor, bias: Tensor | None, pool: str, ties: str) -> Tensor:
-    """(N, 1, H, W): the convolution of the maximum and the mean over the channels, or of half their sum."""
+    """(N, 1, H, W)"""
+    return F.conv2d(pools_of_pixels(x, weight.shape[1], pool, ties), weight, bias, padding=weight.shape[2] // 2)
+
+
+def pools_of_pixels(x: Tensor, maps: int, pool: str, ties: str) -> Tensor:
+    """(N, 2, H, W): the maximum and the mean over the channels in the order of `pool`; (N, 1, H, W): half their sum."""
     peak = x.amax(1, keepdim=True) if ties == "split" else x.max(1, keepdim=True).values
     mean = x.mean(1, keepdim=True)
-    if weight.shape[1] == 1:
-        maps = 0.5 * (mean + peak)
-    else:
-        maps = torch.cat([peak, mean] if pool == "max,mean" else [mean, peak], 1)
-    return F.conv2d(maps, weight, bias, padding=weight.shape[2] // 2)
+    if maps == 1:
+        return 0.5 * (mean + peak)
+    return torch.cat([peak, mean] if pool == "max,mean" else [mean, peak], 1)

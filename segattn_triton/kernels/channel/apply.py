@@ -24,7 +24,7 @@ from ...tuning.model import Config, Footprint, space
 from ...tuning.target import capability, with_all_registers
 from ..common.activations import Activation
 from ..common.tile import (
-    is_peak,
+    d_pool,
     load_sum,
     load_tile,
     load_vector,
@@ -131,9 +131,10 @@ def _apply_bwd_kernel(
     P = num_pixels(pixels, LAYOUT)
     mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
     image = n.to(tl.int64) * C
+    dx = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    x = dx
     if x_ptr is not None:
         x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
-    dx = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     if du_ptr is not None:
         du = _load_last(du_ptr, du_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
         g = GATE.f(load_vector(z_ptr + image, offs_c, C, ACC), GATE.a, GATE.b)[:, None]
@@ -148,22 +149,7 @@ def _apply_bwd_kernel(
             else:
                 dx = du * g + du * gp
             dx += dzp * load_vector(weight_ptr, offs_c, C, ACC)[:, None]
-    if BOTH:
-        dx += (load_sum(dpooled_ptr, 2 * n, offs_c, C, K, ACC) / P)[:, None]
-        dv = load_sum(dpooled_ptr, 2 * n + 1, offs_c, C, K, ACC)
-    else:
-        dv = load_sum(dpooled_ptr, n, offs_c, C, K, ACC)
-        if MEAN and found_ptr is not None:
-            dv *= 0.5
-        if MEAN:
-            dx += (dv / P)[:, None]
-    if found_ptr is not None:
-        found = tl.load(found_ptr + image + offs_c, offs_c < C, other=1)
-        if highest_ptr is None:
-            dx += tl.where(offs_p[None, :] == found[:, None], dv[:, None], 0.0)
-        else:
-            highest = load_vector(highest_ptr + image, offs_c, C, ACC)
-            dx += is_peak(x, highest[:, None]).to(ACC) * (dv / found)[:, None]
+    dx += d_pool(x, dpooled_ptr, highest_ptr, found_ptr, n, offs_c, offs_p, P, C, K, MEAN, BOTH, ACC)
     store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
 
 
