@@ -5,8 +5,11 @@ from .acceleration.adapters import register_adapter
 from .acceleration.api import accelerate, accelerated, acceleration_report, restore
 from .acceleration.capture import capture_attention
 from .modules import (
+    CBAM,
     ECA,
     SCSE,
+    CBAMChannelAttention,
+    CBAMSpatialAttention,
     ChannelAttention,
     EffectiveSE,
     LocalAttention,
@@ -24,8 +27,11 @@ from .tuning.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [
+    "CBAM",
     "ECA",
     "SCSE",
+    "CBAMChannelAttention",
+    "CBAMSpatialAttention",
     "ChannelAttention",
     "EffectiveSE",
     "LocalAttention",
