@@ -171,7 +171,7 @@ def plan_convolve_fwd(
 
 
 def plan_convolve_bwd(dz: Tensor, pools: Tensor, weight: Tensor, dpools: Tensor | None, with_dparam: bool) -> Plan:
-    """Of dz (N, H, W) fills dpools; with dparam, `dparam_ptr` (programs, M k^2 + 1) is a new buffer."""
+    """Of dz (N, H, W) fills dpools; makes dparam (programs, M k^2 + 1), if asked for."""
     N, M, H, W = pools.shape
     k = weight.shape[2]
     config = _config("convolve_bwd", dz, M, k)
