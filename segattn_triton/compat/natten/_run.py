@@ -41,32 +41,24 @@ def _scale(scale, query: Tensor) -> float:
 
 def attention(query, key, value, rpb, window: Window, scale=None, return_lse: bool = False):
     """y (N, *S, heads, D), with return_lse also lse (N, *S, heads)."""
-    axes = len(window.kernel_size)
-    vectors(axes, "query", query)
-    vectors(axes, "key", key, query)
-    vectors(axes, "value", value, query)
-    _same_vectors("key", key, query)
-    if key.shape != value.shape:
-        raise ValueError(f"value: got shape {check.shape(value)}, expected key's {check.shape(key)}")
-    fits(window, query)
-    rpb = table(rpb, query, window)
-    if square := _for_kernels(window):
+    rpb = _checked(query, rpb, window)
+    if square := _for_kernels(window):  # they check the rest
         options = dict(square, scale=scale, return_lse=return_lse)
         return functional.neighborhood_attention(query, key, value, rpb, **options)
+    _check_keys("key", key, query, window)
+    _check_keys("value", value, query, window)
+    if key.shape != value.shape:
+        raise ValueError(f"value: got shape {check.shape(value)}, expected key's {check.shape(key)}")
     y, lse = definition.attention(query, key, value, rpb, window, _scale(scale, query))
     return (y, lse) if return_lse else y
 
 
 def scores(query, key, rpb, window: Window, scale=None) -> Tensor:
     """scale <q_i, k_j> + rpb, (N, *S, heads, taps); -inf for keys that do not exist."""
-    axes = len(window.kernel_size)
-    vectors(axes, "query", query)
-    vectors(axes, "key", key, query)
-    _same_vectors("key", key, query)
-    fits(window, query)
-    rpb = table(rpb, query, window)
+    rpb = _checked(query, rpb, window)
     if square := _for_kernels(window):
         return functional.neighborhood_qk(query, key, rpb, **square, scale=scale)
+    _check_keys("key", key, query, window)
     return definition.scores(query, key, rpb, window, _scale(scale, query))
 
 
@@ -83,6 +75,14 @@ def weighted(attn, value, window: Window) -> Tensor:
     return definition.weighted(attn, value, window)
 
 
-def _same_vectors(name: str, t: Tensor, query: Tensor) -> None:
+def _checked(query, rpb, window: Window) -> Tensor | None:
+    """The table as the functions take it, of queries that the window fits."""
+    vectors(len(window.kernel_size), "query", query)
+    fits(window, query)
+    return table(rpb, query, window)
+
+
+def _check_keys(name: str, t, query: Tensor, window: Window) -> None:
+    vectors(len(window.kernel_size), name, t, query)
     if t.shape[-1] != query.shape[-1]:
         raise ValueError(f"{name}: got D = {t.shape[-1]}, expected query's {query.shape[-1]}")
