@@ -91,6 +91,25 @@ def test_a_module_on_kernels(drop, on_kernels):
     assert (drop > 0) != torch.allclose(first, plain(x))
 
 
+@pytest.mark.parametrize("dilation", [(1, 2), (2, 1), (2, 4), (3, 2)], ids=str)
+def test_dilations_of_their_own_on_kernels(dilation, on_kernels):
+    """By classes of rows and columns of unequal size; the whole with its lse, the pair, and all gradients."""
+    around, size = natten._window.window(2, 3, dilation), (3 * dilation[0] + 1, 3 * dilation[1] + 2)
+    inputs = [rand(1, *size, h, 2, seed=i) for i, h in enumerate((2, 1, 1))] + [rand(2, 5, 5)]
+    results = []
+    for known in (_run, natten._definition):
+        leaves = [t.to(DEVICE).requires_grad_() for t in inputs]
+        q, k, v, rpb = leaves
+        last = {"return_lse": True} if known is _run else {}
+        y, lse = known.attention(q, k, v, rpb, around, 0.7, **last)
+        s = known.scores(q, k, rpb, around, 0.7)
+        y2 = known.weighted(s.softmax(-1), v, around)
+        loss = y.sin().sum() + lse.cos().sum() + (s * y2.sum(-1, keepdim=True)).sum()
+        results.append([y, lse, s, y2, *torch.autograd.grad(loss, leaves)])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
 @each_axes
 def test_dropped_weights(axes):
     """Each weight after the softmax is dropped, or grows by 1 / (1 - p); a seed repeats which."""
