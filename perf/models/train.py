@@ -23,8 +23,8 @@ from ..options import Failure, Usage, choose, writable
 from ..report.render import render_and_print, style, whole
 from . import scenes, training
 
-VARIANTS = ("without", "plain", "accelerated")
-DTYPES = ("float32", "bfloat16")
+VARIANTS = tuple(whole.GATES)
+DTYPES = whole.DTYPES
 MAPPED = ("accelerated", "float32", 0)  # the run whose gates are drawn
 SHAPES = 10_000, 64  # made for training and for validation
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ...records import load
 from . import autotune, figures, frame, page, whole
@@ -17,15 +18,18 @@ __all__ = ["render", "render_and_print", "terminal_table"]
 
 def render(out: Path) -> Path:
     """Draw what OUT holds; the path of the page. Needs neither a GPU nor a whole run: any records will do."""
-    df = frame.from_records(load(out / "records.jsonl"))
-    frame.write_csv(df, out / "records.csv")
+    path = out / "records.jsonl"
+    df = frame.from_records(load(path))
+    if path.exists():
+        frame.write_csv(df, out / "records.csv")
     drawn = figures.draw(df, out)
     maps = figures.draw_maps(out / "maps.npz", out / "plots")
     found = autotune.load(out)
     tuning = page.Tuning(autotune.lines(found, df), figures.draw_spread(found, out / "plots"))
     index = out / "index.html"
     environment = _environment(out / "environment.json") or whole.environment(out)
-    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out))
+    files = {name: what for name, what in page.FILES.items() if (out / name).exists()}
+    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files)
     index.write_text(made, encoding="utf-8")
     return index
 
@@ -37,9 +41,10 @@ def render_and_print(out: Path, console: Console) -> Path:
         for column in section["head"]:
             table.add_column(column)
         for row in section["body"]:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         console.print(table)
-        for note in [*section["headline"], *section["notes"], *section["failed"]]:
+        missing = [f"{section['left_out']} left out, --resume goes on"] * bool(section["left_out"])
+        for note in [*section["headline"], *section["notes"], *section["failed"], *missing]:
             console.print(note, markup=False)
     page = render(out)
     console.print(f"the report: {page.resolve()}", markup=False, soft_wrap=True)

@@ -112,5 +112,13 @@ def draw_maps(path: Path, folder: Path) -> Path | None:
             maps: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
     except (OSError, ValueError):
         return None
-    fig = bars.gate_maps(maps, {name: row.attends_to for name, row in catalog().items()})
+    fig = bars.gate_maps(maps, {name: _legend(row) for name, row in catalog().items()})
     return save(fig, folder, "gate_maps") if fig is not None else None
+
+
+def _legend(row) -> bars.Legend:
+    """Of a row of the catalog."""
+    *_, spec = row.outputs.values()
+    means = " of channels" if "C" in spec.split() else " of heads" if "heads" in spec.split() else ""
+    unit = "gate, share that passes" if row.is_gate else "log-sum-exp of scores, nats"
+    return bars.Legend(row.attends_to, unit + f", mean{means}" * ("*S" in spec and bool(means)))

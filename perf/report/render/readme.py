@@ -141,7 +141,7 @@ def _section(root: Path, folder: Path) -> str | None:
 
 
 def _cells(line) -> tuple[str, ...]:
-    fastest = f"**{line.fastest}**" if line.wins is False else line.fastest
+    fastest = f"**{line.fastest}**" if line.outcome == "lost" else line.fastest
     return (
         f"`{line.op}`", words.mode(line.mode), line.dtype, line.layout, line.size, line.ms, line.eager, line.compiled,
         line.best, line.share, fastest,

@@ -75,5 +75,5 @@ def section(out: Path) -> dict[str, Any] | None:
     notes = [f"{title(values)}, on {environment.get('device')}, {str(environment.get('date'))[:10]}."]
     notes += [] if environment.get("gpu") else [ON_CPU]
     failed = [f"{name} failed: {reason}" for name, reason in values["failed"].items()]
-    table = dict(headline=[sentence(values)], head=HEAD, body=lines(values), failed=failed, maps=None)
+    table = dict(headline=[sentence(values)], head=HEAD, body=lines(values), failed=failed, left_out=0, maps=None)
     return dict(name="model", title="Your model", notes=notes, **table)
