@@ -6,14 +6,15 @@ were. Also the union of partial reports.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..measure import plan
 from ..folder import Folder, identity
+from ..measure import plan
 from ..options import Usage
 from ..records import Point, Record, load
 
@@ -132,6 +133,7 @@ def merge(folders: Sequence[Path], out: Path) -> Path:
     joined = Folder(out, environments[0], resume=False)
     for record in _best(r for f in folders for r in load(f / "records.jsonl")):
         joined.save(record)
+    joined.describe(left_out=dict(_left_out(environments)))
     joined.describe(merged_from=[f"{f}, {env.get('date')}" for f, env in zip(folders, environments, strict=True)])
     joined.write("autotune.json", [r for f in folders for r in _tuned(f)])
     if maps := next((f / "maps.npz" for f in folders if (f / "maps.npz").is_file()), None):
@@ -139,6 +141,11 @@ def merge(folders: Sequence[Path], out: Path) -> Path:
     from .render import render
 
     return render(out)
+
+
+def _left_out(environments: Iterable[Mapping]) -> Counter:
+    """Of all of them together: a point that one left out and another measured counts."""
+    return sum((Counter(env.get("left_out") or {}) for env in environments), Counter())
 
 
 def _best(records: Iterable[Record]) -> Iterable[Record]:

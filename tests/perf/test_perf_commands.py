@@ -117,7 +117,7 @@ def test_check_sees_a_wrong_kernel(monkeypatch):
 def test_a_child_that_dies_costs_one_piece(tmp_path, monkeypatch):
     (tmp_path / "dying_child.py").write_text(
         "import os\n"
-        "from segattn_triton.perf import child\n"
+        "from segattn_triton.perf.measure import child\n"
         "child.serve(lambda piece: os._exit(3) if piece['n'] == 1 else {'twice': 2 * piece['n']})\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

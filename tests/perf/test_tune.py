@@ -151,9 +151,9 @@ def test_it_stops_in_time_and_goes_on(tmp_path):
 
 SCRIPT = """
     import sys, time
-    from segattn_triton.perf.tuner import Tuner
-    from segattn_triton.perf.backends import Rehearsal
-    from segattn_triton.perf.candidates import Problem
+    from segattn_triton.perf.tune.tuner import Tuner
+    from segattn_triton.perf.measure.backends import Rehearsal
+    from segattn_triton.perf.measure.candidates import Problem
     class Slow(Rehearsal):
         def candidate(self, unit, index, cost):
             time.sleep(0.01)
@@ -304,7 +304,7 @@ def test_candidates_compile_in_parallel():
 
 def test_one_that_never_ends_costs_itself(tmp_path, monkeypatch):
     (tmp_path / "endless_child.py").write_text(
-        "import time\nfrom segattn_triton.perf import child\n"  # which takes its time, too
+        "import time\nfrom segattn_triton.perf.measure import child\n"  # which takes its time, too
         "child.serve(lambda piece: time.sleep(99) if piece['n'] == 1 else {'twice': 2 * piece['n']})\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -104,7 +104,7 @@ def test_a_check_without_what_runs_kernels_starts_nothing(hidden):
 def test_a_report_without_triton(tmp_path):
     """The curves of a CPU need none; what the compiler makes of the kernels is left out, and says so."""
     report = """
-        from segattn_triton.perf import report
+        from segattn_triton.perf.report import job as report
         from segattn_triton.perf.records import load
         from pathlib import Path
         out = Path({folder!r})

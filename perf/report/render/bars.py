@@ -121,7 +121,7 @@ def gate_maps(maps: Mapping[str, np.ndarray], legends: Mapping[str, Legend]) -> 
         else:
             _veil(fig, ax, image, plane, legend.unit)
         note = textwrap.wrap(legend.note, LINE)
-        ax.set_title(name + "\n" * len(note))
+        ax.set_title(name, pad=6 + 9 * len(note))
         ax.annotate(
             "\n".join(note), (0, 1), xycoords="axes fraction", xytext=(0, 5), textcoords="offset points",
             va="bottom", fontsize=7, color=MUTED,

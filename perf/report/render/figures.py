@@ -112,13 +112,25 @@ def draw_maps(path: Path, folder: Path) -> Path | None:
             maps: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
     except (OSError, ValueError):
         return None
-    fig = bars.gate_maps(maps, {name: _legend(row) for name, row in catalog().items()})
+    fig = gate_maps(maps)
     return save(fig, folder, "gate_maps") if fig is not None else None
 
 
-def _legend(row) -> bars.Legend:
-    """Of a row of the catalog."""
+UNITS = (  # of gate maps; figures have no colour bar without one
+    "gate, share that passes",
+    "gate, share that passes, mean of channels",
+    "log-sum-exp of scores, nats, mean of heads",
+)
+
+
+def gate_maps(maps: Mapping[str, np.ndarray]) -> Figure | None:
+    """Each panel with what the catalog says of its op."""
+    return bars.gate_maps(maps, {name: bars.Legend(row.attends_to, _unit(row)) for name, row in catalog().items()})
+
+
+def _unit(row) -> str:
+    """Of the values in the map of a row of the catalog, as `as_image` has them."""
     *_, spec = row.outputs.values()
-    means = " of channels" if "C" in spec.split() else " of heads" if "heads" in spec.split() else ""
-    unit = "gate, share that passes" if row.is_gate else "log-sum-exp of scores, nats"
-    return bars.Legend(row.attends_to, unit + f", mean{means}" * ("*S" in spec and bool(means)))
+    if not row.is_gate:
+        return UNITS[2]
+    return UNITS["*S" in spec.split() and "C" in spec.split()]

@@ -70,7 +70,7 @@ def build(
     on_gpu = bool(timed.timer.isin(GPU_TIMERS).any())
     return env.get_template("index.html").render(
         sentence=WHOLE if only_whole else headline(df, gpu),
-        banner=None if only_whole else banner(on_gpu, environment),
+        banner=None if only_whole else banner(on_gpu or bool((timed.timer == "launch").any()), environment),
         facts=facts(environment),
         conditions=conditions(environment),
         method=list(flat(environment.get("method") or {})),
@@ -85,6 +85,7 @@ def build(
         kernels=_kernels(df),
         missing=_missing(df),
         left_out=left_out,
+        joined="merged_from" in environment,
         unfinished=bool(environment) and not only_whole and "finished" not in environment,
         complete=not (left_out or len(missing(df)) or any(part["left_out"] or part["failed"] for part in whole)),
         timed=len(timed),

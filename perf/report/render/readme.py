@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from ....runtime.checks import DTYPES
 from ....catalog import ROWS, Op
+from ....runtime.checks import DTYPES
 from ...records import load
 from . import whole, words
 from .frame import from_records
@@ -102,8 +102,9 @@ def results_part(root: Path) -> str:
 def whole_part(root: Path, name: str) -> str:
     """The table of the README: of the first folder of perf/results that has one, a GPU's before a CPU's. How fast
     models are is a matter of GPUs alone."""
+
     def on_gpu(folder: Path) -> bool:
-        return bool((whole.about(folder / f"{name}.json").get("gpu") or {}).get("name"))
+        return bool((whole.about_run(folder / f"{name}.json").get("gpu") or {}).get("name"))
 
     folders = [path.parent for path in sorted((root / "perf" / "results").glob(f"*/{name}.jsonl"))]
     for folder in sorted(folders, key=on_gpu, reverse=True):

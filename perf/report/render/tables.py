@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ...records import Record
 from . import words
-from .frame import GPU_TIMERS, GROUP, OURS, from_records, results, summary
+from .frame import GROUP, OURS, from_records, results, summary
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def headline(df: pd.DataFrame, gpu: str | None = None) -> str:
     points = f"{c.points:,} point{'s' * (c.points != 1)}"
     if not c.points:
         return "Nothing was timed."
-    if not set(timers) & set(GPU_TIMERS):
+    if timers == ["cpu"]:
         return f"{points} timed on the CPU: the reference and the published code. Nothing here is a GPU result."
     text = f"On {gpu or 'a GPU'}: {points} timed"
     if not c.compared:

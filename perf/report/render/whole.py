@@ -168,7 +168,7 @@ def sections(out: Path) -> list[dict[str, Any]]:
         ("training", "Training with the gates", TRAINING_HEAD, lambda r: [line.cells for line in training_lines(r)]),
         ("models", "Whole models", MODELS_HEAD, models_lines),
     ):
-        records, settings = read(out, name), about(out / f"{name}.json")
+        records, settings = read(out, name), about_run(out / f"{name}.json")
         missing = left_out(name, records, settings)
         if not records and not missing:
             continue
@@ -195,14 +195,16 @@ def left_out(name: str, records: Iterable[Mapping[str, Any]], about: Mapping[str
 def environment(out: Path) -> dict[str, Any]:
     """The conditions of the page where no kernel was timed."""
     theirs = your_model.load(out) or {"environment": {}}
-    return next(filter(None, (about(out / f"{name}.json") for name in ("models", "training"))), theirs["environment"])
+    return next(
+        filter(None, (about_run(out / f"{name}.json") for name in ("models", "training"))), theirs["environment"]
+    )
 
 
 def _who(record: Mapping[str, Any]) -> list:
     return [record[name] for name in ("model", "provider", "mode", "N", "H", "W", "variant", "dtype") if name in record]
 
 
-def about(path: Path) -> dict[str, Any]:
+def about_run(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
