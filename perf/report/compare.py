@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..folder import Folder, identity
+from ..folder import Folder, identity, refuse_other_schema
 from ..measure import plan
 from ..options import Usage
 from ..records import Point, Record, load
@@ -43,6 +43,7 @@ def environment(folder: Path, argument: str) -> dict[str, Any]:
     """environment.json of a report, or the one line that says what is wrong with the folder."""
     if not (folder / "records.jsonl").is_file():
         raise Usage(f"{argument}: {folder} holds no records.jsonl; expected the folder of a report")
+    refuse_other_schema(folder / "records.jsonl", argument)
     try:
         found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         identity(found)

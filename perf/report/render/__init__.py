@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ...records import load
+from ...terminal import Row, listing
 from . import autotune, figures, frame, page, whole
 from .tables import terminal_table
 
@@ -37,12 +35,11 @@ def render(out: Path) -> Path:
 def render_and_print(out: Path, console: Console) -> Path:
     """The page anew, and the tables on the terminal."""
     for section in whole.sections(out):
-        table = Table(title=section["title"], box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        for column in section["head"]:
-            table.add_column(column)
+        groups: dict[str, list[Row]] = {}
+        keys = whole.KEYS[section["name"]]  # the columns that head a group of rows
         for row in section["body"]:
-            table.add_row(*map(Text, row))
-        console.print(table)
+            groups.setdefault(", ".join(row[:keys]), []).append(Row(row[keys:]))
+        console.print(listing(section["title"], section["head"][keys:], groups))
         missing = [f"{section['left_out']} left out, --resume goes on"] * bool(section["left_out"])
         for note in [*section["headline"], *section["notes"], *section["failed"], *missing]:
             console.print(note, markup=False)

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import pandas as pd
-from rich import box
-from rich.table import Table
+from rich.console import Group
 
 from ...records import Record
+from ...terminal import Row, listing
 from . import words
 from .frame import GROUP, OURS, from_records, results, summary
 
@@ -139,21 +138,16 @@ def headline(df: pd.DataFrame, gpu: str | None = None) -> str:
     return f"{text}; at worst {words.times(row.times_fastest)} the speed of the fastest rival: {where}."
 
 
-def terminal_table(records: Iterable[Record]) -> Table:
-    """op, size, ms, times eager, times compiled, share of floor: within 100 columns. Yellow where a rival wins."""
+TERMINAL = ("", "size", "ms", "times eager", "times compiled", "times best", "share of floor")
+
+
+def terminal_table(records: Iterable[Record]) -> Group:
+    """Of each op size, ms, times eager, times compiled, share of floor. Yellow where a rival wins."""
     df = from_records(records)
-    timers = bulk_timers(df)
-    found = lines(df, timers)
-    table = Table(title=headline(df), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left")
-    for name in ("op", "pass", "type", "size"):
-        table.add_column(name, no_wrap=name != "op", overflow="fold")
-    for name in ("ms", "times\neager", "times\ncompiled", "times\nbest", "share\nof floor"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for line, following in zip_longest(found, found[1:]):
-        kind = f"{line.dtype} {'NHWC' if line.layout == 'channels_last' else line.layout}"
-        cells = (line.ms, line.eager, line.compiled, line.best, line.share)
-        style, last = "yellow" if line.outcome == "lost" else None, following is not None and following.op != line.op
-        table.add_row(line.op, line.mode, kind, line.size, *cells, style=style, end_section=last)
-    who = {line.provider for line in found} - {"ours"}
-    table.caption = f"times of: {', '.join(sorted(who))}" if who else None
-    return table
+    groups: dict[str, list[Row]] = {}
+    for line in lines(df, bulk_timers(df)):
+        kind = f"  {line.mode} {line.dtype} {'NHWC' if line.layout == 'channels_last' else line.layout}"
+        whose = "" if line.provider == "ours" else f", {line.provider}"
+        cells = (kind + whose, line.size, line.ms, line.eager, line.compiled, line.best, line.share)
+        groups.setdefault(line.op, []).append(Row(cells, "yellow" if line.outcome == "lost" else None))
+    return listing(headline(df), TERMINAL, groups, left=(0, 1))

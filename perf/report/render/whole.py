@@ -28,6 +28,7 @@ TRAINING_HEAD = ("dtype", "gates", "seeds", "training loss", "validation loss", 
 MODELS_HEAD = (
     "model", "mode", "N×H×W", "how", "images/s", "times eager", "p50, ms", "p99, ms", "peak memory", "of eager's",
 )  # fmt: skip
+KEYS = {"training": 1, "models": 2, "model": 0}  # cells of a row that are the same in several
 MAPS = "training_gates"  # the figure of the trained gates
 LEVEL = 0.05  # of the test of what the gates change
 CPU_TRAINING = "On a CPU accelerated gates run the reference in pure torch: this compares models, not kernels."
@@ -113,7 +114,7 @@ def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         memory = r["peak_memory"] / base["peak_memory"] if base and r["peak_memory"] and base["peak_memory"] else None
         lines.append(
             (
-                r["model"], r["mode"], f"{r['N']}×{r['H']}×{r['W']}", PROVIDERS[r["provider"]],
+                r["model"], r["mode"], f"{r['N']}×{r['H']}×{r['W']}", PROVIDERS.get(r["provider"], r["provider"]),
                 words.significant(r["images_per_second"]), _times(base, r), words.significant(r["p50_ms"]),
                 words.significant(r["p99_ms"]), words.amount(r["peak_memory"]), words.percent(memory),
             )
