@@ -6,6 +6,7 @@
 # make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
 #                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
+# make newest    the default share of the kernels' tests in the interpreter of the newest Triton
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
 
@@ -13,10 +14,11 @@ PYTHON ?= python3
 OUT ?= report
 ARGS ?=
 MINUTES ?= 7
+NEWEST ?= 3.9.0
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report test test-full properties fuzz gpu-test conformance check static versions lint build
+.PHONY: help report test test-full properties fuzz gpu-test conformance check static versions newest lint build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -72,8 +74,15 @@ versions:
 	  folder=build/triton-$$release
 	  numpy=$$([ $$release = 3.6.0 ] && echo numpy==2.3.5 || true)
 	  [ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$$release $$numpy
-	  $$python tests/support/versions.py $$folder $$([ $$release = 3.9.0 ] && echo --compile-only || true)
+	  $$python tests/support/versions.py $$folder
 	done
+
+newest:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	folder=build/triton-$(NEWEST)
+	[ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$(NEWEST)
+	PYTHONPATH=$$folder $$python -m pytest -n 2 tests/kernels tests/runtime tests/modules \
+	  --ignore tests/kernels/test_static.py --ignore tests/kernels/test_probe.py $(ARGS)
 
 lint:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,dev)

@@ -84,12 +84,6 @@ def _interpreting() -> bool:
     return INTERPRETED
 
 
-def _interpreter_is_faulty() -> bool:
-    from .plan import FAULTY
-
-    return FAULTY
-
-
 def _bfloat16_runs(device_index: int) -> bool:
     return bool(torch.version.hip) or torch.cuda.get_device_capability(device_index) >= (8, 0)
 
@@ -102,9 +96,7 @@ def _why_not_triton(x: Tensor) -> str | None:
         if x.dtype == torch.bfloat16 and not _bfloat16_runs(x.device.index or 0):
             return "bfloat16 needs a GPU of compute capability 8.0 or higher"
         return None
-    if x.device.type == "cpu" and _interpreting():
-        return "the interpreter of Triton 3.9.0 is faulty: install another" if _interpreter_is_faulty() else None
-    if x.device.type == "meta":
+    if x.device.type == "meta" or (x.device.type == "cpu" and _interpreting()):
         return None
     return f"x is on {x.device}: Triton runs on CUDA tensors, and on CPU tensors in its interpreter"
 
@@ -143,7 +135,7 @@ def decompositions() -> dict:
     """{operator: the reference with its schema}, for `ExportedProgram.run_decompositions`: a graph of plain torch."""
     if isinstance(ops := _ops(), ImportError):
         raise ops
-    return {op.op: functools.partial(_decompose, op) for op in ops.ROWS.values()}
+    return {op.op: functools.partial(_decompose, op) for op in ops.OPERATORS.values()}
 
 
 def _decompose(op, *args):

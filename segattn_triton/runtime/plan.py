@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ..tuning.model import Config
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # kernels are decorated for the interpreter or for a GPU
-FAULTY = INTERPRETED and triton.__version__ == "3.9.0"  # whose interpreter refuses masks with a scalar condition
 MAX_GRID = 2**31 - 1  # Triton skips a larger launch without an error
 
 

@@ -51,3 +51,15 @@ def with_all_registers(config: Config, device: torch.device) -> Config:
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that one program may use."""
     return SHARED[max(c for c in SHARED if c <= max(capability(device), 75))]
+
+
+def stages_of(x: torch.Tensor, elements: int, align: int) -> int:
+    """Stages of a loop that loads so many elements of maps like x a round: the next rounds are on their way while one
+    is computed. 1, a plain loop, where accesses are too narrow for asynchronous copies, and before sm_80. What they
+    fill is shared memory: an SM has room for four programs of three or two stages, or for one of two."""
+    if capability(x.device) < 80 or align * x.element_size() < 16:
+        return 1
+    nbytes, room = elements * x.element_size(), shared_memory(x.device)
+    return next(
+        (stages for stages, programs in ((3, 4), (2, 4), (2, 1)) if (stages - 1) * nbytes * programs <= room), 1
+    )

@@ -17,8 +17,8 @@ from support import (
     without,
 )
 
-from segattn_triton import kernels
 from segattn_triton.catalog import BY_NAME
+from segattn_triton.kernels.conv import descriptors
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
@@ -122,7 +122,7 @@ def test_ties_of_the_larger_gate():
 def test_descriptors_over_several_blocks(C, monkeypatch):
     """Tiles of a row, rows, images and blocks of output channels, more than one of each: all are decoded from one."""
     small = space(BLOCK_P=(64,), BLOCK_C=(16,), BLOCK_K=(16,))
-    monkeypatch.setattr(kernels.conv_descriptors, "DESCRIPTORS", small)
+    monkeypatch.setattr(descriptors, "DESCRIPTORS", small)
     monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto": "descriptors")
     with tuning.using():
         row = BY_NAME["local_gate"]
@@ -160,9 +160,10 @@ def test_many_tiles(row, layout, dtype):
 @each_gate
 def test_programs_that_loop_over_tiles(row, monkeypatch):
     """On one SM a program takes several tiles, and adds up the partial sums of all of them."""
-    for family in vars(kernels).values():
-        if hasattr(family, "SMS"):
-            monkeypatch.setattr(family, "SMS", 1)
+    looping = [module for module in support.kernel_modules() if hasattr(module, "SMS")]
+    assert len(looping) > 5
+    for module in looping:
+        monkeypatch.setattr(module, "SMS", 1)
     for layout in ("contiguous", "channels_last"):
         assert_right(row, *problem(row, S=(17, 29), C=3, N=5, layout=layout))
 

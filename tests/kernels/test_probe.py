@@ -2,16 +2,25 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import pytest
 import torch
 import triton
 import triton.language as tl
 from probe import faults, probe
-from support import each_dense_variant, each_dtype, each_row, names, problem, sizes_of, without
+from support import (
+    each_dense_variant,
+    each_dtype,
+    each_row,
+    kernel_modules,
+    names,
+    problem,
+    reserved,
+    sizes_of,
+    without,
+)
 
-from segattn_triton import compiled, functional, kernels, testing
+from segattn_triton import compiled, functional, testing
 from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
@@ -20,7 +29,6 @@ from segattn_triton.runtime.plan import MAX_GRID, Plan, launch
 from segattn_triton.tuning.model import SMS, Config
 
 pytestmark = pytest.mark.interpreter
-FAMILIES = [family for family in vars(kernels).values() if isinstance(family, ModuleType)]
 
 
 @pytest.fixture
@@ -212,7 +220,7 @@ def test_every_kernel_touches_what_its_plan_states(row, dtype, layout, record_pr
 @pytest.mark.parametrize("sms", [SMS, 1], ids=["one tile a program", "programs that loop"])
 @each_row
 def test_several_tiles(row, sms, dtype, layout, record_property, monkeypatch):
-    for family in FAMILIES:
+    for family in kernel_modules():
         for name, value in (("SMS", sms), ("PROGRAMS", 8 * sms)):
             if hasattr(family, name):
                 monkeypatch.setattr(family, name, value)
@@ -316,7 +324,7 @@ def test_no_kernel_is_forgotten(monkeypatch):
         plan(functional.local_gate, testing.make_inputs(BY_NAME["local_gate"], SIZES[1], layout="channels_last"))
     defined = {
         name[1 : -len("_kernel")]
-        for family in FAMILIES
+        for family in kernel_modules()
         for name, value in vars(family).items()
         if name.startswith("_") and name.endswith("_kernel") and hasattr(value, "fn")
     }
@@ -337,21 +345,24 @@ def test_the_order_of_programs_does_not_matter(row):
 
 
 def spread(x: torch.Tensor, apart: str) -> torch.Tensor:
-    """The same values with one stride so large that offsets pass 2^31 elements. Only touched memory is committed."""
+    """The same values with one stride so large that offsets pass 2^31 elements, or that it does itself."""
     _, C, H, W = x.shape
     strides = {
         "images": (2**31 + 8, H * W, W, 1),
         "channels": (H * W, 2**29 + 8, W, 1),
+        "channels, far": (H * W, 2**31 + 8, W, 1),
         "pixels of channels_last": (C, 1, W * (2**28 + 8), 2**28 + 8),
+        "pixels of channels_last, far": (C, 1, W * (2**31 + 8), 2**31 + 8),
     }
-    wide = torch.empty_strided(x.shape, strides[apart], dtype=x.dtype)
-    return wide.copy_(x)
+    return reserved(x.shape, strides[apart], x.dtype).copy_(x)
 
 
 MAPS = [pytest.param(row, name, id=f"{row.name}-{name}") for row in ROWS for name in row.maps]
 
 
-@pytest.mark.parametrize("apart", ("images", "channels", "pixels of channels_last"))
+@pytest.mark.parametrize(
+    "apart", ("images", "channels", "channels, far", "pixels of channels_last", "pixels of channels_last, far")
+)
 @pytest.mark.parametrize(("row", "name"), MAPS)
 def test_no_offset_overflows_past_2_31_elements(row, name, apart, lazy_memory):
     """Overflow of int32 arithmetic raises inside the probe; and every element is right."""

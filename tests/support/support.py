@@ -2,10 +2,13 @@
 
 import inspect
 import itertools
+import mmap
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -181,3 +184,16 @@ def write_summary(readme: Path, share: int) -> None:
     )
     assert count == 1, f"{readme}: expected {start.strip()} ... {end.strip()} once"
     readme.write_text(text)
+
+
+def kernel_modules() -> list[ModuleType]:
+    """Every module of kernels, of all families."""
+    return [module for name, module in sorted(sys.modules.items()) if name.startswith("segattn_triton.kernels.")]
+
+
+def reserved(shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor of zeros in any strides; memory is committed where it is touched, however far it reaches."""
+    extent = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    no_reserve = 0x4000  # Linux's MAP_NORESERVE
+    memory = mmap.mmap(-1, extent * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    return torch.frombuffer(memory, dtype=dtype).as_strided(shape, stride)

@@ -22,7 +22,17 @@ from ...tuning.choice import config_for
 from ...tuning.model import Config, Footprint, space
 from ...tuning.target import capability, with_all_registers
 from ..common.activations import Activation
-from ..common.tile import is_peak, load_sum, load_tile, load_vector, num_pixels, shares, store_tile, tile_ptrs
+from ..common.tile import (
+    is_peak,
+    load_sum,
+    load_tile,
+    load_vector,
+    num_pixels,
+    only_when,
+    shares,
+    store_tile,
+    tile_ptrs,
+)
 
 SPACE = tuple(
     c
@@ -76,7 +86,7 @@ def _apply_fwd_kernel(
     z = load_sum(z_ptr, n, offs_c, C, K, ACC)
     g = GATE.f(z, GATE.a, GATE.b)
     offs = n.to(tl.int64) * C + offs_c
-    mine = (offs_c < C) & (block == 0)
+    mine = only_when(block == 0, offs_c < C)
     tl.store(logit_ptr + offs, z, mine)
     if map_ptr is not None:
         tl.store(map_ptr + offs, g.to(map_ptr.dtype.element_ty), mine)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
 from ..common.activations import Activation
-from ..common.tile import d_logit, load_vector
+from ..common.tile import d_logit, load_vector, only_when
 from .mlp import load_weight, mlp_config, splits, tiles_at_once
 
 
@@ -54,7 +54,7 @@ def _mlp_bwd_kernel(
             offs_c = chunk + tl.arange(0, BLOCK_C)
             w = load_weight(w2_ptr, offs_c, offs_r, C, R, ACC)  # [BLOCK_C, BLOCK_R]
             dz = d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_c, tiles, C, GATE, ACC, BLOCK_T)
-            tl.store(dz_ptr + image + offs_c, dz, (offs_c < C) & (k == 0))
+            tl.store(dz_ptr + image + offs_c, dz, only_when(k == 0, offs_c < C))
             dh += w * dz[:, None]
         z1 = load_vector(z1_ptr + hidden, offs_r, R, ACC)
         dz1 = tl.where(offs_r < R, ACT.df(tl.sum(dh, 0), z1, ACT.a, ACT.b), 0.0)

@@ -14,7 +14,7 @@ from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import L2_BANDWIDTH, SMS, STEP, Config, space
 from ..common.activations import Activation
-from ..common.tile import load_vector
+from ..common.tile import load_vector, only_when
 from .mlp import fits
 
 DW_SPACE = space(BLOCK_R=(8, 16, 32, 64), BLOCK_C=(16, 32, 64, 128), num_warps=(2, 4))
@@ -71,9 +71,9 @@ def _mlp_dw_kernel(
         mask = (offs_r < R)[:, None] & (offs_c < C)[None, :]
         tl.store(dw2_ptr + offs_c[None, :] * R + offs_r[:, None], dw2.to(dw2_ptr.dtype.element_ty), mask)
     if db1_ptr is not None:
-        tl.store(db1_ptr + offs_r, db1.to(db1_ptr.dtype.element_ty), (offs_r < R) & (pid_c == 0))
+        tl.store(db1_ptr + offs_r, db1.to(db1_ptr.dtype.element_ty), only_when(pid_c == 0, offs_r < R))
     if db2_ptr is not None:
-        tl.store(db2_ptr + offs_c, db2.to(db2_ptr.dtype.element_ty), (offs_c < C) & (pid_r == 0))
+        tl.store(db2_ptr + offs_c, db2.to(db2_ptr.dtype.element_ty), only_when(pid_r == 0, offs_c < C))
 
 
 def _blocks(R: int, width: int, config: Config) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
 from ..common.activations import Activation
-from ..common.tile import finish_sum, is_peak, load_vector, nan_max
+from ..common.tile import finish_sum, is_peak, load_vector, nan_max, only_when
 from .mlp import load_weight, mlp_config, splits, tiles_at_once
 
 
@@ -98,7 +98,7 @@ def _mlp_fwd_kernel(
     z1 = tl.zeros([BLOCK_R, BLOCK_C], ACC)
     for chunk in range(0, CIN, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
-        mine = (offs_c < CIN) & (k == 0)
+        mine = only_when(k == 0, offs_c < CIN)
         w = load_weight(w1_ptr, offs_r, offs_c, R, CIN, ACC)  # [BLOCK_R, BLOCK_C]
         v, peak, at = _pooled(total_ptr, peak_ptr, at_ptr, n, offs_c, tiles, pixels, CIN, SPLIT, ACC, BLOCK_T)
         if peak_ptr is not None:
@@ -120,7 +120,7 @@ def _mlp_fwd_kernel(
             w = load_weight(w2_ptr, offs_c, offs_r, C, R, ACC)  # [BLOCK_C, BLOCK_R]
             z = tl.sum(w * h[None, :], 1)
             if b2_ptr is not None:
-                z += tl.load(b2_ptr + offs_c, (offs_c < C) & (k == 0), other=0.0).to(ACC)
+                z += tl.load(b2_ptr + offs_c, only_when(k == 0, offs_c < C), other=0.0).to(ACC)
             tl.store(z_ptr + (image * K + k * C) + offs_c, z, offs_c < C)
 
 

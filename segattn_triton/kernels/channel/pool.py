@@ -21,7 +21,7 @@ from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config, Footprint, space
-from ...tuning.target import capability
+from ...tuning.target import capability, stages_of, with_all_registers
 from ..common.activations import Activation
 from ..common.tile import is_peak, load_tile, load_vector, nan_max, num_pixels, store_tile, tile_ptrs
 
@@ -67,6 +67,7 @@ def _pool_fwd_kernel(
     SPLIT: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -79,7 +80,7 @@ def _pool_fwd_kernel(
     peak = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
     offs_first = row % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     at = tl.zeros([BLOCK_C, BLOCK_P], tl.int32) + (0 if SPLIT else offs_first[None, :])
-    for block in range(row % tiles, blocks, tiles):
+    for block in tl.range(row % tiles, blocks, tiles, num_stages=STAGES):
         offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
         mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
         x = _load_again(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
@@ -120,6 +121,7 @@ def _pool_bwd_kernel(
     OUT: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -131,7 +133,7 @@ def _pool_bwd_kernel(
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     if z_ptr is not None:
         g = GATE.f(load_vector(z_ptr + n.to(tl.int64) * C, offs_c, C, ACC), GATE.a, GATE.b)[:, None]
-    for block in range(row % tiles, blocks, tiles):
+    for block in tl.range(row % tiles, blocks, tiles, num_stages=STAGES):
         offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
         mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
         du = _load_again(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
@@ -158,6 +160,10 @@ def _blocks(m: Maps, config: Config) -> tuple[int, int, int]:
     return chunks, blocks, min(blocks, -(-PROGRAMS // max(m.N * chunks, 1)), max(PARTIALS // m.C, 1))
 
 
+def _stages(x: Tensor, m: Maps, config: Config, loads: int) -> int:
+    return stages_of(x, loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"], m.layout.align)
+
+
 def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
     itemsize = x.element_size()
     few = kernel == "pool_bwd" and itemsize >= 4 and capability(x.device) >= 100
@@ -174,7 +180,8 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
         return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * tiles, waste, row)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
-    return config_for(SPACE, footprint, kernel, x, **how)
+    config = config_for(SPACE, footprint, kernel, x, **how)
+    return with_all_registers(config, x.device) if capability(x.device) > 80 else config
 
 
 def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
@@ -195,6 +202,7 @@ def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
         SPLIT=split,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        STAGES=_stages(x, m, config, 1),
     )
     traffic = dict(x_ptr=(1, 0), total_ptr=(0, 1), peak_ptr=(0, 1), at_ptr=(0, 1))
     return Plan(_pool_fwd_kernel, args, config, m.N * tiles * chunks, traffic)
@@ -239,6 +247,7 @@ def plan_pool_bwd(
         OUT=out,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        STAGES=_stages(x, m, config, loads),
     )
     args |= {name.replace("_ptr", "_stride"): strides.get(name, m.strides[0]) for name in needed}
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "shortcut_ptr"), (1, 0)) | {"z_ptr": (tiles, 0)}

@@ -19,7 +19,7 @@ from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config, Footprint, space
-from ...tuning.target import capability, with_all_registers
+from ...tuning.target import capability, stages_of, with_all_registers
 from ..common.activations import Activation
 from ..common.tile import (
     WHOLE,
@@ -74,6 +74,7 @@ def _scse_bwd_kernel(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     CHUNKS: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -84,7 +85,7 @@ def _scse_bwd_kernel(
     dgc = tl.zeros([CHUNKS, BLOCK_C], ACC)
     dw = tl.zeros([CHUNKS, BLOCK_C], ACC)
     db = tl.zeros([BLOCK_P], ACC)
-    for tile in range(row % share, tiles, share):
+    for tile in tl.range(row % share, tiles, share, num_stages=STAGES):
         offs_p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
         mask_p = offs_p < P
         zp = tl.zeros([BLOCK_P], ACC)
@@ -146,7 +147,7 @@ def _config(m: Maps, x: Tensor, block_c: int, reduce: str) -> Config:
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(reduce,), exact=m.N)
     config = config_for(SPACE, footprint, "scse_bwd", x, **how)
-    return with_all_registers(config, x.device) if m.layout.channels_last and capability(x.device) >= 100 else config
+    return with_all_registers(config, x.device) if m.layout.channels_last and capability(x.device) > 80 else config
 
 
 def plan_scse_bwd(
@@ -189,6 +190,7 @@ def plan_scse_bwd(
         LAYOUT=m.layout,
         ACC=accumulator(x),
         CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
+        STAGES=stages_of(x, 2 * block_c * config.blocks["BLOCK_P"], m.layout.align) if block_c >= m.C else 1,
         BLOCK_C=block_c,
     )
     each, again = m.N * tiles, 1 if block_c >= m.C else 2 + with_dparam

@@ -17,16 +17,23 @@ def num_pixels(pixels, LAYOUT: tl.constexpr):
 
 
 @triton.jit
+def in_elements(stride, ALIGN: tl.constexpr, INT64: tl.constexpr):
+    """A stride, which comes in units of ALIGN elements, widened first where an image reaches past 2^31 of them."""
+    return (tl.full([], stride, tl.int64) if INT64 else stride) * ALIGN
+
+
+@triton.jit
 def tile_ptrs(ptr, stride, n, offs_c, offs_p, LAYOUT: tl.constexpr):
     """Pointers to the tile [BLOCK_C, BLOCK_P] of image n."""
     image = ptr + n.to(tl.int64) * stride[0] * LAYOUT.align
     if LAYOUT.int64:
         offs_c = offs_c.to(tl.int64)
         offs_p = offs_p.to(tl.int64)
+    step = in_elements(stride[1], LAYOUT.align, LAYOUT.int64)
     if LAYOUT.channels_last:
-        return image + (offs_p[None, :] * (stride[1] * LAYOUT.align) + offs_c[:, None])
+        return image + (offs_p[None, :] * step + offs_c[:, None])
     else:
-        return image + (offs_c[:, None] * (stride[1] * LAYOUT.align) + offs_p[None, :])
+        return image + (offs_c[:, None] * step + offs_p[None, :])
 
 
 @triton.jit
@@ -66,6 +73,12 @@ def store_chunks(ptr, sums, C: tl.constexpr):
 def load_vector(ptr, offs, size, ACC: tl.constexpr):
     """A vector in the accumulator's precision, 0 past its end."""
     return tl.load(ptr + offs, offs < size, other=0.0).to(ACC)
+
+
+@triton.jit
+def only_when(condition, mask):
+    """The mask where a scalar condition holds, else nothing. Triton 3.9.0's interpreter refuses to join them by &."""
+    return mask & (tl.zeros_like(mask) | condition)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config, Footprint, space
+from ...tuning.target import capability, stages_of, with_all_registers
 from ..common.activations import Activation
 from ..common.tile import load_tile, load_vector, num_pixels, store_tile
 from .shared import fwd_args, gate_tile
@@ -70,6 +71,7 @@ def _conv_bwd_kernel(
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -77,7 +79,7 @@ def _conv_bwd_kernel(
     first = tl.program_id(0) // blocks
     offs_c = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
     db = tl.zeros([BLOCK_C, BLOCK_P], ACC)
-    for tile in range(first, all_tiles, programs):
+    for tile in tl.range(first, all_tiles, programs, num_stages=STAGES):
         n = tile // tiles
         offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
         mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
@@ -139,7 +141,9 @@ def plan_conv_bwd(
 ) -> Plan:
     """z, dz and direct lie alike. With db, the plan's `db_ptr` is a new buffer (programs, C) of partial sums."""
     m = maps(x, z, dy, *(() if dmap is None else (dmap,)))
+    loads = 3 if dmap is None else 4
     config = _pointwise_config("conv_bwd", x, m, loads=3, live=3 + with_db)
+    config = with_all_registers(config, x.device) if capability(x.device) >= 100 else config
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
     programs = min(m.N * tiles, -(-8 * SMS // blocks))  # enough for every SM; few, so that the partial sums stay small
@@ -164,6 +168,7 @@ def plan_conv_bwd(
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        STAGES=stages_of(x, loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"], m.layout.align),
     )
     traffic = dict(dy_ptr=(1, 0), dmap_ptr=(1, 0), x_ptr=(1, 0), z_ptr=(1, 0), bias_ptr=(m.N * tiles, 0))
     traffic |= dict(dz_ptr=(0, 1), direct_ptr=(0, 1), db_ptr=(0, 1))

@@ -23,6 +23,7 @@ from ...runtime.maps import ALIGNMENTS, Layout
 from ...tuning.choice import config_for
 from ...tuning.model import Config, Footprint, Model, space
 from ...tuning.target import capability, with_all_registers
+from ..common.tile import in_elements
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2.0))
@@ -80,13 +81,20 @@ def is_inner(y0, x0, rows, cols, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, W
 
 
 @triton.jit
+def wide(i, WINDOW: tl.constexpr):
+    """An index, in 64 bits where an image reaches past 2^31 elements."""
+    return i.to(tl.int64) if WINDOW.int64 else i
+
+
+@triton.jit
 def rows_at(ptr, stride, place, head, y, x, WINDOW: tl.constexpr, ALIGN: tl.constexpr = 1):
     """One value per position: (origin, offsets [BLOCK_P], steps of one position down and right) for `shifted`."""
     n, _, gy, gx, dilation = place
-    if WINDOW.int64:
-        head, gy, gx, y, x = head.to(tl.int64), gy.to(tl.int64), gx.to(tl.int64), y.to(tl.int64), x.to(tl.int64)
-    stride_y, stride_x = stride[1] * ALIGN, stride[2] * ALIGN
-    base = ptr + n.to(tl.int64) * stride[0] * ALIGN + (head * (stride[3] * ALIGN) + gy * stride_y + gx * stride_x)
+    head, gy, gx, y, x = wide(head, WINDOW), wide(gy, WINDOW), wide(gx, WINDOW), wide(y, WINDOW), wide(x, WINDOW)
+    stride_y = in_elements(stride[1], ALIGN, WINDOW.int64)
+    stride_x = in_elements(stride[2], ALIGN, WINDOW.int64)
+    stride_head = in_elements(stride[3], ALIGN, WINDOW.int64)
+    base = ptr + n.to(tl.int64) * stride[0] * ALIGN + (head * stride_head + gy * stride_y + gx * stride_x)
     step_y, step_x = stride_y * dilation, stride_x * dilation
     return base, y * step_y + x * step_x, step_y, step_x
 
@@ -95,9 +103,7 @@ def rows_at(ptr, stride, place, head, y, x, WINDOW: tl.constexpr, ALIGN: tl.cons
 def vectors_at(ptr, stride, place, head, y, x, WINDOW: tl.constexpr):
     """One vector per position: as `rows_at`, with offsets [BLOCK_P, BLOCK_D]; strides in units of WINDOW.align."""
     base, offs, step_y, step_x = rows_at(ptr, stride, place, head, y, x, WINDOW, WINDOW.align)
-    offs_d = tl.arange(0, WINDOW.block_d)
-    if WINDOW.int64:
-        offs_d = offs_d.to(tl.int64)
+    offs_d = wide(tl.arange(0, WINDOW.block_d), WINDOW)
     return base, offs[:, None] + offs_d[None, :] * stride[4], step_y, step_x
 
 

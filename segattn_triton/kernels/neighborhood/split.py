@@ -31,6 +31,7 @@ from .shared import (
     strides_of,
     tiles,
     vectors_at,
+    wide,
     window,
 )
 from .traffic import bias_loads, keys_per_query
@@ -47,7 +48,7 @@ def _tap(i_y, i_x, j_y, j_x, rows, cols, WINDOW: tl.constexpr):
 def _load_tap(s, stride, oy, ox, tap, mask, WINDOW: tl.constexpr, ACC: tl.constexpr):
     """The scores [BLOCK_P] for key `tap` of the queries (oy, ox) away, 0 where masked."""
     base, offs, step_y, step_x = s
-    return load_shifted((base, offs + tap * stride[4], step_y, step_x), oy, ox, mask, WINDOW, ACC)
+    return load_shifted((base, offs + wide(tap, WINDOW) * stride[4], step_y, step_x), oy, ox, mask, WINDOW, ACC)
 
 
 @triton.jit
@@ -97,7 +98,8 @@ def _neighborhood_dot_kernel(
             s = tl.where(offs_t[None, :] == tap[:, None], s_j[:, None], s)
     at = rows_at(s_ptr, s_stride, place, head, y, x, WINDOW)
     mask_s = mask[:, None] & (offs_t < WINDOW.kernel * WINDOW.kernel)[None, :]
-    tl.store(at[0] + at[1][:, None] + offs_t[None, :] * s_stride[4], s.to(s_ptr.dtype.element_ty), mask_s)
+    ptrs = at[0] + at[1][:, None] + wide(offs_t, WINDOW)[None, :] * s_stride[4]
+    tl.store(ptrs, s.to(s_ptr.dtype.element_ty), mask_s)
 
 
 @triton.jit

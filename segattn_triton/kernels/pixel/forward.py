@@ -11,7 +11,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
-from ..common.tile import channels_at_once, chunk_at, load_sum, load_tile, maximum, num_pixels, store_tile
+from ..common.tile import channels_at_once, chunk_at, load_sum, load_tile, maximum, num_pixels, only_when, store_tile
 from .shared import load_weights, logit_of, nothing_yet, spatial_config, squeeze
 
 
@@ -59,7 +59,7 @@ def _spatial_fwd_kernel(
         y = x * g[None, :]
         if zc_ptr is not None:
             zc = load_sum(zc_ptr, n, offs_c, C, K, ACC)
-            mine = (offs_c < C) & (tl.program_id(0) % tiles == 0)
+            mine = only_when(tl.program_id(0) % tiles == 0, offs_c < C)
             tl.store(logit_ptr + n.to(tl.int64) * C + offs_c, zc, mine)
             by_channel = x * GATE.f(zc, GATE.a, GATE.b)[:, None]
             y = maximum(by_channel, y) if REDUCE == "max" else by_channel + y

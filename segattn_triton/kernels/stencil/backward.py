@@ -14,7 +14,7 @@ from torch import Tensor
 from ...runtime.maps import maps, partials
 from ...runtime.plan import Plan
 from ..common.activations import Activation
-from ..common.tile import load_tile, load_vector, store_tile
+from ..common.tile import load_tile, load_vector, only_when, store_tile
 from .shared import common_args, geometry_of, own_columns, place, stencil_config
 from .window import accumulate, around, inverse_count, load_taps, roll, route, settle
 
@@ -98,13 +98,13 @@ def _stencil_bwd_kernel(
     dw = (db, db, db, db, db, db, db, db, db)
     for row in tl.range(h0 - 2, h1 + 2, num_stages=STAGES):
         offs_p = row * W + offs_w
-        mask = mask_c & mask_w & ((row >= 0) & (row < H))
+        mask = only_when((row >= 0) & (row < H), mask_c & mask_w)
         x2 = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
         if tagged:
-            x2 = tl.where(mask_w & ((row >= 0) & (row < H)), x2, float("-inf"))
+            x2 = tl.where(only_when((row >= 0) & (row < H), mask_w), x2, float("-inf"))
         z, tag, window = roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
         # from here on the row above; dy is loaded after the shifts, or the compiler changes layouts around them
-        mask = mask_c & mask_w & ((row >= first) & (row <= H))
+        mask = only_when((row >= first) & (row <= H), mask_c & mask_w)
         dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
         if W_ALIGN == 1 and not LAYOUT.channels_last:
             dy = settle(dy, VEC)  # narrow loads have a layout of their own, which the arithmetic would take on
@@ -116,11 +116,11 @@ def _stencil_bwd_kernel(
             ds += load_tile(dmap_ptr, dmap_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
         dz = GATE.df(ds, z, GATE.a, GATE.b)
         dx1 += dy * GATE.f(z, GATE.a, GATE.b)
-        dz = _to_each(dz, z, tag, share, mask_w & ((row >= 1) & (row <= H)), STENCIL)
+        dz = _to_each(dz, z, tag, share, only_when((row >= 1) & (row <= H), mask_w), STENCIL)
         dzs = around(dz, 0.0, VEC)
         if dx_ptr is not None:
             dx, dx0, dx1 = _route_rows(dx0, dx1, x0, x1, x2, dzs, z, tag, w, STENCIL, VEC)
-            mask = mask_c & mask_w & own_w & (row - 2 >= h0)
+            mask = only_when(row - 2 >= h0, mask_c & mask_w & own_w)
             store_tile(dx_ptr, dx_stride, n, offs_c, offs_p - 2 * W, dx, mask, LAYOUT)
         own = (row > h0) & (row <= h1)
         if HALO:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...runtime.maps import maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
-from ..common.tile import load_tile, load_vector, store_tile
+from ..common.tile import load_tile, load_vector, only_when, store_tile
 from .shared import common_args, geometry_of, own_columns, place, stencil_config
 from .window import inverse_count, load_taps, roll
 
@@ -51,7 +51,7 @@ def _stencil_fwd_kernel(
     zero = tl.zeros([BLOCK_C, BLOCK_W], ACC)
     x1, window = zero, (zero, zero)
     for row in tl.range(h0 - 1, tl.minimum(h0 + BLOCK_H, H) + 1, num_stages=STAGES):
-        mask = mask_c & mask_w & ((row >= 0) & (row < H))
+        mask = only_when((row >= 0) & (row < H), mask_c & mask_w)
         x2 = load_tile(x_ptr, x_stride, n, offs_c, row * W + offs_w, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
         if STENCIL == "max":
             x2 = tl.where(mask, x2, float("-inf"))
@@ -59,7 +59,7 @@ def _stencil_fwd_kernel(
         if STENCIL == "avg":
             z *= inverse_count(row - 1, offs_w, H, W, ACC)
         g = GATE.f(z, GATE.a, GATE.b)
-        mask = mask_own & (row > h0)
+        mask = only_when(row > h0, mask_own)
         offs_p = (row - 1) * W + offs_w
         store_tile(y_ptr, y_stride, n, offs_c, offs_p, x1 * g, mask, LAYOUT)
         if map_ptr is not None:
