@@ -1,4 +1,5 @@
 # make report    measure on the GPU (or all that can be done without one) and write report/index.html
+# make shell     a shell in which `python` has the modules and `segattn` is a command
 # make test      a fixed eighth of the cases of every property, in minutes
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
@@ -18,7 +19,7 @@ NEWEST ?= 3.9.0
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report test test-full properties fuzz gpu-test conformance check static versions newest lint build
+.PHONY: help report shell test test-full properties fuzz gpu-test conformance check static versions newest lint build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -26,6 +27,10 @@ help:
 report:
 	python=$$($(PYTHON) bootstrap.py --extras perf)
 	$$python -m segattn_triton.perf report --out $(OUT) $(ARGS)
+
+shell:
+	python=$$($(PYTHON) bootstrap.py --extras perf,models)
+	PATH="$$(dirname $$python):$$PATH" exec "$${SHELL:-bash}"
 
 test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)

@@ -77,14 +77,18 @@ class Progress:
             line = f"{self.what}: {done} of {self.total}{left(self.said - self.begin, done, self.total)}"
             print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", file=self.stream, flush=True)
 
+    def end(self) -> None:
+        """The line is gone."""
+        if self.live:
+            print("\r\x1b[K", end="", file=self.stream, flush=True)
+
     def of(self, pieces: Iterable) -> Iterator:
-        """The pieces, as they come; the line is gone after the last."""
+        """The pieces, as they come."""
         self(0)
         for i, piece in enumerate(pieces, 1):
             yield piece
             self(i)
-        if self.live:
-            print("\r\x1b[K", end="", file=self.stream, flush=True)
+        self.end()
 
 
 def left(elapsed: float, done: int, total: int) -> str:

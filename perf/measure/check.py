@@ -117,12 +117,13 @@ def main(ops) -> int:
     """The table, as results arrive; 1 if any kernel does not match."""
     from rich.live import Live
 
-    from ..terminal import console
+    from ..terminal import Progress, console
 
     gpu, found = torch.cuda.is_available(), []
     need("triton", *(() if gpu else ("numpy",)))  # Triton's interpreter computes with numpy
-    with Live(console=console(), refresh_per_second=2) as live:
-        for outcome in outcomes(ops):
+    total = sum(1 for _ in cases(ops, gpu=gpu))
+    with Live(console=console(), refresh_per_second=2, vertical_overflow="visible") as live:
+        for outcome in Progress("cases checked", total).of(outcomes(ops)):
             found.append(outcome)
             live.update(table(found, gpu=gpu))
     return int(any(o.failure for o in found))

@@ -7,6 +7,7 @@ close to the plain ones' as these are, seed to seed, to each other.
 
 import contextlib
 import io
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def run(
     if not resume:
         checkpoint.unlink(missing_ok=True)
     todo = [(v, d, s) for s in range(settings.seeds) for d in DTYPES for v in VARIANTS]
+    begin, before = time.monotonic(), len(log.records)
     for number, (variant, dtype, seed) in enumerate(todo):
         if log.done(variant, dtype, seed):
             continue
@@ -88,7 +90,9 @@ def run(
             raise Failure("interrupted; --resume continues") from None
         log.save(record)
         said = f"loss {record['loss']:.4f}, mIoU {record['miou']:.4f}"
-        console.print(f"[{number + 1} of {len(todo)}] {variant}, {dtype}, seed {seed}: {said}", markup=False)
+        done, elapsed = len(log.records) - before, time.monotonic() - begin
+        far = f"{number + 1} of {len(todo)}{terminal.left(elapsed, done, done + len(todo) - number - 1)}"
+        console.print(f"[{far}] {variant}, {dtype}, seed {seed}: {said}", markup=False, soft_wrap=True)
     page = render_and_print(Path(out), console)
     if outside := [line for line in whole.training_lines(list(log.records.values())) if line.inside is False]:
         raise Failure(f"outside the seed-to-seed band: {', '.join(line.dtype for line in outside)}")
