@@ -8,6 +8,7 @@
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
 #                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
 # make newest    the default share of the kernels' tests in the interpreter of the newest Triton
+# make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
 
@@ -19,7 +20,7 @@ NEWEST ?= 3.9.0
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell test test-full properties fuzz gpu-test conformance check static versions newest lint build
+.PHONY: help report shell test test-full properties fuzz gpu-test nightly conformance check static versions newest lint build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -59,6 +60,10 @@ gpu-test:
 test-full:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
 	$$python -m pytest -n 2 --share 1 --readme=README.md $(ARGS)
+
+nightly:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	$$python tests/support/screenshots.py build/screenshots
 
 conformance:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)

@@ -154,6 +154,12 @@ def test_a_tie_has_no_colour():
     style.plt.close(figure)
 
 
+def test_no_text_is_a_formula(gpu_run):
+    """Math in names is off, so that none may come from an axis."""
+    for svg in (gpu_run / "plots").glob("*.svg"):
+        assert not re.search(r">[^<]*\\\w+\{", svg.read_text()), svg.name
+
+
 def test_csv_has_every_column(gpu_run):
     with (gpu_run / "records.csv").open() as file:
         rows = list(csv.DictReader(file))

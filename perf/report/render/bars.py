@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from . import words
 from .style import INK, MUTED, figure, in_order, look, styled
@@ -87,6 +87,8 @@ def error(what: str, rows: pd.DataFrame) -> Figure | None:
             )  # fmt: skip
         if np.isfinite(smallest):
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0e}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
         _rows_of(ax, providers)
         ax.set_title(words.mode(mode))
         ax.set_xlabel("largest |y - y64| over largest |y64|; median at the right")
