@@ -8,6 +8,7 @@ identity      z
 silu          z sigmoid(z)
 hardswish     z min(max(a z + b, 0), 1)            a = 1/6, b = 1/2
 leaky_relu    z if z > 0 else a z                  a = 0.01
+gelu          z (1 + erf(z / sqrt(2))) / 2
 relu_sigmoid  1 / (1 + exp(-max(z, 0)))
 
 hard_sigmoid with (1/2, 1/2) is that of mmcv before 1.4.4, with (0.2, 0.5) that of Paddle.
@@ -42,10 +43,11 @@ ACTIVATIONS = {
     "silu": Activation(lambda z, a, b: z * torch.sigmoid(z)),
     "hardswish": Activation(lambda z, a, b: z * _hard_sigmoid(z, a, b), 1 / 6, 0.5),
     "leaky_relu": Activation(lambda z, a, b: F.leaky_relu(z, a), 0.01),
+    "gelu": Activation(lambda z, a, b: F.gelu(z)),
     "relu_sigmoid": Activation(lambda z, a, b: torch.sigmoid(torch.relu(z))),
 }
 GATES = ("sigmoid", "hard_sigmoid", "tanh", "relu", "relu_sigmoid", "identity")
-ACTS = ("relu", "silu", "hardswish", "leaky_relu", "identity")
+ACTS = ("relu", "silu", "hardswish", "leaky_relu", "gelu", "identity")
 OUT_ACTS = ("identity", "relu")  # of a sum that a gate is part of
 
 

@@ -1,47 +1,20 @@
 """One line on a model people already have: the gates it holds run on the kernels, in place and reversibly.
 
 A gate's class is swapped for a subclass of it whose forward calls a function of `segattn_triton.functional` with the
-gate's own parameters (`_swap`). Nothing else of the module changes: parameters, keys, hooks and `isinstance` stay.
+gate's own parameters (`swap`). Nothing else of the module changes: parameters, keys, hooks and `isinstance` stay.
 """
 
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from torch import nn
 
 from . import trial
 from .adapters import ADAPTERS, BLOCKS, qualified_name
-from .survey import Found, blocks_of, gates_of, is_fsdp, is_fusable
+from .report import NOT_CALLED, Report, Row, announce
+from .survey import Found, blocks_of, gates_of, is_fsdp, is_fusable, own_modules
 from .swap import SWAPPED, Accelerated, plain_class, swap
-
-
-class Row(NamedTuple):
-    """One gate of a model. status: "accelerated", or "left" for the reason given."""
-
-    name: str
-    cls: str
-    kernel: str
-    status: str
-    reason: str = ""
-
-
-class Report(tuple[Row, ...]):
-    """The gates of a model, row by row; prints as a table."""
-
-    @property
-    def summary(self) -> str:
-        done = sum(row.status == "accelerated" for row in self)
-        return f"{done} of {len(self)} gate{'s' * (len(self) != 1)} accelerated"
-
-    def __str__(self) -> str:
-        if not self:
-            return self.summary
-        rows = [Row._fields, *self]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(Row._fields))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self.summary, *lines])
 
 
 def acceleration_report(model: nn.Module) -> Report:
@@ -57,11 +30,11 @@ def acceleration_report(model: nn.Module) -> Report:
     rows = []
     for path, module, kernel, reason in found:
         if reason is None and not isinstance(module, Accelerated):
-            reason = "accelerate() was not called for it"
+            reason = NOT_CALLED
         epilogue = " + shortcut, act" if id(module) in blocks and reason is None else ""
         status = "accelerated" if reason is None else "left"
         rows.append(Row(path, qualified_name(plain_class(module)), kernel + epilogue, status, reason or ""))
-    return Report(rows)
+    return Report(rows, own_modules(model))
 
 
 def accelerate(
@@ -71,6 +44,7 @@ def accelerate(
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
     strict: bool = False,
     verify: bool = False,
+    verbose: bool = True,
 ) -> nn.Module:
     """Run the attention gates of a model on the kernels: changes it in place, returns it, and prints a line.
 
@@ -88,7 +62,9 @@ def accelerate(
     include: only gates of these kernels, such as ("scse", "eca"). filter_fn: (module, name) -> whether to take it.
     strict: RuntimeError, the model unchanged, if nothing is taken or something of it is left. verify: first compare
     each gate and residual block, output and gradients, with its own forward on a random map; RuntimeError, the model
-    unchanged, where the error is more than four times that of its own forward. A second call changes nothing more.
+    unchanged, where the error is more than four times that of its own forward. verbose: print the line, on rank 0 only
+    where torch.distributed runs; it says where nothing gets faster. What was left, and why, goes to the logger
+    `segattn_triton` at level INFO, what was taken at DEBUG. A second call changes nothing more.
     Errors: TypeError for no module; ValueError for an unknown kernel in `include`.
     """
     found = gates_of(model)
@@ -104,7 +80,7 @@ def accelerate(
     if verify:
         _verify_all(model, taken)
     _swap_all(model, taken)
-    print(acceleration_report(model).summary)
+    announce(acceleration_report(model), verbose)
     return model
 
 
@@ -137,9 +113,10 @@ def _verify(name: str, module: nn.Module) -> None:
     fast = copy.deepcopy(module)
     (gate,) = gates_of(fast)
     known = ADAPTERS[qualified_name(type(gate.module))]
-    channels, dims, like = trial.takes(fast, known if gate.module is fast else None, known.read(gate.module))
+    parts = known.read(gate.module)
     _swap_all(fast, [gate])
-    trial.verify(f"{name or 'the model'} ({qualified_name(type(module))})", module, fast, channels, dims, like)
+    title = f"{name or 'the model'} ({qualified_name(type(module))})"
+    trial.verify(title, module, fast, known if gate.module is fast else None, parts)
 
 
 def _raise_unless_all(chosen: Sequence[Found], found: Sequence[Found]) -> None:

@@ -1,6 +1,6 @@
 """What the gates of a model look at: their maps, taken while the model runs, without a change to the model.
 
-A gate of this package is asked for its map by a pair of hooks, an accelerated one by its entry in `_swap.SINKS`. Both
+A gate of this package is asked for its map by a pair of hooks, an accelerated one by its entry in `swap.SINKS`. Both
 are gone after the context, and neither does anything in a copy or a pickle of the model.
 """
 
@@ -14,11 +14,11 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from .. import functional, modules
+from .. import functional
 from .api import acceleration_report
+from .report import NOT_CALLED
+from .survey import OWN
 from .swap import SINKS, AcceleratedGate, AcceleratedInline
-
-_OURS = tuple(cls for cls in map(vars(modules).get, modules.__all__) if isinstance(cls, type))
 
 
 def _returns_map(function: Callable) -> bool:
@@ -28,7 +28,7 @@ def _returns_map(function: Callable) -> bool:
 def _has_map(module: nn.Module) -> bool:
     if isinstance(module, AcceleratedGate | AcceleratedInline):
         return _returns_map(getattr(functional, module._segattn_gate.kernel))
-    return isinstance(module, _OURS) and _returns_map(module.forward)
+    return isinstance(module, OWN) and _returns_map(module.forward)
 
 
 class _Tap:
@@ -88,7 +88,7 @@ def _chosen(model: nn.Module, names: str | Sequence[str]) -> dict[str, nn.Module
         raise TypeError(f"names: got {names!r}, expected a pattern such as 'decoder.*', or several")
     gates = {name: module for name, module in model.named_modules() if _has_map(module)}
     if not gates:
-        known = len(acceleration_report(model))
+        known = sum(row.reason == NOT_CALLED for row in acceleration_report(model))
         hint = f"; it has {known} of other libraries: segattn_triton.accelerate(model) first" if known else ""
         raise ValueError(
             f"model: got {type(model).__name__} without a gate of this package or an accelerated one{hint}"
@@ -119,6 +119,6 @@ def capture_attention(model: nn.Module, names: str | Sequence[str] = "*") -> Ite
         if eager:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, gate in gates.items():
-            tap = _Tap if isinstance(gate, _OURS) else _Entry
+            tap = _Tap if isinstance(gate, OWN) else _Entry
             stack.callback(tap(gate, lambda gate_map, name=name: maps.__setitem__(name, gate_map)).close)
         yield maps

@@ -5,18 +5,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import modules
 from . import trial
 from .adapters import ADAPTERS, BLOCKS, Block, Parts, check_readers, qualified_name
+from .lookalike import lookalike
 from .swap import fused, is_observed, plain_class, read
 
 SLOWER: dict[str, tuple[tuple[str, int, int], ...]] = {}
 """GPU -> (kernel, fewest, most channels of its first weight) measured slower there than what it replaces."""
 
+_SUBCLASS = "register_adapter() for a subclass of it says what it computes"
 _MODULE = frozenset(vars(nn.Module()))  # the attributes that every module has
 
 
 class Found(NamedTuple):
-    """A known gate: its name in the model, and why it is left; None where the kernels can run it."""
+    """A gate: its name in the model, and why it is left; None where the kernels can run it."""
 
     name: str
     module: nn.Module
@@ -25,17 +28,32 @@ class Found(NamedTuple):
 
 
 def gates_of(model: nn.Module) -> list[Found]:
-    """The gates of known classes, in the model's order. TypeError for no module."""
+    """The gates of known classes and what looks like one, in the model's order. TypeError for no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     check_readers()
-    found = []
+    found: list[Found] = []
     for path, module in model.named_modules():
         name = _known_name(module)
-        reason = None if name is None else _why_left(path, module, name)
-        if name is not None and reason != "":
+        if name is not None and (reason := _why_left(path, module, name)) != "":
             found.append(Found(path, module, ADAPTERS[name].kernel, reason))
+        elif name is None and not _is_inside(path, module, found) and (like := lookalike(module)):
+            found.append(Found(path, module, *like))
     return found
+
+
+def _is_inside(path: str, module: nn.Module, found: list[Found]) -> bool:
+    """Whether it belongs to this package, or to the gate before."""
+    gate = found[-1].name if found else None
+    return isinstance(module, OWN) or gate == "" or (gate is not None and path.startswith(f"{gate}."))
+
+
+OWN = tuple(cls for cls in map(vars(modules).get, modules.__all__) if isinstance(cls, type))
+
+
+def own_modules(model: nn.Module) -> int:
+    """How many of a model's modules are this package's, those inside one of them not counted."""
+    return 1 if isinstance(model, OWN) else sum(map(own_modules, model.children()))
 
 
 def _known_name(module: nn.Module) -> str | None:
@@ -59,7 +77,7 @@ def _why_left(path: str, module: nn.Module, name: str) -> str | None:
     if reason := _unlike(module, gate.children, gate.attributes):
         return reason
     if is_observed(module):
-        return "a child of it has hooks, which its own forward runs"
+        return "a child of it has hooks, which its own forward runs: until they are removed"
     parts = read(module, gate)
     if not isinstance(parts, Parts):
         return parts or ""
@@ -70,13 +88,13 @@ def _unlike(module: nn.Module, children: frozenset[str] | None, attributes: froz
     """Where an instance differs from what is known of its class; None if nowhere."""
     cls = plain_class(module)
     if "forward" in vars(module) or getattr(cls.forward, "__module__", None) != cls.__module__:
-        return "its forward was replaced"
+        return f"its forward was replaced: call accelerate() before that, or {_SUBCLASS}"
     if children is None:
         return None
     public = {name for name in vars(module).keys() - _MODULE if not name.startswith("_")}
     for kind, more in (("a child", module._modules.keys() - children), ("an attribute", public - attributes)):
         if more:
-            return f"it has {kind} {min(more)!r} that is not known"
+            return f"it has {kind} {min(more)!r} that is not known: {_SUBCLASS}"
     return None
 
 

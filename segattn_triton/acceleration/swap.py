@@ -5,8 +5,8 @@ What a gate holds is read at every call: a change of it is followed, and what no
 
 import copy
 import copyreg
-import sys
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +60,13 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
     return y
 
 
-def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], args: tuple) -> Parts | None:
+def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], maps: Sequence) -> Parts | None:
     """What the kernel gets; None where the own forward runs: for a tracer, hooks, an input or a part it cannot take."""
-    if not args or not isinstance(args[0], Tensor) or torch.jit.is_tracing() or is_observed(module):
+    if not maps or not isinstance(maps[0], Tensor) or torch.jit.is_tracing() or is_observed(module):
         return None
     parts = reading()
-    return parts if isinstance(parts, Parts) and _takes(args[0], parts) else None
+    known = isinstance(parts, Parts) and all(_takes(x, gate) for x in maps for gate in (parts, *parts.more))
+    return parts if known else None
 
 
 def _takes(x: Tensor, parts: Parts) -> bool:
@@ -139,17 +140,39 @@ class AcceleratedInline(Accelerated):
     """A block that holds the gate's layers itself."""
 
     def forward(self, *args, **kwargs):
-        gate = self._segattn_gate
-        parts = _kernel_parts(self, lambda: read(self, gate), args)
+        gate, maps = self._segattn_gate, maps_among((*args, *kwargs.values()))
+        parts = _kernel_parts(self, lambda: read(self, gate), maps) if _are_one_batch(maps) else None
         if parts is None:
             return super().forward(*args, **kwargs)
-        names = vars(sys.modules[self._segattn_plain.__module__])
+        names = self._segattn_plain.forward.__globals__
+        gates = [functools.partial(_run_inside, self, gate, one) for one in (parts, *parts.more)]
+        return gate.inline(self, gates, names, *args, **kwargs)
 
-        def gated(x: Tensor) -> Tensor:
-            """The layers before the gate may have changed the dtype: float32 weights stand beside a map of any."""
-            return _run(self, gate, parts if _takes(x, parts) else _in_float32(parts), x)
 
-        return gate.inline(self, gated, names, *args, **kwargs)
+def maps_among(args: Iterable) -> list[Tensor]:
+    """The tensors among a block's arguments, those of a dictionary included."""
+    values = (value for a in args for value in (a.values() if isinstance(a, dict) else (a,)))
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _are_one_batch(maps: Sequence[Tensor]) -> bool:
+    return all(x.shape[:1] == maps[0].shape[:1] for x in maps)
+
+
+def _run_inside(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **maps: Tensor) -> Tensor:
+    """The gate inside a block. The layers before it may have changed dtypes: the maps get the one that torch's product
+    and sum of them has, and float32 weights stand beside a map of any."""
+    dtypes = [_dtype_of_layers(t) if name == "source" else t.dtype for name, t in maps.items()]
+    dtype = functools.reduce(torch.promote_types, dtypes, x.dtype)
+    x, maps = x.to(dtype), {name: t.to(dtype) for name, t in maps.items()}
+    return _run(module, gate, parts if _takes(x, parts) else _in_float32(parts), x, **maps)
+
+
+def _dtype_of_layers(x: Tensor) -> torch.dtype:
+    """That of what a layer makes of x: autocast's, or its own."""
+    device = x.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else x.dtype
 
 
 def _in_float32(parts: Parts) -> Parts:

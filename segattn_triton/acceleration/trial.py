@@ -5,26 +5,38 @@ which it is not, before a number comes out wrong.
 """
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from .adapters import Gate, Parts
-from .swap import Accelerated, AcceleratedGate, plain_class, swap
+from .swap import Accelerated, AcceleratedGate, maps_among, plain_class, swap
 
 _tried: dict[tuple, str | None] = {}  # class, options -> how it disagrees
 
 
-def takes(module: nn.Module, gate: Gate | None, parts: Parts) -> tuple[int, int, Tensor]:
-    """The channels and spatial axes of a map that a gate or a block takes, and a tensor of its dtype and device."""
+def arguments(module: nn.Module, gate: Gate | None, parts: Parts, new: Callable[..., Tensor], side: int) -> tuple:
+    """What the forward of a gate or a block takes: maps that `new` makes, of `side` pixels an axis or a multiple."""
     weight = next((t for t in parts.tensors if t is not None), torch.empty(1, 8))  # without any, 8 channels
     dims = next((d for d in (weight.dim() - 2, 2) if d in parts.dims), parts.dims[0])
-    layers = (m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d))
+
+    def made(channels: int, times: int = 1) -> Tensor:
+        return new(2, channels, *[times * side] * dims)
+
+    if gate is not None and gate.arguments:
+        return gate.arguments(module, made)
     if gate is None or gate.inline:
-        return next(layers).in_channels, dims, weight
-    channels = {"eca": 8, "local_gate": weight.shape[0]}.get(gate.kernel, weight.shape[-1 if weight.dim() < 2 else 1])
-    return channels, dims, weight
+        layers = (m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d))
+        return (made(next(layers).in_channels),)
+    in_weight = weight.shape[-1 if weight.dim() < 2 else 1]
+    return (made({"eca": 8, "local_gate": weight.shape[0]}.get(gate.kernel, in_weight)),)
+
+
+def _each(args: tuple, of: Callable[[Tensor], Tensor]) -> tuple:
+    """The arguments with each map replaced, in dictionaries too."""
+    return tuple({key: of(t) for key, t in a.items()} if isinstance(a, dict) else of(a) for a in args)
 
 
 def _random(like: nn.Module) -> nn.Module:
@@ -53,52 +65,59 @@ def _gates_of(module: nn.Module) -> Iterator[tuple[str, Gate]]:
 @torch.no_grad()
 def disagreement(module: nn.Module, gate: Gate | None, parts: Parts) -> str | None:
     """How a gate, or a residual block whose gate is accelerated, differs from its own forward; None if it does not."""
-    key = plain_class(module), gate, repr(parts.options), parts.dims
+    key = plain_class(module), gate, repr([one.options for one in (parts, *parts.more)]), parts.dims
     if key not in _tried:
-        channels, dims, _ = takes(module, gate, parts)
         plain, fast = _random(module), _random(module)
         for name, inner in _gates_of(module) if gate is None else ():
             swap(fast.get_submodule(name), inner)
         swap(fast, gate)
-        x = torch.randn(2, channels, *[5] * dims, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        _tried[key] = _difference(plain, fast, x)
+        normal = functools.partial(torch.randn, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        _tried[key] = _difference(plain, fast, arguments(module, gate, parts, normal, side=5))
     return _tried[key]
 
 
-def _difference(plain: nn.Module, fast: nn.Module, x: Tensor) -> str | None:
+def _difference(plain: nn.Module, fast: nn.Module, args: tuple) -> str | None:
     try:
-        expected, got = plain(x), fast(x)
+        expected, got = plain(*args), fast(*args)
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
-        return f"its forward failed on a map of shape {tuple(x.shape)}: {error}"
+        shapes = " and ".join(str(tuple(x.shape)) for x in maps_among(args))
+        return f"its forward failed on a map of shape {shapes}: {error}"
+    if not isinstance(expected, Tensor):
+        return f"its forward returns a {type(expected).__name__}, expected the gated map alone"
     same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-6, atol=1e-8)
-    return None if same else "its forward computes something else than is known of its class"
+    other = "its forward computes something else than is known of its class"
+    return None if same else f"{other}, maybe of another version: register_adapter() for a subclass of it"
 
 
-def _outputs_and_gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """y, dx and the gradient of each parameter, in float64, of a fixed gradient of y."""
+def _outputs_and_gradients(module: nn.Module, args: tuple) -> dict[str, Tensor]:
+    """y, dx of each map and the gradient of each parameter, in float64, of a fixed gradient of y."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    x = x.clone().requires_grad_()
+    args = _each(args, lambda x: x.clone().requires_grad_())
+    named = {f"dx{n or ''}": x for n, x in enumerate(maps_among(args))} | named
     with torch.enable_grad():
-        y = module(x)
+        y = module(*args)
     dy = torch.linspace(0.5, 1, y.numel(), device=y.device).reshape(y.shape).to(y.dtype)
-    grads = torch.autograd.grad(y, [x, *named.values()], dy, allow_unused=True)
-    values = dict(zip(["y", "dx", *named], [y.detach(), *grads], strict=True))
+    grads = torch.autograd.grad(y, list(named.values()), dy, allow_unused=True)
+    values = dict(zip(["y", *named], [y.detach(), *grads], strict=True))
     return {name: value.double() for name, value in values.items() if value is not None}
 
 
-def verify(name: str, module: nn.Module, fast: nn.Module, channels: int, dims: int, like: Tensor) -> None:
+def verify(name: str, module: nn.Module, fast: nn.Module, gate: Gate | None, parts: Parts) -> None:
     """Raise RuntimeError unless `fast` is at most four times as far from float64 as the module itself.
 
     Map and gradient are positive, as after a ReLU: sums that cancel would make the error of either a matter of luck.
     """
+    like = next((t for t in parts.tensors if t is not None), torch.empty(0))
     if like.is_meta:
         raise RuntimeError(f"verify: {name} has no values to compare: it is on the meta device")
-    x = torch.rand(2, channels, *[6] * dims, generator=torch.Generator().manual_seed(0)).to(like)
-    exact = _outputs_and_gradients(copy.deepcopy(module).double(), x.double())
-    own, ours = _outputs_and_gradients(copy.deepcopy(module), x), _outputs_and_gradients(fast, x)
+    positive = functools.partial(torch.rand, generator=torch.Generator().manual_seed(0))
+    args = _each(arguments(module, gate, parts, positive, side=6), lambda x: x.to(like))
+    exact = _outputs_and_gradients(copy.deepcopy(module).double(), _each(args, Tensor.double))
+    own, ours = _outputs_and_gradients(copy.deepcopy(module), args), _outputs_and_gradients(fast, args)
     sizes = {key: value.abs().max().item() for key, value in exact.items()}
     apart = max((own[key] - exact[key]).abs().max().item() / sizes[key] for key in sizes if sizes[key])
-    relative = 4 * (apart + max(torch.finfo(x.dtype).eps, 2.0**-23))  # torch's own hardsigmoid has float32 constants
+    eps = max(torch.finfo(like.dtype).eps, 2.0**-23)  # torch's own hardsigmoid has float32 constants
+    relative = 4 * (apart + eps)
     for key, size in sizes.items():
         error = (ours[key] - exact[key]).abs().max().item()
         if not error <= relative * size:

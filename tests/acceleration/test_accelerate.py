@@ -44,7 +44,7 @@ def test_what_stays(kind):
     support.assert_equal(gate(make_map()), plain(make_map()))
 
 
-@pytest.mark.parametrize("kind", ["timm", "scse", "eca", "monai-residual"])
+@pytest.mark.parametrize("kind", ["timm", "torchvision-gelu", "scse", "eca", "monai-residual"])
 def test_kernels_in_the_interpreter(kind, monkeypatch):
     """The same, through Triton."""
     real = dispatch.implementation
@@ -53,10 +53,13 @@ def test_kernels_in_the_interpreter(kind, monkeypatch):
     assert_same_results(sat.accelerate(gate), plain, make_map().to(support.DEVICE))
 
 
+HERE = "; on this CPU they run the reference" if support.DEVICE == "cpu" else ""
+
+
 def test_prints_a_line_and_returns_the_model(capsys):
-    model = nn.Sequential(make("timm"), make("scse"), standins.SqueezeExcitation(C, 2, nn.GELU))
+    model = nn.Sequential(make("timm"), make("scse"), standins.SqueezeExcitation(C, 2, nn.Mish))
     assert sat.accelerate(model) is model
-    assert capsys.readouterr().out == "2 of 3 gates accelerated\n"
+    assert capsys.readouterr().out == f"2 of 3 gates accelerated{HERE}\n"
     report = sat.acceleration_report(model)
     assert [row.status for row in report] == ["accelerated", "accelerated", "left"]
     assert [row.name for row in report] == ["0", "1", "2"]
@@ -65,8 +68,56 @@ def test_prints_a_line_and_returns_the_model(capsys):
     lines = str(report).splitlines()
     assert lines[0] == "2 of 3 gates accelerated"
     assert lines[1].split() == ["name", "cls", "kernel", "status", "reason"]
-    assert lines[4].endswith(report[2].reason) and "GELU" in report[2].reason
+    assert lines[4].endswith(report[2].reason) and "Mish" in report[2].reason
     assert str(sat.acceleration_report(nn.ReLU())) == "0 of 0 gates accelerated"
+
+
+def test_line_on_each_machine(capsys, monkeypatch):
+    """Where no kernel can run nothing gets faster, and the line says so."""
+    for gpu, triton, end in (
+        (True, True, ""),
+        (False, True, "; on this CPU they run the reference"),
+        (True, False, "; without Triton they run the reference"),
+        (False, False, "; without Triton they run the reference"),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, triton=triton: object() if triton else None)
+        sat.accelerate(make())
+        assert capsys.readouterr().out == f"1 of 1 gate accelerated{end}\n"
+        sat.accelerate(nn.Sequential(nn.ReLU(), standins.SqueezeExcitation(C, 2, nn.Mish)))
+        assert capsys.readouterr().out == "0 of 1 gate accelerated\n"
+
+
+def test_line_of_the_first_rank_only(capsys, monkeypatch):
+    distributed = torch.distributed
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    for rank in (1, 0):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        sat.accelerate(make())
+        assert bool(capsys.readouterr().out) == (rank == 0)
+
+
+def test_verbose_and_the_log(capsys, caplog):
+    """What was left at INFO, what was taken at DEBUG, printed or not, on every rank."""
+    model = nn.Sequential(make(), standins.SqueezeExcitation(C, 2, nn.Mish))
+    with caplog.at_level("DEBUG", logger="segattn_triton"):
+        sat.accelerate(model, verbose=False)
+    assert capsys.readouterr().out == ""
+    taken, left = caplog.records
+    assert (taken.levelname, left.levelname) == ("DEBUG", "INFO")
+    assert taken.getMessage() == "0 (timm.layers.squeeze_excite.SEModule) runs squeeze_excite"
+    assert left.getMessage().startswith("1 (torchvision.ops.misc.SqueezeExcitation) is left: its activation")
+
+
+def test_this_packages_own_modules(capsys):
+    own = nn.Sequential(sat.SCSE(32), nn.Sequential(sat.SpatialAttention(8)))
+    sat.accelerate(own)
+    sat.accelerate(nn.Sequential(make(), sat.SCSE(32)))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "nothing to accelerate: 2 attention modules are this package's own"
+    assert second == f"1 of 1 gate accelerated; 1 attention module is this package's own{HERE}"
+    report = sat.acceleration_report(own)
+    assert (len(report), report.own, str(report)) == (0, 2, first)
 
 
 def test_report_before_accelerate():
@@ -80,14 +131,14 @@ def test_twice_is_once(capsys):
     classes = [type(m) for m in model.modules()]
     sat.accelerate(model, strict=True, verify=True)
     assert [type(m) for m in model.modules()] == classes
-    assert capsys.readouterr().out == "2 of 2 gates accelerated\n" * 2
+    assert capsys.readouterr().out == f"2 of 2 gates accelerated{HERE}\n" * 2
 
 
 def test_one_gate_under_two_names(capsys):
     gate = make()
     model = nn.Sequential(gate, nn.ReLU(), gate)
     sat.accelerate(model)
-    assert capsys.readouterr().out == "1 of 1 gate accelerated\n"
+    assert capsys.readouterr().out == f"1 of 1 gate accelerated{HERE}\n"
     assert model[0] is model[2]
 
 
@@ -120,7 +171,7 @@ def test_include_and_filter():
 
 
 def test_strict():
-    unknown = standins.SqueezeExcitation(C, 2, nn.GELU)
+    unknown = standins.SqueezeExcitation(C, 2, nn.Mish)
     model = nn.Sequential(make(), unknown)
     with pytest.raises(RuntimeError, match=r"strict: 1 of 2 gates cannot be accelerated:\n  1: its activation"):
         sat.accelerate(model, strict=True)
@@ -238,7 +289,7 @@ def test_imports_no_other_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "0 of 0 gates accelerated\n"
+    assert done.stdout == "nothing to accelerate: 1 attention module is this package's own\n"
 
 
 def test_every_adapter_has_a_kernel():

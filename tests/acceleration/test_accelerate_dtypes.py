@@ -118,7 +118,7 @@ def test_an_inline_gate_whose_map_has_another_dtype_than_the_block_got(monkeypat
     def read(m):
         return adapters.Parts((m.fc.weight, m.fc.bias), dict(gate="sigmoid"), (2,))
 
-    known = adapters.Gate("channel_gate", read, inline=lambda block, gate, names, x: gate(block.body(x)))
+    known = adapters.Gate("channel_gate", read, inline=lambda block, gates, names, x: gates[0](block.body(x)))
     monkeypatch.setitem(adapters.ADAPTERS, f"{Inline.__module__}.Inline", known)
     plain = Inline()
     fast = sat.accelerate(copy.deepcopy(plain))

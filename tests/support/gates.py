@@ -11,6 +11,7 @@ from segattn_triton.testing import without_tf32
 C = 8
 KINDS = {
     "torchvision": lambda: standins.SqueezeExcitation(C, 3, nn.SiLU),
+    "torchvision-gelu": lambda: standins.SqueezeExcitation(C, 3, nn.GELU),
     "torchvision-hard": lambda: standins.SqueezeExcitation(C, 3, scale_activation=nn.Hardsigmoid),
     "timm": lambda: standins.SEModule(C, 2),
     "timm-maxpool": lambda: standins.SEModule(C, 2, add_maxpool=True),
@@ -23,6 +24,7 @@ KINDS = {
     "monai-residual": lambda: standins.ChannelSELayer(2, C, add_residual=True, act=nn.LeakyReLU, gate=nn.ReLU),
     "mmseg": lambda: standins.SELayer(C, 2),
     "mmseg-old": lambda: standins.SELayer(C, 2, gate=standins.HSigmoid(1.0, 2.0)),
+    "cgnet": lambda: standins.GlobalContextExtractor(C, 2),
     "nnunet": lambda: standins.NNUNetSqueezeExcite(C, 2),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,7 @@
 """Classes of the same qualified name, children and forward as gates of other libraries, which need not be installed."""
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -169,19 +171,32 @@ class HSigmoid(nn.Module):
 
 
 class ConvModule(nn.Module):
-    def __init__(self, inputs, outputs, act):
+    def __init__(self, inputs, outputs, act=None, norm=False, k=1, bias=True):
         super().__init__()
         self.order = ("conv", "norm", "act")
-        self.with_norm = self.with_spectral_norm = self.with_explicit_padding = False
-        self.with_activation = True
-        self.conv, self.activate = nn.Conv2d(inputs, outputs, 1), act
+        self.with_norm, self.with_activation = norm, act is not None
+        self.with_spectral_norm = self.with_explicit_padding = False
+        self.conv = nn.Conv2d(inputs, outputs, k, padding=k // 2, bias=bias)
+        if norm:
+            self.bn = nn.BatchNorm2d(outputs)
+        if act is not None:
+            self.activate = act
 
     def forward(self, x):
-        return self.activate(self.conv(x))
+        x = self.bn(self.conv(x)) if self.with_norm else self.conv(x)
+        return self.activate(x) if self.with_activation else x
 
 
-@stands_for("mmseg.models.utils.se_layer.SELayer")
-class SELayer(nn.Module):
+class BaseModule(nn.Module):
+    """OpenMMLab's, of what its instances have."""
+
+    def __init__(self):
+        super().__init__()
+        self._is_init, self.init_cfg = False, None
+
+
+@stands_for("mmdet.models.layers.se_layer.SELayer")
+class SELayer(BaseModule):
     def __init__(self, C, Cr, act=None, gate=None):
         super().__init__()
         self.global_avgpool = nn.AdaptiveAvgPool2d(1)
@@ -189,3 +204,123 @@ class SELayer(nn.Module):
 
     def forward(self, x):
         return x * self.conv2(self.conv1(self.global_avgpool(x)))
+
+
+@stands_for("mmseg.models.backbones.cgnet.GlobalContextExtractor")
+class GlobalContextExtractor(nn.Module):
+    def __init__(self, C, Cr):
+        super().__init__()
+        self.channel, self.reduction, self.with_cp = C, C // Cr, False
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(nn.Linear(C, Cr), nn.ReLU(), nn.Linear(Cr, C), nn.Sigmoid())
+
+    def forward(self, x):
+        N, C = x.shape[:2]
+        return x * self.fc(self.avg_pool(x).view(N, C)).view(N, C, 1, 1)
+
+
+@stands_for("mmseg.models.backbones.stdc.FeatureFusionModule")
+class STDCFusion(BaseModule):
+    def __init__(self, inputs=8, C=6, Cr=2):
+        super().__init__()
+        self.conv0 = ConvModule(inputs, C, nn.ReLU(), norm=True)
+        self.conv1, self.conv2 = ConvModule(C, Cr, nn.ReLU(), bias=False), ConvModule(Cr, C, nn.Sigmoid(), bias=False)
+
+    def forward(self, spatial_inputs, context_inputs):
+        x = self.conv0(torch.cat([spatial_inputs, context_inputs], dim=1))
+        return x * self.conv2(self.conv1(F.avg_pool2d(x, x.shape[2:]))) + x
+
+
+@stands_for("mmseg.models.backbones.stdc.AttentionRefinementModule")
+class STDCRefinement(BaseModule):
+    def __init__(self, inputs=8, C=4):
+        super().__init__()
+        self.conv = ConvModule(inputs, C, norm=True, k=3)
+        self.conv_attn = ConvModule(C, C, nn.Sigmoid(), norm=True)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x * self.conv_attn(F.avg_pool2d(x, x.shape[2:]))
+
+
+@stands_for("mmseg.models.backbones.bisenetv1.AttentionRefinementModule")
+class BiSeNetRefinement(BaseModule):
+    def __init__(self, inputs=8, C=4):
+        super().__init__()
+        self.conv_layer = ConvModule(inputs, C, nn.ReLU(), norm=True, k=3)
+        layers = ConvModule(C, C, norm=True, bias=False)
+        self.atten_conv_layer = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), layers, nn.Sigmoid())
+
+    def forward(self, x):
+        x = self.conv_layer(x)
+        return x * self.atten_conv_layer(x)
+
+
+@stands_for("mmseg.models.backbones.bisenetv1.FeatureFusionModule")
+class BiSeNetFusion(BaseModule):
+    def __init__(self, inputs=8, C=6):
+        super().__init__()
+        self.conv1, self.gap = ConvModule(inputs, C, nn.ReLU(), norm=True), nn.AdaptiveAvgPool2d((1, 1))
+        self.conv_atten = nn.Sequential(ConvModule(C, C, nn.ReLU(), norm=True, bias=False), nn.Sigmoid())
+
+    def forward(self, x_sp, x_cp):
+        x = self.conv1(torch.cat([x_sp, x_cp], dim=1))
+        return x * self.conv_atten(self.gap(x)) + x
+
+
+def _perceptron(C, Cr):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, Cr, 1), nn.ReLU(), nn.Conv2d(Cr, C, 1), nn.Sigmoid())
+
+
+@stands_for("segmentation_models_pytorch.decoders.manet.decoder.MFABBlock")
+class MFABBlock(nn.Module):
+    def __init__(self, C=8, skip=4):
+        super().__init__()
+        self.hl_conv = nn.Sequential(nn.Sequential(nn.Conv2d(C, C, 3, padding=1)), nn.Conv2d(C, skip, 1))
+        self.SE_ll, self.SE_hl = _perceptron(skip, 2), _perceptron(skip, 2)
+        self.conv1, self.conv2 = nn.Conv2d(2 * skip, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1)
+        self.interpolation_mode = "nearest"
+
+    def forward(self, x, skip=None):
+        x = F.interpolate(self.hl_conv(x), scale_factor=2.0, mode=self.interpolation_mode)
+        if skip is not None:
+            x = torch.cat([x * (self.SE_hl(x) + self.SE_ll(skip)), skip], dim=1)
+        return self.conv2(self.conv1(x))
+
+
+class ConvBnRelu(nn.Module):
+    def __init__(self, inputs, outputs, k, relu=True):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(inputs, outputs, k, padding=k // 2), nn.BatchNorm2d(outputs)
+        self.activation = nn.ReLU() if relu else nn.Identity()
+
+    def forward(self, x):
+        return self.activation(self.bn(self.conv(x)))
+
+
+@stands_for("segmentation_models_pytorch.decoders.pan.decoder.GAUBlock")
+class GAUBlock(nn.Module):
+    def __init__(self, C=8, outputs=4):
+        super().__init__()
+        self.interpolation_mode, self.align_corners = "bilinear", True
+        self.conv1 = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvBnRelu(outputs, outputs, 1, relu=False), nn.Sigmoid())
+        self.conv2 = ConvBnRelu(C, outputs, 3)
+
+    def forward(self, x, y):
+        up = F.interpolate(y, size=x.shape[2:], mode=self.interpolation_mode, align_corners=self.align_corners)
+        return up + self.conv2(x) * self.conv1(y)
+
+
+@stands_for("torchvision.models.segmentation.lraspp.LRASPPHead")
+class LRASPPHead(nn.Module):
+    def __init__(self, low=4, high=8, classes=3, inter=6):
+        super().__init__()
+        self.cbr = nn.Sequential(nn.Conv2d(high, inter, 1, bias=False), nn.BatchNorm2d(inter), nn.ReLU())
+        self.scale = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(high, inter, 1, bias=False), nn.Sigmoid())
+        self.low_classifier, self.high_classifier = nn.Conv2d(low, classes, 1), nn.Conv2d(inter, classes, 1)
+
+    def forward(self, input):
+        low, high = input["low"], input["high"]
+        x = self.cbr(high) * self.scale(high)
+        x = F.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.low_classifier(low) + self.high_classifier(x)

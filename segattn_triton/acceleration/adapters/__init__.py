@@ -6,7 +6,7 @@ gate is left as it is.
 """
 
 from . import monai, nnunet, openmmlab, smp, timm, torchvision  # noqa: F401, they register
-from .parts import Parts, qualified_name
+from .parts import Parts, pools_to_one, qualified_name
 from .registry import ADAPTERS, BLOCKS, Block, Gate, Inline, check_readers, register_adapter
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Inline",
     "Parts",
     "check_readers",
+    "pools_to_one",
     "qualified_name",
     "register_adapter",
 ]

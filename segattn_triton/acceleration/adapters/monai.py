@@ -28,9 +28,9 @@ block(
 )
 
 
-def _mbconv_forward(block: nn.Module, gate, names: dict, inputs: Tensor):
+def _mbconv_forward(block: nn.Module, gates, names: dict, inputs: Tensor):
     """expand, depthwise, gate, project, shortcut: EfficientNet's block, of which the gate is one call."""
-    x = inputs
+    (gate,), x = gates, inputs
     if block.expand_ratio != 1:
         x = block._swish(block._bn0(block._expand_conv(block._expand_conv_padding(x))))
     x = gate(block._swish(block._bn1(block._depthwise_conv(block._depthwise_conv_padding(x)))))

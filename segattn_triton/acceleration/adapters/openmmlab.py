@@ -1,9 +1,15 @@
-"""OpenMMLab: the SELayer of mmsegmentation, mmpretrain and mmdetection, two ConvModules after a global pool."""
+"""OpenMMLab: the SELayer of mmsegmentation, mmpretrain and mmdetection, two ConvModules after a global pool; and of
+mmsegmentation the gates of CGNet, BiSeNetV1 and STDC."""
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from .parts import part, pooled_dims, squeeze_excite
+from ...reference.activations import GATES
+from .parts import activation, given, layer, part, pooled_dims, sequence, squeeze_excite
 from .registry import gate
+
+_BACKBONES = "mmseg.models.backbones"
 
 
 def _plain_conv_module(m: nn.Module, path: str) -> None:
@@ -20,7 +26,7 @@ def _plain_conv_module(m: nn.Module, path: str) -> None:
     "mmpretrain.models.utils.se_layer.SELayer",
     "mmdet.models.layers.se_layer.SELayer",
     children="global_avgpool conv1 conv2",
-    attributes="return_weight",
+    attributes="return_weight init_cfg",
 )
 def _se_layer(m):
     if getattr(m, "return_weight", False):
@@ -29,3 +35,93 @@ def _se_layer(m):
     _plain_conv_module(m, "conv2")
     dims = (pooled_dims(m, "global_avgpool"),)
     return squeeze_excite(m, "conv1.conv", "conv1.activate", "conv2.conv", "conv2.activate", dims=dims)
+
+
+@gate(f"{_BACKBONES}.cgnet.GlobalContextExtractor", children="avg_pool fc", attributes="channel reduction with_cp")
+def _cgnet(m):
+    sequence(m, "fc", 4)
+    return squeeze_excite(m, "fc.0", "fc.1", "fc.2", "fc.3", dims=(pooled_dims(m, "avg_pool"),))
+
+
+def _arguments_of_two(path: str):
+    """Two maps, whose channels together are those of the first convolution."""
+
+    def made(m: nn.Module, new) -> tuple[Tensor, Tensor]:
+        both = part(m, path).in_channels
+        return new(both // 2), new(both - both // 2)
+
+    return made
+
+
+def _stdc_fusion_forward(block: nn.Module, gates, names: dict, spatial_inputs: Tensor, context_inputs: Tensor):
+    (gate,), x = gates, block.conv0(torch.cat([spatial_inputs, context_inputs], dim=1))
+    return gate(x, shortcut=x)
+
+
+@gate(
+    f"{_BACKBONES}.stdc.FeatureFusionModule",
+    children="conv0 conv1 conv2",
+    attributes="init_cfg",
+    inline=_stdc_fusion_forward,
+    arguments=_arguments_of_two("conv0.conv"),
+)
+def _stdc_fusion(m):
+    _plain_conv_module(m, "conv1")
+    _plain_conv_module(m, "conv2")
+    return squeeze_excite(m, "conv1.conv", "conv1.activate", "conv2.conv", "conv2.activate", dims=(2,))
+
+
+# Gates whose vector goes through a batch norm: its layers run as they are, the product and the sum are one kernel.
+
+
+def _stdc_refinement_forward(block: nn.Module, gates, names: dict, x: Tensor):
+    (gate,), x = gates, block.conv(x)
+    return gate(x, source=block.conv_attn(F.avg_pool2d(x, x.shape[2:])))
+
+
+@gate(
+    f"{_BACKBONES}.stdc.AttentionRefinementModule",
+    children="conv conv_attn",
+    attributes="init_cfg",
+    inline=_stdc_refinement_forward,
+)
+def _stdc_refinement(m):
+    weight, _ = layer(m, "conv_attn.conv")
+    return given(weight, ("identity", 0.0, 0.0), (2,))
+
+
+def _bisenet_refinement_forward(block: nn.Module, gates, names: dict, x: Tensor):
+    (gate,), x = gates, block.conv_layer(x)
+    pool, layers, _ = block.atten_conv_layer
+    return gate(x, source=layers(pool(x)))
+
+
+@gate(
+    f"{_BACKBONES}.bisenetv1.AttentionRefinementModule",
+    children="conv_layer atten_conv_layer",
+    attributes="init_cfg",
+    inline=_bisenet_refinement_forward,
+)
+def _bisenet_refinement(m):
+    sequence(m, "atten_conv_layer", 3)
+    weight, _ = layer(m, "atten_conv_layer.1.conv")
+    dims = (pooled_dims(m, "atten_conv_layer.0"),)
+    return given(weight, activation(m, "atten_conv_layer.2", GATES), dims)
+
+
+def _bisenet_fusion_forward(block: nn.Module, gates, names: dict, x_sp: Tensor, x_cp: Tensor):
+    (gate,), x = gates, block.conv1(torch.cat([x_sp, x_cp], dim=1))
+    return gate(x, source=block.conv_atten[0](block.gap(x)), shortcut=x)
+
+
+@gate(
+    f"{_BACKBONES}.bisenetv1.FeatureFusionModule",
+    children="conv1 gap conv_atten",
+    attributes="init_cfg",
+    inline=_bisenet_fusion_forward,
+    arguments=_arguments_of_two("conv1.conv"),
+)
+def _bisenet_fusion(m):
+    sequence(m, "conv_atten", 2)
+    weight, _ = layer(m, "conv_atten.0.conv")
+    return given(weight, activation(m, "conv_atten.1", GATES), (pooled_dims(m, "gap"),))

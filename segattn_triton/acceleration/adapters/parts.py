@@ -2,17 +2,20 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 
 class Parts(NamedTuple):
-    """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have."""
+    """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have. more:
+    the other gates of a block that holds several."""
 
     tensors: tuple[Tensor | None, ...]
     options: dict
     dims: tuple[int, ...] = (1, 2, 3)
+    more: tuple["Parts", ...] = ()
 
 
 def qualified_name(cls: type) -> str:
@@ -41,6 +44,9 @@ def unexpected(path: str, child: nn.Module, expected: str) -> ValueError:
         return ValueError(f"its child {path!r} is quantised ({name})")
     if type(child) is nn.SyncBatchNorm:
         return ValueError(f"its child {path!r} is a SyncBatchNorm, whose statistics come from other processes")
+    if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        fold = "for inference, fold it into the layer before: torch.nn.utils.fusion.fuse_conv_bn_eval"
+        return ValueError(f"its child {path!r} is {name}, expected {expected}: {fold}")
     return ValueError(f"its child {path!r} is {name}, expected {expected}")
 
 
@@ -78,10 +84,15 @@ def pooled_dims(module: nn.Module, path: str) -> int:
     child = part(module, path)
     if type(child) not in _POOLS:
         raise unexpected(path, child, "a global average pool")
-    size = child.output_size
-    if size != 1 and set(size if isinstance(size, tuple | list) else (size,)) != {1}:
-        raise ValueError(f"its child {path!r} pools to {size!r}, expected 1")
+    if not pools_to_one(child):
+        raise ValueError(f"its child {path!r} pools to {child.output_size!r}, expected 1")
     return _POOLS[type(child)]
+
+
+def pools_to_one(child: nn.Module) -> bool:
+    """Whether it is a global average pool."""
+    size = child.output_size if type(child) in _POOLS else 0
+    return size == 1 or set(size if isinstance(size, tuple | list) else (size,)) == {1}
 
 
 def _default(name: str) -> Spec:
@@ -104,6 +115,7 @@ _OTHERS = {
     f"{_TIMM}.Swish": "silu",
     f"{_TIMM}.HardSigmoid": "hard_sigmoid",
     f"{_TIMM}.HardSwish": "hardswish",
+    f"{_TIMM}.GELU": "gelu",
     f"{_TIMM}_me.SwishMe": "silu",
     f"{_TIMM}_me.HardSigmoidMe": "hard_sigmoid",
     f"{_TIMM}_me.HardSwishMe": "hardswish",
@@ -119,6 +131,8 @@ def _spec(child: nn.Module) -> Spec | None:
         return known
     if type(child) is nn.LeakyReLU:
         return "leaky_relu", child.negative_slope, 0.0
+    if type(child) is nn.GELU and child.approximate == "none":
+        return _default("gelu")
     cls = qualified_name(type(child))
     if cls == _HSIGMOID and (child.min_value, child.max_value) == (0.0, 1.0):
         return "hard_sigmoid", 1 / child.divisor, child.bias / child.divisor
@@ -128,13 +142,29 @@ def _spec(child: nn.Module) -> Spec | None:
 def activation(module: nn.Module, path: str, allowed: tuple[str, ...]) -> Spec:
     child = part(module, path)
     spec = _spec(child)
+    if type(child) is nn.PReLU:
+        raise ValueError(f"its activation {path!r} is a PReLU, whose slope is learned: the kernels have leaky_relu")
     if spec is None or spec[0] not in allowed:
-        raise ValueError(f"its activation {path!r} is {qualified_name(type(child))}: the kernels have {_list(allowed)}")
+        name = qualified_name(type(child)) + (" of tanh" if getattr(child, "approximate", "none") == "tanh" else "")
+        raise ValueError(f"its activation {path!r} is {name}: the kernels have {_list(allowed)}")
     return spec
 
 
 def _list(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def sequence(module: nn.Module, path: str, length: int) -> None:
+    """The child is a plain Sequential of this length."""
+    child = part(module, path)
+    if type(child) is not nn.Sequential or len(child) != length:
+        raise unexpected(path, child, f"a Sequential of {length}")
+
+
+def given(like: Tensor, gate: Spec, dims: tuple[int, ...]) -> Parts:
+    """The parts of y = x * gate(v) for a vector v that a block's own layers compute, batch norm among them, and which
+    is the `source`: the perceptron is one layer, the identity. like: a tensor with v's channels first."""
+    return Parts((torch.eye(like.shape[0], dtype=like.dtype, device=like.device),), dict(gate=gate), dims)
 
 
 def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, gate: str, dims=None, **options):

@@ -1,6 +1,6 @@
 """The known classes: gates, and the residual blocks around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -10,21 +10,32 @@ from .parts import Parts
 
 
 class Inline(Protocol):
-    """The forward of a block that holds a gate's layers itself, where gate(x) is the accelerated gate. `names` are
-    those of the Python module that defines the block, args and kwargs what its forward takes."""
+    """The forward of a block that holds the layers of its gates itself. Each of `gates` is an accelerated one, called
+    with the map and the maps beside it: gate(x), gate(x, source=..., shortcut=...). `names` are those of the Python
+    module that defines the block, args and kwargs what its forward takes."""
 
-    def __call__(self, block: nn.Module, gate: Callable[[Tensor], Tensor], names: dict, *args, **kwargs) -> Tensor: ...
+    def __call__(
+        self, block: nn.Module, gates: Sequence[Callable[..., Tensor]], names: dict, *args, **kwargs
+    ) -> Tensor: ...
+
+
+class Arguments(Protocol):
+    """What the forward of a block takes, to try it: new(channels, times) is a map, `times` as wide and high."""
+
+    def __call__(self, block: nn.Module, new: Callable[..., Tensor]) -> tuple[Tensor | dict[str, Tensor], ...]: ...
 
 
 class Gate(NamedTuple):
     """kernel: a function of `segattn_triton.functional`. read: module -> Parts; ValueError says why not, None that
-    there is no gate. children, attributes: all that an instance may have, where they are known."""
+    there is no gate. children, attributes: all that an instance may have, where they are known. inline: of a block
+    that holds the gate's layers; arguments: where its forward takes more than a map of its first convolution."""
 
     kernel: str
     read: Callable[[nn.Module], Parts | None]
     children: frozenset[str] | None = None
     attributes: frozenset[str] = frozenset()
     inline: Inline | None = None
+    arguments: Arguments | None = None
 
 
 class Block(NamedTuple):
@@ -49,12 +60,12 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def gate(*classes: str, kernel: str = "squeeze_excite", children: str, attributes: str = "", inline=None):
+def gate(*classes: str, kernel: str = "squeeze_excite", children: str, attributes: str = "", **inline):
     """Register the decorated reader for these qualified names."""
 
     def register(read):
         for cls in classes:
-            ADAPTERS[cls] = Gate(kernel, read, _words(children), _words(attributes), inline)
+            ADAPTERS[cls] = Gate(kernel, read, _words(children), _words(attributes), **inline)
         return read
 
     return register

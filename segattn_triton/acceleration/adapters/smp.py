@@ -1,20 +1,22 @@
-"""segmentation_models_pytorch: scSE of its decoders, SE of its encoders, and the blocks of SE-ResNet and SENet."""
+"""segmentation_models_pytorch: scSE of its decoders, the gates of MAnet and PAN, SE of its encoders, and the blocks of
+SE-ResNet and SENet."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...reference.activations import ACTS, GATES
-from .parts import Parts, activation, layer, pooled_dims, squeeze_excite, unexpected
+from .parts import Parts, activation, given, layer, pooled_dims, sequence, squeeze_excite
 from .registry import block, gate
 
 _ENCODERS = "segmentation_models_pytorch.encoders"
+_DECODERS = "segmentation_models_pytorch.decoders"
 
 
 @gate("segmentation_models_pytorch.base.modules.SCSEModule", kernel="scse", children="cSE sSE")
 def _scse(m):
-    for name, length in (("cSE", 5), ("sSE", 2)):
-        child = m._modules[name]
-        if type(child) is not nn.Sequential or len(child) != length:
-            raise unexpected(name, child, f"a Sequential of {length}")
+    sequence(m, "cSE", 5)
+    sequence(m, "sSE", 2)
     gates = activation(m, "cSE.4", GATES), activation(m, "sSE.1", GATES)
     if gates[0] != gates[1]:
         raise ValueError(f"its two gates differ, {gates[0][0]} and {gates[1][0]}: the kernel has one for both")
@@ -42,9 +44,9 @@ block(
 )
 
 
-def _mbconv_forward(block: nn.Module, gate, names: dict, inputs: Tensor, drop_connect_rate: float | None = None):
+def _mbconv_forward(block: nn.Module, gates, names: dict, inputs: Tensor, drop_connect_rate: float | None = None):
     """expand, depthwise, gate, project, shortcut: EfficientNet's block, of which the gate is one call."""
-    x = inputs
+    (gate,), x = gates, inputs
     if block._has_expansion:
         x = block._swish(block._bn0(block._expand_conv(x)))
     x = gate(block._swish(block._bn1(block._depthwise_conv(x))))
@@ -66,3 +68,52 @@ def _mbconv(m):
         return None
     tensors = (*layer(m, "_se_reduce"), *layer(m, "_se_expand"))
     return Parts(tensors, dict(act=activation(m, "_swish", ACTS), gate="sigmoid"), (2,))
+
+
+def _mfab_forward(block: nn.Module, gates, names: dict, x: Tensor, skip: Tensor | None = None):
+    """x * (high(x) + low(skip)): two gates, the first of which is the shortcut of the second."""
+    high, low = gates
+    x = F.interpolate(block.hl_conv(x), scale_factor=2.0, mode=block.interpolation_mode)
+    if skip is not None:
+        x = torch.cat([low(x, source=skip, shortcut=high(x)), skip], dim=1)
+    return block.conv2(block.conv1(x))
+
+
+@gate(
+    f"{_DECODERS}.manet.decoder.MFABBlock",
+    children="hl_conv SE_ll SE_hl conv1 conv2",
+    attributes="interpolation_mode",
+    inline=_mfab_forward,
+    arguments=lambda m, new: (new(m.hl_conv[0][0].in_channels), new(m.SE_ll[1].in_channels, 2)),
+)
+def _mfab(m):
+    high, low = (_mfab_half(m, name) for name in ("SE_hl", "SE_ll"))
+    return high._replace(more=(low,))
+
+
+def _mfab_half(m: nn.Module, name: str) -> Parts:
+    sequence(m, name, 5)
+    dims = (pooled_dims(m, f"{name}.0"),)
+    return squeeze_excite(m, f"{name}.1", f"{name}.2", f"{name}.3", f"{name}.4", dims=dims)
+
+
+def _gau_forward(block: nn.Module, gates, names: dict, x: Tensor, y: Tensor):
+    """y, resized, + x * gate(vector of y): the layers of the vector have a batch norm, and run as they are."""
+    (gate,) = gates
+    pool, layers, _ = block.conv1
+    vector = layers(pool(y))
+    y = F.interpolate(y, size=x.shape[2:], mode=block.interpolation_mode, align_corners=block.align_corners)
+    return gate(block.conv2(x), source=vector, shortcut=y)
+
+
+@gate(
+    f"{_DECODERS}.pan.decoder.GAUBlock",
+    children="conv1 conv2",
+    attributes="interpolation_mode align_corners",
+    inline=_gau_forward,
+    arguments=lambda m, new: (new(m.conv2.conv.in_channels, 2), new(m.conv1[1].conv.in_channels)),
+)
+def _gau(m):
+    sequence(m, "conv1", 3)
+    weight, _ = layer(m, "conv1.1.conv")
+    return given(weight, activation(m, "conv1.2", GATES), (pooled_dims(m, "conv1.0"),))

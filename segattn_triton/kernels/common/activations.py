@@ -103,6 +103,24 @@ def d_leaky_relu(dg, z, a, b):
 
 
 @triton.jit
+def _normal(z):
+    # the distribution of a standard normal variable: 1 / sqrt(2) inside
+    return 0.5 * (1.0 + tl.erf(z * 0.70710678118654752440))
+
+
+@triton.jit
+def gelu(z, a, b):
+    return z * _normal(z)
+
+
+@triton.jit
+def d_gelu(dg, z, a, b):
+    # its density: 1 / sqrt(2 pi)
+    density = 0.39894228040143267794 * tl.exp(-0.5 * z * z)
+    return dg * (_normal(z) + z * density)
+
+
+@triton.jit
 def relu_sigmoid(z, a, b):
     return sigmoid(relu(z, a, b), a, b)
 
@@ -135,6 +153,7 @@ FUNCTIONS = {
     "silu": (silu, d_silu),
     "hardswish": (hardswish, d_hardswish),
     "leaky_relu": (leaky_relu, d_leaky_relu),
+    "gelu": (gelu, d_gelu),
     "relu_sigmoid": (relu_sigmoid, d_relu_sigmoid),
 }
 Spec = tuple[str, float, float]  # name, a, b

@@ -1,0 +1,191 @@
+"""Blocks that hold the layers of their gates themselves, and take several maps: MAnet's, PAN's, LRASPP's."""
+
+import copy
+import itertools
+from collections.abc import Callable
+
+import pytest
+import standins
+import support
+import torch
+from torch import Tensor, nn
+
+import segattn_triton as sat
+from segattn_triton import functional
+from segattn_triton.acceleration import report
+from segattn_triton.runtime import dispatch
+from segattn_triton.testing import without_tf32
+
+
+def a_map(channels: int, side: int, N=2) -> Tensor:
+    return torch.randn(N, channels, side, side, generator=torch.Generator().manual_seed(channels + side))
+
+
+BLOCKS: dict[str, tuple[Callable, Callable]] = {  # name -> the block, and what its forward takes
+    "mfab": (standins.MFABBlock, lambda: (a_map(8, 3), a_map(4, 6))),
+    "gau": (standins.GAUBlock, lambda: (a_map(8, 6), a_map(4, 3))),
+    "lraspp": (standins.LRASPPHead, lambda: ({"low": a_map(4, 6), "high": a_map(8, 3)},)),
+    "stdc-fusion": (standins.STDCFusion, lambda: (a_map(3, 4), a_map(5, 4))),
+    "stdc-refinement": (standins.STDCRefinement, lambda: (a_map(8, 4),)),
+    "bisenet-fusion": (standins.BiSeNetFusion, lambda: (a_map(3, 4), a_map(5, 4))),
+    "bisenet-refinement": (standins.BiSeNetRefinement, lambda: (a_map(8, 4),)),
+}
+LAYERS = {  # the layers that an adapter reads, by name
+    "mfab": ("SE_ll", "SE_hl"),
+    "gau": ("conv1",),
+    "lraspp": ("scale",),
+    "stdc-fusion": ("conv1", "conv2"),
+    "stdc-refinement": ("conv_attn",),
+    "bisenet-fusion": ("gap", "conv_atten"),
+    "bisenet-refinement": ("atten_conv_layer",),
+}
+each_block = pytest.mark.parametrize("kind", BLOCKS)
+
+
+def made(kind: str) -> tuple[nn.Module, tuple]:
+    torch.manual_seed(0)
+    block, args = BLOCKS[kind]
+    return block(), args()
+
+
+def each(args: tuple, of: Callable[[Tensor], Tensor]) -> tuple:
+    return tuple({k: of(t) for k, t in a.items()} if isinstance(a, dict) else of(a) for a in args)
+
+
+def maps(args: tuple) -> list[Tensor]:
+    return [t for a in args for t in (a.values() if isinstance(a, dict) else (a,))]
+
+
+def outcome(block: nn.Module, args: tuple, autocast: torch.dtype | None = None):
+    """y, the gradients of the maps and the parameters, and the buffers; or the error that the block raises."""
+    args = each(args, lambda t: t.clone().requires_grad_())
+    try:
+        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+            y = block(*args)
+        dy = torch.linspace(0.5, 1, y.numel()).reshape(y.shape).to(y)
+        grads = torch.autograd.grad(y, [*maps(args), *block.parameters()], dy)
+        return [y.detach(), *grads, *[b.clone() for b in block.buffers()]]
+    except (RuntimeError, TypeError, ValueError) as error:
+        return error
+
+
+def assert_same(got, expected, tolerance=1e-5, case="") -> None:
+    """To `tolerance` of the largest of all: a gradient that is zero but for rounding has no size of its own."""
+    assert isinstance(got, list), f"{case}: {got!r}"
+    atol = tolerance * max(float(t.double().abs().max()) for t in expected if t.numel())
+    for ours, theirs in zip(got, expected, strict=True):
+        assert ours.dtype == theirs.dtype, case
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=atol, msg=lambda text: f"{case}: {text}")
+
+
+@each_block
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+def test_same_function(kind, training, calls):
+    """Values, gradients, and the running statistics of the norms; restored bit for bit."""
+    plain, args = made(kind)
+    fast = sat.accelerate(copy.deepcopy(plain), strict=True, verify=True).train(training)
+    calls.clear()
+    assert_same(outcome(fast, args), outcome(plain.train(training), args))
+    assert len(calls) == (2 if kind == "mfab" else 1)
+    support.assert_equal(sat.restore(fast)(*args), plain(*args))
+
+
+@each_block
+def test_kernels_in_the_interpreter(kind, monkeypatch):
+    real = dispatch.implementation
+    monkeypatch.setattr(functional, "implementation", lambda name, backend, x: real(name, "triton", x))
+    plain, args = made(kind)
+    fast = sat.accelerate(copy.deepcopy(plain), strict=True)
+    plain, fast, args = plain.to(support.DEVICE), fast.to(support.DEVICE), each(args, lambda t: t.to(support.DEVICE))
+    with without_tf32():
+        assert_same(outcome(fast, args), outcome(plain, args))
+
+
+@each_block
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes_that_the_block_takes(kind, autocast):
+    """Every dtype of each map beside every dtype of the weights: value and dtype are the block's own."""
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    taken = 0
+    for weights, *given in itertools.product(dtypes, repeat=3):
+        plain, args = made(kind)
+        plain.eval().to(weights)
+        choice = iter(given)
+        args = each(args, lambda t, choice=choice: t.to(next(choice)))
+        fast = sat.accelerate(copy.deepcopy(plain))
+        expected = outcome(plain, args, autocast)
+        met = (weights, autocast, *given)
+        tolerance = 4e-2 if torch.bfloat16 in met else 6e-3 if torch.float16 in met else 1e-5
+        if isinstance(expected, list):
+            taken += 1
+            assert_same(outcome(fast, args, autocast), expected, tolerance, f"weights {weights}, maps {given}")
+    assert taken >= 4
+
+
+@each_block
+def test_shapes_that_the_block_takes(kind, calls):
+    """One image beside several, and none: its own forward runs where the kernels do not take them."""
+    plain, args = made(kind)
+    plain.eval()
+    fast = sat.accelerate(copy.deepcopy(plain))
+    calls.clear()
+    for batches in ((2, 1), (1, 2), (0, 0), (1, 1)):
+        given = iter(batches)
+        some = each(args, lambda t, given=given: t[: next(given)])
+        expected = outcome(plain, some)
+        if isinstance(expected, list):
+            assert_same(outcome(fast, some), expected, case=str(batches))
+    assert calls
+
+
+def test_a_block_without_its_second_map():
+    plain, (x, _) = made("mfab")
+    plain.conv1 = nn.Conv2d(4, 5, 3, padding=1)
+    fast = sat.accelerate(copy.deepcopy(plain))
+    support.assert_equal(fast(x), plain(x))
+    support.assert_equal(fast(x, skip=None), plain(x, skip=None))
+
+
+@each_block
+def test_hooks_inside_are_never_bypassed(kind, calls):
+    """On any module inside: the block's own forward runs."""
+    plain, args = made(kind)
+    for name in [name for name, _ in plain.named_modules() if name]:
+        fast, seen = sat.accelerate(copy.deepcopy(plain)).eval(), []
+        calls.clear()
+        fast.get_submodule(name).register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        support.assert_equal(fast(*args), copy.deepcopy(plain).eval()(*args))
+        assert seen and not calls, name
+
+
+@each_block
+def test_left_unlike_what_is_known(kind):
+    """Each layer that is read, and each inside of it, replaced by one of another kind; one more child."""
+    names = [name for name, _ in made(kind)[0].named_modules() if name.startswith(LAYERS[kind])]
+    assert names
+    for name in names:
+        block, args = made(kind)
+        block.set_submodule(name, nn.Softplus())
+        (row,) = sat.acceleration_report(block)
+        if row.status == "left" and row.reason != report.NOT_CALLED:
+            continue
+        plain, fast = copy.deepcopy(block).eval(), sat.accelerate(block).eval()
+        assert_same([fast(*args).detach()], [plain(*args).detach()], case=name)
+    block, _ = made(kind)
+    block.dropout = nn.Dropout()
+    (row,) = sat.acceleration_report(block)
+    assert row.reason.startswith("it has a child 'dropout' that is not known")
+
+
+@each_block
+def test_compile_and_capture(kind):
+    plain, args = made(kind)
+    fast = sat.accelerate(copy.deepcopy(plain)).eval()
+    expected = plain.eval()(*args)
+    got = torch.compile(fast, fullgraph=True, backend="eager")(*args)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
+    with sat.capture_attention(fast) as found:
+        fast(*args)
+    ((name, gate_map),) = found.items()
+    assert name == "" and gate_map.shape[0] == 2 and gate_map.dim() == 2

@@ -1,0 +1,156 @@
+"""docs/models.md: the gates of models that people use, taken and left; `python tests/support/model_table.py` writes it.
+
+The models are made without values, on the meta device, where their library can; nothing is downloaded.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import segattn_triton as sat
+from segattn_triton.perf.torchvision_cpu import install
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+LIBRARIES = ("segmentation-models-pytorch", "torchvision", "timm", "monai")
+SMP = """
+Unet("resnet34", decoder_attention_type="scse")
+UnetPlusPlus("resnet34", decoder_attention_type="scse")
+Unet("se_resnet50", decoder_attention_type="scse")
+Unet("se_resnext50_32x4d")
+Unet("senet154")
+Unet("efficientnet-b0")
+Unet("mobileone_s4")
+Unet("tu-efficientnet_b0", decoder_attention_type="scse")
+Unet("tu-resnest14d")
+MAnet("resnet34")
+MAnet("se_resnet50")
+PAN("resnet34")
+PAN("efficientnet-b0")
+DeepLabV3Plus("tu-regnety_002")
+FPN("tu-mobilenetv3_large_100")
+UPerNet("tu-convnextv2_atto")
+Unet("resnet34")
+"""
+TORCHVISION = """
+segmentation.lraspp_mobilenet_v3_large
+segmentation.deeplabv3_mobilenet_v3_large
+segmentation.deeplabv3_resnet50
+mobilenet_v3_small
+efficientnet_b0
+efficientnet_v2_s
+regnet_y_400mf
+maxvit_t
+"""
+TIMM = """
+seresnet50 legacy_senet154 seresnext50_32x4d seresnextaa101d_32x8d resnetrs50 ecaresnet50d eca_nfnet_l0 nfnet_f0
+efficientnet_b0 tf_efficientnetv2_s mixnet_s tinynet_a mobilenetv3_large_100 fbnetv3_b lcnet_050 ghostnet_100
+repghostnet_050 regnety_002 regnetz_b16 tresnet_m cs3se_edgenet_x maxvit_tiny_tf_224 coatnet_0_224 fastvit_t8 repvit_m1
+efficientvit_m0 shvit_s1 ese_vovnet39b hgnet_tiny rdnet_tiny gcvit_xxtiny rexnet_100 gcresnet50t resnest14d skresnet18
+convnext_tiny swin_tiny_patch4_window7_224
+"""
+MONAI = """
+SEResNet50(spatial_dims=2, in_channels=3)
+SEResNet50(spatial_dims=3, in_channels=1)
+SEResNext50(spatial_dims=3, in_channels=1)
+SENet154(spatial_dims=3, in_channels=1)
+Quicknat(se_block="CSE")
+FlexibleUNet(in_channels=3, out_channels=2, backbone="efficientnet-b0")
+EfficientNetBN("efficientnet-b0", spatial_dims=3, in_channels=1)
+AttentionUnet(spatial_dims=3, in_channels=1, out_channels=2, channels=(8, 16, 32, 64), strides=(2, 2, 2))
+BasicUNet()
+"""
+INTRODUCTION = """# Models and their gates
+
+What `accelerate` takes of a model, by the function of `segattn_triton.functional` that runs it, and what it leaves.
+"+ shortcut, act" ends a residual block in the same kernel. A gate that is left runs as before; its reason, which
+`acceleration_report` gives gate by gate, says what would help. Written by `python tests/support/model_table.py`; a test
+fails where the table is not what the installed libraries give.
+"""
+NOTES = """
+What a gate costs, in passes over a map of its block, forward:
+
+- MAnet's block multiplies a map by the sum of two gates. It runs as two gates, 7 passes where its own forward makes 4,
+  in half of its launches; backward the traffic is the same. On large maps and many images measure before you keep it:
+  `accelerate(model, filter_fn=lambda module, name: type(module).__name__ != "MFABBlock")` leaves it.
+- PAN's vector goes through a batch norm, whose layers run as they are; the product and the sum are one kernel, 3 passes
+  in place of 5. LRASPP's gate is one kernel over the high map.
+"""
+
+
+def _smp() -> dict[str, Callable[[], nn.Module]]:
+    import segmentation_models_pytorch as smp
+
+    names = {name: functools.partial(made, encoder_weights=None) for name, made in vars(smp).items() if callable(made)}
+    return {line: functools.partial(eval, line, names) for line in SMP.split("\n") if line}
+
+
+def _torchvision() -> dict[str, Callable[[], nn.Module]]:
+    def made(name: str) -> nn.Module:
+        home, _, function = f"torchvision.models.{name}".rpartition(".")
+        backbone = {"weights_backbone": None} if "segmentation" in name else {}
+        return getattr(importlib.import_module(home), function)(weights=None, **backbone)
+
+    return {name: functools.partial(made, name) for name in TORCHVISION.split()}
+
+
+def _timm() -> dict[str, Callable[[], nn.Module]]:
+    import timm
+
+    return {name: functools.partial(timm.create_model, name) for name in TIMM.split()}
+
+
+def _monai() -> dict[str, Callable[[], nn.Module]]:
+    from monai.networks import nets
+
+    return {line: functools.partial(eval, line, vars(nets)) for line in MONAI.split("\n") if line}
+
+
+def _without_values(make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return make()
+    except (RuntimeError, NotImplementedError):  # it computes with values while it is made
+        return make()
+
+
+def _counted(rows: Counter) -> str:
+    return "; ".join(f"{number} {what}" for what, number in sorted(rows.items()))
+
+
+def row(name: str, model: nn.Module) -> str:
+    report = sat.acceleration_report(sat.accelerate(model, verbose=False))
+    taken = Counter(gate.kernel for gate in report if gate.status == "accelerated")
+    left = Counter(f"`{gate.cls.rpartition('.')[2]}`: {gate.reason}" for gate in report if gate.status == "left")
+    return f"| `{name}` | {_counted(taken) or 'none'} | {_counted(left) or '' if report else 'it has none'} |"
+
+
+def versions() -> str:
+    return "Counted with " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES) + "."
+
+
+def lines() -> Iterator[str]:
+    install()
+    yield from INTRODUCTION.splitlines()
+    yield from ("", versions())
+    for title, makers in zip(LIBRARIES, (_smp(), _torchvision(), _timm(), _monai()), strict=True):
+        yield from ("", f"## {title}", "", "| model | taken | left |", "| --- | --- | --- |")
+        for name, make in makers.items():
+            yield row(name, _without_values(make))
+    yield from NOTES.splitlines()
+
+
+def taken(page: str) -> dict[str, int]:
+    """Model -> how many of its gates a page says are taken."""
+    rows = re.findall(r"^\| `(.+?)` \| (.*?) \|", page, re.M)
+    return {name: sum(map(int, re.findall(r"(?:^|; )(\d+) ", cell))) for name, cell in rows}
+
+
+if __name__ == "__main__":
+    PAGE.write_text("\n".join(lines()) + "\n")
