@@ -24,7 +24,18 @@ from rich.console import Console
 from segattn_triton.catalog import ROWS
 from segattn_triton.perf import records
 from segattn_triton.perf.records import Record
-from segattn_triton.perf.report.render import figures, frame, page, plots, render, style, tables, terminal_table, words
+from segattn_triton.perf.report.render import (
+    figures,
+    frame,
+    page,
+    plots,
+    render,
+    sheet,
+    style,
+    tables,
+    terminal_table,
+    words,
+)
 
 NO_GPU = "No GPU: lower bounds and CPU timings only"
 
@@ -110,7 +121,7 @@ def test_page_says_what_was_found(gpu_run):
 def test_figures_come_as_png_and_svg(gpu_run):
     names = {p.name for p in (gpu_run / "plots").iterdir()}
     stem = "spatial_gate_fwd_bfloat16_contiguous_events"
-    expected = {f"{stem}_{kind}" for kind in ("gbps", "mpixels", "speedup")} | {"gate_maps"}
+    expected = {f"{stem}_{kind}" for kind in ("gbps", "mpixels", "speedup")} | {"gate_maps", "sheet"}
     expected |= {f"spatial_gate_bfloat16_contiguous_{kind}" for kind in ("memory", "error")}
     assert {f"{e}.{end}" for e in expected for end in ("png", "svg")} <= names
     svg = (gpu_run / "plots" / f"{stem}_gbps.svg").read_text()
@@ -151,6 +162,43 @@ def test_a_tie_has_no_colour():
     assert texts.count("tie") == 1
     scale = figure.axes[0].collections[0].get_array()
     assert [value == 0 for value in scale.compressed()].count(True) == 1
+    style.plt.close(figure)
+
+
+def test_the_sheet_shows_what_was_measured():
+    """A panel for each op with a curve, of the points' own ratios, rings where bands overlap; and its conditions."""
+    tied = [dataclasses.replace(r, ms_80=9 * r.ms) if r.point.H == 64 else r for r in sweep(op="eca")]
+    made = [*copies(), *sweep(), *tied, *sweep(op="scse", sides=(64,)), record(op="local_gate", timer="predicted")]
+    df = frame.from_records(made)
+    figure = sheet.sheet(df, ["GPU Imaginary"])
+    assert not collisions(figure)
+    shown = {ax.get_title("left"): ax for ax in figure.axes if ax.get_title("left")}
+    assert set(shown) == {"spatial_gate", "eca"}  # of two sides at least, and no lower bound
+    said = [t.get_text() for t in figure.texts]
+    assert "GPU Imaginary; bf16 NCHW, N = 8, C = 64" in said and "times faster: segattn_triton" in said
+    for op, ax in shown.items():
+        own = frame.results(df)[lambda d, op=op: (d.op == op) & (d.provider == "segattn") & (d.C == 64)]
+        for rival in ("eager", "compile-best"):
+            line = next(
+                ln for ln in ax.lines if ln.get_color() == style.look(rival)["color"] and ln.get_linestyle() == "-"
+            )
+            assert list(line.get_ydata()) == list(own.sort_values("side")[f"times_{rival}"])
+        rings = sum(len(ln.get_xdata()) for ln in ax.lines if ln.get_markerfacecolor() == "white")
+        assert rings == (2 if op == "eca" else 0)
+    style.plt.close(figure)
+    assert sheet.sheet(frame.from_records([record(timer="predicted")]), []) is None
+
+
+def test_the_sheet_of_a_cpu_is_no_kernels():
+    made = [
+        dataclasses.replace(r, point=dataclasses.replace(r.point, provider="reference"))
+        for r in sweep(timer="cpu")
+        if r.point.provider == "segattn"
+    ]
+    figure = sheet.sheet(
+        frame.from_records([*made, *(r for r in sweep(timer="cpu") if r.point.provider == "eager")]), []
+    )
+    assert any("no kernel of ours" in t.get_text() for t in figure.texts)
     style.plt.close(figure)
 
 

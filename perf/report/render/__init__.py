@@ -21,13 +21,14 @@ def render(out: Path) -> Path:
     if path.exists():
         frame.write_csv(df, out / "records.csv")
     drawn = figures.draw(df, out)
+    environment = _environment(out / "environment.json") or whole.environment(out)
+    sheet = figures.draw_sheet(df, page.sources(environment), out / "plots")
     maps = figures.draw_maps(out / "maps.npz", out / "plots")
     found = autotune.load(out)
     tuning = page.Tuning(autotune.lines(found, df), figures.draw_spread(found, out / "plots"))
     index = out / "index.html"
-    environment = _environment(out / "environment.json") or whole.environment(out)
     files = {name: what for name, what in page.FILES.items() if (out / name).exists()}
-    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files)
+    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files, sheet)
     index.write_text(made, encoding="utf-8")
     return index
 

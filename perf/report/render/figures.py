@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import autotune, bars, plots, words
+from . import autotune, bars, plots, sheet, words
 from .frame import GPU_TIMERS, GROUP, by_catalog, catalog, predictions, results, roofline
 from .style import file_name, save
 
@@ -97,6 +97,12 @@ def draw_share(todo: list[Job], folder: Path, share: int, count: int) -> None:
         fig = job.draw()
         if fig is not None:
             save(fig, folder, job.name)
+
+
+def draw_sheet(df: pd.DataFrame, conditions: Sequence[str], folder: Path) -> Path | None:
+    """Of all ops together."""
+    fig = sheet.sheet(df, conditions)
+    return save(fig, folder, "sheet") if fig is not None else None
 
 
 def draw_spread(found: list, folder: Path) -> Path | None:

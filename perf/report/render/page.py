@@ -55,6 +55,7 @@ def build(
     tuning: Tuning | None = None,
     whole: Sequence[Mapping[str, Any]] = (),
     files: Mapping[str, str] = MappingProxyType({}),
+    sheet: Path | None = None,
 ) -> str:
     env = Environment(
         loader=PackageLoader("segattn_triton.perf.report", "templates"),
@@ -78,6 +79,7 @@ def build(
         whole=whole,
         ops=[_op(name, df, figures) for name in _ops(df)],
         maps=Markup(inline(maps)) if maps else None,
+        sheet=Markup(inline(sheet)) if sheet else None,
         tuned=tuning.body if tuning else [],
         tuned_head=autotune.HEAD,
         tuned_picture=Markup(inline(tuning.picture)) if tuning and tuning.picture else None,
@@ -147,6 +149,12 @@ def facts(environment: Mapping[str, Any]) -> list[str]:
     for label, names in wanted.items():
         first[label] = next((known[name] for name in names if known.get(name, "none") != "none"), "")
     return [f"{label} {text}{' MHz' * (label == 'SM clock')}" for label, text in first.items() if text]
+
+
+def sources(environment: Mapping[str, Any]) -> list[str]:
+    """The facts that a picture carries by itself; of a rehearsal, that it is one."""
+    said = ["a rehearsal: the times are made up"] * (environment.get("device") == REHEARSAL)
+    return said + facts(environment)
 
 
 def _ops(df: pd.DataFrame) -> list[str]:

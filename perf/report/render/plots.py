@@ -41,7 +41,7 @@ def throughput(group: dict, rows: pd.DataFrame, roof: Ceiling, metric: str) -> F
     common = max((top for top, own in tops if not own), default=0)
     for ax, panel, (top, own) in zip(axes, panels, tops, strict=True):
         ax.set_ylim(0, 1.12 * (top if own else common))
-        _resolution_axis(ax, rows.side)
+        resolution_axis(ax, rows.side)
         if group["timer"] == "events":
             _shade_launch_bound(ax, panel)
         _rooflines(ax, panel, roof, metric)
@@ -125,7 +125,7 @@ def _note(ax: Axes, text: str, height: float) -> None:
     )  # fmt: skip
 
 
-def _resolution_axis(ax: Axes, sides: pd.Series) -> None:
+def resolution_axis(ax: Axes, sides: pd.Series) -> None:
     low, high = np.floor(np.log2(sides.min())), np.ceil(np.log2(sides.max()))
     if low == high:
         low, high = low - 1, high + 1
