@@ -1,5 +1,6 @@
 # make report    measure on the GPU (or all that can be done without one) and write report/index.html
 # make shell     a shell in which `python` has the modules and `segattn` is a command
+# make smoke     a test of every property, in 60 seconds on two cores
 # make test      a fixed eighth of the cases of every property, in minutes
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
@@ -20,7 +21,7 @@ NEWEST ?= 3.9.0
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell test test-full properties fuzz gpu-test nightly conformance check static versions newest lint build
+.PHONY: help report shell smoke test test-full properties fuzz gpu-test nightly conformance check static versions newest lint build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -32,6 +33,10 @@ report:
 shell:
 	python=$$($(PYTHON) bootstrap.py --extras perf,models)
 	PATH="$$(dirname $$python):$$PATH" exec "$${SHELL:-bash}"
+
+smoke:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
+	$$python -m pytest -n 2 --smoke 50 $(ARGS)
 
 test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)

@@ -10,6 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from .estimate import left
+
 WIDTH = 80
 NOTHING = ("", "–")
 
@@ -89,11 +91,3 @@ class Progress:
             yield piece
             self(i)
         self.end()
-
-
-def left(elapsed: float, done: int, total: int) -> str:
-    """How long the rest will take, if it is as what is done."""
-    if not done:
-        return ""
-    seconds = elapsed / done * (total - done)
-    return f", about {seconds / 60:.0f} min left" if seconds >= 100 else f", about {max(seconds, 1):.0f} s left"

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ... import accelerate, capture_attention, viz
 from .. import terminal, torchvision_cpu
+from ..estimate import left
 from ..log import Log
 from ..measure import backends, env
 from ..options import Failure, Usage, choose, writable
@@ -91,7 +92,7 @@ def run(
         log.save(record)
         said = f"loss {record['loss']:.4f}, mIoU {record['miou']:.4f}"
         done, elapsed = len(log.records) - before, time.monotonic() - begin
-        far = f"{number + 1} of {len(todo)}{terminal.left(elapsed, done, done + len(todo) - number - 1)}"
+        far = f"{number + 1} of {len(todo)}{left(elapsed, done, done + len(todo) - number - 1)}"
         console.print(f"[{far}] {variant}, {dtype}, seed {seed}: {said}", markup=False, soft_wrap=True)
     page = render_and_print(Path(out), console)
     if outside := [line for line in whole.training_lines(list(log.records.values())) if line.inside is False]:

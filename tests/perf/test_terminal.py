@@ -17,7 +17,7 @@ from made_up import copies, sweep, whole_model
 from rich.console import Console
 
 from segattn_triton.catalog import ROWS
-from segattn_triton.perf import terminal
+from segattn_triton.perf import estimate
 from segattn_triton.perf.compiler import kernels, spaces
 from segattn_triton.perf.measure import check
 from segattn_triton.perf.models import known
@@ -108,7 +108,7 @@ def test_short_work_says_nothing_where_there_is_no_terminal():
     (0, 0, 9, ""), (10, 1, 3, ", about 20 s left"), (60, 1, 11, ", about 10 min left"), (5, 5, 5, ", about 1 s left"),
 ])  # fmt: skip
 def test_estimates(elapsed, done, total, said):
-    assert terminal.left(elapsed, done, total) == said
+    assert estimate.left(elapsed, done, total) == said
 
 
 @pytest.fixture
