@@ -1,4 +1,6 @@
 # make report    measure on the GPU (or all that can be done without one) and write report/index.html
+# make shell     a shell in which `python` has the modules and `segattn` is a command
+# make smoke     a test of every property, in 60 seconds on two cores
 # make test      a fixed eighth of the cases of every property, in minutes
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
@@ -7,6 +9,7 @@
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
 #                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
 # make newest    the default share of the kernels' tests in the interpreter of the newest Triton
+# make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
 
@@ -18,7 +21,7 @@ NEWEST ?= 3.9.0
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report test test-full properties fuzz gpu-test conformance check static versions newest lint build
+.PHONY: help report shell smoke test test-full properties fuzz gpu-test nightly conformance check static versions newest lint build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -26,6 +29,14 @@ help:
 report:
 	python=$$($(PYTHON) bootstrap.py --extras perf)
 	$$python -m segattn_triton.perf report --out $(OUT) $(ARGS)
+
+shell:
+	python=$$($(PYTHON) bootstrap.py --extras perf,models)
+	PATH="$$(dirname $$python):$$PATH" exec "$${SHELL:-bash}"
+
+smoke:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
+	$$python -m pytest -n 2 --smoke 50 $(ARGS)
 
 test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
@@ -54,6 +65,10 @@ gpu-test:
 test-full:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
 	$$python -m pytest -n 2 --share 1 --readme=README.md $(ARGS)
+
+nightly:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	$$python tests/support/screenshots.py build/screenshots
 
 conformance:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)

@@ -12,12 +12,15 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 PYTHON_FLOOR = (3, 10)
 TORCH_FLOOR = (2, 11)
 KEPT = ("torch", "triton", "torchvision")
+SILENCE = 15.0  # seconds
 
 
 def fail(message: str) -> None:
@@ -61,10 +64,36 @@ def check_compiler() -> None:
         fail(f"Triton needs {header} on a machine with a GPU: install python3-dev (or python3-devel)")
 
 
+def say(text: str) -> None:
+    print(f"segattn_triton: {text}", file=sys.stderr, flush=True)
+
+
 def pip(python: Path | str, *arguments: str) -> None:
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
-    if subprocess.run(command, stdout=sys.stderr).returncode:
+    """Install, and say what it is at: with each download, and after every `SILENCE` seconds without a word."""
+    command = [str(python), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check", *arguments]
+    begin, lines = time.monotonic(), ["pip starts"]
+    done = threading.Event()
+
+    def wait() -> None:
+        while not done.wait(SILENCE):
+            say(f"{time.monotonic() - begin:4.0f} s  still at: {lines[-1]}")
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        threading.Thread(target=wait, daemon=True).start()
+        for line in running.stdout:
+            lines.append(brief(line))
+            if lines[-1].startswith(("Downloading", "Installing", "Building")) and ".metadata" not in lines[-1]:
+                say(f"{time.monotonic() - begin:4.0f} s  {lines[-1]}")
+        done.set()
+    if running.returncode:
+        print("\n".join(lines[-10:]), file=sys.stderr)
         fail(f"{' '.join(command)} failed")
+
+
+def brief(line: str) -> str:
+    """A line of pip's without the list of everything that it installs."""
+    name, _, packages = line.strip().partition(": ")
+    return f"{name}: {packages.count(',') + 1}" if name == "Installing collected packages" else line.strip()
 
 
 def is_installed(python: Path | str, extras: str) -> bool:
@@ -97,7 +126,7 @@ def into_venv(extras: str) -> str:
     check_venv()
     python = ROOT / ".venv" / "bin" / "python"
     if not python.exists():
-        print("segattn_triton: no torch >= 2.11 in this Python: making .venv from constraints.txt", file=sys.stderr)
+        say("no torch >= 2.11 in this Python: making .venv from constraints.txt, 2 GB, a minute or two on a fast line")
         subprocess.run([sys.executable, "-m", "venv", str(ROOT / ".venv")], check=True, stdout=sys.stderr)
     if not is_installed(python, extras):
         pip(python, "-c", str(ROOT / "constraints.txt"), "torch", "triton", "numpy")

@@ -1,4 +1,4 @@
-"""`segattn`, and `python -m segattn_triton.perf`: the commands, or one line that says which extra they need."""
+"""`segattn`, and `python -m segattn_triton.perf`: the commands, or one line that says what is wrong."""
 
 import sys
 
@@ -13,7 +13,16 @@ def main() -> None:
             raise
         print(f"segattn: {said}", file=sys.stderr)
         sys.exit(2)
-    commands()
+    try:
+        sys.exit(commands(prog_name="segattn", standalone_mode=False) or 0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own: wrong usage
+            raise
+        said = error.format_message()
+        print(
+            said if "\n" in said else f"segattn: {said}", file=sys.stderr
+        )  # of several lines: help, asked for by none
+        sys.exit(2)
 
 
 if __name__ == "__main__":

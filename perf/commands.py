@@ -51,6 +51,11 @@ def _one_line():
             raise
         typer.echo(f"segattn: {said}", err=True)
         raise typer.Exit(2) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"segattn: {error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
 
 
 @main.command()
@@ -82,6 +87,15 @@ def report(
     """Throughput against resolution: ours, eager and torch.compile, on the GPU if there is one; plots and a page."""
     with _one_line():
         need("numpy", "pandas", "matplotlib", "jinja2")  # of the page, which comes last
+        from .options import Usage, writable
+
+        if not train:
+            given = dict(data=data, steps=steps, seeds=seeds, side=side, encoder=encoder)
+            for name, value in given.items():
+                if value is not None:
+                    raise Usage(f"--{name}: got {value} without --train, expected none")
+        elif budget is not None and not models:
+            raise Usage(f"--budget: got {budget:g} with --train, expected none: it takes its --steps")
         shared = dict(preset=preset, out=out, resume=resume, cpu=cpu)
         if train:
             from .models import train as training
@@ -93,7 +107,6 @@ def report(
             known_models.run(**shared, budget=budget)
         if train or models:
             return
-        from .options import Usage, writable
         from .report import job as command
 
         if merge:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .options import Failure, Usage
-from .records import Point, Record, append, load
+from .records import SCHEMA, Point, Record, append, load, other_schema
 
 FILES = ("records.jsonl", "environment.json", "maps.npz", "autotune.json")
 
@@ -47,6 +47,7 @@ class Folder:
     def _continue(self) -> None:
         """The records of one report come from one machine and one set of versions."""
         path = self.out / "environment.json"
+        refuse_other_schema(self.path, "--resume")
         if not path.exists():
             return
         try:
@@ -72,6 +73,12 @@ class Folder:
 
     def _numbered(self, path: Path, number: int) -> Path:
         return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def refuse_other_schema(path: Path, argument: str) -> None:
+    """Records that another version wrote are neither read as none nor written on."""
+    if path.exists() and (found := other_schema(path)) is not None:
+        raise Usage(f"{argument}: {path} is of another version: its records have form {found}, expected {SCHEMA}")
 
 
 def identity(environment: dict) -> dict[str, Any]:

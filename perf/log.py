@@ -66,8 +66,15 @@ def key_of(record: dict[str, Any], name: str) -> tuple:
     return tuple(record[key] for key in KEYS[name])
 
 
+FIELDS = {  # name -> what its finished records hold
+    "training": ("loss", "val_loss", "miou"),
+    "models": ("p50_ms", "p99_ms", "images_per_second", "peak_memory"),
+}
+
+
 def read(out: Path, name: str) -> list[dict[str, Any]]:
-    """The last record of every key, in the order of their first; a line cut short by a kill is passed over."""
+    """The last record of every key, in the order of their first; a line that a kill cut short, or of another version,
+    is passed over."""
     path = out / f"{name}.jsonl"
     if not path.exists():
         return []
@@ -75,6 +82,8 @@ def read(out: Path, name: str) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
+            for field in FIELDS[name] if record["status"] == "ok" else ():
+                record[field]
             latest[key_of(record, name)] = record
         except (ValueError, KeyError, TypeError):
             continue

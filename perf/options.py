@@ -92,6 +92,6 @@ def readable_image(path: Path | None) -> Path | None:
         with Image.open(path) as image:
             image.load()
     except Exception as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise Usage(f"--image: cannot read {path}: {reason}; expected an image, such as a JPEG or PNG file") from None
     return Path(path)

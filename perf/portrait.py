@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import SCSE, LocalAttention, NeighborhoodAttention2d, SpatialAttention, SqueezeExcite
 from .measure import photo
 from .models.scenes import normalised
+from .terminal import Progress
 
 SIZE = 256, 224  # height, width of the photograph in training
 STEPS = 120
@@ -72,7 +73,7 @@ def model() -> Portrait:
     labels = torch.stack([label, label.flip(1)])
     optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
-    for _ in range(STEPS):
+    for _ in Progress("training the network of the portrait, steps", STEPS).of(range(STEPS)):
         optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(net(images)[:, 0], labels).backward()
         optimizer.step()

@@ -1,5 +1,6 @@
 """One measured point is one JSON line, appended the moment it is known: a killed run loses nothing."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -61,6 +62,16 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+def other_schema(path: Path) -> int | None:
+    """The number of another form of records that a line has: it is of another version."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            if isinstance(values, dict) and values.get("schema", SCHEMA) != SCHEMA:
+                return values["schema"]
+    return None
 
 
 def load(path: Path) -> Iterator[Record]:

@@ -4,6 +4,7 @@
 enough for its models, and for timm and segmentation_models_pytorch, which import it.
 """
 
+import importlib.util
 import sys
 
 import torch
@@ -14,6 +15,10 @@ _library = None  # keeps the schemas registered
 def install() -> None:
     """Import torchvision; where its operators are missing, declare them and import it again. ImportError without it."""
     global _library
+    if importlib.util.find_spec("torchvision") is None:
+        raise ModuleNotFoundError(
+            'torchvision is not installed: pip install "segattn_triton[models]"', name="torchvision"
+        )
     try:
         import torchvision
     except RuntimeError as error:

@@ -4,13 +4,23 @@ Maps are those of `capture_attention`, or of `return_map=True`. Images are (H, W
 tensors, in bytes or from 0 to 1. Of a batch the first is shown. matplotlib is imported when something is drawn.
 """
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+
+
+def _need(package: str) -> None:
+    """Say which extra brings what is absent."""
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f'{package} is not installed: pip install "segattn_triton[perf]"', name=package)
+
+
+_need("numpy")
+import numpy as np  # noqa: E402
 
 COLOURS = "viridis"
 COLUMNS = 3
@@ -31,6 +41,7 @@ def overlay(image: Any, map: Any, alpha: float = 0.55, limits: tuple[float, floa
     values of the first and the last colour, by default the least and the largest of the map.
     Errors: ValueError for another shape, or an image beyond 0 to 1.
     """
+    _need("matplotlib")
     from matplotlib import colormaps
 
     picture = _picture(image)
@@ -47,6 +58,7 @@ def plot_gates(maps: Mapping[str, Any], image: Any, title: str = "", caption: st
     maps: {name: map} of `capture_attention`. A gate by pixel or value is a veil over the image with its scale, one by
     channel sorted bars, neighbourhood attention its `focus`. Errors: ValueError without maps, or as of `overlay`.
     """
+    _need("matplotlib")
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure

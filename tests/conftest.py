@@ -18,6 +18,8 @@ import interpreter_fast
 import profiles  # noqa: F401, registers hypothesis' profiles
 import pytest
 import support
+from estimate import Estimate
+from smoke import Smoke
 
 import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before a test changes the environment
 from segattn_triton import functional
@@ -73,6 +75,10 @@ def own_adapters(monkeypatch):
 
 
 def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Estimate(config))
+    if seconds := config.getoption("smoke"):
+        config.pluginmanager.register(Smoke(seconds))
     config.addinivalue_line("markers", "interpreter: kernels on CPU tensors, where there is no GPU")
     config.addinivalue_line("markers", "gpu: kernels compiled and run on a GPU")
     config.addinivalue_line("markers", "huge: takes tens of gigabytes of a GPU's memory, so that one runs at a time")
@@ -82,6 +88,7 @@ def pytest_configure(config):
 def pytest_addoption(parser):
     parser.addoption("--share", type=int, default=8, help="run one in SHARE of the parametrised cases; 1 runs all")
 
+    parser.addoption("--smoke", type=float, help="a test of every file, none started after so many seconds")
     parser.addoption("--readme", type=Path, help="write what a run without failures has checked into this README")
 
 

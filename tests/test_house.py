@@ -96,9 +96,10 @@ ARROWS = {  # layer -> the layers it may import
         "perf.report",
         "perf.tune",
     },
-    "perf.portrait": {"__init__", "perf.measure", "perf.models"},
+    "perf.portrait": {"__init__", "perf.measure", "perf.models", "perf.terminal"},
     "perf.models": {
         "__init__",
+        "perf.estimate",
         "perf.log",
         "perf.measure",
         "perf.options",
@@ -156,7 +157,8 @@ ARROWS = {  # layer -> the layers it may import
     "perf.records": set(),
     "perf.options": {"catalog"},
     "perf.absent": set(),
-    "perf.terminal": set(),
+    "perf.terminal": {"perf.estimate"},
+    "perf.estimate": set(),
     "perf.torchvision_cpu": set(),
 }
 

@@ -6,29 +6,19 @@ instructions cannot be issued, counted once each as if nothing looped; "DRAM" th
 the maps cannot move. Both floors are computed for an H200, not measured.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.table import Table
 
-COLUMNS = (
-    "op",
-    "layout",
-    "kernel",
-    "config",
-    "registers",
-    "spills",
-    "shared",
-    "wide",
-    "matrix",
-    "per SM",
-    "inst/elem",
-    "issue ps",
-    "DRAM ps",
-)
-LEFT = ("op", "layout", "kernel", "config", "matrix")
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from ..terminal import Row
+
+HEAD = ("", "config", "registers", "spills", "shared", "wide", "per SM", "inst / elem", "issue ps", "DRAM ps")
+LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC"}
 Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run time
 
 
@@ -59,56 +49,51 @@ def table(
     arch: int | str = 90,
     dtype: str = "bfloat16",
     layouts: Sequence[str] = ("contiguous", "channels_last"),
-) -> Table:
+) -> "Group":
     """The kernels of these ops, forward and backward, for their first named case. Compiles in this process."""
+    import torch
     from triton import knobs
 
+    from ... import compiled as static
     from ...catalog import BY_NAME
     from ..options import Usage
+    from ..terminal import Progress, listing
 
     if knobs.runtime.interpret:
         raise Usage("TRITON_INTERPRET: set, so that nothing would be compiled; expected it unset")
     name = f"sm_{arch}" if isinstance(arch, int) else f"{arch}, compiled, never run"
-    result = Table(title=f"Kernels for {name}, {dtype}", title_justify="left")
-    for column in COLUMNS:
-        justify = "left" if column in LEFT else "right"
-        result.add_column(column, justify=justify, overflow="fold", no_wrap=column in ("op", "kernel"))
-    for op in ops:
-        for layout in layouts:
-            for line in _lines(BY_NAME[op], arch, dtype, layout):
-                result.add_row(op, {"contiguous": "NCHW", "channels_last": "NHWC"}.get(layout, layout), *line)
-        result.add_section()
-    return result
+    todo = [
+        (op, layout, plan)
+        for op in ops
+        for layout in layouts
+        for plan in chain(*static.plans(BY_NAME[op], BY_NAME[op].cases[0].sizes, getattr(torch, dtype), layout, arch))
+    ]
+    groups: dict[str, list[Row]] = {}
+    for op, layout, plan in Progress("kernels compiled", len(todo)).of(todo):
+        groups.setdefault(f"{op}, {LAYOUTS.get(layout, layout)}", []).append(_row(BY_NAME[op], plan, arch))
+    return listing(f"Kernels for {name}, {dtype}", HEAD, groups, left=(0, 1))
 
 
-def _lines(row, arch: int | str, dtype: str, layout: str) -> Iterator[list[str]]:
-    import torch
-
+def _row(row, plan, arch: int | str) -> "Row":
     from ... import compiled as static
+    from ..terminal import Row
 
-    sizes = row.cases[0].sizes
-    maps = static.map_sizes(row, sizes)
-    for plan in chain(*static.plans(row, sizes, getattr(torch, dtype), layout, arch)):
-        config = " ".join(f"{k.removeprefix('BLOCK_')}{v}" for k, v in plan.config.blocks.items())
-        compiled = static.compile_plan(plan, arch)
-        line = [plan.name, f"{config} w{plan.config.num_warps} s{plan.config.num_stages}"]
-        if not isinstance(arch, int):
-            yield line + ["-", "-", str(compiled.shared)] + ["-"] * 6
-            continue
-        wide, elements = compiled.wide_share(maps), compiled.elements(maps)
-        yield line + [
-            str(compiled.registers),
-            f"[red]{compiled.spills}[/red]" if compiled.spills else "0",
-            str(compiled.shared),
-            "-" if wide is None else f"{wide:.0%}",
-            ", ".join(compiled.matrix) or "-",
-            str(compiled.programs_per_sm),
-            *(
-                "-" if value is None else f"{value:.3g}"
-                for value in (
-                    compiled.instructions / elements if elements else None,
-                    compiled.issue_floor(maps),
-                    compiled.dram_floor(maps),
-                )
-            ),
-        ]
+    blocks = " ".join(f"{k.removeprefix('BLOCK_')}{v}" for k, v in plan.config.blocks.items())
+    compiled = static.compile_plan(plan, arch)
+    what = [f"  {plan.name}", f"{blocks} w{plan.config.num_warps} s{plan.config.num_stages}"]
+    if not isinstance(arch, int):
+        return Row([*what, "-", "-", str(compiled.shared), *["-"] * 5])
+    maps = static.map_sizes(row, row.cases[0].sizes)
+    wide, elements = compiled.wide_share(maps), compiled.elements(maps)
+    what[1] += "".join(f" {name}" for name in compiled.matrix)
+    floors = (
+        compiled.instructions / elements if elements else None,
+        compiled.issue_floor(maps),
+        compiled.dram_floor(maps),
+    )
+    cells = (
+        *(str(compiled.registers), str(compiled.spills), str(compiled.shared)),
+        *("-" if wide is None else f"{wide:.0%}", str(compiled.programs_per_sm)),
+        *("-" if value is None else f"{value:.3g}" for value in floors),
+    )
+    return Row([*what, *cells], "red" if compiled.spills else None)

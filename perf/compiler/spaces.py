@@ -14,32 +14,21 @@ loop inside a program).
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import count
 from statistics import median
 from typing import Annotated, Optional
 
 import typer
 
 from ..measure import child
+from ..terminal import Progress
 
 ARCH = 90
 WARPS = 16  # per SM, to issue at its rate
-HEAD = (
-    "op",
-    "case",
-    "layout",
-    "kernel",
-    "configs",
-    "can run",
-    "compiled",
-    "chosen",
-    "its bound",
-    "best",
-    "its bound",
-    "times",
-)
+HEAD = ("", "configs", "can run", "compiled", "chosen", "its bound", "best", "its bound", "times")
 Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run time
 
 
@@ -64,19 +53,14 @@ def spaces(
 
 def report(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int, most: int) -> list[float]:
     """Print the table; the bound of each choice over the best one's."""
-    from rich.table import Table
-
     from ...tuning import choice as tuning
-    from ..terminal import console
+    from ..terminal import Row, console, listing
 
-    out = console()
-    table = Table(title=f"Choices without a table for sm_{ARCH}, {dtype}", title_justify="left")
-    for name in HEAD:
-        table.add_column(name, overflow="fold", no_wrap=name in ("op", "kernel"))
-    times = []
+    out, times = console(), []
+    groups: dict[str, list[Row]] = {}
     for (name, case, order, choice), found in _bounds(list(_choices(ops, dtype, layouts, cases)), most):
         priced, space = choice.costs(), tuning.SPACES[choice.kernel]
-        line = [name, case, {"contiguous": "NCHW"}.get(order, "NHWC"), choice.kernel, str(len(space)), str(len(priced))]
+        line = [f"  {choice.kernel}", str(len(space)), str(len(priced))]
         bounds = {i: answer["ps"] for i, answer in found.items() if answer.get("ps")}
         line.append(str(len(found)))
         if choice.index in bounds:
@@ -85,9 +69,10 @@ def report(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int, m
             line += [_words(space[choice.index]), f"{bounds[choice.index]:.3g}"]
             line += [_words(space[best]), f"{bounds[best]:.3g}", f"{times[-1]:.2f}"]
         else:
-            line += [_words(space[choice.index]), found[choice.index].get("failure", "none")]
-        table.add_row(*line)
-    out.print(table)
+            line += [_words(space[choice.index]), found[choice.index].get("failure", "none"), "", "", ""]
+        layout = {"contiguous": "NCHW"}.get(order, "NHWC")
+        groups.setdefault(f"{name}, {case}, {layout}", []).append(Row(line))
+    out.print(listing(f"Choices without a table for sm_{ARCH}, {dtype}", HEAD, groups, left=(0, 4, 6)))
     if times:
         out.print(
             f"{len(times)} choices: {median(times):.2f} times the least bound at the median, {max(times):.2f} at worst"
@@ -126,19 +111,23 @@ def _bounds(choices: Sequence[tuple], most: int) -> Iterator[tuple]:
         for (what, problem), tried in zip(choices, indices, strict=True)
         for i in tried
     ]
-    workers = min(os.cpu_count() or 1, len(pieces))
+    workers, progress, done = min(os.cpu_count() or 1, len(pieces)), Progress("configs compiled", len(pieces)), count(1)
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        shares = [pool.submit(_ask, pieces[i::workers]) for i in range(workers)]
+        shares = [pool.submit(_ask, pieces[i::workers], lambda: progress(next(done))) for i in range(workers)]
         answers = [iter(share.result()) for share in shares]
+    progress.end()
     said = [next(answers[i % workers]) for i in range(len(pieces))]
     for (what, _), tried in zip(choices, indices, strict=True):
         yield what, dict(zip(tried, said, strict=False))
         said = said[len(tried) :]
 
 
-def _ask(pieces: Sequence[Mapping]) -> list[dict]:
-    answers = child.results(__name__, pieces, {"TRITON_INTERPRET": None})
-    return [{"failure": a[child.DIED]} if child.DIED in a else a for a in answers]
+def _ask(pieces: Sequence[Mapping], one_more: Callable[[], None]) -> list[dict]:
+    found = []
+    for a in child.results(__name__, pieces, {"TRITON_INTERPRET": None}):
+        found.append({"failure": a[child.DIED]} if child.DIED in a else a)
+        one_more()
+    return found
 
 
 def bound(compiled, sizes) -> float | None:

@@ -89,48 +89,44 @@ def outcomes(ops) -> Iterator[Outcome]:
         yield Outcome(case, float("inf"), "", values[child.DIED]) if child.DIED in values else Outcome.of(values)
 
 
-def table(found: list[Outcome], *, gpu: bool):
-    """A rich table: op by dtype by layout, the worst use of the budget and where."""
-    from rich.table import Table
+HEAD = ("", "cases", "budget used", "worst at", "result")
+NO_BFLOAT16 = "bfloat16 needs a GPU: the interpreter's is unfaithful"
 
-    shown = Table(title="Kernels against the reference" + ("" if gpu else ", in Triton's interpreter on the CPU"))
-    for name in ("op", "dtype", "layout", "cases", "budget used", "worst at", "result"):
-        shown.add_column(name, justify="right" if name in ("cases", "budget used") else "left", overflow="fold")
-    groups: dict[tuple, list[Outcome]] = {}
+
+def table(found: list[Outcome], *, gpu: bool):
+    """To print: op by dtype by layout, the worst use of the budget and where."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from ..terminal import Row, listing
+
+    alike: dict[tuple, list[Outcome]] = {}
     for o in found:
-        groups.setdefault((o.case.op, o.case.dtype, o.case.layout), []).append(o)
-    for key, group in groups.items():
-        worst = max(group, key=lambda o: (bool(o.failure), o.use))
+        alike.setdefault((o.case.op, o.case.dtype, o.case.layout), []).append(o)
+    groups: dict[str, list[Row]] = {}
+    for (op, dtype, layout), cases in alike.items():
+        worst = max(cases, key=lambda o: (bool(o.failure), o.use))
         use = f"{100 * worst.use:.0f} %" if worst.use < 1e6 else "-"
-        result = f"[red]{_plain(worst.failure)}[/red]" if worst.failure else "[green]ok[/green]"
-        shown.add_row(*key, str(len(group)), use, f"{worst.worst} {worst.case.size}", result)
-    if not gpu:
-        for op in dict.fromkeys(o.case.op for o in found):
-            shown.add_row(
-                op, "bfloat16", "", "0", "-", "", "[yellow]needs a GPU: the interpreter's is unfaithful[/yellow]"
-            )
-    return shown
+        cells = (f"  {dtype} {layout}", str(len(cases)), use, f"{worst.worst} {worst.case.size}", worst.failure or "ok")
+        groups.setdefault(op, []).append(Row(cells, "red" if worst.failure else None))
+    title = "Kernels against the reference" + ("" if gpu else ", in Triton's interpreter on the CPU")
+    return Group(listing(title, HEAD, groups, left=(0, 3, 4)), *[Text(NO_BFLOAT16, "yellow")] * (not gpu))
 
 
 def main(ops) -> int:
     """The table, as results arrive; 1 if any kernel does not match."""
     from rich.live import Live
 
-    from ..terminal import console
+    from ..terminal import Progress, console
 
     gpu, found = torch.cuda.is_available(), []
     need("triton", *(() if gpu else ("numpy",)))  # Triton's interpreter computes with numpy
-    with Live(console=console(), refresh_per_second=2) as live:
-        for outcome in outcomes(ops):
+    total = sum(1 for _ in cases(ops, gpu=gpu))
+    with Live(console=console(), refresh_per_second=2, vertical_overflow="visible") as live:
+        for outcome in Progress("cases checked", total).of(outcomes(ops)):
             found.append(outcome)
             live.update(table(found, gpu=gpu))
     return int(any(o.failure for o in found))
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Activations of a real photograph, for errors, gate maps and one timed point an op.
 
 The photograph becomes a feature map by two fixed random 3x3 convolutions with a ReLU between, at the resolution
-wanted, every channel of mean 0 and deviation 1. A batch holds its reflections and rotations.
+wanted, of deviation 1 over all channels together: a channel's mean is the photograph's, for gates of channels see
+nothing else of it. A batch holds its reflections and rotations.
 """
 
 import itertools
@@ -40,8 +41,8 @@ def activations(path: Path | None, N: int, C: int, H: int, W: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(HIDDEN, 3, 3, 3, generator=generator) / 27**0.5
     second = torch.randn(C, HIDDEN, 3, 3, generator=generator) / (9 * HIDDEN) ** 0.5
-    x = F.conv2d(torch.relu(F.conv2d(batch - batch.mean(), first, padding=1)), second, padding=1)
-    return (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+    x = F.conv2d(torch.relu(F.conv2d(batch - 0.5, first, padding=1)), second, padding=1)
+    return x / x.std().clamp_min(1e-6)
 
 
 def as_image(gate_map: Tensor) -> np.ndarray:

@@ -24,10 +24,10 @@ HOST_ROUNDS, HOST_CALLS = 41, 20  # few calls, so that the device's queue never 
 GRAPH_BYTES = 86_000_000  # 20 us at 4.3 TB/s: below this, a CUDA graph is timed as well
 GRAPH_CACHES = 4  # the sets of tensors in a graph fill the L2 cache as many times
 
-METHOD = {
+_METHOD = {
     "statistic": "median, 20 % and 80 % quantiles of at least 5 repetitions",
     "order": "providers of a problem interleaved, the order reversed every other round",
-    "cache": "L2 overwritten before every call; not on the CPU",
+    "cache": "L2 overwritten before every call",
     "backward": "torch.autograd.grad with a prepared dy, retain_graph=True, for x and all parameters",
     "memory": "peak of one untimed call; for the backward, of forward and backward",
     "graph": "CUDA graph over sets of tensors of 4 times the L2 cache, time divided by their number",
@@ -38,6 +38,13 @@ METHOD = {
     "repetitions": [LEAST, MOST],
     "graph_below_bytes": GRAPH_BYTES,
 }
+_ON_GPU = ("cache", "memory", "graph", "graph_below_bytes")
+
+
+def method(gpu: bool, launch: bool) -> dict[str, object]:
+    """What applies of it, on a GPU or not, with the host's time of a launch or without."""
+    asked = {"launch": launch} | dict.fromkeys(_ON_GPU, gpu)
+    return {name: value for name, value in _METHOD.items() if asked.get(name, True)}
 
 
 @dataclass(frozen=True)

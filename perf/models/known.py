@@ -28,12 +28,11 @@ from ..measure.budget import Budget
 from ..measure.child import one_line
 from ..measure.points import DeviceLost, recover
 from ..options import Failure, Usage, choose, writable
-from ..report.render import render_and_print
+from ..report.render import render_and_print, whole
 from .train import models_or_usage
 
 CLASSES = 19  # of Cityscapes
-MODES = ("training", "inference", "latency")
-PROVIDERS = ("eager", "accelerated", "compiled", "both")
+MODES, PROVIDERS = whole.MODES, tuple(whole.PROVIDERS)
 COMPILED = ("compiled", "both")
 
 
@@ -122,9 +121,6 @@ def run(
         raise Failure("interrupted; --resume continues") from None
     except DeviceLost as error:
         raise Failure(f"the device is lost: {error}; --resume goes on in a new process") from None
-    wanted = len(settings.models) * len(settings.sizes) * len(MODES) * len(PROVIDERS)
-    if len(log.records) < wanted:
-        console.print(f"{wanted - len(log.records)} left out for lack of time, --resume goes on", markup=False)
     return render_and_print(Path(out), console)
 
 
@@ -230,10 +226,11 @@ class _Timing:
         return {"model": name, "mode": mode, "N": N, "H": H, "W": W, "provider": provider, "status": status}
 
     def _record(self, provider: str, times: list[float]) -> dict[str, Any]:
-        p50, p99 = map(float, np.quantile(times, [0.5, 0.99]))
+        p20, p50, p80, p99 = map(float, np.quantile(times, [0.2, 0.5, 0.8, 0.99]))
         tail = self.group.mode == "latency" and len(times) >= LEAST_TAIL
         return self._blank(provider, "ok") | {
-            **{"p50_ms": p50, "p99_ms": p99 if tail else None, "calls": self._together * len(times)},
+            **{"p20_ms": p20, "p50_ms": p50, "p80_ms": p80, "p99_ms": p99 if tail else None},
+            **{"calls": self._together * len(times)},
             **{"images_per_second": 1e3 * self.group.N / p50, "peak_memory": self.memory[provider]},
         }
 

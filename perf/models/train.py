@@ -7,6 +7,7 @@ close to the plain ones' as these are, seed to seed, to each other.
 
 import contextlib
 import io
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from rich.console import Console
 
 from ... import accelerate, capture_attention, viz
 from .. import terminal, torchvision_cpu
+from ..estimate import left
 from ..log import Log
 from ..measure import backends, env
 from ..options import Failure, Usage, choose, writable
 from ..report.render import render_and_print, style, whole
 from . import scenes, training
 
-VARIANTS = ("without", "plain", "accelerated")
-DTYPES = ("float32", "bfloat16")
+VARIANTS = tuple(whole.GATES)
+DTYPES = whole.DTYPES
 MAPPED = ("accelerated", "float32", 0)  # the run whose gates are drawn
 SHAPES = 10_000, 64  # made for training and for validation
 
@@ -79,6 +81,7 @@ def run(
     if not resume:
         checkpoint.unlink(missing_ok=True)
     todo = [(v, d, s) for s in range(settings.seeds) for d in DTYPES for v in VARIANTS]
+    begin, before = time.monotonic(), len(log.records)
     for number, (variant, dtype, seed) in enumerate(todo):
         if log.done(variant, dtype, seed):
             continue
@@ -88,7 +91,9 @@ def run(
             raise Failure("interrupted; --resume continues") from None
         log.save(record)
         said = f"loss {record['loss']:.4f}, mIoU {record['miou']:.4f}"
-        console.print(f"[{number + 1} of {len(todo)}] {variant}, {dtype}, seed {seed}: {said}", markup=False)
+        done, elapsed = len(log.records) - before, time.monotonic() - begin
+        far = f"{number + 1} of {len(todo)}{left(elapsed, done, done + len(todo) - number - 1)}"
+        console.print(f"[{far}] {variant}, {dtype}, seed {seed}: {said}", markup=False, soft_wrap=True)
     page = render_and_print(Path(out), console)
     if outside := [line for line in whole.training_lines(list(log.records.values())) if line.inside is False]:
         raise Failure(f"outside the seed-to-seed band: {', '.join(line.dtype for line in outside)}")

@@ -6,13 +6,14 @@ were. Also the union of partial reports.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..folder import Folder, identity
+from ..folder import Folder, identity, refuse_other_schema
 from ..measure import plan
 from ..options import Usage
 from ..records import Point, Record, load
@@ -42,6 +43,7 @@ def environment(folder: Path, argument: str) -> dict[str, Any]:
     """environment.json of a report, or the one line that says what is wrong with the folder."""
     if not (folder / "records.jsonl").is_file():
         raise Usage(f"{argument}: {folder} holds no records.jsonl; expected the folder of a report")
+    refuse_other_schema(folder / "records.jsonl", argument)
     try:
         found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         identity(found)
@@ -132,6 +134,7 @@ def merge(folders: Sequence[Path], out: Path) -> Path:
     joined = Folder(out, environments[0], resume=False)
     for record in _best(r for f in folders for r in load(f / "records.jsonl")):
         joined.save(record)
+    joined.describe(left_out=dict(_left_out(environments)))
     joined.describe(merged_from=[f"{f}, {env.get('date')}" for f, env in zip(folders, environments, strict=True)])
     joined.write("autotune.json", [r for f in folders for r in _tuned(f)])
     if maps := next((f / "maps.npz" for f in folders if (f / "maps.npz").is_file()), None):
@@ -139,6 +142,11 @@ def merge(folders: Sequence[Path], out: Path) -> Path:
     from .render import render
 
     return render(out)
+
+
+def _left_out(environments: Iterable[Mapping]) -> Counter:
+    """Of all of them together: a point that one left out and another measured counts."""
+    return sum((Counter(env.get("left_out") or {}) for env in environments), Counter())
 
 
 def _best(records: Iterable[Record]) -> Iterable[Record]:

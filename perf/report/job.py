@@ -57,7 +57,8 @@ class Report:
         self.options, self.backend, self.console = options, backend, console
         self.budget = Budget(options.budget, backend.now)
         self.begin = backend.now()
-        described = {"device": backend.name, "options": asdict(options), "method": timing.METHOD}
+        described = {"device": backend.name, "options": asdict(options)}
+        described["method"] = timing.method(backend.gpu, LAUNCH in options.modes)
         self.folder = Folder(options.out, env.collect() | described, resume=options.resume)
         for aside in self.folder.set_aside:
             self.console.print(f"an earlier report is kept as {aside} (--resume continues one)", markup=False)

@@ -12,12 +12,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf.measure import check, plan, timing
 from segattn_triton.perf.measure import points as measure
-from segattn_triton.perf.measure.backends import Rehearsal
+from segattn_triton.perf.measure.backends import Cpu, Rehearsal
 from segattn_triton.perf.options import Failure, Options, Usage
 from segattn_triton.perf.records import load
 from segattn_triton.perf.report import job as report
@@ -237,3 +238,18 @@ def test_resume_refuses_another_machine(rehearse, tmp_path):
         path.write_text(text)
         with pytest.raises(Usage, match=r"--resume: .* does not describe a report"):
             report.run(backend=Rehearsal(), out=tmp_path, resume=True, **SMALL)
+
+
+def test_gate_maps_are_of_the_photograph(tmp_path):
+    """Those of channels, too: of noise in its place every op's map is another."""
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(noise)
+    maps = []
+    for name, image in (("photograph", None), ("noise", noise)):
+        options = Options(image=image, out=tmp_path / name).checked()
+        report.Report(options, Cpu(), Console(quiet=True))._maps()
+        with np.load(tmp_path / name / "maps.npz") as file:
+            maps.append({name: file[name] for name in file})
+    assert set(maps[0]) == {"photo", *BY_NAME}
+    for op in BY_NAME:
+        assert np.abs(maps[0][op] - maps[1][op]).max() > 0.02, op

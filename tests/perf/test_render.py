@@ -17,11 +17,25 @@ pytest.importorskip("jinja2")
 pytest.importorskip("rich")
 
 from made_up import copies, point, record, sweep, write
+from matplotlib.text import Text
+from pictures import collisions
 from rich.console import Console
 
 from segattn_triton.catalog import ROWS
+from segattn_triton.perf import records
 from segattn_triton.perf.records import Record
-from segattn_triton.perf.report.render import figures, frame, page, plots, render, style, tables, terminal_table, words
+from segattn_triton.perf.report.render import (
+    figures,
+    frame,
+    page,
+    plots,
+    render,
+    sheet,
+    style,
+    tables,
+    terminal_table,
+    words,
+)
 
 NO_GPU = "No GPU: lower bounds and CPU timings only"
 
@@ -107,12 +121,91 @@ def test_page_says_what_was_found(gpu_run):
 def test_figures_come_as_png_and_svg(gpu_run):
     names = {p.name for p in (gpu_run / "plots").iterdir()}
     stem = "spatial_gate_fwd_bfloat16_contiguous_events"
-    expected = {f"{stem}_{kind}" for kind in ("gbps", "mpixels", "speedup")} | {"gate_maps"}
+    expected = {f"{stem}_{kind}" for kind in ("gbps", "mpixels", "speedup")} | {"gate_maps", "sheet"}
     expected |= {f"spatial_gate_bfloat16_contiguous_{kind}" for kind in ("memory", "error")}
     assert {f"{e}.{end}" for e in expected for end in ("png", "svg")} <= names
     svg = (gpu_run / "plots" / f"{stem}_gbps.svg").read_text()
     for text in ("C = 32, N = 8", "copy 1000", "launch-bound", "pixels a side, H = W", "best compiled", "lower bound"):
         assert f"{text}</text>" in svg, text
+
+
+def test_words_of_figures_lie_apart(gpu_run):
+    """And inside; in the gate maps with what the catalog says of every op, uncut."""
+    ties = [dataclasses.replace(r, ms_80=9 * r.ms) for r in sweep(op="eca", sides=(64, 256))]
+    df = frame.from_records([*records.load(gpu_run / "records.jsonl"), *ties, *sweep(op="scse", timer="cpu")])
+    for job in figures.jobs(df):
+        if (figure := job.draw()) is not None:
+            assert not collisions(figure), job.caption
+            style.plt.close(figure)
+    square, one_a_channel = np.eye(64), np.arange(32) / 32
+    maps = {row.name: square if row.outputs[[*row.outputs][1]] != "N C" else one_a_channel for row in ROWS}
+    figure = figures.gate_maps({"photo": np.zeros((64, 64, 3), np.uint8)} | maps)
+    assert not collisions(figure)
+    said = " ".join(" ".join(t.get_text() for t in figure.findobj(Text)).split())
+    assert all(row.attends_to in said for row in ROWS)
+    scales = [scale for ax in figure.axes for scale in ax.child_axes]
+    assert len(scales) == sum(value is square for value in maps.values())
+    assert all(ax.get_ylabel() in figures.UNITS for ax in scales)
+    style.plt.close(figure)
+
+
+def test_a_tie_has_no_colour():
+    made = [
+        *copies(),
+        record(1.0),
+        dataclasses.replace(record(2.0, provider="eager"), ms_20=1e-6),
+        *sweep(sides=(512,)),
+    ]
+    group = dict(op="spatial_gate", mode="fwd", dtype="bfloat16", layout="contiguous", timer="events")
+    figure = plots.speedup(group, frame.results(frame.from_records(made)))
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert texts.count("tie") == 1
+    scale = figure.axes[0].collections[0].get_array()
+    assert [value == 0 for value in scale.compressed()].count(True) == 1
+    style.plt.close(figure)
+
+
+def test_the_sheet_shows_what_was_measured():
+    """A panel for each op with a curve, of the points' own ratios, rings where bands overlap; and its conditions."""
+    tied = [dataclasses.replace(r, ms_80=9 * r.ms) if r.point.H == 64 else r for r in sweep(op="eca")]
+    made = [*copies(), *sweep(), *tied, *sweep(op="scse", sides=(64,)), record(op="local_gate", timer="predicted")]
+    df = frame.from_records(made)
+    figure = sheet.sheet(df, ["GPU Imaginary"])
+    assert not collisions(figure)
+    shown = {ax.get_title("left"): ax for ax in figure.axes if ax.get_title("left")}
+    assert set(shown) == {"spatial_gate", "eca"}  # of two sides at least, and no lower bound
+    said = [t.get_text() for t in figure.texts]
+    assert "GPU Imaginary; bf16 NCHW, N = 8, C = 64" in said and "times faster: segattn_triton" in said
+    for op, ax in shown.items():
+        own = frame.results(df)[lambda d, op=op: (d.op == op) & (d.provider == "segattn") & (d.C == 64)]
+        for rival in ("eager", "compile-best"):
+            line = next(
+                ln for ln in ax.lines if ln.get_color() == style.look(rival)["color"] and ln.get_linestyle() == "-"
+            )
+            assert list(line.get_ydata()) == list(own.sort_values("side")[f"times_{rival}"])
+        rings = sum(len(ln.get_xdata()) for ln in ax.lines if ln.get_markerfacecolor() == "white")
+        assert rings == (2 if op == "eca" else 0)
+    style.plt.close(figure)
+    assert sheet.sheet(frame.from_records([record(timer="predicted")]), []) is None
+
+
+def test_the_sheet_of_a_cpu_is_no_kernels():
+    made = [
+        dataclasses.replace(r, point=dataclasses.replace(r.point, provider="reference"))
+        for r in sweep(timer="cpu")
+        if r.point.provider == "segattn"
+    ]
+    figure = sheet.sheet(
+        frame.from_records([*made, *(r for r in sweep(timer="cpu") if r.point.provider == "eager")]), []
+    )
+    assert any("no kernel of ours" in t.get_text() for t in figure.texts)
+    style.plt.close(figure)
+
+
+def test_no_text_is_a_formula(gpu_run):
+    """Math in names is off, so that none may come from an axis."""
+    for svg in (gpu_run / "plots").glob("*.svg"):
+        assert not re.search(r">[^<]*\\\w+\{", svg.read_text()), svg.name
 
 
 def test_csv_has_every_column(gpu_run):
@@ -133,7 +226,7 @@ def test_ratios_are_right():
     assert own.gbps == pytest.approx(800) and own.share == pytest.approx(0.8)
     assert own.mpixels == pytest.approx(8 * 256 * 256 / 1e3 / own.ms)
     assert own.times_eager == pytest.approx(2.0) and own.times_compile == pytest.approx(0.8)
-    assert own.fastest == "compile" and own.times_fastest == pytest.approx(0.8)
+    assert own.fastest == ("compile",) and own.outcome == "lost" and own.times_fastest == pytest.approx(0.8)
     assert tables.comparison(df).won == 0
 
 

@@ -29,6 +29,13 @@ EVERYTHING = """
         assert gate(torch.randn(1, C, 5, 6)).shape == (1, C, 5, 6)
     accelerate(torch.nn.Sequential(SpatialAttention(8)))
 """
+PICTURE = """
+    try:
+        from segattn_triton import viz
+        viz.plot_gates({"gate": viz.np.ones((1, 4))}, viz.np.ones((8, 8)))
+    except ModuleNotFoundError as error:
+        print(error)
+"""
 COMMANDS = """
     import contextlib, io, os
     os.chdir({folder!r})
@@ -69,6 +76,26 @@ def run(*parts: str, **values) -> str:
 def test_what_needs_no_kernel_works(hidden):
     """The public names, the modules on the reference, accelerate."""
     run(HIDE, EVERYTHING, hidden=hidden)
+
+
+@pytest.mark.parametrize("hidden", ["numpy", "matplotlib", "pandas"])
+def test_a_picture_names_the_extra_that_it_lacks(hidden):
+    said = run(HIDE, PICTURE, hidden=hidden).strip()
+    lacks = f'{hidden} is not installed: pip install "segattn_triton[perf]"'
+    assert said == ("" if hidden == "pandas" else lacks)
+
+
+def test_models_name_the_extra_that_they_lack():
+    install = """
+        from segattn_triton.perf import torchvision_cpu
+        try:
+            torchvision_cpu.install()
+        except ModuleNotFoundError as error:
+            print(error)
+    """
+    assert run(HIDE, install, hidden="torchvision").strip() == (
+        'torchvision is not installed: pip install "segattn_triton[models]"'
+    )
 
 
 @pytest.mark.parametrize("hidden", ["triton", *PERF])

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ...records import load
+from ...terminal import Row, listing
 from . import autotune, figures, frame, page, whole
 from .tables import terminal_table
 
@@ -17,15 +16,19 @@ __all__ = ["render", "render_and_print", "terminal_table"]
 
 def render(out: Path) -> Path:
     """Draw what OUT holds; the path of the page. Needs neither a GPU nor a whole run: any records will do."""
-    df = frame.from_records(load(out / "records.jsonl"))
-    frame.write_csv(df, out / "records.csv")
+    path = out / "records.jsonl"
+    df = frame.from_records(load(path))
+    if path.exists():
+        frame.write_csv(df, out / "records.csv")
     drawn = figures.draw(df, out)
+    environment = _environment(out / "environment.json") or whole.environment(out)
+    sheet = figures.draw_sheet(df, page.sources(environment), out / "plots")
     maps = figures.draw_maps(out / "maps.npz", out / "plots")
     found = autotune.load(out)
     tuning = page.Tuning(autotune.lines(found, df), figures.draw_spread(found, out / "plots"))
     index = out / "index.html"
-    environment = _environment(out / "environment.json") or whole.environment(out)
-    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out))
+    files = {name: what for name, what in page.FILES.items() if (out / name).exists()}
+    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files, sheet)
     index.write_text(made, encoding="utf-8")
     return index
 
@@ -33,13 +36,13 @@ def render(out: Path) -> Path:
 def render_and_print(out: Path, console: Console) -> Path:
     """The page anew, and the tables on the terminal."""
     for section in whole.sections(out):
-        table = Table(title=section["title"], box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        for column in section["head"]:
-            table.add_column(column)
+        groups: dict[str, list[Row]] = {}
+        keys = whole.KEYS[section["name"]]  # the columns that head a group of rows
         for row in section["body"]:
-            table.add_row(*row)
-        console.print(table)
-        for note in [*section["headline"], *section["notes"], *section["failed"]]:
+            groups.setdefault(", ".join(row[:keys]), []).append(Row(row[keys:]))
+        console.print(listing(section["title"], section["head"][keys:], groups))
+        missing = [f"{section['left_out']} left out, --resume goes on"] * bool(section["left_out"])
+        for note in [*section["headline"], *section["notes"], *section["failed"], *missing]:
             console.print(note, markup=False)
     page = render(out)
     console.print(f"the report: {page.resolve()}", markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from . import words
 from .frame import ceiling
@@ -60,6 +61,7 @@ def spread(found: Sequence[Mapping[str, Any]]) -> Figure | None:
             chosen = r["ms"][str(r["best"])] / best
             ax.plot(r["bucket"], chosen, "o", markersize=7, markerfacecolor="none", markeredgecolor=MUTED)
         ax.set_yscale("log", base=2)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         ax.set_title(kernel)
         ax.set_xlabel("log2 of the pixels, all images")
         ax.set_ylabel("times the best config's time")

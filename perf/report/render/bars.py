@@ -1,16 +1,27 @@
 """Peak memory and error per provider, and the gate maps over the photograph they were computed from."""
 
+import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from . import words
 from .style import INK, MUTED, figure, in_order, look, styled
 
 PHOTO = "photo"  # its name among the maps
+LINE = 52  # characters of a note that fit above a panel
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What a gate map's panel says: what the gate attends to, and what its values are."""
+
+    note: str = ""
+    unit: str = "gate"
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -76,6 +87,8 @@ def error(what: str, rows: pd.DataFrame) -> Figure | None:
             )  # fmt: skip
         if np.isfinite(smallest):
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0e}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
         _rows_of(ax, providers)
         ax.set_title(words.mode(mode))
         ax.set_xlabel("largest |y - y64| over largest |y64|; median at the right")
@@ -83,13 +96,16 @@ def error(what: str, rows: pd.DataFrame) -> Figure | None:
 
 
 @styled
-def gate_maps(maps: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> Figure | None:
+def gate_maps(maps: Mapping[str, np.ndarray], legends: Mapping[str, Legend]) -> Figure | None:
     """The photograph, then each op's gate upon it: a map per pixel as a veil, a map per channel as sorted bars."""
     image = maps.get(PHOTO)
     names = [name for name in maps if name != PHOTO]
     if not names:
         return None
-    fig, axes = figure("gate maps of a photograph", len(names) + (image is not None), 3.3, margins=(0.5, 0.5))
+    fig, axes = figure("gate maps of a photograph", len(names) + (image is not None), 3.5, margins=(0.5, 0.75))
+    for ax in axes:  # room for two lines of a note
+        box = ax.get_position()
+        ax.set_position((box.x0, box.y0, box.width, box.height - 0.3 / fig.get_figheight()))
     axes = iter(axes)
     if image is not None:
         ax = next(axes)
@@ -97,23 +113,25 @@ def gate_maps(maps: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> Figur
         ax.set_title("photograph")
         ax.set_axis_off()
     for ax, name in zip(axes, names, strict=True):
-        gate = np.asarray(maps[name], np.float32)
+        gate, legend = np.asarray(maps[name], np.float32), legends.get(name, Legend())
         plane = _plane(gate)
         if plane is None:
             values = np.sort(gate.ravel())[::-1]
-            ax.set_ylabel("gate, strongest channel first")
+            ax.set_ylabel(legend.unit)
+            ax.set_xlabel("channels, strongest first")
             ax.bar(np.arange(len(values)), values, width=1.0, color=look("segattn")["color"])
         else:
-            _veil(fig, ax, image, plane)
-        ax.set_title(name)
+            _veil(fig, ax, image, plane, legend.unit)
+        note = textwrap.wrap(legend.note, LINE)
+        ax.set_title(name, pad=6 + 9 * len(note))
         ax.annotate(
-            notes.get(name, ""), (0, 0), xycoords="axes fraction", xytext=(0, -4 if plane is not None else -16),
-            textcoords="offset points", va="top", fontsize=7, color=MUTED,
+            "\n".join(note), (0, 1), xycoords="axes fraction", xytext=(0, 5), textcoords="offset points",
+            va="bottom", fontsize=7, color=MUTED,
         )  # fmt: skip
     return fig
 
 
-def _veil(fig: Figure, ax, image: np.ndarray | None, plane: np.ndarray) -> None:
+def _veil(fig: Figure, ax, image: np.ndarray | None, plane: np.ndarray, unit: str) -> None:
     height, width = image.shape[:2] if image is not None else plane.shape
     if image is not None:
         ax.imshow(_picture(image).mean(axis=-1), cmap="gray", extent=(0, width, height, 0))
@@ -122,8 +140,9 @@ def _veil(fig: Figure, ax, image: np.ndarray | None, plane: np.ndarray) -> None:
         interpolation="bilinear",
     )  # fmt: skip
     ax.set_axis_off()
-    bar = fig.colorbar(drawn, ax=ax, fraction=0.04, pad=0.02)
+    bar = fig.colorbar(drawn, cax=ax.inset_axes((1.03, 0, 0.04, 1)))
     bar.outline.set_visible(False)
+    bar.set_label(unit, fontsize=6.5)
     bar.ax.tick_params(labelsize=6.5, labelcolor=INK)
 
 

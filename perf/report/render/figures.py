@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import autotune, bars, plots, words
+from . import autotune, bars, plots, sheet, words
 from .frame import GPU_TIMERS, GROUP, by_catalog, catalog, predictions, results, roofline
 from .style import file_name, save
 
@@ -99,6 +99,12 @@ def draw_share(todo: list[Job], folder: Path, share: int, count: int) -> None:
             save(fig, folder, job.name)
 
 
+def draw_sheet(df: pd.DataFrame, conditions: Sequence[str], folder: Path) -> Path | None:
+    """Of all ops together."""
+    fig = sheet.sheet(df, conditions)
+    return save(fig, folder, "sheet") if fig is not None else None
+
+
 def draw_spread(found: list, folder: Path) -> Path | None:
     """Of the tuner's results."""
     fig = autotune.spread(found)
@@ -112,5 +118,25 @@ def draw_maps(path: Path, folder: Path) -> Path | None:
             maps: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
     except (OSError, ValueError):
         return None
-    fig = bars.gate_maps(maps, {name: row.attends_to for name, row in catalog().items()})
+    fig = gate_maps(maps)
     return save(fig, folder, "gate_maps") if fig is not None else None
+
+
+UNITS = (  # of gate maps; figures have no colour bar without one
+    "gate, share that passes",
+    "gate, share that passes, mean of channels",
+    "log-sum-exp of scores, nats, mean of heads",
+)
+
+
+def gate_maps(maps: Mapping[str, np.ndarray]) -> Figure | None:
+    """Each panel with what the catalog says of its op."""
+    return bars.gate_maps(maps, {name: bars.Legend(row.attends_to, _unit(row)) for name, row in catalog().items()})
+
+
+def _unit(row) -> str:
+    """Of the values in the map of a row of the catalog, as `as_image` has them."""
+    *_, spec = row.outputs.values()
+    if not row.is_gate:
+        return UNITS[2]
+    return UNITS["*S" in spec.split() and "C" in spec.split()]

@@ -115,20 +115,46 @@ def _with_ceilings(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_ratios(df: pd.DataFrame) -> pd.DataFrame:
-    """times_X: how many times faster than provider X at the same point. fastest: who wins it."""
-    wide = df[~df.ceiling].pivot_table(index=PROBLEM, columns="provider", values="ms", aggfunc="last")
-    rivals = sorted({*RIVALS, *wide.columns} - {OURS})
-    keys = pd.MultiIndex.from_frame(df[PROBLEM])
+    """At the same point: times_X, how many times faster than provider X; tied_X, whether the two 20-80 % bands overlap,
+    so that neither is the faster one; fastest, who wins it: several names where no band is apart from the least; and
+    of our rows `outcome`: "won" where our band is apart from every rival's, "lost" where a rival's is below ours, else
+    "tied".
+    """
     compared = ~(df.predicted | df.ceiling)
-    for rival in rivals:
-        theirs = wide[rival].reindex(keys).to_numpy() if rival in wide else np.nan
-        df[f"times_{rival}"] = (theirs / df.ms).where(compared & (df.provider != rival))
+    wide, low, high = (_by_provider(df, column) for column in ("ms", "ms_20", "ms_80"))
+    low, high = low.fillna(wide), high.fillna(wide)  # a time without quantiles is a band of no width
+    own_low, own_high = df.ms_20.fillna(df.ms), df.ms_80.fillna(df.ms)
+    keys = pd.MultiIndex.from_frame(df[PROBLEM])
+    for rival in sorted({*RIVALS, *wide.columns} - {OURS}):
+        theirs, their_low, their_high = (
+            t[rival].reindex(keys).to_numpy() if rival in t else np.full(len(df), np.nan) for t in (wide, low, high)
+        )
+        known = compared & (df.provider != rival)
+        df[f"times_{rival}"] = (theirs / df.ms).where(known)
+        df[f"tied_{rival}"] = known & (own_low <= their_high) & (their_low <= own_high)
     several = wide[wide.notna().sum(axis=1) > 1]
-    fastest = several.idxmin(axis=1) if len(several) else pd.Series(dtype=object)
+    fastest = pd.Series([_fastest(low.loc[p], high.loc[p], wide.loc[p]) for p in several.index], several.index, object)
     df["fastest"] = pd.Series(fastest.reindex(keys).to_numpy(), df.index, dtype=object).where(compared)
-    best = several[[p for p in several.columns if not is_ours(p) and p != "reference"]].min(axis=1)
-    df["times_fastest"] = (best.reindex(keys).to_numpy() / df.ms).where(compared & df.provider.map(is_ours))
+    rivals = [p for p in several.columns if not is_ours(p) and p != "reference"]
+    best = several[rivals].min(axis=1)
+    ours = compared & df.provider.map(is_ours)
+    df["times_fastest"] = (best.reindex(keys).to_numpy() / df.ms).where(ours)
+    below = (high.loc[several.index, rivals].min(axis=1).reindex(keys).to_numpy() < own_low).to_numpy()
+    above = (low.loc[several.index, rivals].min(axis=1).reindex(keys).to_numpy() > own_high).to_numpy()
+    outcome = np.select([below, above], ["lost", "won"], "tied")
+    df["outcome"] = pd.Series(outcome, df.index, dtype=object).where(ours & df.times_fastest.notna(), "")
     return df
+
+
+def _by_provider(df: pd.DataFrame, column: str) -> pd.DataFrame:
+    rows = df[~df.ceiling & df.ms.notna()]
+    return rows.pivot(index=PROBLEM, columns="provider", values=column)
+
+
+def _fastest(low: pd.Series, high: pd.Series, ms: pd.Series) -> tuple[str, ...]:
+    """The provider of the least median, and those whose bands overlap its own; in the order of their medians."""
+    first = ms.idxmin()
+    return tuple(p for p in ms.dropna().sort_values(kind="stable").index if p == first or low[p] <= high[first])
 
 
 def is_ours(provider: str) -> bool:
@@ -198,4 +224,5 @@ def write_csv(df: pd.DataFrame, path) -> None:
     for name in ("N", "C", "H", "W", "floor_bytes", "planned_bytes", "flops", "peak_memory", "schema", "pixels"):
         out[name] = pd.to_numeric(out[name], errors="coerce").round().astype("Int64")
     out["extra"] = out["extra"].map(lambda extra: json.dumps(extra, default=str))
+    out["fastest"] = out["fastest"].map(lambda names: ", ".join(names) if isinstance(names, tuple) else "")
     out.to_csv(path, index=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -25,6 +26,17 @@ SUMMARIES = (
     ("launch", "Launch overhead", "CPU time from the public function to the launched kernel."),
 )
 WHOLE = "Whole models; no kernel was timed by itself."
+FILES = {  # that may lie beside the page, and what they hold
+    "records.jsonl": "every record",
+    "records.csv": "every column",
+    "training.jsonl": "every training",
+    "models.jsonl": "every time of a whole model",
+    "model.json": "the times of your model",
+    "model.md": "the same as a table",
+    "maps.npz": "the gate maps",
+    "autotune.json": "what the tuner timed",
+    "plots": "each figure as PNG and SVG",
+}
 REHEARSAL = "rehearsal"  # the device of a run whose times are made up
 
 
@@ -42,6 +54,8 @@ def build(
     maps: Path | None,
     tuning: Tuning | None = None,
     whole: Sequence[Mapping[str, Any]] = (),
+    files: Mapping[str, str] = MappingProxyType({}),
+    sheet: Path | None = None,
 ) -> str:
     env = Environment(
         loader=PackageLoader("segattn_triton.perf.report", "templates"),
@@ -53,25 +67,35 @@ def build(
     env.filters.update(width=share_of_width, mode=words.mode, provider=words.provider)
     gpu = gpu_name(environment)
     only_whole = bool(whole) and df.empty
-    on_gpu = bool(results(df).timer.isin(GPU_TIMERS).any())
+    timed, left_out = results(df), environment.get("left_out") or {}
+    on_gpu = bool(timed.timer.isin(GPU_TIMERS).any())
     return env.get_template("index.html").render(
         sentence=WHOLE if only_whole else headline(df, gpu),
-        banner=None if only_whole else banner(on_gpu, environment),
+        banner=None if only_whole else banner(on_gpu or bool((timed.timer == "launch").any()), environment),
         facts=facts(environment),
-        conditions=list(flat({k: v for k, v in environment.items() if k not in ("method", "left_out")})),
+        conditions=conditions(environment),
         method=list(flat(environment.get("method") or {})),
         summaries=[(title, note, found) for t, title, note in SUMMARIES if (found := lines(df, [t]))],
         whole=whole,
         ops=[_op(name, df, figures) for name in _ops(df)],
         maps=Markup(inline(maps)) if maps else None,
+        sheet=Markup(inline(sheet)) if sheet else None,
         tuned=tuning.body if tuning else [],
         tuned_head=autotune.HEAD,
         tuned_picture=Markup(inline(tuning.picture)) if tuning and tuning.picture else None,
         checks=_checks(df),
         kernels=_kernels(df),
         missing=_missing(df),
-        left_out=environment.get("left_out") or {},
+        left_out=left_out,
+        joined="merged_from" in environment,
+        unfinished=bool(environment) and not only_whole and "finished" not in environment,
+        complete=not (left_out or len(missing(df)) or any(part["left_out"] or part["failed"] for part in whole)),
+        timed=len(timed),
+        on_gpu=on_gpu,
+        bands=bool((timed.timer != "launch").any()),
+        errors=bool(timed.error.notna().any()),
         predicted=len(predictions(df)),
+        files=files,
     )
 
 
@@ -98,6 +122,16 @@ def flat(values: Mapping[str, Any], prefix: str = ""):
             yield f"{prefix}{name}".replace("_", " "), "none" if value in (None, {}, [], "") else text
 
 
+ON_GPU = ("gpu", "cuda", "hip", "cudnn", "driver", "tf32")  # conditions that a CPU's times do not depend on
+
+
+def conditions(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was recorded and applies: nothing that is absent, and of a GPU only where there is one."""
+    elsewhere = ("method", "left_out", *(() if environment.get("gpu") else ON_GPU))
+    found = flat({k: v for k, v in environment.items() if k not in elsewhere})
+    return [(name, text) for name, text in found if text != "none"]
+
+
 def facts(environment: Mapping[str, Any]) -> list[str]:
     """The conditions that every reader asks for first."""
     known = dict(flat(environment))
@@ -117,6 +151,12 @@ def facts(environment: Mapping[str, Any]) -> list[str]:
     return [f"{label} {text}{' MHz' * (label == 'SM clock')}" for label, text in first.items() if text]
 
 
+def sources(environment: Mapping[str, Any]) -> list[str]:
+    """The facts that a picture carries by itself; of a rehearsal, that it is one."""
+    said = ["a rehearsal: the times are made up"] * (environment.get("device") == REHEARSAL)
+    return said + facts(environment)
+
+
 def _ops(df: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(by_catalog(df[~df.ceiling]).op))
 
@@ -131,6 +171,7 @@ def _op(name: str, df: pd.DataFrame, figures: list[tuple[Job, Path]]) -> dict[st
         "paper": row.paper if row else "",
         "figures": [(caption, svg) for caption, svg, main in own if main],
         "folded": [(caption, svg) for caption, svg, main in own if not main],
+        "kinds": ", ".join(dict.fromkeys(caption.partition(":")[0] for caption, _, main in own if not main)),
         "points": _points(results(df)[lambda d: d.op == name]),
     }
 
@@ -145,7 +186,7 @@ def _points(rows: pd.DataFrame) -> dict[str, Any]:
         own = next((name for name in ("segattn", "reference") if name in part.index), part.index[0])
         one = part.loc[own]
         cells = [
-            (words.significant(part.ms[name]) if name in part.index else words.NOTHING, part.fastest.iloc[0] == name)
+            (words.significant(part.ms[name]) if name in part.index else words.NOTHING, part.fastest.iloc[0] == (name,))
             for name in providers
         ]
         what = [p["mode"], words.dtype(p["dtype"]), words.layout(p["layout"]), words.size(p), words.timer(p["timer"])]

@@ -41,7 +41,7 @@ def throughput(group: dict, rows: pd.DataFrame, roof: Ceiling, metric: str) -> F
     common = max((top for top, own in tops if not own), default=0)
     for ax, panel, (top, own) in zip(axes, panels, tops, strict=True):
         ax.set_ylim(0, 1.12 * (top if own else common))
-        _resolution_axis(ax, rows.side)
+        resolution_axis(ax, rows.side)
         if group["timer"] == "events":
             _shade_launch_bound(ax, panel)
         _rooflines(ax, panel, roof, metric)
@@ -125,7 +125,7 @@ def _note(ax: Axes, text: str, height: float) -> None:
     )  # fmt: skip
 
 
-def _resolution_axis(ax: Axes, sides: pd.Series) -> None:
+def resolution_axis(ax: Axes, sides: pd.Series) -> None:
     low, high = np.floor(np.log2(sides.min())), np.ceil(np.log2(sides.max()))
     if low == high:
         low, high = low - 1, high + 1
@@ -171,9 +171,10 @@ def speedup(group: dict, rows: pd.DataFrame) -> Figure | None:
     rivals = [rival for rival in RIVALS if own[f"times_{rival}"].notna().any()]
     if not rivals:
         return None
-    tables = [own.pivot_table(index="C", columns="side", values=f"times_{rival}") for rival in rivals]
+    known = own.assign(**{f"times_{r}": own[f"times_{r}"].where(~own[f"tied_{r}"], 1.0) for r in rivals})
+    tables = [known.pivot_table(index="C", columns="side", values=f"times_{rival}") for rival in rivals]
     height = 1.1 + 0.27 * max(len(table) for table in tables)
-    note = "violet: ours is faster   orange: the rival is faster" if len(rivals) > 1 else ""
+    note = "violet: ours is faster   orange: the rival is   tie: bands overlap" if len(rivals) > 1 else ""
     fig, axes = figure(f"times faster: {title(group)}", len(rivals), height, margins=(0.6, 0.15), note=note)
     for ax, rival, table in zip(axes, rivals, tables, strict=True):
         _heat(ax, table)
@@ -190,7 +191,7 @@ def _heat(ax: Axes, table: pd.DataFrame) -> None:
     ax.pcolormesh(scale, cmap="PuOr", norm=TwoSlopeNorm(0, -limit, limit), edgecolor=RULE, linewidth=0.5)
     for (i, j), value in np.ndenumerate(scale):
         if np.isfinite(value):
-            text, colour = f"{2**value:.2f}", "white" if abs(value) > 0.6 * limit else "black"
+            text, colour = f"{2**value:.2f}" if value else words.TIE, "white" if abs(value) > 0.6 * limit else "black"
         else:
             text, colour = words.NOTHING, MUTED
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=7.5, color=colour)

@@ -126,6 +126,8 @@ def _section(root: Path, folder: Path) -> str | None:
     if not any(body for _, body in found) or environment.get("device") == REHEARSAL:
         return None
     parts = [f"**{headline(df, gpu_name(environment))}**", f"Conditions: {'; '.join(facts(environment))}."]
+    sheet = folder / "plots" / "sheet.png"
+    parts += [f"![times faster, against resolution]({sheet.relative_to(root).as_posix()})"] * sheet.exists()
     parts.append("Share of floor: of the speed of a device copy of the same bytes; “mm”, of the matrix rate.")
     head = (
         "op", "pass", "dtype", "layout", "N×C×H×W", "ms", "times eager", "times compiled", "times best compiled",
@@ -142,7 +144,7 @@ def _section(root: Path, folder: Path) -> str | None:
 
 
 def _cells(line) -> tuple[str, ...]:
-    fastest = f"**{line.fastest}**" if line.wins is False else line.fastest
+    fastest = f"**{line.fastest}**" if line.outcome == "lost" else line.fastest
     return (
         f"`{line.op}`", words.mode(line.mode), line.dtype, line.layout, line.size, line.ms, line.eager, line.compiled,
         line.best, line.share, fastest,

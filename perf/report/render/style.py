@@ -57,6 +57,7 @@ RC = {
     "ytick.minor.size": 0,
     "xtick.minor.size": 0,
     "text.color": INK,
+    "text.parse_math": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
     "figure.facecolor": "none",

@@ -2,20 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import pandas as pd
-from rich import box
-from rich.table import Table
+from rich.console import Group
 
 from ...records import Record
+from ...terminal import Row, listing
 from . import words
-from .frame import GPU_TIMERS, GROUP, OURS, from_records, is_ours, results, summary
+from .frame import GROUP, OURS, from_records, results, summary
 
 
 @dataclass(frozen=True)
 class Line:
-    """One comparison in words. `wins`: whether ours is the fastest; None where ours or any rival is missing."""
+    """One comparison in words. `outcome`: "won", "tied" or "lost" by ours; "" where ours or any rival is missing."""
 
     op: str
     mode: str
@@ -24,25 +23,24 @@ class Line:
     size: str
     provider: str
     ms: str
+    band: str  # of the time, 20-80 %
     eager: str
     compiled: str
     best: str
     share: str
     fastest: str
     spread: str  # times the fastest rival, over all sizes
-    wins: bool | None
+    outcome: str
 
 
 def lines(df: pd.DataFrame, timers: Iterable[str]) -> list[Line]:
     chosen = summary(df)
-    spreads = results(df).groupby([*GROUP, "provider"]).times_fastest.agg(["min", "max"])
+    alike = dict(list(results(df).groupby([*GROUP, "provider"])))
     chosen = chosen[chosen.timer.isin(list(timers))]
-    return [_line(row, spreads.loc[(*row[GROUP], row.provider)]) for _, row in chosen.iterrows()]
+    return [_line(row, alike[(*row[GROUP], row.provider)]) for _, row in chosen.iterrows()]
 
 
-def _line(row: pd.Series, spread: pd.Series) -> Line:
-    low, high = words.significant(spread["min"]), words.significant(spread["max"])
-    compared = isinstance(row.fastest, str) and is_ours(row.provider) and words.known(row.times_fastest)
+def _line(row: pd.Series, alike: pd.DataFrame) -> Line:
     return Line(
         op=row.op,
         mode=row["mode"],
@@ -51,38 +49,64 @@ def _line(row: pd.Series, spread: pd.Series) -> Line:
         size=words.size(row),
         provider=words.provider(row.provider),
         ms=words.significant(row.ms),
-        eager=words.times(row.times_eager),
-        compiled=words.times(row.times_compile),
-        best=words.times(row["times_compile-best"]),
+        band=f"{words.significant(row.ms_20)}–{words.significant(row.ms_80)}",
+        eager=times(row, "eager"),
+        compiled=times(row, "compile"),
+        best=times(row, "compile-best"),
         share=share(row),
-        fastest=words.provider(row.fastest) if isinstance(row.fastest, str) else words.NOTHING,
-        spread=words.NOTHING if low == words.NOTHING else f"{low}×" if low == high else f"{low}–{high}×",
-        wins=is_ours(row.fastest) if compared else None,
+        fastest=fastest(row),
+        spread=_spread(alike),
+        outcome=row.outcome,
     )
 
 
+def times(row: pd.Series, rival: str) -> str:
+    """How many times faster than a rival; where the bands overlap, a tie."""
+    return words.TIE if row[f"tied_{rival}"] else words.times(row[f"times_{rival}"])
+
+
+def fastest(row: pd.Series) -> str:
+    """Who is; of a tie all."""
+    if not isinstance(row.fastest, tuple):
+        return words.NOTHING
+    names = ", ".join(map(words.provider, row.fastest))
+    return f"{words.TIE}: {names}" if len(row.fastest) > 1 else names
+
+
+def _spread(rows: pd.DataFrame) -> str:
+    """Least and largest times the fastest rival, of the points that are no tie."""
+    apart = rows[rows.outcome.isin(("won", "lost"))].times_fastest
+    low, high = words.significant(apart.min()), words.significant(apart.max())
+    parts = [f"{low}×" if low == high else f"{low}–{high}×"] * bool(len(apart))
+    return ", ".join(parts + [words.TIE] * bool((rows.outcome == "tied").any())) or words.NOTHING
+
+
 def share(row: pd.Series) -> str:
-    """Of the copy ceiling; of the matrix rate, and said so, where that is the lower one."""
-    if words.known(row.matmul_ms) and not row.matmul_ms <= row.floor_ms:
-        return f"{words.percent(row.share_matmul)} mm"
-    return words.percent(row.share)
+    """Of the copy ceiling; of the matrix rate, and said so, where that is the lower one. "≈": within the band."""
+    matrix = words.known(row.matmul_ms) and not row.matmul_ms <= row.floor_ms
+    least, part = (row.matmul_ms, row.share_matmul) if matrix else (row.floor_ms, row.share)
+    text = "≈ 100 %" if row.ms_20 <= least <= row.ms_80 else words.percent(part)
+    return f"{text} mm" if matrix else text
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against the fastest rival, over all points that have both."""
+    """Ours against the rivals, over all points that have both. `slowest`: of those that are lost."""
 
     points: int
     compared: int
     won: int
+    tied: int
     slowest: pd.Series | None
 
 
 def comparison(df: pd.DataFrame) -> Comparison:
     rows = results(df)
-    own = rows[rows.provider == OURS].dropna(subset="times_fastest")
-    slowest = own.loc[own.times_fastest.idxmin()] if len(own) else None
-    return Comparison(len(rows), len(own), int((own.times_fastest >= 1).sum()), slowest)
+    own = rows[(rows.provider == OURS) & (rows.outcome != "")]
+    lost = own[own.outcome == "lost"]
+    slowest = lost.loc[lost.times_fastest.idxmin()] if len(lost) else None
+    won, tied = (int((own.outcome == outcome).sum()) for outcome in ("won", "tied"))
+    return Comparison(len(rows), len(own), won, tied, slowest)
 
 
 def bulk_timers(df: pd.DataFrame) -> list[str]:
@@ -100,35 +124,30 @@ def headline(df: pd.DataFrame, gpu: str | None = None) -> str:
     points = f"{c.points:,} point{'s' * (c.points != 1)}"
     if not c.points:
         return "Nothing was timed."
-    if not set(timers) & set(GPU_TIMERS):
+    if timers == ["cpu"]:
         return f"{points} timed on the CPU: the reference and the published code. Nothing here is a GPU result."
     text = f"On {gpu or 'a GPU'}: {points} timed"
     if not c.compared:
         return f"{text}, none of ours beside a rival."
-    text += f"; ours the fastest at {c.won:,} of {c.compared:,} compared"
+    text += f"; ours the fastest at {c.won:,} of {c.compared:,} compared" + f", a tie at {c.tied:,}" * bool(c.tied)
     if c.slowest is None:
-        return f"{text}."
+        return f"{text}; no rival is faster anywhere."
     row = c.slowest
     kind = f"{words.mode(row['mode'])}, {words.dtype(row['dtype'])}, {words.layout(row.layout)}"
     where = f"{row.op}, {kind}, {words.size(row)}"
     return f"{text}; at worst {words.times(row.times_fastest)} the speed of the fastest rival: {where}."
 
 
-def terminal_table(records: Iterable[Record]) -> Table:
-    """op, size, ms, times eager, times compiled, share of floor: within 100 columns. Yellow where a rival wins."""
+TERMINAL = ("", "size", "ms", "times eager", "times compiled", "times best", "share of floor")
+
+
+def terminal_table(records: Iterable[Record]) -> Group:
+    """Of each op size, ms, times eager, times compiled, share of floor. Yellow where a rival wins."""
     df = from_records(records)
-    timers = bulk_timers(df)
-    found = lines(df, timers)
-    table = Table(title=headline(df), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left")
-    for name in ("op", "pass", "type", "size"):
-        table.add_column(name, no_wrap=name != "op", overflow="fold")
-    for name in ("ms", "times\neager", "times\ncompiled", "times\nbest", "share\nof floor"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for line, following in zip_longest(found, found[1:]):
-        kind = f"{line.dtype} {'NHWC' if line.layout == 'channels_last' else line.layout}"
-        cells = (line.ms, line.eager, line.compiled, line.best, line.share)
-        style, last = "yellow" if line.wins is False else None, following is not None and following.op != line.op
-        table.add_row(line.op, line.mode, kind, line.size, *cells, style=style, end_section=last)
-    who = {line.provider for line in found} - {"ours"}
-    table.caption = f"times of: {', '.join(sorted(who))}" if who else None
-    return table
+    groups: dict[str, list[Row]] = {}
+    for line in lines(df, bulk_timers(df)):
+        kind = f"  {line.mode} {line.dtype} {'NHWC' if line.layout == 'channels_last' else line.layout}"
+        whose = "" if line.provider == "ours" else f", {line.provider}"
+        cells = (kind + whose, line.size, line.ms, line.eager, line.compiled, line.best, line.share)
+        groups.setdefault(line.op, []).append(Row(cells, "yellow" if line.outcome == "lost" else None))
+    return listing(headline(df), TERMINAL, groups, left=(0, 1))

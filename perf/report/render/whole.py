@@ -16,6 +16,8 @@ from . import words, your_model
 from .style import inline
 
 GATES = {"without": "none", "plain": "scSE", "accelerated": "scSE, accelerated"}
+DTYPES = ("float32", "bfloat16")  # that a training is done in
+MODES = ("training", "inference", "latency")  # that a model is timed in
 PROVIDERS = {
     "eager": "eager",
     "accelerated": "eager, accelerated",
@@ -26,6 +28,7 @@ TRAINING_HEAD = ("dtype", "gates", "seeds", "training loss", "validation loss", 
 MODELS_HEAD = (
     "model", "mode", "N×H×W", "how", "images/s", "times eager", "p50, ms", "p99, ms", "peak memory", "of eager's",
 )  # fmt: skip
+KEYS = {"training": 1, "models": 2, "model": 0}  # cells of a row that are the same in several
 MAPS = "training_gates"  # the figure of the trained gates
 LEVEL = 0.05  # of the test of what the gates change
 CPU_TRAINING = "On a CPU accelerated gates run the reference in pure torch: this compares models, not kernels."
@@ -108,16 +111,31 @@ def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     lines = []
     for r in records:
         base = eager.get((r["model"], r["mode"], r["N"], r["H"], r["W"]))
-        speed = base["p50_ms"] / r["p50_ms"] if base else None
         memory = r["peak_memory"] / base["peak_memory"] if base and r["peak_memory"] and base["peak_memory"] else None
         lines.append(
             (
-                r["model"], r["mode"], f"{r['N']}×{r['H']}×{r['W']}", PROVIDERS[r["provider"]],
-                words.significant(r["images_per_second"]), words.times(speed), words.significant(r["p50_ms"]),
+                r["model"], r["mode"], f"{r['N']}×{r['H']}×{r['W']}", PROVIDERS.get(r["provider"], r["provider"]),
+                words.significant(r["images_per_second"]), _times(base, r), words.significant(r["p50_ms"]),
                 words.significant(r["p99_ms"]), words.amount(r["peak_memory"]), words.percent(memory),
             )
         )  # fmt: skip
     return lines
+
+
+def _times(base: Mapping[str, Any] | None, record: Mapping[str, Any]) -> str:
+    """How many times faster than the base, by medians; where the 20-80 % bands overlap, a tie."""
+    if base is None:
+        return words.NOTHING
+    tie = base is not record and _low(base) <= _high(record) and _low(record) <= _high(base)
+    return words.TIE if tie else words.times(base["p50_ms"] / record["p50_ms"])
+
+
+def _low(record: Mapping[str, Any]) -> float:
+    return record.get("p20_ms") or record["p50_ms"]
+
+
+def _high(record: Mapping[str, Any]) -> float:
+    return record.get("p80_ms") or record["p50_ms"]
 
 
 def headline(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -131,8 +149,9 @@ def headline(records: Iterable[Mapping[str, Any]]) -> list[str]:
             if a and b:
                 memory = a["peak_memory"] and b["peak_memory"] and a["peak_memory"] / b["peak_memory"]
                 also = f" in {words.percent(memory)} of its peak memory" if memory else ""
-                speed = words.times(b["p50_ms"] / a["p50_ms"])
-                parts.append(f"{mode} {PROVIDERS[ours]} {speed} as fast as {base}{also}")
+                speed = _times(b, a)
+                than = "as fast as (their bands overlap)" if speed == words.TIE else f"{speed} as fast as"
+                parts.append(f"{mode} {PROVIDERS[ours]} {than} {base}{also}")
         for provider, name in PROVIDERS.items():
             r = by.get((model, H, W, "latency", provider))
             if r and r["p99_ms"]:
@@ -150,18 +169,28 @@ def sections(out: Path) -> list[dict[str, Any]]:
         ("training", "Training with the gates", TRAINING_HEAD, lambda r: [line.cells for line in training_lines(r)]),
         ("models", "Whole models", MODELS_HEAD, models_lines),
     ):
-        records = read(out, name)
-        if not records:
+        records, settings = read(out, name), about_run(out / f"{name}.json")
+        missing = left_out(name, records, settings)
+        if not records and not missing:
             continue
-        about = about_run(out / f"{name}.json")
         failed = [f"{' '.join(map(str, _who(r)))}: {r['status']}" for r in records if r["status"] != "ok"]
         svg = out / "plots" / f"{MAPS}.svg"
         maps = Markup(inline(svg)) if name == "training" and svg.exists() else None
         lead = headline(records) if name == "models" else bought(records)
-        table = dict(headline=lead, head=head, body=body(records), failed=failed, maps=maps)
-        found.append(dict(name=name, title=title, notes=notes(name, about), **table))
+        table = dict(headline=lead, head=head, body=body(records), failed=failed, left_out=missing, maps=maps)
+        found.append(dict(name=name, title=title, notes=notes(name, settings), **table))
     theirs = your_model.section(out)
     return [*found, theirs] if theirs else found
+
+
+def left_out(name: str, records: Iterable[Mapping[str, Any]], about: Mapping[str, Any]) -> int:
+    """Runs, or times, that the settings ask for and no record is of."""
+    s = about.get("settings", {})
+    if name == "training":
+        wanted = len(GATES) * len(DTYPES) * s.get("seeds", 0)
+    else:
+        wanted = len(s.get("models", ())) * len(s.get("sizes", ())) * len(MODES) * len(PROVIDERS)
+    return max(0, wanted - len(list(records)))
 
 
 def environment(out: Path) -> dict[str, Any]:

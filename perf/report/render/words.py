@@ -23,6 +23,7 @@ TIMERS = {
     "predicted": "lower bound",
 }
 NOTHING = "–"
+TIE = "tie"
 
 
 def provider(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m segattn_triton.perf.report.render.worker OUT SHARE COUNT` draws a share of the figures of OUT's records."""
+"""`python -m segattn_triton.perf.report.render.worker OUT SHARE COUNT`: a share of the figures of OUT's records."""
 
 import sys
 from pathlib import Path

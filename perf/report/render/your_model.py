@@ -18,8 +18,9 @@ def load(out: Path) -> dict[str, Any] | None:
     """What OUT holds of a model; what cannot be read is nothing."""
     try:
         found = json.loads((out / FILE).read_text(encoding="utf-8"))
-        return found if found["variants"]["eager"]["ms"] > 0 and isinstance(found["environment"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        section_of(found)
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         return None
 
 
@@ -69,11 +70,13 @@ def markdown(values: Mapping[str, Any]) -> str:
 
 def section(out: Path) -> dict[str, Any] | None:
     """As those of `whole.sections`."""
-    if (values := load(out)) is None:
-        return None
+    return None if (values := load(out)) is None else section_of(values)
+
+
+def section_of(values: Mapping[str, Any]) -> dict[str, Any]:
     environment = values["environment"]
     notes = [f"{title(values)}, on {environment.get('device')}, {str(environment.get('date'))[:10]}."]
     notes += [] if environment.get("gpu") else [ON_CPU]
     failed = [f"{name} failed: {reason}" for name, reason in values["failed"].items()]
-    table = dict(headline=[sentence(values)], head=HEAD, body=lines(values), failed=failed, maps=None)
+    table = dict(headline=[sentence(values)], head=HEAD, body=lines(values), failed=failed, left_out=0, maps=None)
     return dict(name="model", title="Your model", notes=notes, **table)
