@@ -24,7 +24,7 @@ class Known(NamedTuple):
     program: Program | None  # to run where no gradient is wanted
     places: Sequence[int | None]  # of the operator's tensors among the arguments
     options: Sequence[Any]
-    both: bool
+    both: bool | tuple[int, ...]
 
     def __call__(self, given: Sequence[Any]) -> Any:
         tensors = [None if i is None else given[i] for i in self.places]

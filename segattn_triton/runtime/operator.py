@@ -23,11 +23,11 @@ OPERATORS: dict[str, "DifferentiableOp"] = {}
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an operator that is still to be made; with `both`, of all its differentiable outputs."""
+    """A call of an operator that is still to be made; with `both`, of all its differentiable outputs, or of some."""
 
     op: "DifferentiableOp"
     args: tuple
-    both: bool = True
+    both: bool | tuple[int, ...] = True
 
     def __call__(self) -> Any:
         return self.op.chosen(self.op(*self.args), self.both)
@@ -97,8 +97,10 @@ class DifferentiableOp:
             return outputs
         return outputs[0] if self.differentiable == 1 else tuple(outputs[: self.differentiable])
 
-    def chosen(self, outputs, both: bool):
-        """y alone, or all differentiable outputs."""
+    def chosen(self, outputs, both: bool | tuple[int, ...]):
+        """y alone, all differentiable outputs, or those of some places."""
+        if isinstance(both, tuple):
+            return tuple(outputs[i] for i in both)
         return outputs if both or self.differentiable == 1 else outputs[0]
 
     def run_forward(self, *args):

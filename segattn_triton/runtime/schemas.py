@@ -91,18 +91,25 @@ eca = Schema(
 )
 cbam = Schema(
     "cbam",
-    tensors=("x", "w1", "b1?", "w2?", "b2?", "weight", "bias?"),
+    tensors=("x", "w1", "b1?", "w2?", "b2?", "weight", "bias?", "norm_weight?", "norm_bias?"),
     options="str pool, str spatial_pool, str act, float act_a, float act_b, str gate, float gate_a, float gate_b, "
-    "str ties, bool residual, bool return_map",
-    outputs=("y", "map", "pooled", "zc", "z1", "highest", "place", "gc", "pools", "peak", "found", "z"),
+    "str ties, bool residual, float eps, bool return_map",
+    outputs=(
+        *("y", "map", "stats", "pooled", "zc", "z1", "highest", "place", "gc"),
+        *("pools", "peak", "found", "z", "raw"),
+    ),
     flops=flops.cbam,
+    differentiable=3,
+    saved=("stats", "pooled", "zc", "z1", "highest", "place", "gc", "pools", "peak", "found", "z", "raw"),
 )
 cbam_spatial_gate = Schema(
     "cbam_spatial_gate",
-    tensors=("x", "weight", "bias?"),
-    options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
-    outputs=("y", "map", "pools", "peak", "found", "z"),
+    tensors=("x", "weight", "bias?", "norm_weight?", "norm_bias?"),
+    options="str pool, str ties, str gate, float gate_a, float gate_b, float eps, bool return_map",
+    outputs=("y", "map", "stats", "pools", "peak", "found", "z", "raw"),
     flops=flops.cbam_spatial_gate,
+    differentiable=3,
+    saved=("stats", "pools", "peak", "found", "z", "raw"),
 )
 scse = Schema(
     "scse",

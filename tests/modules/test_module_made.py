@@ -55,6 +55,7 @@ def test_the_repr_shows_what_a_module_was_made_with(row):
         "device",
         "dtype",
         "bias",
+        "spatial_bias",
         "qkv_bias",
         "rel_pos_bias",
         "scale",
