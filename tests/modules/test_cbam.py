@@ -216,3 +216,19 @@ def test_windows_that_are_refused(shape):
     for backend in (None, "triton", "reference"):
         with pytest.raises(ValueError, match=r"weight: got shape \(.*expected \(1, [12], "):
             sat.functional.cbam_spatial_gate(x, torch.zeros(shape, device=DEVICE), backend=backend)
+
+
+def test_norms_that_are_refused():
+    x, weight = image(dtype=torch.float32), torch.zeros(1, 2, 3, 3, device=DEVICE)
+    one = torch.ones(1, device=DEVICE)
+    for backend in (None, "triton", "reference"):
+        for options, said in (
+            (dict(norm_bias=one), "norm_bias: given without norm_weight"),
+            (dict(return_stats=True), "return_stats: given without norm_weight"),
+            (dict(norm_weight=one.expand(2)), r"norm_weight: got shape \(2\), expected \(1\)"),
+            (dict(norm_weight=one, norm_bias=one.expand(2)), r"norm_bias: got shape \(2\), expected \(1\)"),
+            (dict(norm_weight=one, eps=-1.0), "eps: got -1.0"),
+            (dict(norm_weight=one, eps="small"), "eps: got 'small'"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                sat.functional.cbam_spatial_gate(x, weight, backend=backend, **options)
