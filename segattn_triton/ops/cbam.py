@@ -111,9 +111,7 @@ def _pixels_backward(
     weight, _, norm_weight, _ = window
     dweight, dbias, *dnorm = dwindow
     stats, pools, peak, found, z, raw = saved
-    dy, dmap, dstats = douts
-    if dstats is not None:
-        raise RuntimeError("stats: the statistics of the batch have no gradient of their own; call stats.detach()")
+    dy, dmap = douts
     dz, dpools = run.empty(torch.empty_like(z)), run.empty(torch.empty_like(pools)) if back else None
     dpools_of_sums = dpools if gc is not None else None
     how = _maps_in(weight, pool)
