@@ -23,11 +23,11 @@ OPERATORS: dict[str, "DifferentiableOp"] = {}
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an operator that is still to be made; with `both`, of all its differentiable outputs."""
+    """A call of an operator that is still to be made; with `both`, for all its results, or for some."""
 
     op: "DifferentiableOp"
     args: tuple
-    both: bool = True
+    both: bool | tuple[int, ...] = True
 
     def __call__(self) -> Any:
         return self.op.chosen(self.op(*self.args), self.both)
@@ -62,6 +62,7 @@ class DifferentiableOp:
         self.name, self.name_bwd, self.op, self.op_bwd = schema.name, schema.name_bwd, schema.op, schema.op_bwd
         self.tensors, self.options, self.outputs = schema.tensors, schema.options, schema.outputs
         self.num_tensors, self.differentiable, self.saved = schema.num_tensors, schema.differentiable, schema.saved
+        self.returned = schema.returned
         self.reference, self.views, self.adds = reference or schema.name, views, adds
         self.allocate, self._forward, self._backward = allocate, forward, backward
         self.maps = set(range(views)) if views else {self.tensors.index(name) for name in maps}
@@ -73,7 +74,7 @@ class DifferentiableOp:
         OPERATORS[self.name] = self
 
     def __call__(self, *args):
-        """The differentiable outputs, one alone without a tuple; None for one that is not wanted."""
+        """The outputs for the caller, one alone without a tuple; None for one that is not wanted."""
         if torch.compiler.is_compiling():
             if torch._C._are_functorch_transforms_active():
                 torch._dynamo.graph_break()  # the compiler would lose the gradient of a transform
@@ -95,14 +96,16 @@ class DifferentiableOp:
         return _requires_grad(args[: self.num_tensors])
 
     def first(self, outputs):
-        """The differentiable ones of all outputs, as the operator returns them or in a list."""
+        """Those for the caller of all outputs, as the operator returns them or in a list."""
         if not isinstance(outputs, tuple | list):
             return outputs
-        return outputs[0] if self.differentiable == 1 else tuple(outputs[: self.differentiable])
+        return outputs[0] if self.returned == 1 else tuple(outputs[: self.returned])
 
-    def chosen(self, outputs, both: bool):
-        """y alone, or all differentiable outputs."""
-        return outputs if both or self.differentiable == 1 else outputs[0]
+    def chosen(self, outputs, both: bool | tuple[int, ...]):
+        """y alone, all outputs for the caller, or those of some places."""
+        if isinstance(both, tuple):
+            return tuple(outputs[i] for i in both)
+        return outputs if both or self.returned == 1 else outputs[0]
 
     def run_forward(self, *args):
         """Allocate and fill the outputs, on a native copy of the map where it is not native itself."""
@@ -330,6 +333,7 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
             ctx.save_for_backward(
                 *[args[0].new_empty(_UNWANTED) if outputs[i] is None else outputs[i] for i in saved], *args[:num]
             )
+            ctx.mark_non_differentiable(*(o for o in outputs[differentiable : op.returned] if o is not None))
             ctx.options = args[num:]
             return op.first(outputs)
 
