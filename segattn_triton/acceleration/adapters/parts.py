@@ -125,7 +125,7 @@ _OTHERS = {
 _HSIGMOID = "mmcv.cnn.bricks.hsigmoid.HSigmoid"  # min(max((z + bias) / divisor, min_value), max_value)
 
 
-def _spec(child: nn.Module) -> Spec | None:
+def spec_of(child: nn.Module) -> Spec | None:
     known = _TORCH.get(type(child))
     if known is not None:
         return known
@@ -141,7 +141,7 @@ def _spec(child: nn.Module) -> Spec | None:
 
 def activation(module: nn.Module, path: str, allowed: tuple[str, ...]) -> Spec:
     child = part(module, path)
-    spec = _spec(child)
+    spec = spec_of(child)
     if type(child) is nn.PReLU:
         raise ValueError(f"its activation {path!r} is a PReLU, whose slope is learned: the kernels have leaky_relu")
     if spec is None or spec[0] not in allowed:
