@@ -94,6 +94,29 @@ class HardSigmoid(Gate):
         return F.hardsigmoid(self.conv2(F.leaky_relu(self.conv1(self.avg_pool(x)), 0.2))) * x
 
 
+class h_sigmoid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU6(inplace=True)
+
+    def forward(self, x):
+        return self.relu(x + 3) / 6
+
+
+class MobileNetV3(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(nn.Linear(C, R), nn.ReLU(inplace=True), nn.Linear(R, C), h_sigmoid())
+
+    forward = Moskomule.forward
+
+
+class HardSigmoidWritten(Gate):
+    def forward(self, x):
+        return x * (F.relu6(self.conv2(F.relu(self.conv1(self.avg_pool(x)))) + 3.0, inplace=True) / 6.0)
+
+
 class Silu(Gate):
     def forward(self, x):
         return x * torch.sigmoid(self.conv2(F.silu(self.conv1(self.avg_pool(x)))))
@@ -205,7 +228,7 @@ class Volume(nn.Module):
 COPIES = {  # class -> the function that its graph is
     **dict.fromkeys((Moskomule, Reshaped, Indexed, MeanOfPixels, Squeezed, Convolved), "squeeze_excite"),
     **dict.fromkeys((Functional, Methods, Window, WindowOfTwo, HardSigmoid, Silu, Maximum), "squeeze_excite"),
-    **dict.fromkeys((OneLayer, Residual, Option, Volume), "squeeze_excite"),
+    **dict.fromkeys((OneLayer, Residual, Option, Volume, MobileNetV3, HardSigmoidWritten), "squeeze_excite"),
     **dict.fromkeys((ECALayer, ECAPermuted), "eca"),
     **dict.fromkeys((SSE, SSEFunction), "spatial_gate"),
     **dict.fromkeys((SCSE, SCSEMax, SCSEInOne), "scse"),
@@ -467,6 +490,20 @@ class Unscaled(Gate):
         return x * torch.sigmoid(self.conv2(F.mish(self.conv1(self.avg_pool(x)))) / math.pi)
 
 
+class HardSigmoidAlmost(Gate):
+    """Another shift."""
+
+    def forward(self, x):
+        return x * (F.relu6(self.conv2(F.relu(self.conv1(self.avg_pool(x)))) + 2.0) / 6.0)
+
+
+class HardSigmoidShared(Gate):
+    """The clip is divided by another number."""
+
+    def forward(self, x):
+        return x * (F.relu6(self.conv2(F.relu(self.conv1(self.avg_pool(x)))) + 3.0) / 3.0)
+
+
 class Flag(Gate):
     def forward(self, x, gated: bool = True):
         return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x))))) if gated else x
@@ -491,4 +528,5 @@ LOOKALIKES = (
     + (Remembers, Random, RandomInPython, BranchOnValues, BranchOnSizes, MeanOfBatch, NoGrad, NoGradDecorated, Detached)
     + (GradSetInC, Autocast, InPlace, InPlaceOperator, InPlaceSum, InPlaceAct, TwoOutputs, OnlyTheGate, TheMapItself)
     + (Scaled, SumWithAlpha, Residue, OwnFunction, Rounded, WrongAxis, ThreeLayers, Unscaled, Flag, Parameter, Cast)
+    + (HardSigmoidAlmost, HardSigmoidShared)
 )

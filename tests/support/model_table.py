@@ -74,6 +74,17 @@ What `accelerate` takes of a model, by the function of `segattn_triton.functiona
 fails where the table is not what the installed libraries give.
 """
 NOTES = """
+## Copies
+
+SE, ECA, sSE and scSE of any class are known by the graph of their forward, whatever their names, order and reshapes,
+linear layers or convolutions, modules or functions; `by` in the report says "structure". Left, with the reason, is a
+forward that takes or returns more than the map, reads `self.training`, keeps state, draws random numbers, branches on
+values or sizes, switches gradients or autocast, writes into the map, calls a function of its own, or has a layer with
+dropout or a batch norm. Where an attribute, method or global that the forward read changes later, the own forward runs.
+`accelerate(model, by_structure=False)` takes known classes only; `register_adapter` comes before both.
+
+## Costs
+
 What a gate costs, in passes over a map of its block, forward:
 
 - MAnet's block multiplies a map by the sum of two gates. It runs as two gates, 7 passes where its own forward makes 4,
