@@ -3,6 +3,7 @@
 Same names and signatures as `segattn_triton.functional`, less `backend` and the checks of the arguments.
 """
 
+from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
 from .channel import channel_gate, eca, squeeze_excite
 from .local import local_gate, local_pool_gate
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
@@ -10,6 +11,9 @@ from .scse import scse
 from .spatial import spatial_gate, spatial_pool_gate
 
 __all__ = [
+    "cbam",
+    "cbam_channel_gate",
+    "cbam_spatial_gate",
     "channel_gate",
     "eca",
     "local_gate",

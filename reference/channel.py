@@ -25,10 +25,8 @@ def squeeze_excite(
     return_map: bool = False,
 ):
     """y = out_act(x * gate(w2 act(w1 pool(source or x) + b1) + b2) + shortcut); gate(w1 pool + b1) without w2."""
-    z = linear(pooled(x if source is None else source, pool, ties), w1, b1)
-    if w2 is not None:
-        z = linear(activate(act, z), w2, b2)
-    g = activate(gate, z)
+    source = x if source is None else source
+    g = activate(gate, sum(perceptron(v, w1, b1, w2, b2, act) for v in pools(source, pool, ties)))
     y = x * per_channel(g, x)
     y = activate(out_act, y if shortcut is None else y + shortcut)
     return (y, g) if return_map else y
@@ -69,6 +67,17 @@ def eca(
     g = activate(gate, z if bias is None else z + bias)
     y = x * per_channel(g, x)
     return (y, g) if return_map else y
+
+
+def pools(x: Tensor, pool: str, ties: str) -> list[Tensor]:
+    """What the perceptron is applied to, its results added: one pool, or the mean and the maximum."""
+    return [pooled(x, each, ties) for each in pool.split("+")]
+
+
+def perceptron(v: Tensor, w1: Tensor, b1, w2: Tensor | None, b2, act: str | Spec) -> Tensor:
+    """Of two layers, or of one without w2."""
+    z = linear(v, w1, b1)
+    return z if w2 is None else linear(activate(act, z), w2, b2)
 
 
 def pooled(x: Tensor, pool: str, ties: str) -> Tensor:

@@ -5,8 +5,11 @@ from .acceleration.adapters import register_adapter
 from .acceleration.api import accelerate, accelerated, acceleration_report, restore
 from .acceleration.capture import capture_attention
 from .modules import (
+    CBAM,
     ECA,
     SCSE,
+    CBAMChannelAttention,
+    CBAMSpatialAttention,
     ChannelAttention,
     EffectiveSE,
     LocalAttention,
@@ -19,12 +22,16 @@ from .modules import (
 from .modules.checkpoints import convert_state_dict
 from .runtime.counting import let_torch_count
 from .runtime.dispatch import decompositions
+from .runtime.known import set_programs_enabled
 from .tuning.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [
+    "CBAM",
     "ECA",
     "SCSE",
+    "CBAMChannelAttention",
+    "CBAMSpatialAttention",
     "ChannelAttention",
     "EffectiveSE",
     "LocalAttention",
@@ -43,6 +50,7 @@ __all__ = [
     "reference",
     "register_adapter",
     "restore",
+    "set_programs_enabled",
     "tune",
 ]
 

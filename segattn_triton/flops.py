@@ -29,6 +29,18 @@ def squeeze_excite(
     return pooled + E + E * (shortcut is not None), 3 * E + pooled * (1 if source else 2)
 
 
+def cbam_spatial_gate(x: Shape, weight: Shape, *_) -> tuple[int, int]:
+    """weight (1, 1 or 2, k, k): two flops a tap and pixel, twice as many backward."""
+    E, window = prod(x), 2 * prod(x) // x[1] * prod(weight)
+    return 3 * E + window, 6 * E + 2 * window
+
+
+def cbam(x: Shape, w1: Shape, b1: Shape | None, w2: Shape | None, b2: Shape | None, weight: Shape, *_):
+    """Without the perceptron: both pools of x, x times both gates, and the gate of the pixels."""
+    E, window = prod(x), 2 * prod(x) // x[1] * prod(weight)
+    return 7 * E + window, 16 * E + 2 * window
+
+
 def eca(x: Shape, *_) -> tuple[int, int]:
     E = prod(x)
     return 2 * E, 5 * E

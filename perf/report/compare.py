@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..measure import plan
 from ..folder import Folder, identity
+from ..measure import plan
 from ..options import Usage
 from ..records import Point, Record, load
 

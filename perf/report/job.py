@@ -17,18 +17,19 @@ import torch
 import torch._functorch.config as functorch_config
 from rich.console import Console
 
-from ...tuning import choice as tuning
 from ...catalog import BY_NAME
-from ..measure import backends, env, points as measure, photo, plan, timing
-from ..compiler import predict
+from ...tuning import choice as tuning
 from .. import terminal
+from ..compiler import predict
+from ..folder import Folder
+from ..measure import backends, env, photo, plan, timing
+from ..measure import points as measure
 from ..measure.backends import tuned_convolutions
 from ..measure.budget import Budget
 from ..measure.child import one_line
-from ..folder import Folder
+from ..measure.workload import Workload
 from ..options import LAUNCH, Failure, Options, Usage
 from ..records import Point, Record
-from ..measure.workload import Workload
 
 RESERVE = 15.0  # seconds of the budget for plots and page
 TUNING_SHARE = 0.3

@@ -25,11 +25,12 @@ class Case:
     S: tuple[int, ...]
     Cr: int = 0
     heads: int = 0  # 0: the row chooses
+    k: int = 0  # the same
 
     @property
     def sizes(self) -> Sizes:
         sizes = {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
-        return sizes | {"heads": self.heads} if self.heads else sizes
+        return sizes | {name: chosen for name in ("heads", "k") if (chosen := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Op:
     floor: Callable[[Sizes, int], tuple[int, int]] | None = None  # bytes at least moved, where shapes do not say it
     smallest: int = 1  # pixels along an axis that the defaults need
     keeps_y: bool = False  # for the backward
+    gates: int = 1  # whose product x is multiplied by
 
     @property
     def is_gate(self) -> bool:

@@ -8,6 +8,7 @@ axes, and one image without a batch, (C, *spatial). Rank decides, never sizes. O
 made.
 """
 
+from .cbam import CBAM, CBAMChannelAttention, CBAMSpatialAttention
 from .channel import ChannelAttention, EffectiveSE
 from .eca import ECA
 from .local import LocalAttention, LocalPoolAttention
@@ -18,8 +19,11 @@ from .spatial import SpatialAttention, SpatialPoolAttention
 from .squeeze_excite import SqueezeExcite
 
 __all__ = [
+    "CBAM",
     "ECA",
     "SCSE",
+    "CBAMChannelAttention",
+    "CBAMSpatialAttention",
     "ChannelAttention",
     "EffectiveSE",
     "LocalAttention",

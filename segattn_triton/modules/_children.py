@@ -8,12 +8,13 @@ from ..reference.activations import Spec, activate
 
 def is_plain(*children: nn.Module) -> bool:
     """No hooks, no parametrization, no subclass: using the children's parameters is the same as calling them."""
-    return all(
-        type(m) in (nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm2d)
-        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
-        and "forward" not in vars(m)
-        for m in children
-    )
+    return all(type(m) in (nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm2d) and is_untouched(m) for m in children)
+
+
+def is_untouched(m: nn.Module) -> bool:
+    """No hooks, and no forward of its own."""
+    hooks = m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+    return not hooks and "forward" not in vars(m)
 
 
 def call(child: nn.Module, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ class ChannelAttention(GateModule):
 
     x (N, C, *spatial) in NCHW, see `spatial_dims` in `segattn_triton.modules`. Keys: fc.0.weight (Cr, C), fc.0.bias,
     fc.2.weight (C, Cr), fc.2.bias, Cr = in_channels // reduction: checkpoints of MONAI's `ChannelSELayer` load.
+    pool="avgmax" is the perceptron of half the sum of the mean and the maximum, not CBAM's `CBAMChannelAttention`.
     See `functional.channel_gate`.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from . import ECA, SCSE, ChannelAttention, EffectiveSE, SpatialAttention, SqueezeExcite
+from . import CBAM, ECA, SCSE, ChannelAttention, EffectiveSE, SpatialAttention, SqueezeExcite
 
 TWO_LAYERS = {
     "monai": ("fc.0", "fc.2"),  # also CGNet and the many copies of the first public listing
@@ -38,6 +38,19 @@ CHANNEL_AND_PIXEL = {
     "quicknat": ("cSE.fc1", "cSE.fc2", "sSE.conv"),  # also pytorch-3dunet
     "toolbelt": ("spatial_gate.squeeze", "spatial_gate.expand", "channel_gate.squeeze"),  # where names say the opposite
 }
+CHANNEL_THEN_PIXEL = {  # the order of the two maps is the module's option: see `CBAM`
+    "own": ("channel.fc1", "channel.fc2", "spatial.conv"),
+    "external_attention": ("ca.se.0", "ca.se.2", "sa.conv"),
+}
+CHANNEL_THEN_PIXEL_AND_NORM = {
+    "timm": ("channel.fc1", "channel.fc2", "spatial.conv.conv", "spatial.conv.bn"),
+    "cbam": ("ChannelGate.mlp.1", "ChannelGate.mlp.3", "SpatialGate.spatial.conv", "SpatialGate.spatial.bn"),
+    "own": ("channel.fc1", "channel.fc2", "spatial.conv", "spatial.bn"),
+}
+ONE_LAYER_THEN_PIXEL = {
+    "ultralytics": ("channel_attention.fc", "spatial_attention.cv1"),
+    "own": ("channel.fc1", "spatial.conv"),
+}
 PIXEL = {
     "own": ("conv",),  # also QuickNAT and pytorch-3dunet
     "smp": ("sSE.0",),
@@ -51,8 +64,17 @@ MADE = {  # the table of families -> the modules that come in them
     "EffectiveSE(norm=True)": ONE_LAYER_AND_NORM,
     "EffectiveSE": ONE_LAYER,
     "SCSE": CHANNEL_AND_PIXEL,
+    "CBAM(norm=True)": CHANNEL_THEN_PIXEL_AND_NORM,
+    "CBAM(norm=False)": CHANNEL_THEN_PIXEL,
+    "CBAM(hidden=0)": ONE_LAYER_THEN_PIXEL,
 }
-LINEAR = {"monai", "catalyst", "catalyst_old", "quicknat"}  # weights (out, in), those of the pixels' gate excepted
+LINEAR = {
+    "monai",
+    "catalyst",
+    "catalyst_old",
+    "quicknat",
+    "cbam",
+}  # weights (out, in), those of the pixels' gate excepted
 Family = tuple[str, ...]
 
 
@@ -60,6 +82,10 @@ def _families(module: nn.Module) -> tuple[dict[str, Family], Family] | None:
     """The key families of one of our gates, and its own layers."""
     if isinstance(module, EffectiveSE):
         return (ONE_LAYER, ("fc",)) if module.bn is None else (ONE_LAYER_AND_NORM, ("fc", "bn"))
+    if isinstance(module, CBAM):
+        tables = CHANNEL_THEN_PIXEL if module.spatial.bn is None else CHANNEL_THEN_PIXEL_AND_NORM
+        tables = ONE_LAYER_THEN_PIXEL if module.channel.fc2 is None else tables
+        return tables, tables["own"]
     kinds = {
         ChannelAttention: (TWO_LAYERS, TWO_LAYERS["monai"]),
         SqueezeExcite: (TWO_LAYERS, TWO_LAYERS["timm"]),
@@ -144,6 +170,6 @@ def _rename(state_dict: dict, source: str, target: str, wanted: Mapping[str, Ten
             )
         if like is not None:
             value = value.reshape(like.shape)
-        elif value.dim() >= 2:
+        elif value.dim() >= 2 and value.shape[2:].numel() == 1:
             value = value.reshape(*value.shape[:2], *[1] * (0 if linear else 2))
         state_dict[f"{target}{name}"] = value

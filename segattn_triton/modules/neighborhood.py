@@ -13,9 +13,10 @@ from ._gate import GateModule, by_rank
 class NeighborhoodAttention2d(GateModule):
     """Every pixel attends to the k x k pixels around it: qkv projection, neighbourhood attention, output projection.
 
-    x, y (N, C, H, W), contiguous or channels_last, or one image (C, H, W); map (N, heads, k*k, H, W). Keys: qkv.weight
-    (3C, C), split as (3, heads, D), qkv.bias, proj.weight (C, C), proj.bias, with rel_pos_bias rpb (heads, 2k-1, 2k-1):
-    a state_dict of NATTEN's `NeighborhoodAttention2D` loads. Follows autocast. See `functional.neighborhood_attention`.
+    x, y (N, C, H, W), channels first, contiguous or channels_last, or one image (C, H, W); map (N, heads, k*k, H, W).
+    For (N, H, W, C), NATTEN's order of axes, and its names of arguments: `compat.natten.NeighborhoodAttention2D`. Keys:
+    qkv.weight (3C, C), split as (3, heads, D), qkv.bias, proj.weight (C, C), proj.bias, with rel_pos_bias rpb
+    (heads, 2k-1, 2k-1): state_dicts go between the two. Follows autocast. See `functional.neighborhood_attention`.
     """
 
     def __init__(
@@ -47,10 +48,17 @@ class NeighborhoodAttention2d(GateModule):
         if rel_pos_bias:
             nn.init.trunc_normal_(self.rpb, std=0.02, a=-2.0, b=2.0)
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, layout=(N, C, H, W)"
+
     @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
         check.feature_map(x, (2,))
-        check.channels(x, self.qkv.in_features)
+        if x.shape[1] != self.qkv.in_features:
+            raise ValueError(
+                f"x: got shape {check.shape(x)}, expected (N, {self.qkv.in_features}, H, W), channels first: pass "
+                "x.permute(0, 3, 1, 2), or use compat.natten.NeighborhoodAttention2D, which takes (N, H, W, C)"
+            )
         planar = x.is_contiguous()
         qkv = _pixelwise("qkv", self.qkv, x, planar).unflatten(1, (3, self.num_heads, -1))  # [N, 3, heads, D, H, W]
         q, k, v = qkv.permute(1, 0, 4, 5, 2, 3).unbind(0)

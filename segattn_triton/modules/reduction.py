@@ -11,6 +11,7 @@ def _divisible(value: float, least: float) -> int:
 
 RULES = {
     "timm": lambda C, reduction: _divisible(C / reduction, 0.0),  # SEModule
+    "timm_cbam": lambda C, reduction: max(1, int(C / reduction + 0.5)),
     "timm_efficientnet": lambda C, reduction: round(C / reduction),
     "torchvision": lambda C, reduction: _divisible(C // reduction, 0.9),  # MobileNetV3
     "torchvision_efficientnet": lambda C, reduction: max(1, C // reduction),

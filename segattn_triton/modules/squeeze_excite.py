@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .. import functional as F
 from ..reference.activations import Spec, activate
-from ..reference.channel import pooled
+from ..reference.channel import pools
 from ..runtime import checks as check
 from ._children import apply_gate, call, is_plain
 from ._gate import GateModule, by_rank
@@ -42,7 +42,7 @@ class SqueezeExcite(GateModule):
         device=None,
         dtype=None,
     ):
-        check.choice("pool", pool, ("avg", "max", "avgmax"))
+        check.choice("pool", pool, F.POOLS)
         hidden = hidden_channels(in_channels, reduction, rule) if hidden is None else hidden
         shown = dict(in_channels=in_channels, hidden=hidden)
         super().__init__(shown, spatial_dims, backend, pool=pool, act=act, gate=gate, out_act=out_act, ties=ties)
@@ -64,9 +64,9 @@ class SqueezeExcite(GateModule):
             tensors = x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, source, shortcut
             return F.squeeze_excite(*tensors, **self.options, backend=self.backend, return_map=return_map)
         options = self.options
-        v = pooled(x if source is None else source, options["pool"], options["ties"])
+        v = torch.cat(pools(x if source is None else source, options["pool"], options["ties"]))
         z = call(self.fc2, activate(options["act"], call(self.fc1, v[:, :, None, None])))
-        y, g = apply_gate(options["gate"], x, z.flatten(1), True)
+        y, g = apply_gate(options["gate"], x, sum(z.flatten(1).split(len(x))), True)
         y = activate(options["out_act"], y if shortcut is None else y + shortcut)
         return (y, g) if return_map else y
 

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..runtime.operator import OPERATORS
+from .cbam import cbam, cbam_spatial_gate
 from .channel import squeeze_excite
 from .eca import eca
 from .local_dense import local_gate_dense
@@ -20,6 +21,8 @@ def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, **options):
 
 __all__ = [
     "OPERATORS",
+    "cbam",
+    "cbam_spatial_gate",
     "eca",
     "local_gate",
     "local_pool_gate",

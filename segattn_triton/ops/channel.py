@@ -2,6 +2,7 @@
 
     y = out(x * g + s),   g = gate(z),   z = W2 act(W1 v + b1) + b2,   v = pool over the pixels of x, or of a source
     (squeeze and excitation, Hu et al. 2018, arXiv:1709.01507)         or one layer, z = W1 v + b1
+    CBAM's: the sum of the z of the mean and of the maximum            (Woo et al. 2018, arXiv:1807.06521)
 
 With du = dy out'(x * g + s), ds_c = sum_p du_cp x_cp + dg_c and dz = ds gate'(z), the perceptron's backward gives dv
 and the gradients of the weights. dx = du g + dv dv/dx: 1/P of a mean, all of it at the first maximum or shared by all
@@ -21,24 +22,25 @@ from ..kernels.channel.mlp_fwd import plan_mlp_fwd
 from ..kernels.channel.pool import plan_pool_bwd, plan_pool_fwd
 from ..kernels.common.activations import Spec, activation
 from ..runtime import schemas
-from ..runtime.maps import native
-from ..runtime.operator import DifferentiableOp
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp
+
+BOTH = "avg+max"
 
 
 def _allocate(
     x, w1, b1, w2, b2, source, shortcut, pool, act, act_a, act_b, gate, gate_a, gate_b, out_act, ties, return_map
 ):
     N, C = x.shape[:2]
-    squeezed = (N, C if source is None else source.shape[1])
+    inputs, pools = C if source is None else source.shape[1], 1 + (pool == BOTH)
+    squeezed = (N, inputs)
     acc = torch.promote_types(x.dtype, torch.float32)
     split = pool != "avg" and ties == "split"
     return (
         torch.empty_like(x),
         x.new_empty((N, C) if return_map else (0,)),
-        x.new_empty(squeezed, dtype=acc),  # v
+        x.new_empty((N, pools * inputs), dtype=acc),  # v
         x.new_empty((N, C), dtype=acc),  # z
-        x.new_empty((0,) if w2 is None else (N, w1.shape[0]), dtype=acc),  # z1
+        x.new_empty((0,) if w2 is None else (N, pools * w1.shape[0]), dtype=acc),  # z1
         x.new_empty(squeezed if split else (0,), dtype=acc),  # the maximum
         x.new_empty((0,) if pool == "avg" else squeezed, dtype=torch.int32),  # its first pixel, or its count
     )
@@ -53,6 +55,7 @@ def _out(name: str):
 
 
 def _forward(
+    run,
     outputs,
     x,
     w1,
@@ -75,18 +78,17 @@ def _forward(
     y, gate_map, pooled, z, *saved = outputs
     z1, highest, found = map(_wanted, saved)
     source = x if source is None else source
-    pooling = plan_pool_fwd(source, pool != "max", pool != "avg", ties == "split")
-    launch(pooling)
-    partial = [pooling.args[name] for name in ("total_ptr", "peak_ptr", "at_ptr")]
-    pixels, acts = source.shape[2:].numel(), activation(act, act_a, act_b)
-    mlp = plan_mlp_fwd(*partial, pixels, w1, b1, w2, b2, pooled, highest, found, z1, acts, ties == "split")
-    launch(mlp)
+    split, pixels, layers = ties == "split", source.shape[2:].numel(), (w1, b1, w2, b2)
+    sums, acts = run.launch(plan_pool_fwd(source, pool != "max", pool != "avg", split)), activation(act, act_a, act_b)
+    partial, saved = (sums.total, sums.peak, sums.at), (pooled, highest, found, z1)
+    mlp = run.launch(plan_mlp_fwd(*partial, pixels, *layers, *saved, acts, split, pool == BOTH))
     gates = activation(gate, gate_a, gate_b)
-    added = None if shortcut is None else native(shortcut, like=x)
-    launch(plan_apply_fwd(x, mlp.args["z_ptr"], y, z, _wanted(gate_map), gates, added, _out(out_act)))
+    added = run.native(shortcut, x)
+    run.launch(plan_apply_fwd(x, mlp.z, y, z, _wanted(gate_map), gates, added, _out(out_act)))
 
 
 def _backward(
+    run,
     grads,
     douts,
     saved,
@@ -113,28 +115,25 @@ def _backward(
     z1, highest, found = map(_wanted, saved[2:])
     acts, gates, out = activation(act, act_a, act_b), activation(gate, gate_a, gate_b), _out(out_act)
     dmix = dx if source is None else dsource  # of the map that is pooled
+    both = pool == BOTH
     with_sums = dmix is not None or any(d is not None for d in dparams)
-    added = None if shortcut is None else native(shortcut, like=x)
-    du = None if dshortcut is None else native(dshortcut, like=x)
+    added, du = run.native(shortcut, x), run.native(dshortcut, x)
     if du is None and out is not None and source is None and dx is not None:
-        du = torch.empty_like(dy)
+        du = run.empty(torch.empty_like(dy))
     dx_now = None if source is None else dx
-    pooling = plan_pool_bwd(dy, x, z, gates, added, out, du, dx_now, with_sums)
-    launch(pooling)
+    sums = run.launch(plan_pool_bwd(dy, x, z, gates, added, out, du, dx_now, with_sums))
     if dshortcut is not None and du is not dshortcut:
-        dshortcut.copy_(du)
+        run.call(Tensor.copy_, dshortcut, du)
     if not with_sums:
         return
-    mlp = plan_mlp_bwd(
-        pooling.args["total_ptr"], x.shape[2:].numel(), dmap, z, z1, w1, w2, dmix is not None, acts, gates
-    )
-    launch(mlp)
+    pixels = x.shape[2:].numel()
+    mlp = run.launch(plan_mlp_bwd(sums.total, pixels, dmap, z, z1, w1, w2, dmix is not None, acts, gates, both))
     if dmix is not None:
-        dpooled, mean = mlp.args["dpooled_ptr"], pool != "max"
         first = (dy if du is None else du, x, z) if source is None else (None, source, None)
-        launch(plan_apply_bwd(*first, dpooled, mean, highest, found, dmix, gates))
+        how = pool != "max", highest, found
+        run.launch(plan_apply_bwd(*first, mlp.dpooled, *how, dmix, gates, both=both))
     if any(d is not None for d in dparams):
-        launch(plan_mlp_dw(mlp.args["dz_ptr"], mlp.args["dz1_ptr"], z1, pooled, *dparams, acts))
+        run.launch(plan_mlp_dw(mlp.dz, mlp.dz1, z1, pooled, *dparams, acts, both))
 
 
 _squeeze_excite = DifferentiableOp(
@@ -163,5 +162,4 @@ def squeeze_excite(
     return_map: bool,
 ):
     tensors = x, w1, b1, w2, b2, source, shortcut
-    y, gate_map = _squeeze_excite(*tensors, pool, *act, *gate, out_act, ties, return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_squeeze_excite, (*tensors, pool, *act, *gate, out_act, ties, return_map), return_map)

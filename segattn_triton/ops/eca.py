@@ -15,8 +15,7 @@ from ..kernels.channel.band import plan_band_bwd, plan_band_dw, plan_band_fwd
 from ..kernels.channel.pool import plan_pool_bwd, plan_pool_fwd
 from ..kernels.common.activations import Spec, activation
 from ..runtime import schemas
-from ..runtime.operator import DifferentiableOp
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp
 
 
 def _allocate(x, weight, bias, circular, gate, gate_a, gate_b, return_map):
@@ -26,27 +25,23 @@ def _allocate(x, weight, bias, circular, gate, gate_a, gate_b, return_map):
     return torch.empty_like(x), gate_map, x.new_empty(shape, dtype=acc), x.new_empty(shape, dtype=acc)
 
 
-def _forward(outputs, x, weight, bias, circular, gate, gate_a, gate_b, return_map):
+def _forward(run, outputs, x, weight, bias, circular, gate, gate_a, gate_b, return_map):
     y, gate_map, pooled, z = outputs
-    pooling = plan_pool_fwd(x, True, False, False)
-    launch(pooling)
-    band = plan_band_fwd(pooling.args["total_ptr"], x.shape[2:].numel(), weight, bias, circular, pooled)
-    launch(band)
+    sums = run.launch(plan_pool_fwd(x, True, False, False))
+    band = run.launch(plan_band_fwd(sums.total, x.shape[2:].numel(), weight, bias, circular, pooled))
     gate_map = gate_map if return_map else None
-    launch(plan_apply_fwd(x, band.args["z_ptr"], y, z, gate_map, activation(gate, gate_a, gate_b)))
+    run.launch(plan_apply_fwd(x, band.z, y, z, gate_map, activation(gate, gate_a, gate_b)))
 
 
-def _backward(grads, douts, saved, x, weight, bias, circular, gate, gate_a, gate_b, return_map):
+def _backward(run, grads, douts, saved, x, weight, bias, circular, gate, gate_a, gate_b, return_map):
     (dx, dweight, dbias), (dy, dmap), (pooled, z) = grads, douts, saved
     gates, with_dparam = activation(gate, gate_a, gate_b), dweight is not None or dbias is not None
-    pooling = plan_pool_bwd(dy, x)
-    launch(pooling)
-    band = plan_band_bwd(pooling.args["total_ptr"], dmap, z, weight, circular, with_dparam, dx is not None, gates)
-    launch(band)
+    sums = run.launch(plan_pool_bwd(dy, x))
+    band = run.launch(plan_band_bwd(sums.total, dmap, z, weight, circular, with_dparam, dx is not None, gates))
     if dx is not None:
-        launch(plan_apply_bwd(dy, x, z, band.args["dpooled_ptr"], True, None, None, dx, gates))
+        run.launch(plan_apply_bwd(dy, x, z, band.dpooled, True, None, None, dx, gates))
     if with_dparam:
-        launch(plan_band_dw(band.args["dz_ptr"], pooled, weight.shape[2], circular, dweight, dbias))
+        run.launch(plan_band_dw(band.dz, pooled, weight.shape[2], circular, dweight, dbias))
 
 
 _eca = DifferentiableOp(
@@ -58,5 +53,4 @@ _eca = DifferentiableOp(
 
 
 def eca(x: Tensor, weight: Tensor, bias: Tensor | None, *, circular: bool, gate: Spec, return_map: bool):
-    y, gate_map = _eca(x, weight, bias, circular, *gate, return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_eca, (x, weight, bias, circular, *gate, return_map), return_map)

@@ -25,8 +25,7 @@ from ..kernels.conv.pointers import plan_conv_pointers_fwd
 from ..kernels.conv.pointwise import plan_conv_bwd, plan_conv_library_fwd
 from ..runtime import schemas
 from ..runtime.maps import is_channels_last, native
-from ..runtime.operator import DifferentiableOp, needs_grad
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp, needs_grad
 from ..tuning.target import capability
 
 VARIANTS = ("pointers", "descriptors", "library")
@@ -62,6 +61,14 @@ def _library_conv(x: Tensor, weight: Tensor) -> Tensor:
         return native(torch.nn.functional.conv2d(x, _library_weight(x, weight), padding=1), like=x)
 
 
+def _library_conv_bwd(dz: Tensor, x: Tensor, weight: Tensor, *needs: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of x and of the weight, those that are needed."""
+    with torch.no_grad():
+        return torch.ops.aten.convolution_backward(
+            dz, x, _library_weight(x, weight), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [*needs, False]
+        )[:2]
+
+
 def _library_weight(x: Tensor, weight: Tensor) -> Tensor:
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return weight.to(x.dtype, memory_format=memory_format)
@@ -73,7 +80,7 @@ def _taps(x: Tensor, weight: Tensor) -> Tensor:
     return taps.copy_(weight.permute(2, 3, 0, 1)).flatten(0, 1)
 
 
-def _forward(outputs, x, weight, bias, gate, gate_a, gate_b, variant, save, return_map):
+def _forward(run, outputs, x, weight, bias, gate, gate_a, gate_b, variant, save, return_map):
     if x.numel() == 0:
         return
     y, gate_map, z = outputs
@@ -81,43 +88,39 @@ def _forward(outputs, x, weight, bias, gate, gate_a, gate_b, variant, save, retu
     function = activation(gate, gate_a, gate_b)
     variant = choose_variant(x, variant)
     if variant == "library":
-        conv = _library_conv(x, weight)
-        conv = conv if conv.stride() == y.stride() else torch.empty_like(y).copy_(conv)  # an unusual batch stride
-        launch(plan_conv_library_fwd(x, conv, bias, y, gate_map, function))
+        conv = run.call(_library_conv, x, weight)
+        if conv.stride() != y.stride():  # an unusual batch stride
+            conv = run.call(Tensor.copy_, run.empty(torch.empty_like(y)), conv)
+        run.launch(plan_conv_library_fwd(x, conv, bias, y, gate_map, function))
         if save:
-            z.set_(conv)  # no copy of the library's result
+            run.call(Tensor.set_, z, conv)  # no copy of the library's result
         return
     plan = plan_conv_descriptors_fwd if variant == "descriptors" else plan_conv_pointers_fwd
-    launch(plan(x, _taps(x, weight), bias, y, gate_map, z if save else None, function))
+    run.launch(plan(x, run.call(_taps, x, weight), bias, y, gate_map, z if save else None, function))
 
 
-def _backward(grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, variant, save, return_map):
+def _backward(run, grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, variant, save, return_map):
     if x.numel() == 0:
         for grad in grads:
             if grad is not None:
-                grad.zero_()
+                run.call(Tensor.zero_, grad)
         return
     dx, dweight, dbias = grads
     dy, dmap = douts
-    dmap = None if dmap is None else native(dmap, like=x)
+    dmap = run.native(dmap, x)
     with_conv = dx is not None or dweight is not None
-    dz = torch.empty_like(x) if with_conv else None
-    z = native(saved[0], like=x)
+    dz = run.empty(torch.empty_like(x)) if with_conv else None
+    z = run.native(saved[0], x)
     function = activation(gate, gate_a, gate_b)
-    plan = plan_conv_bwd(dy, dmap, x, z, bias, dz, dx, dbias is not None, function)
-    launch(plan)
+    sums = run.launch(plan_conv_bwd(dy, dmap, x, z, bias, dz, dx, dbias is not None, function))
     if dbias is not None:
-        launch(plan_finish(plan.args["db_ptr"], dbias))
+        run.launch(plan_finish(sums.db, dbias))
     if with_conv:
-        needs = [dx is not None, dweight is not None, False]
-        with torch.no_grad():
-            dgrad, wgrad, _ = torch.ops.aten.convolution_backward(
-                dz, x, _library_weight(x, weight), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, needs
-            )
+        dgrad, wgrad = run.call(_library_conv_bwd, dz, x, weight, dx is not None, dweight is not None)
         if dx is not None:
-            dx.add_(dgrad)
+            run.call(Tensor.add_, dx, dgrad)
         if dweight is not None:
-            dweight.copy_(wgrad)
+            run.call(Tensor.copy_, dweight, wgrad)
 
 
 _local_gate = DifferentiableOp(
@@ -137,5 +140,4 @@ def local_gate_dense(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, gate: Spec, return_map: bool, variant: str = "auto"
 ):
     """`variant` names the forward, for tests and measurements; "descriptors" only where `takes_descriptors`."""
-    y, gate_map = _local_gate(x, weight, bias, *gate, variant, _saves(x, weight, bias), return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_local_gate, (x, weight, bias, *gate, variant, _saves(x, weight, bias), return_map), return_map)

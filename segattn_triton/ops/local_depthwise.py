@@ -14,9 +14,7 @@ from ..kernels.common.finish import plan_finish
 from ..kernels.stencil.backward import plan_stencil_bwd
 from ..kernels.stencil.forward import plan_stencil_fwd
 from ..runtime import schemas
-from ..runtime.maps import native
-from ..runtime.operator import DifferentiableOp
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp
 
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
@@ -24,22 +22,23 @@ def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(x) if return_map else x.new_empty((0,))
 
 
-def _forward(outputs, x, weight, bias, gate, gate_a, gate_b, return_map):
+def _forward(run, outputs, x, weight, bias, gate, gate_a, gate_b, return_map):
     y, gate_map = outputs
     gate_map = gate_map if return_map else None
-    launch(plan_stencil_fwd(x, weight, bias, y, gate_map, "dot", activation(gate, gate_a, gate_b)))
+    run.launch(plan_stencil_fwd(x, weight, bias, y, gate_map, "dot", activation(gate, gate_a, gate_b)))
 
 
-def _backward(grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, return_map):
+def _backward(run, grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, return_map):
     dx, dweight, dbias = grads
     dy, dmap = douts
-    dmap = None if dmap is None else native(dmap, like=x)
+    dmap = run.native(dmap, x)
     wanted = dweight is not None, dbias is not None
     plan, partial = plan_stencil_bwd(dy, dmap, x, weight, bias, dx, *wanted, "dot", activation(gate, gate_a, gate_b))
-    launch(plan)
+    run.empty(partial)
+    run.launch(plan)
     sums = [t for t in (dweight, dbias) if t is not None]
     if sums:
-        launch(plan_finish(partial, *sums))
+        run.launch(plan_finish(partial, *sums))
 
 
 _local_gate_depthwise = DifferentiableOp(
@@ -52,5 +51,4 @@ _local_gate_depthwise = DifferentiableOp(
 
 
 def local_gate_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, *, gate: Spec, return_map: bool):
-    y, gate_map = _local_gate_depthwise(x, weight, bias, *gate, return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_local_gate_depthwise, (x, weight, bias, *gate, return_map), return_map)

@@ -13,9 +13,7 @@ from ..kernels.common.activations import Spec, activation
 from ..kernels.stencil.backward import plan_stencil_bwd
 from ..kernels.stencil.forward import plan_stencil_fwd
 from ..runtime import schemas
-from ..runtime.maps import native
-from ..runtime.operator import DifferentiableOp
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp
 
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
@@ -23,20 +21,20 @@ def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(x) if return_map else x.new_empty((0,))
 
 
-def _forward(outputs, x, pool, ties, gate, gate_a, gate_b, return_map):
+def _forward(run, outputs, x, pool, ties, gate, gate_a, gate_b, return_map):
     y, gate_map = outputs
     gate_map = gate_map if return_map else None
-    launch(plan_stencil_fwd(x, None, None, y, gate_map, pool, activation(gate, gate_a, gate_b)))
+    run.launch(plan_stencil_fwd(x, None, None, y, gate_map, pool, activation(gate, gate_a, gate_b)))
 
 
-def _backward(grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_map):
+def _backward(run, grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_map):
     dy, dmap = douts
-    dmap = None if dmap is None else native(dmap, like=x)
+    dmap = run.native(dmap, x)
     stencil = ties if pool == "max" else pool
     plan, _ = plan_stencil_bwd(
         dy, dmap, x, None, None, grads[0], False, False, stencil, activation(gate, gate_a, gate_b)
     )
-    launch(plan)
+    run.launch(plan)
 
 
 _local_pool_gate = DifferentiableOp(
@@ -48,5 +46,4 @@ _local_pool_gate = DifferentiableOp(
 
 
 def local_pool_gate(x: Tensor, *, pool: str, gate: Spec, ties: str, return_map: bool):
-    y, gate_map = _local_pool_gate(x, pool, ties, *gate, return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_local_pool_gate, (x, pool, ties, *gate, return_map), return_map)

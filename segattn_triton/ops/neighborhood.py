@@ -20,8 +20,7 @@ from ..kernels.neighborhood.forward import plan_neighborhood_fwd
 from ..kernels.neighborhood.split import plan_neighborhood_dot, plan_neighborhood_sum
 from ..runtime import schemas
 from ..runtime.maps import partials
-from ..runtime.operator import DifferentiableOp, needs_grad
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp, needs_grad
 
 
 def _empty_in_order_of(t: Tensor, shape: Sequence[int]) -> Tensor:
@@ -30,9 +29,9 @@ def _empty_in_order_of(t: Tensor, shape: Sequence[int]) -> Tensor:
     return t.new_empty([shape[axis] for axis in order]).permute([order.index(axis) for axis in range(t.dim())])
 
 
-def _finish_bias(plan, drel_bias: Tensor | None) -> None:
+def _finish_bias(run, dbias: Tensor | None, drel_bias: Tensor | None) -> None:
     if drel_bias is not None:
-        launch(plan_finish(plan.args["dbias_ptr"], drel_bias))
+        run.launch(plan_finish(dbias, drel_bias))
 
 
 def _allocate(q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
@@ -40,57 +39,55 @@ def _allocate(q, k, v, rel_bias, kernel_size, dilation, border, scale, return_ls
     return torch.empty_like(q), q.new_empty(q.shape[:4] if return_lse else (0,), dtype=acc)
 
 
-def _forward(outputs, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
+def _forward(run, outputs, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
     y, lse = outputs
-    launch(
+    run.launch(
         plan_neighborhood_fwd(q, k, v, rel_bias, y, lse if return_lse else None, kernel_size, dilation, border, scale)
     )
 
 
-def _backward(grads, douts, saved, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
+def _backward(run, grads, douts, saved, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
     (dq, dk, dv, drel_bias), (dy, dlse), (y, lse) = grads, douts, saved
-    delta = partials(q, *q.shape[:4])
-    launch(plan_neighborhood_delta(y, dy, dlse, delta))
+    delta = run.empty(partials(q, *q.shape[:4]))
+    run.launch(plan_neighborhood_delta(y, dy, dlse, delta))
     plan = plan_neighborhood_bwd(
         dy, q, k, v, rel_bias, lse, delta, dq, dk, dv, drel_bias is not None, kernel_size, dilation, border, scale
     )
-    launch(plan)
-    _finish_bias(plan, drel_bias)
+    _finish_bias(run, run.launch(plan).dbias, drel_bias)
 
 
 def _qk_allocate(q, k, rel_bias, kernel_size, dilation, border, scale):
     return (_empty_in_order_of(q, (*q.shape[:4], kernel_size * kernel_size)),)
 
 
-def _qk_forward(outputs, q, k, rel_bias, kernel_size, dilation, border, scale):
+def _qk_forward(run, outputs, q, k, rel_bias, kernel_size, dilation, border, scale):
     exclude = border == "mask"
-    launch(plan_neighborhood_dot(q, k, rel_bias, outputs[0], kernel_size, dilation, border, scale, exclude))
+    run.launch(plan_neighborhood_dot(q, k, rel_bias, outputs[0], kernel_size, dilation, border, scale, exclude))
 
 
-def _qk_backward(grads, douts, saved, q, k, rel_bias, kernel_size, dilation, border, scale):
+def _qk_backward(run, grads, douts, saved, q, k, rel_bias, kernel_size, dilation, border, scale):
     (dq, dk, drel_bias), (ds,) = grads, douts
     if dq is not None or drel_bias is not None:
         plan = plan_neighborhood_sum(ds, k, dq, drel_bias is not None, kernel_size, dilation, border, scale)
-        launch(plan)
-        _finish_bias(plan, drel_bias)
+        _finish_bias(run, run.launch(plan).dbias, drel_bias)
     if dk is not None:
-        launch(plan_neighborhood_sum(ds, q, dk, False, kernel_size, dilation, border, scale, to_keys=True))
+        run.launch(plan_neighborhood_sum(ds, q, dk, False, kernel_size, dilation, border, scale, to_keys=True))
 
 
 def _av_allocate(attn, v, kernel_size, dilation, border):
     return (_empty_in_order_of(v, (*attn.shape[:4], v.shape[4])),)
 
 
-def _av_forward(outputs, attn, v, kernel_size, dilation, border):
-    launch(plan_neighborhood_sum(attn, v, outputs[0], False, kernel_size, dilation, border, 1.0))
+def _av_forward(run, outputs, attn, v, kernel_size, dilation, border):
+    run.launch(plan_neighborhood_sum(attn, v, outputs[0], False, kernel_size, dilation, border, 1.0))
 
 
-def _av_backward(grads, douts, saved, attn, v, kernel_size, dilation, border):
+def _av_backward(run, grads, douts, saved, attn, v, kernel_size, dilation, border):
     (dattn, dv), (dy,) = grads, douts
     if dattn is not None:
-        launch(plan_neighborhood_dot(dy, v, None, dattn, kernel_size, dilation, border, 1.0, False))
+        run.launch(plan_neighborhood_dot(dy, v, None, dattn, kernel_size, dilation, border, 1.0, False))
     if dv is not None:
-        launch(plan_neighborhood_sum(attn, dy, dv, False, kernel_size, dilation, border, 1.0, to_keys=True))
+        run.launch(plan_neighborhood_sum(attn, dy, dv, False, kernel_size, dilation, border, 1.0, to_keys=True))
 
 
 _neighborhood_attention = DifferentiableOp(
@@ -133,8 +130,8 @@ def neighborhood_attention(
     return_lse: bool,
 ):
     with_lse = return_lse or needs_grad((q, k, v, rel_bias))
-    y, lse = _neighborhood_attention(q, k, v, rel_bias, kernel_size, dilation, border, _scale(scale, q), with_lse)
-    return (y, lse) if return_lse else y
+    options = kernel_size, dilation, border, _scale(scale, q), with_lse
+    return Call(_neighborhood_attention, (q, k, v, rel_bias, *options), return_lse)
 
 
 def neighborhood_qk(
@@ -147,8 +144,8 @@ def neighborhood_qk(
     border: str,
     scale: float | None,
 ):
-    return _neighborhood_qk(q, k, rel_bias, kernel_size, dilation, border, _scale(scale, q))
+    return Call(_neighborhood_qk, (q, k, rel_bias, kernel_size, dilation, border, _scale(scale, q)))
 
 
 def neighborhood_av(attn: Tensor, v: Tensor, *, kernel_size: int, dilation: int, border: str):
-    return _neighborhood_av(attn, v, kernel_size, dilation, border)
+    return Call(_neighborhood_av, (attn, v, kernel_size, dilation, border))

@@ -22,8 +22,7 @@ from ..kernels.common.activations import Spec, activation
 from ..kernels.common.finish import plan_finish
 from ..kernels.pixel.forward import plan_spatial_fwd
 from ..runtime import schemas
-from ..runtime.operator import DifferentiableOp
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp
 
 
 def _allocate(x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map):
@@ -38,41 +37,56 @@ def _allocate(x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, 
     )
 
 
-def _forward(outputs, x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map):
+def _forward(
+    run, outputs, x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map
+):
     y, gate_map, pooled, zc, z1 = outputs
-    pooling = plan_pool_fwd(x, True, False, False)
-    launch(pooling)
+    sums = run.launch(plan_pool_fwd(x, True, False, False))
     pixels, acts = x.shape[2:].numel(), activation(act, act_a, act_b)
-    total = pooling.args["total_ptr"]
-    mlp = plan_mlp_fwd(total, None, None, pixels, w1, b1, w2, b2, pooled, None, None, z1, acts, False)
-    launch(mlp)
+    mlp = run.launch(plan_mlp_fwd(sums.total, None, None, pixels, w1, b1, w2, b2, pooled, None, None, z1, acts, False))
     gate_map, gates = gate_map if return_map else None, activation(gate, gate_a, gate_b)
-    launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", gates, mlp.args["z_ptr"], zc, reduce))
+    run.launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", gates, mlp.z, zc, reduce))
 
 
 def _backward(
-    grads, douts, saved, x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map
+    run,
+    grads,
+    douts,
+    saved,
+    x,
+    w1,
+    b1,
+    w2,
+    b2,
+    weight,
+    bias,
+    act,
+    act_a,
+    act_b,
+    gate,
+    gate_a,
+    gate_b,
+    reduce,
+    return_map,
 ):
     (dx, *dparams, dweight, dbias), (dy, dmap), (pooled, zc, z1) = grads, douts, saved
     acts, gates = activation(act, act_a, act_b), activation(gate, gate_a, gate_b)
     with_mlp = dx is not None or any(d is not None for d in dparams)
     with_dparam = dweight is not None or dbias is not None
-    sums = plan_scse_bwd(dy, dmap, x, zc, weight, bias, with_mlp, with_dparam, dx is not None, reduce, gates)
-    launch(sums)
+    wanted = with_mlp, with_dparam, dx is not None
+    sums = run.launch(plan_scse_bwd(dy, dmap, x, zc, weight, bias, *wanted, reduce, gates))
     if with_dparam:
-        dweight = torch.empty_like(weight) if dweight is None else dweight
-        launch(plan_finish(sums.args["dparam_ptr"], dweight, dbias))
+        dweight = run.empty(torch.empty_like(weight)) if dweight is None else dweight
+        run.launch(plan_finish(sums.dparam, dweight, dbias))
     if not with_mlp:
         return
-    total, pixels = sums.args["total_ptr"], x.shape[2:].numel()
-    mlp = plan_mlp_bwd(total, pixels, None, zc, z1, w1, w2, dx is not None, acts, gates)
-    launch(mlp)
+    pixels = x.shape[2:].numel()
+    mlp = run.launch(plan_mlp_bwd(sums.total, pixels, None, zc, z1, w1, w2, dx is not None, acts, gates))
     if dx is not None:
-        pixel_gate = weight, sums.args["gp_ptr"], sums.args["dzp_ptr"]
-        dpooled = mlp.args["dpooled_ptr"]
-        launch(plan_apply_bwd(dy, x, zc, dpooled, True, None, None, dx, gates, pixel_gate, reduce))
+        pixel_gate = weight, sums.gp, sums.dzp
+        run.launch(plan_apply_bwd(dy, x, zc, mlp.dpooled, True, None, None, dx, gates, pixel_gate, reduce))
     if any(d is not None for d in dparams):
-        launch(plan_mlp_dw(mlp.args["dz_ptr"], mlp.args["dz1_ptr"], z1, pooled, *dparams, acts))
+        run.launch(plan_mlp_dw(mlp.dz, mlp.dz1, z1, pooled, *dparams, acts))
 
 
 _scse = DifferentiableOp(
@@ -97,5 +111,4 @@ def scse(
     reduce: str,
     return_map: bool,
 ):
-    y, gate_map = _scse(x, w1, b1, w2, b2, weight, bias, *act, *gate, reduce, return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_scse, (x, w1, b1, w2, b2, weight, bias, *act, *gate, reduce, return_map), return_map)

@@ -15,8 +15,7 @@ from ..kernels.common.finish import plan_finish
 from ..kernels.pixel.backward import plan_spatial_bwd
 from ..kernels.pixel.forward import plan_spatial_fwd
 from ..runtime import schemas
-from ..runtime.operator import DifferentiableOp
-from ..runtime.plan import launch
+from ..runtime.operator import Call, DifferentiableOp
 
 
 def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
@@ -25,31 +24,31 @@ def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), gate_map
 
 
-def _forward(outputs, x, weight, bias, gate, gate_a, gate_b, return_map):
+def _forward(run, outputs, x, weight, bias, gate, gate_a, gate_b, return_map):
     y, gate_map = outputs
     gate_map = gate_map if return_map else None
-    launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", activation(gate, gate_a, gate_b)))
+    run.launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", activation(gate, gate_a, gate_b)))
 
 
-def _backward(grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, return_map):
+def _backward(run, grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, return_map):
     dx, dweight, dbias = grads
     with_dparam = dweight is not None or dbias is not None
-    plan = plan_spatial_bwd(*douts, x, weight, bias, dx, with_dparam, "dot", False, activation(gate, gate_a, gate_b))
-    launch(plan)
+    gates = activation(gate, gate_a, gate_b)
+    sums = run.launch(plan_spatial_bwd(*douts, x, weight, bias, dx, with_dparam, "dot", False, gates))
     if with_dparam:
-        dweight = torch.empty_like(weight) if dweight is None else dweight
-        launch(plan_finish(plan.args["dparam_ptr"], dweight, dbias))
+        dweight = run.empty(torch.empty_like(weight)) if dweight is None else dweight
+        run.launch(plan_finish(sums.dparam, dweight, dbias))
 
 
-def _pool_forward(outputs, x, pool, ties, gate, gate_a, gate_b, return_map):
+def _pool_forward(run, outputs, x, pool, ties, gate, gate_a, gate_b, return_map):
     y, gate_map = outputs
     gate_map = gate_map if return_map else None
-    launch(plan_spatial_fwd(x, None, None, y, gate_map, pool, activation(gate, gate_a, gate_b)))
+    run.launch(plan_spatial_fwd(x, None, None, y, gate_map, pool, activation(gate, gate_a, gate_b)))
 
 
-def _pool_backward(grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_map):
+def _pool_backward(run, grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_map):
     split = ties == "split"
-    launch(plan_spatial_bwd(*douts, x, None, None, grads[0], False, pool, split, activation(gate, gate_a, gate_b)))
+    run.launch(plan_spatial_bwd(*douts, x, None, None, grads[0], False, pool, split, activation(gate, gate_a, gate_b)))
 
 
 _spatial_gate = DifferentiableOp(
@@ -67,10 +66,8 @@ _spatial_pool_gate = DifferentiableOp(
 
 
 def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None, *, gate: Spec, return_map: bool):
-    y, gate_map = _spatial_gate(x, weight, bias, *gate, return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_spatial_gate, (x, weight, bias, *gate, return_map), return_map)
 
 
 def spatial_pool_gate(x: Tensor, *, pool: str, gate: Spec, ties: str, return_map: bool):
-    y, gate_map = _spatial_pool_gate(x, pool, ties, *gate, return_map)
-    return (y, gate_map) if return_map else y
+    return Call(_spatial_pool_gate, (x, pool, ties, *gate, return_map), return_map)

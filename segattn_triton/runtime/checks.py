@@ -113,6 +113,19 @@ def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
             parameter(name, t, x, expected, trailing_ones=name == "w2")
 
 
+def window(weight, bias, x: Tensor) -> None:
+    """The weight (1, 1 or 2, k, k) of a convolution of one or two maps to one, k odd, and its bias."""
+    tensor("weight", weight)
+    four = weight.dim() == 4
+    maps = 1 if four and weight.shape[1] == 1 else 2
+    k = weight.shape[2] if four and weight.shape[2] else 7
+    if four and weight.shape[2] == weight.shape[3] and k % 2 == 0:
+        raise ValueError(f"weight: got shape {shape(weight)}, expected (1, {maps}, k, k) with an odd k")
+    parameter("weight", weight, x, (1, maps, k, k))
+    if bias is not None:
+        parameter("bias", bias, x, (1,))
+
+
 def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:
     if x.dim() > 2 and x.shape[1] not in t.shape[:2] and x.shape[-1] in t.shape[:2]:
         order = ", ".join(map(str, (0, x.dim() - 1, *range(1, x.dim() - 1))))

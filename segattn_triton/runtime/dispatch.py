@@ -17,7 +17,7 @@ BACKENDS = (None, "triton", "reference")
 
 
 _error: ImportError | None = None
-_recall: Callable | None = None  # set once the operators are imported
+_call: Callable | None = None  # set once the operators are imported
 
 
 P = ParamSpec("P")
@@ -25,15 +25,16 @@ R = TypeVar("R")
 
 
 def recalled(function: Callable[P, R]) -> Callable[P, R]:
-    """A public function that does not check again what it has seen before, and takes tensors of any class. Type
-    checkers see the function's own parameters."""
+    """A public function, whose body checks its arguments and returns a `Call`, or what the reference gives: here the
+    call is made. What was seen before is not checked again; tensors may be of any class. Type checkers see the
+    function's own parameters."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():
             known = not any(map(_is_of_a_class, (*args, *kwargs.values())))
-            return function(*args, **kwargs) if known else untraced(*args, **kwargs)
-        return of_any_class(*args, **kwargs) if _recall is None else _recall(of_any_class, args, kwargs)
+            return _made(function(*args, **kwargs)) if known else untraced(*args, **kwargs)
+        return _made(of_any_class(*args, **kwargs)) if _call is None else _call(of_any_class, args, kwargs)
 
     @functools.wraps(function)
     def of_any_class(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -46,6 +47,11 @@ def recalled(function: Callable[P, R]) -> Callable[P, R]:
 
     untraced = _disable_dynamo(of_any_class)
     return call
+
+
+def _made(outcome: Any) -> Any:
+    """The results of the reference, or those of the operator's `Call` that is still to be made."""
+    return outcome if isinstance(outcome, Tensor | tuple) else outcome()
 
 
 def _is_of_a_class(value: Any) -> bool:
@@ -65,15 +71,15 @@ def _plain(value: Any) -> Any:
 
 def _ops():
     """The Triton implementations, or the ImportError that says why there are none. torch.compile traces it."""
-    global _error, _recall
+    global _error, _call
     if _error is None:
         try:
             from .. import ops
-            from .recall import recall
+            from .call import call
         except ImportError as error:
             _error = error
         else:
-            _recall = _recall or recall
+            _call = _call or call
             return ops
     return _error
 

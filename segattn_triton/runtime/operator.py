@@ -5,28 +5,40 @@ stands an `autograd.Function`; the backward is called through its own, whose bac
 double backward would be silently zero.
 """
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .description import describe
 from .maps import native
-from .replay import played, recording, signature
+from .run import Run, perform, repeated
 from .schemas import Schema, library
 
-_local = threading.local()
 OPERATORS: dict[str, "DifferentiableOp"] = {}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of an operator that is still to be made; with `both`, of all its differentiable outputs."""
+
+    op: "DifferentiableOp"
+    args: tuple
+    both: bool = True
+
+    def __call__(self) -> Any:
+        return self.op.chosen(self.op(*self.args), self.both)
 
 
 class DifferentiableOp:
     """One operation, whose operators do this.
 
     allocate   (*arguments) -> the outputs, empty; an output that is not wanted has no elements
-    forward    (outputs, *arguments) fills them
-    backward   (grads, douts, saved, *arguments) fills `grads`, one per tensor argument, None where not needed;
+    forward    (run, outputs, *arguments) fills them
+    backward   (run, grads, douts, saved, *arguments) fills `grads`, one per tensor argument, None where not needed;
                douts are the gradients of the differentiable outputs: dy, then None for each that has none
     maps            the tensors that are feature maps: they come native, each in its own memory order
     views           how many leading tensors the kernels read in any strides: these are the maps then
@@ -62,79 +74,90 @@ class DifferentiableOp:
         if torch.compiler.is_compiling():
             if torch._C._are_functorch_transforms_active():
                 torch._dynamo.graph_break()  # the compiler would lose the gradient of a transform
-            return self._first(self._function.apply(*args) if self._wants_grad(args) else self.op(*args))
+            return self.first(self._function.apply(*args) if self.wants_grad(args) else self.op(*args))
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-            return self._first(self._function.apply(*args))  # raises on a dual number, whose tangent would be lost
-        key, wants_grad = None if watched() else signature(self.name, args), self._wants_grad(args)
-        outputs = self.run(key, args, wants_grad)
-        if (calls := getattr(_local, "calls", None)) is not None:
-            calls.append((self, key, args, wants_grad, outputs))
-        return outputs
+            return self.first(self._function.apply(*args))  # raises on a dual number, whose tangent would be lost
+        return self.run(None if watched() else self.describe(args), args, self.wants_grad(args))
+
+    def describe(self, args: Sequence) -> tuple | None:
+        return describe(self.name, args)
 
     def run(self, key: tuple | None, args: Sequence, wants_grad: bool):
-        """Call the operator outside the compiler and functorch's transforms; `key` is the signature of the call."""
+        """Call the operator outside the compiler and functorch's transforms; `key` is the description of the call."""
         if wants_grad:
             return self._apply(key, *args)
-        return self._first(self.op(*args) if key is None else self._outputs(args, key))
+        return self.first(self.op(*args) if key is None else self._outputs(args, key))
 
-    def _wants_grad(self, args: Sequence) -> bool:
+    def wants_grad(self, args: Sequence) -> bool:
         return _requires_grad(args[: self.num_tensors])
 
-    def _first(self, outputs):
+    def first(self, outputs):
         """The differentiable ones of all outputs, as the operator returns them or in a list."""
         if not isinstance(outputs, tuple | list):
             return outputs
         return outputs[0] if self.differentiable == 1 else tuple(outputs[: self.differentiable])
 
+    def chosen(self, outputs, both: bool):
+        """y alone, or all differentiable outputs."""
+        return outputs if both or self.differentiable == 1 else outputs[0]
+
     def run_forward(self, *args):
         """Allocate and fill the outputs, on a native copy of the map where it is not native itself."""
-        key = signature(f"{self.name} complete", args)
-        return _unpacked(self._outputs(args, key, complete=True))
+        return _unpacked(self._outputs(args, describe(f"{self.name} complete", args), complete=True))
 
     def _outputs(self, args: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
         """All that the schema returns; None for each output that nobody wants, unless they are to be complete."""
+
         given = args[: self.num_tensors]
-        if (outputs := played(key, given)) is not None:
+        if (outputs := repeated(key, given)) is not None:
             return outputs
-        outputs = []
-        with recording(key, given, outputs):
-            args_native = self._native(args)
-            made = self.allocate(*args_native)
-            self._forward(made, *args_native)
+
+        def work(run: Run) -> list[Tensor | None]:
+            args_native = self._native(run, args)
+            made = [t if t.shape == _UNWANTED and not complete else run.empty(t) for t in self.allocate(*args_native)]
+            self._forward(run, made, *args_native)
             if args_native[0] is not args[0]:
                 expected = self.allocate(*args)
-                made = [_in_strides_of(e, o) for e, o in zip(expected, made, strict=True)]
-            outputs += [o if complete or o.shape != _UNWANTED else None for o in made]
-        return outputs
+                made = [_in_strides_of(run, e, o) for e, o in zip(expected, made, strict=True)]
+            return [o if complete or o.shape != _UNWANTED else None for o in made]
+
+        return perform(key, given, work)
 
     def run_backward(self, *arguments):
-        key = signature(f"{self.name_bwd} complete", arguments)
-        return _unpacked(self._gradients(arguments, key, complete=True))
+        return _unpacked(self._gradients(arguments, describe(f"{self.name_bwd} complete", arguments), complete=True))
 
     def _gradients(self, arguments: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
         """One per tensor argument of the forward; None where it is not needed, unless they are to be complete."""
+
         given = arguments[: self.differentiable + len(self.saved) + self.num_tensors]
-        if (grads := played(key, given)) is not None:
+        if (grads := repeated(key, given)) is not None:
             return grads
-        outputs = []
-        with recording(key, given, outputs):
+
+        def work(run: Run) -> list[Tensor | None]:
             douts, saved, args, needs = self._backward_arguments(arguments)
-            args_native = self._native(args)
+            args_native = self._native(run, args)
             x_native, *_ = tensors = args_native[: self.num_tensors]
-            saved = [_as_made(s, x_native) for s in saved]
+            saved = [_as_made(run, s, x_native) for s in saved]
             dy, *others = douts
             if dy is None:
-                dy = torch.zeros_like(self.allocate(*args_native)[0])
+                y = self.allocate(*args_native)[0]
+                dy = run.call(_zeros, x_native, y.shape, y.stride())
             elif not self.views:
-                dy = native(dy, like=x_native)
-            others = [None if d is None or d.numel() == 0 else d.contiguous() for d in others]
+                dy = run.native(dy, x_native)
+            others = [None if d is None or d.numel() == 0 else run.laid(Tensor.contiguous, d) for d in others]
             grads = self._empty_grads(tensors, needs)
-            self._backward(tuple(grads), (dy, *others), saved, *args_native)
+            for grad in grads:
+                if grad is not None:
+                    run.empty(grad)
+            self._backward(run, tuple(grads), (dy, *others), saved, *args_native)
             for i in self.maps:
                 if tensors[i] is not args[i] and needs[i]:
-                    grads[i] = _in_strides_of(torch.empty_like(args[i]), grads[i])
-            outputs += _complete(grads, x_native) if complete else grads
-        return outputs
+                    grads[i] = _in_strides_of(run, torch.empty_like(args[i]), grads[i])
+            if not complete:
+                return grads
+            return [run.empty(x_native.new_empty(_UNWANTED)) if g is None else g for g in grads]
+
+        return perform(key, given, work)
 
     def _fake_forward(self, *args):
         return _unpacked(self.allocate(*args))
@@ -143,11 +166,11 @@ class DifferentiableOp:
         _, _, args, needs = self._backward_arguments(arguments)
         return _unpacked(_complete(self._empty_grads(args[: self.num_tensors], needs), args[0]))
 
-    def _native(self, args: Sequence) -> tuple:
+    def _native(self, run: Run, args: Sequence) -> tuple:
         """The arguments as kernels get them: views as they lie, a feature map native, parameters contiguous."""
         tensors, options = args[: self.num_tensors], args[self.num_tensors :]
         made = (
-            t if t is None or i < self.views else native(t) if i in self.maps else _contiguous(t)
+            t if t is None or i < self.views else run.laid(native if i in self.maps else Tensor.contiguous, t)
             for i, t in enumerate(tensors)
         )
         return (*made, *options)
@@ -170,16 +193,6 @@ class DifferentiableOp:
 _UNWANTED = (0,)  # the shape of an output that an operator has to have and nobody wants
 
 
-@contextlib.contextmanager
-def noting() -> Iterator[list[tuple]]:
-    """Collect the calls of operators by this thread inside: (op, signature, arguments, wants a gradient, outputs)."""
-    _local.calls = calls = []
-    try:
-        yield calls
-    finally:
-        _local.calls = None
-
-
 def needs_grad(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a gradient may be wanted; inside a functorch transform a tensor does not show it."""
     if torch._C._are_functorch_transforms_active():
@@ -191,19 +204,23 @@ def _requires_grad(tensors: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _contiguous(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.contiguous()
-
-
-def _as_made(saved: Tensor, x: Tensor) -> Tensor:
+def _as_made(run: Run, saved: Tensor, x: Tensor) -> Tensor:
     """What was saved, as the forward laid it out: a hook may have handed back other strides of the same values."""
     if saved.shape != x.shape:
-        return saved.contiguous()
-    return _in_strides_of(torch.empty_like(x, dtype=saved.dtype), saved)
+        return run.laid(Tensor.contiguous, saved)
+    return _in_strides_of(run, torch.empty_like(x, dtype=saved.dtype), saved)
 
 
-def _in_strides_of(expected: Tensor, value: Tensor) -> Tensor:
-    return value if value.stride() == expected.stride() else expected.copy_(value)
+def _in_strides_of(run: Run, expected: Tensor, value: Tensor) -> Tensor:
+    return value if value.stride() == expected.stride() else run.call(_copied, expected.shape, expected.stride(), value)
+
+
+def _zeros(like: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
+    return like.new_empty_strided(shape, stride).zero_()
+
+
+def _copied(shape: Sequence[int], stride: Sequence[int], value: Tensor) -> Tensor:
+    return value.new_empty_strided(shape, stride).copy_(value)
 
 
 def _unpacked(tensors: Sequence[Tensor]):
@@ -296,7 +313,7 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
                 *[args[0].new_empty(_UNWANTED) if outputs[i] is None else outputs[i] for i in saved], *args[:num]
             )
             ctx.options = args[num:]
-            return op._first(outputs)
+            return op.first(outputs)
 
         @staticmethod
         def backward(ctx, *douts):
@@ -306,7 +323,7 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
                 grads = _packed(op.op_bwd(*args))
             else:
                 transformed = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-                key = None if transformed or watched() else signature(op.name_bwd, args)
+                key = None if transformed or watched() else describe(op.name_bwd, args)
                 grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
             wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
             return None, *wanted, *[None] * len(ctx.options)

@@ -1,19 +1,16 @@
 """Plans and their launch. A plan describes one kernel launch completely; only this file ever launches one.
 
-The ahead-of-time guard, the kernel table, the probe and the tuner read the same plans, through `recorded()`;
-`recorder.py` hears of the launches of a call through `listening()`.
+The ahead-of-time guard, the kernel table, the probe and the tuner read the same plans, through `recorded()`.
 """
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from ..tuning.model import Config
 
@@ -25,7 +22,8 @@ MAX_GRID = 2**31 - 1  # Triton skips a larger launch without an error
 class Plan:
     """One launch: `kernel[(grid,)](**args, **config)`.
 
-    `traffic` states, for every tensor argument, the loads and stores per element of it that the kernel makes.
+    `traffic` states, for every tensor argument, the loads and stores per element of it that the kernel makes. `makes`
+    names the arguments that are new buffers for what the kernel gives: "total" for `total_ptr`.
     """
 
     kernel: triton.JITFunction
@@ -33,10 +31,16 @@ class Plan:
     config: Config  # the block sizes, warps and stages that tuning chooses
     grid: int
     traffic: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    makes: Sequence[str] = ()
 
     @property
     def name(self) -> str:
         return self.kernel.fn.__name__.removeprefix("_").removesuffix("_kernel")
+
+    @property
+    def made(self) -> dict[str, Tensor | None]:
+        """The new buffers, None for each that is not wanted."""
+        return {name: self.args[f"{name}_ptr"] for name in self.makes}
 
     @property
     def layout(self) -> Any:
@@ -48,49 +52,31 @@ class Plan:
         return next(v.device for v in self.args.values() if isinstance(v, Tensor))
 
 
-_recorder: list[Plan] | None = None
-_local = threading.local()
+recorder: list[Plan] | None = None  # who collects the plans that are launched
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Plan]]:
     """Collect the plans that are launched inside. On meta tensors nothing runs: a whole op can be planned so."""
-    global _recorder
-    before, _recorder = _recorder, []
+    global recorder
+    before, recorder = recorder, []
     try:
-        yield _recorder
+        yield recorder
     finally:
-        _recorder = before
+        recorder = before
 
 
-def is_recording() -> bool:
-    return _recorder is not None
-
-
-@contextlib.contextmanager
-def listening(listener: Callable[[Plan, Any], None]) -> Iterator[None]:
-    """Call listener(plan, compiled kernel) after each launch of this thread inside."""
-    _local.listener = listener
-    try:
-        yield
-    finally:
-        _local.listener = None
-
-
-def launch(plan: Plan) -> None:
+def launch(plan: Plan) -> Any:
+    """The kernel as compiled; None in the interpreter, and where there is nothing to do."""
     if plan.grid > MAX_GRID:
         raise ValueError(f"{plan.name}: {plan.grid} programs, at most {MAX_GRID} can be launched: split the batch")
     device = plan.device
-    if _recorder is not None:
-        _recorder.append(plan)
+    if recorder is not None:
+        recorder.append(plan)
     if plan.grid == 0 or device.type == "meta":
-        return
-    listener = getattr(_local, "listener", None)
-    unseen = contextlib.nullcontext() if listener is None else _disable_current_modes()  # the interpreter calls torch
-    with _on(device), unseen:
-        compiled = plan.kernel[(plan.grid,)](**plan.args, **plan.config.launch_options, enable_fp_fusion=True)
-    if listener is not None:
-        listener(plan, compiled)
+        return None
+    with _on(device):
+        return plan.kernel[(plan.grid,)](**plan.args, **plan.config.launch_options, enable_fp_fusion=True)
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager:

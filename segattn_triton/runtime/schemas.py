@@ -89,6 +89,21 @@ eca = Schema(
     outputs=("y", "map", "pooled", "z"),
     flops=flops.eca,
 )
+cbam = Schema(
+    "cbam",
+    tensors=("x", "w1", "b1?", "w2?", "b2?", "weight", "bias?"),
+    options="str pool, str spatial_pool, str act, float act_a, float act_b, str gate, float gate_a, float gate_b, "
+    "str ties, bool residual, bool return_map",
+    outputs=("y", "map", "pooled", "zc", "z1", "highest", "place", "gc", "pools", "peak", "found", "z"),
+    flops=flops.cbam,
+)
+cbam_spatial_gate = Schema(
+    "cbam_spatial_gate",
+    tensors=("x", "weight", "bias?"),
+    options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map", "pools", "peak", "found", "z"),
+    flops=flops.cbam_spatial_gate,
+)
 scse = Schema(
     "scse",
     tensors=("x", "w1", "b1?", "w2", "b2?", "weight", "bias?"),

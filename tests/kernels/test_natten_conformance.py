@@ -3,6 +3,8 @@
 natten (its flex backend runs forward on a CPU) and natten-mps (its CPU path has gradients and float64).
 """
 
+import functools
+
 import pytest
 import torch
 
@@ -110,8 +112,90 @@ def test_tables_of_another_dtype(dtype, table):
     expected = compat.na2d_qkrpb(q, k, rpb.float(), 3)
     torch.testing.assert_close(compat.na2d_qkrpb(q, k, rpb, 3), expected)
     assert expected.dtype == dtype
-    with pytest.raises(TypeError, match=r"rel_bias: got dtype torch\.int64"):
+    with pytest.raises(TypeError, match=r"rpb: got dtype torch\.int64"):
         compat.na2d_qkrpb(q, k, rpb.long(), 3)
+
+
+WINDOWS = [  # axes, map, kernel_size, dilation
+    *((1, (29,), k, d) for k in (3, 5, 7, 9, 11, 13) for d in (1, 2)),
+    *((2, (14, 17), k, 1) for k in (3, 5, 7, 9, 11, 13)),
+    *((2, (20, 19), k, d) for k, d in ((3, 4), (5, 3), (7, 2), (9, 2), ((3, 13), 1), ((11, 5), (1, 3)), (3, (6, 1)))),
+    *((3, (6, 7, 8), k, d) for k, d in ((3, 1), (3, 2), (5, 1), ((3, 5, 7), 1), ((5, 3, 3), (1, 2, 1)))),
+    (3, (5, 14, 6), (3, 13, 3), 1),
+]
+CAUSAL = [False, True, "first", "last"]
+each_window = pytest.mark.parametrize("problem", WINDOWS, ids=str)
+each_causal = pytest.mark.parametrize("causal", CAUSAL, ids=str)
+
+
+def causal_axes(axes: int, causal) -> tuple[bool, ...]:
+    return tuple(
+        causal is True or (causal == "first" and a == 0) or (causal == "last" and a == axes - 1) for a in range(axes)
+    )
+
+
+def vectors(size, heads: int, heads_kv: int, D: int, dtype=torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(size))
+    shapes = [(1, *size, h, D) for h in (heads, heads_kv, heads_kv)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+@pytest.mark.filterwarnings("ignore")
+@each_causal
+@each_window
+def test_functions_are_nattens(problem, causal):
+    """Forward and lse, with grouped heads, of every window, on each causal axis."""
+    natten = pytest.importorskip("natten")
+    axes, size, kernel_size, dilation = problem
+    q, k, v = vectors(size, 4, 2, 8)
+    name, options = f"na{axes}d", dict(dilation=dilation, is_causal=causal_axes(axes, causal), return_lse=True)
+    expected = getattr(natten, name)(q, k, v, kernel_size, backend="flex-fna", **options)
+    for got, wanted in zip(getattr(compat, name)(q, k, v, kernel_size, **options), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@each_causal
+@each_window
+def test_modules_are_nattens(problem, causal):
+    """Called as NATTEN 0.21 is, with its state_dict, which loads there and back."""
+    natten = pytest.importorskip("natten")
+    axes, size, kernel_size, dilation = problem
+    name, options = f"NeighborhoodAttention{axes}D", dict(dilation=dilation, is_causal=causal_axes(axes, causal))
+    theirs, ours = (
+        getattr(library, name)(embed_dim=16, num_heads=2, kernel_size=kernel_size, stride=1, qk_scale=0.4, **options)
+        for library in (natten, compat)
+    )
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, *size, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("problem", [(3, 4), (5, 2), (7, 1), (9, 1), (11, 1), (13, 1)], ids=str)
+def test_kernels_are_nattens(natten, problem, monkeypatch):
+    """What the functions run on a GPU, here in the interpreter: square windows, dilations, grouped heads."""
+    monkeypatch.setattr(F, "neighborhood_attention", functools.partial(F.neighborhood_attention, backend="triton"))
+    kernel_size, dilation = problem
+    q, k, v = vectors((14, 13), 2, 1, 8)
+    expected = natten(q, k, v, kernel_size=kernel_size, dilation=dilation)
+    torch.testing.assert_close(compat.na2d(q, k, v, kernel_size, dilation=dilation), expected, rtol=1e-5, atol=1e-5)
+
+
+@each_causal
+@each_window
+def test_gradients_are_natten_mps(natten_mps, problem, causal):
+    axes, size, kernel_size, dilation = problem
+    tensors = [t.requires_grad_() for t in vectors(size, 1, 1, 3, torch.float64)]
+    name, options = f"na{axes}d", dict(dilation=dilation, is_causal=causal_axes(axes, causal))
+    results = []
+    for library in (natten_mps, compat):
+        y = getattr(library, name)(*tensors, kernel_size, **options)
+        results.append((y, *torch.autograd.grad(y.sin().sum(), tensors)))
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_natten_module_loads():

@@ -58,7 +58,7 @@ def test_optional_inputs_left_out(row):
         assert_right(row, *without(row, inputs, absent))
 
 
-@pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite"])
+@pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite", "cbam_channel_gate", "cbam"])
 def test_one_layer(name):
     row = BY_NAME[name]
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):

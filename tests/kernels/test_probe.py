@@ -181,9 +181,11 @@ def variants(row) -> Iterator[dict]:
     """The default options, and every other value of each option that changes what a kernel touches."""
     yield {}
     yield row.both
-    for option in ("border", "out_act", "reduce", "circular"):
+    for option in ("border", "out_act", "reduce", "circular", "spatial_pool", "residual"):
         for value in row.options.get(option, ())[1:]:
             yield {option: value}
+    if "ties" in row.options:
+        yield {"ties": "split"}
     for pool in row.options.get("pool", ())[1:]:
         for ties in row.options["ties"]:
             yield {"pool": pool, "ties": ties}
@@ -241,7 +243,7 @@ def test_what_is_left_out(row, layout, record_property):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite"])
+@pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite", "cbam_channel_gate", "cbam"])
 def test_one_layer(name, layout, record_property):
     row = BY_NAME[name]
     inputs = testing.make_inputs(row, sizes_of(row, **SIZES[0] | {"Cr": 5}), layout=layout)

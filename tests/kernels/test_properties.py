@@ -20,7 +20,9 @@ from segattn_triton.testing import LAYOUTS, make_map
 SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-149, torch.float64: 2.0**-149}
 SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 0.0)
 VALUES = ("normal", "zeros", "ties", "subnormal", "huge", "special")
-ONE_LAYER = dict.fromkeys(("channel_gate", "squeeze_excite"), (("w2", "b2"), ("b1", "w2", "b2")))  # left out together
+ONE_LAYER = dict.fromkeys(  # left out together
+    ("channel_gate", "squeeze_excite", "cbam_channel_gate", "cbam"), (("w2", "b2"), ("b1", "w2", "b2"))
+)
 CONSTANTS = {"hard_sigmoid": ("hard_sigmoid", 0.25, 0.375), "leaky_relu": ("leaky_relu", 0.2, 0.0)}
 
 axis = st.sampled_from((1, 2, 3, 4, 5))

@@ -15,6 +15,9 @@ OURS = {  # the table of families -> a gate that comes in them, and its own laye
     "ONE_LAYER": lambda: sat.EffectiveSE(C),
     "ONE_LAYER_AND_NORM": lambda: sat.EffectiveSE(C, norm=True),
     "CHANNEL_AND_PIXEL": lambda: sat.SCSE(C, reduction=4),
+    "CHANNEL_THEN_PIXEL": lambda: sat.CBAM(C, 4, norm=False, spatial_bias=True),
+    "CHANNEL_THEN_PIXEL_AND_NORM": lambda: sat.CBAM(C, 4),
+    "ONE_LAYER_THEN_PIXEL": lambda: sat.CBAM(C, hidden=0, pool="avg", norm=False),
     "PIXEL": lambda: sat.SpatialAttention(C),
     "BAND": lambda: sat.ECA(C),
 }

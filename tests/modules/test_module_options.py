@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import DEVICE, assert_equal
 
-from segattn_triton import ECA, SCSE, EffectiveSE, SqueezeExcite
+from segattn_triton import ECA, SCSE, CBAMChannelAttention, EffectiveSE, SqueezeExcite
 from segattn_triton.testing import make_map
 
 
@@ -14,6 +14,7 @@ from segattn_triton.testing import make_map
     ("rule", "reduction", "hidden"),
     [
         ("timm", 16, {16: 8, 64: 8, 256: 16, 672: 40}),
+        ("timm_cbam", 16, {16: 1, 24: 2, 40: 3, 256: 16}),
         ("timm_efficientnet", 4, {16: 4, 24: 6, 40: 10}),
         ("torchvision", 4, {64: 16, 72: 24, 672: 168}),
         ("torchvision_efficientnet", 4, {3: 1, 24: 6}),
@@ -25,9 +26,10 @@ from segattn_triton.testing import make_map
 )
 def test_hidden_channels_of_libraries(rule, reduction, hidden):
     for channels, expected in hidden.items():
-        module = SqueezeExcite(channels, reduction, rule, device="meta")
-        assert module.fc1.weight.shape == (expected, channels, 1, 1), channels
-        assert module.fc2.weight.shape == (channels, expected, 1, 1), channels
+        for kind in (SqueezeExcite, CBAMChannelAttention):
+            module = kind(channels, reduction, rule, device="meta")
+            assert module.fc1.weight.shape == (expected, channels, 1, 1), channels
+            assert module.fc2.weight.shape == (channels, expected, 1, 1), channels
 
 
 @pytest.mark.parametrize(("channels", "taps"), [(1, 3), (16, 3), (64, 3), (128, 5), (1024, 5), (2048, 7)])

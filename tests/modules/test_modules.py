@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from support import DEVICE, GATES, assert_equal, each_gate, each_option_of_gates, each_row, module_of, names
+from support import DEVICE, GATES, assert_equal, each_gate, each_option_of_gates, each_row, made, module_of, names
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
@@ -174,7 +174,7 @@ def test_hooks_of_the_gate_itself(row):
 
 @with_parameters
 def test_device_and_dtype(row):
-    module = row.module(C, **row.fixed, device="meta", dtype=torch.float64)
+    module = made(row, C, device="meta", dtype=torch.float64)
     assert all(p.device.type == "meta" and p.dtype == torch.float64 for p in module.parameters())
     y = module(torch.empty(2, C, 5, 6, device="meta", dtype=torch.float64))
     assert (y.device.type, y.shape) == ("meta", (2, C, 5, 6))

@@ -38,7 +38,7 @@ def test_launches_are_what_their_plans_say(ask):
 
 
 def test_a_repeated_call_launches_the_same(ask):
-    """From the second call on, a tape is played: the same kernels and arguments, with the call's own pointers."""
+    """From the third call on, a program runs: the same kernels and arguments, with the call's own pointers."""
     wrong = list(itertools.chain(*ask(driver_worker.repeated_as_planned, PROBLEMS)))
     assert not wrong, "\n".join(wrong)
 

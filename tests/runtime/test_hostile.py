@@ -129,7 +129,7 @@ HOSTILE: dict[str, tuple[Callable, object]] = {
     "a parameter with an axis too few": (parameter_is(lambda t: t[0]), ValueError),
     "a parameter of one value": (parameter_is(lambda t: t.flatten()[:1]), ValueError),
     "a parameter without values": (parameter_is(lambda t: t[:, :0]), ValueError),
-    "a parameter of a 5 x 5 kernel": (parameter_is(lambda t: t.new_zeros(*t.shape[:2], 5, 5)), ValueError),
+    "a parameter of a 5 x 4 kernel": (parameter_is(lambda t: t.new_zeros(*t.shape[:2], 5, 4)), ValueError),
     "a parameter of a scalar": (parameter_is(lambda t: t.flatten()[0]), ValueError),
     # dtypes
     **{

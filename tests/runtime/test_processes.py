@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segattn_triton import ops
 from segattn_triton.catalog import ROWS
-from segattn_triton.runtime import operator, plan
+from segattn_triton.runtime import known, operator, plan
 
 THREADS, REPEATS = 4, 5
 
@@ -154,9 +154,8 @@ def test_threads_on_the_launch_path(row, repeated, monkeypatch):
         row.op(*leaves, backend="triton").sum().backward()
         return made.launches
 
-    if not repeated:
-        monkeypatch.setattr(operator, "signature", lambda *_: None)
-    for _ in range(2):  # the second time as it was recorded
+    monkeypatch.setattr(known, "enabled", repeated)
+    for _ in range(3):  # the third time as its program
         expected = [run(i) for i in range(THREADS)]
     assert all(expected)
 
@@ -168,5 +167,5 @@ def test_threads_on_the_launch_path(row, repeated, monkeypatch):
 
 def test_the_package_keeps_no_state_per_call():
     """What a call leaves behind is caches of plain functions."""
-    assert plan._recorder is None
+    assert plan.recorder is None
     assert set(ops.OPERATORS) == set(operator.OPERATORS)

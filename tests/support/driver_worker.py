@@ -1,6 +1,6 @@
 """Launches through Triton's own launcher, with a driver (libcuda.c) that notes them. Runs in processes of its own.
 
-What a launch hands to the driver, byte by byte, is what its plan says; and a call that is repeated from its tape hands
+What a launch hands to the driver, byte by byte, is what its plan says; and a call that runs its program hands
 over what it would have if it had been planned.
 
 Run as a script, it prints the microseconds of this CPU from a public function to the driver, per call.
@@ -33,7 +33,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from segattn_triton import compiled
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.kernels.common.activations import Activation
-from segattn_triton.runtime import dispatch, replay
+from segattn_triton.runtime import dispatch, known
 from segattn_triton.runtime.plan import Plan, launch, recorded
 from segattn_triton.testing import make_inputs
 
@@ -153,18 +153,19 @@ def launched_as_planned(problem: tuple[str, str, str]) -> list[str]:
 
 
 def repeated_as_planned(problem: tuple[str, str, str]) -> list[str]:
-    """Where a call that is repeated from its tape launches anything but what it would if it were planned."""
+    """Where a call that runs its program launches anything but what it would if it were planned."""
     (row, *first), (_, *second) = (_problem(*problem, seed=seed) for seed in (0, 1))
     wrong = []
     for grad in (False, True):
-        replay._tapes.clear()
-        _launches(row, *first, grad)
-        wrong += [f"no tape of {key[0]}" for key, kept in replay._tapes.items() if kept is None]
-        known = set(replay._tapes)
+        known.programs.clear()
+        for _ in range(2):
+            _launches(row, *first, grad)
+        wrong += [f"no program of {key[0]}" for key, value in known.programs.items() if isinstance(value, str)]
+        before = set(known.programs)
         repeated = _launches(row, *second, grad)
-        if set(replay._tapes) != known:
-            wrong.append("the second call was not repeated from the first's tape")
-        replay._tapes.clear()
+        if set(known.programs) != before:
+            wrong.append("the third call did not run the second's program")
+        known.programs.clear()
         planned = _launches(row, *second, grad)
         for ours, theirs in zip(repeated, planned, strict=True):
             wrong += _differences(ours, theirs)
@@ -189,14 +190,14 @@ def _differences(repeated: tuple, planned: tuple) -> list[str]:
     (launches, ours), (expected, theirs) = repeated, planned
     if len(launches) != len(expected) or not launches:
         return [f"{len(launches)} launches, planned {len(expected)}"]
-    known, wrong = dict(zip(ours, theirs, strict=True)), []
+    pairs, wrong = dict(zip(ours, theirs, strict=True)), []
     for a, b in zip(launches, expected, strict=True):
         u, v = (_without_pointers(run.arguments) for run in (a, b))
         if a[:3] != b[:3] or u != v:
             wrong.append(f"launched {a[:3]} with {u.hex(' ', 4)}, planned {b[:3]} with {v.hex(' ', 4)}")
         for at in range(0, min(len(u), len(v)) - 7, 4):
             u, v = (int.from_bytes(run.arguments[at : at + 8], "little") for run in (a, b))
-            if _is_pointer(u) and _is_pointer(v) and known.setdefault(u, v) != v:
+            if _is_pointer(u) and _is_pointer(v) and pairs.setdefault(u, v) != v:
                 wrong.append(f"a pointer at byte {at} is another tensor's")
     return wrong
 

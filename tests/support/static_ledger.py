@@ -70,7 +70,8 @@ def variants() -> list[Job]:
     for row in ROWS:
         names = [name for name in row.options if name not in ("gate", "act")]
         sets = [((name, value),) for name in names for value in row.options[name][1:]]
-        sets = [(("pool", "max"), *chosen) if chosen[0][0] == "ties" else chosen for chosen in sets]
+        maximum = (("pool", "max"),) if "max" in row.options.get("pool", ()) else ()
+        sets = [(*maximum, *chosen) if chosen[0][0] == "ties" else chosen for chosen in sets]
         for i, chosen in enumerate(sets):
             found.append(Job(row.name, row.cases[0].name, DTYPES[i % 3], LAYOUTS[i % 2], 90, chosen))
     return found

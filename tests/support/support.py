@@ -102,9 +102,14 @@ def replaced_map(row: Op, inputs: Sequence[Tensor | None], x: Tensor) -> list[Te
 
 def module_of(row: Op, C: int, **options) -> nn.Module:
     """The row's module on the device of these tests, its kernels running."""
+    return made(row, C, **{"backend": "triton", **options}).to(DEVICE)
+
+
+def made(row: Op, C: int, **options) -> nn.Module:
+    """The row's module for maps of C channels."""
     known = inspect.signature(row.module).parameters
     sized = {name: value for name, value in {"in_channels": C, "num_heads": 2}.items() if name in known}
-    return row.module(**{**sized, **row.fixed, "backend": "triton", **options}).to(DEVICE)
+    return row.module(**{**sized, **row.fixed, **options})
 
 
 def layout_of(x: Tensor) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from ....runtime.checks import DTYPES
 from ....catalog import ROWS, Op
+from ....runtime.checks import DTYPES
 from ...records import load
 from . import whole, words
 from .frame import from_records
@@ -102,6 +102,7 @@ def results_part(root: Path) -> str:
 def whole_part(root: Path, name: str) -> str:
     """The table of the README: of the first folder of perf/results that has one, a GPU's before a CPU's. How fast
     models are is a matter of GPUs alone."""
+
     def on_gpu(folder: Path) -> bool:
         return bool((whole.about_run(folder / f"{name}.json").get("gpu") or {}).get("name"))
 

@@ -167,7 +167,9 @@ def sections(out: Path) -> list[dict[str, Any]]:
 def environment(out: Path) -> dict[str, Any]:
     """The conditions of the page where no kernel was timed."""
     theirs = your_model.load(out) or {"environment": {}}
-    return next(filter(None, (about_run(out / f"{name}.json") for name in ("models", "training"))), theirs["environment"])
+    return next(
+        filter(None, (about_run(out / f"{name}.json") for name in ("models", "training"))), theirs["environment"]
+    )
 
 
 def _who(record: Mapping[str, Any]) -> list:

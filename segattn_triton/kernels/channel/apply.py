@@ -5,6 +5,7 @@ x, s, y, du, dx (N, C, P); z (N, K, C), partial logits, summed in order: g = gat
     forward   y = out(x * g + s), out and the shortcut s left out where there is none          (read x, s, write y)
     backward  dx = du * g + dpooled * d pooled / dx:                                           (read du, write dx)
               1 / P of the mean; 1 at the first maximum, or 1 / count at every maximum         (then reads x too)
+              BOTH: dpooled (N, 2, K, C), of the mean and of the maximum
               and of a pixel gate beside it, dx = du * g + du * gp + dzp * weight              (gp, dzp (N, P))
 
 du is dy, or dy out'(x * g + s) by the pass before this one. Without du this is the gradient of the pool alone: that of
@@ -23,7 +24,7 @@ from ...tuning.model import Config, Footprint, space
 from ...tuning.target import capability, with_all_registers
 from ..common.activations import Activation
 from ..common.tile import (
-    is_peak,
+    d_pool,
     load_sum,
     load_tile,
     load_vector,
@@ -118,6 +119,7 @@ def _apply_bwd_kernel(
     C: tl.constexpr,
     K: tl.constexpr,
     MEAN: tl.constexpr,
+    BOTH: tl.constexpr,
     GATE: tl.constexpr,
     REDUCE: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -129,9 +131,10 @@ def _apply_bwd_kernel(
     P = num_pixels(pixels, LAYOUT)
     mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
     image = n.to(tl.int64) * C
+    dx = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    x = dx
     if x_ptr is not None:
         x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
-    dx = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     if du_ptr is not None:
         du = _load_last(du_ptr, du_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
         g = GATE.f(load_vector(z_ptr + image, offs_c, C, ACC), GATE.a, GATE.b)[:, None]
@@ -146,18 +149,7 @@ def _apply_bwd_kernel(
             else:
                 dx = du * g + du * gp
             dx += dzp * load_vector(weight_ptr, offs_c, C, ACC)[:, None]
-    dv = load_sum(dpooled_ptr, n, offs_c, C, K, ACC)
-    if MEAN and found_ptr is not None:
-        dv *= 0.5
-    if MEAN:
-        dx += (dv / P)[:, None]
-    if found_ptr is not None:
-        found = tl.load(found_ptr + image + offs_c, offs_c < C, other=1)
-        if highest_ptr is None:
-            dx += tl.where(offs_p[None, :] == found[:, None], dv[:, None], 0.0)
-        else:
-            highest = load_vector(highest_ptr + image, offs_c, C, ACC)
-            dx += is_peak(x, highest[:, None]).to(ACC) * (dv / found)[:, None]
+    dx += d_pool(x, dpooled_ptr, highest_ptr, found_ptr, n, offs_c, offs_p, P, C, K, MEAN, BOTH, ACC)
     store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
 
 
@@ -235,8 +227,10 @@ def plan_apply_bwd(
     gate: Activation,
     pixel_gate: tuple[Tensor, Tensor, Tensor] | None = None,
     reduce: str = "sum",
+    both: bool = False,
 ) -> Plan:
     """z, highest, found (N, C). `found` pixels share the gradient of `highest`; without it `found` is the one pixel.
+    dpooled (N, K, C), or of both pools (N, 2 K, C).
 
     pixel_gate: the weight (1, C), the gate (N, P) of every pixel and the gradient (N, P) of its logit.
     """
@@ -263,8 +257,9 @@ def plan_apply_bwd(
         pixels=m.pixels,
         images=m.N,
         C=m.C,
-        K=dpooled.shape[1],
+        K=dpooled.shape[1] // (1 + both),
         MEAN=mean,
+        BOTH=both,
         GATE=gate,
         REDUCE=reduce,
         LAYOUT=m.layout,

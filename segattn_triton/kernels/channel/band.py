@@ -162,7 +162,7 @@ def _inside(C: int, taps: int, circular: bool) -> float:
 
 
 def plan_band_fwd(total: Tensor, pixels: int, w: Tensor, b: Tensor | None, circular: bool, pooled: Tensor) -> Plan:
-    """Of partials (N, T, C): pooled (N, C). `z_ptr` is a new buffer (N, 1, C)."""
+    """Of partials (N, T, C): pooled (N, C). Makes z (N, 1, C)."""
     (N, tiles, C), taps = total.shape, w.shape[2]
     config, chunks = _config("band_fwd", total, taps)
     args = dict(
@@ -179,7 +179,8 @@ def plan_band_fwd(total: Tensor, pixels: int, w: Tensor, b: Tensor | None, circu
         ACC=accumulator(pooled),
     )
     traffic = dict(total_ptr=(_inside(C, taps, circular), 0), w_ptr=(N * chunks, 0), b_ptr=(N * chunks, 0))
-    return Plan(_band_fwd_kernel, args, config, N * chunks, traffic | dict(pooled_ptr=(0, 1), z_ptr=(0, 1)))
+    traffic |= dict(pooled_ptr=(0, 1), z_ptr=(0, 1))
+    return Plan(_band_fwd_kernel, args, config, N * chunks, traffic, ("z",))
 
 
 def plan_band_bwd(
@@ -192,7 +193,7 @@ def plan_band_bwd(
     with_dpooled: bool,
     gate: Activation,
 ) -> Plan:
-    """Of partials ds (N, T, C). `dz_ptr` (N, C) and `dpooled_ptr` (N, 1, C) are new buffers, where they are wanted."""
+    """Of partials ds (N, T, C). Makes, where wanted, dz (N, C) and dpooled (N, 1, C)."""
     (N, tiles, C), taps = ds.shape, w.shape[2]
     config, chunks = _config("band_bwd", ds, taps if with_dpooled else 1)
     args = dict(
@@ -211,7 +212,8 @@ def plan_band_bwd(
     )
     reads = _inside(C, taps, circular) if with_dpooled else 1
     traffic = dict.fromkeys(("ds_ptr", "dmap_ptr", "z_ptr"), (reads, 0)) | {"w_ptr": (N * chunks, 0)}
-    return Plan(_band_bwd_kernel, args, config, N * chunks, traffic | dict(dz_ptr=(0, 1), dpooled_ptr=(0, 1)))
+    traffic |= dict(dz_ptr=(0, 1), dpooled_ptr=(0, 1))
+    return Plan(_band_bwd_kernel, args, config, N * chunks, traffic, ("dz", "dpooled"))
 
 
 def plan_band_dw(dz: Tensor, pooled: Tensor, taps: int, circular: bool, dw: Tensor | None, db: Tensor | None) -> Plan:

@@ -3,7 +3,8 @@
     v = pooled (mean, maximum, or half their sum),  z1 = W1 v + b1,  z = W2 act(z1) + b2;   one layer: z = W1 v + b1
 
 v (N, CIN); z (N, C); z1 (N, R); W1 (R, CIN), W2 (C, R); one layer: W1 (C, CIN). A map that is gated by its own pool has
-CIN = C. Every program has an image and BLOCK_R of the hidden channels: it reads those rows of W1 and columns of W2, and
+CIN = C. Of two pools, the perceptron's results on the mean and on the maximum are added: z1 (N, 2, R), v (N, 2, CIN).
+Every program has an image and BLOCK_R of the hidden channels: it reads those rows of W1 and columns of W2, and
 what they add to a sum over the hidden channels is one of K = R / BLOCK_R partial results, for the next kernel to sum in
 that order. So the weights are read once per image, by as many SMs as there are blocks.
 """
@@ -43,14 +44,14 @@ def tiles_at_once(tiles: int, config: Config) -> int:
     return min(triton.next_power_of_2(tiles), max(512 * config.num_warps // config.blocks["BLOCK_C"], 1))
 
 
-def mlp_config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1: Tensor) -> Config:
+def mlp_config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1: Tensor, pools: int) -> Config:
     """A program's steps are bound by latency and by what one SM reads; each split is read again for every tile."""
     itemsize = w1.element_size()
 
     def microseconds(config: Config) -> float | None:
         block_r, block_c, block_t = config.blocks["BLOCK_R"], config.blocks["BLOCK_C"], tiles_at_once(tiles, config)
         parts, chunks, finishes = splits(R, config), -(-C // block_c), -(-tiles // block_t)
-        values = block_r * block_c / (32 * config.num_warps)
+        values = pools * block_r * block_c / (32 * config.num_warps)
         if parts > max(SPLITS, -(-R // 64)) or values > 64 or not (fits(R, block_r) and fits(C, block_c)):
             return None
         nbytes = 2 * block_r * block_c * itemsize + 4 * finishes * block_t * block_c
@@ -58,7 +59,7 @@ def mlp_config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1:
         steps = chunks * ((2 + finishes) * STEP + rounds * nbytes / SM_BANDWIDTH)
         return steps + 4 * N * parts * C * max(1.0, pixels / TILE) / L2_BANDWIDTH + 1e-3 * values
 
-    how = dict(C=C, pixels=N * pixels, also=(f"R{R}",), exact=(N, tiles))
+    how = dict(C=C, pixels=N * pixels, also=(f"R{R}", *(["both"] if pools == 2 else [])), exact=(N, tiles))
     config = config_for(SPACE, microseconds, kernel, w1, **how)
     return (
         with_all_registers(config, w1.device)

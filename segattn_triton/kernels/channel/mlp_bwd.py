@@ -1,7 +1,7 @@
 """The perceptron of a gate, backward: from ds (N, T, C), partial sums of dy x, to the gradient of the pool.
 
     dz = (sum_t ds + dmap) gate'(z),   dz1 = act'(z1) W2^T dz,   dpooled = W1^T dz1 (partial, (N, K, CIN));
-    one layer: dz1 = dz
+    one layer: dz1 = dz;    BOTH: dz1 (N, 2, R) and dpooled (N, 2, K, CIN), of the mean and of the maximum
 
 The parameters' gradients are sums over the images of dz and dz1: see `mlp_dw`. For the sizes see `mlp`.
 """
@@ -35,6 +35,7 @@ def _mlp_bwd_kernel(
     R: tl.constexpr,
     ACT: tl.constexpr,
     GATE: tl.constexpr,
+    BOTH: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -44,10 +45,12 @@ def _mlp_bwd_kernel(
     k = tl.program_id(0) % K
     n = tl.program_id(0) // K
     image = n.to(tl.int64) * C
-    hidden = n.to(tl.int64) * R
+    POOLS: tl.constexpr = 2 if BOTH else 1
+    hidden = n.to(tl.int64) * (POOLS * R)
     offs_r = k * BLOCK_R + tl.arange(0, BLOCK_R)
     if w2_ptr is None:
         dz1 = d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_r, tiles, C, GATE, ACC, BLOCK_T)
+        dz1_peak = dz1
     else:
         dh = tl.zeros([BLOCK_C, BLOCK_R], ACC)
         for chunk in range(0, C, BLOCK_C):
@@ -56,15 +59,24 @@ def _mlp_bwd_kernel(
             dz = d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_c, tiles, C, GATE, ACC, BLOCK_T)
             tl.store(dz_ptr + image + offs_c, dz, only_when(k == 0, offs_c < C))
             dh += w * dz[:, None]
+        dh_all = tl.sum(dh, 0)
         z1 = load_vector(z1_ptr + hidden, offs_r, R, ACC)
-        dz1 = tl.where(offs_r < R, ACT.df(tl.sum(dh, 0), z1, ACT.a, ACT.b), 0.0)
+        dz1 = tl.where(offs_r < R, ACT.df(dh_all, z1, ACT.a, ACT.b), 0.0)
+        dz1_peak = dz1
+        if BOTH:
+            z1 = load_vector(z1_ptr + hidden + R, offs_r, R, ACC)
+            dz1_peak = tl.where(offs_r < R, ACT.df(dh_all, z1, ACT.a, ACT.b), 0.0)
     tl.store(dz1_ptr + hidden + offs_r, dz1, offs_r < R)
+    if BOTH:
+        tl.store(dz1_ptr + hidden + R + offs_r, dz1_peak, offs_r < R)
     if dpooled_ptr is not None:
-        row = dpooled_ptr + (n.to(tl.int64) * K + k) * CIN
+        row = dpooled_ptr + (n.to(tl.int64) * (POOLS * K) + k) * CIN
         for chunk in range(0, CIN, BLOCK_C):
             offs_c = chunk + tl.arange(0, BLOCK_C)
             w = load_weight(w1_ptr, offs_r, offs_c, R, CIN, ACC)  # [BLOCK_R, BLOCK_C]
             tl.store(row + offs_c, tl.sum(w * dz1[:, None], 0), offs_c < CIN)
+            if BOTH:
+                tl.store(row + K * CIN + offs_c, tl.sum(w * dz1_peak[:, None], 0), offs_c < CIN)
 
 
 def plan_mlp_bwd(
@@ -78,11 +90,16 @@ def plan_mlp_bwd(
     with_dpooled: bool,
     act: Activation,
     gate: Activation,
+    both: bool = False,
 ) -> Plan:
-    """Of partials ds (N, T, C). Its `dz_ptr` (N, C), `dz1_ptr` (N, R) and `dpooled_ptr` (N, K, CIN) are new buffers."""
+    """Of partials ds (N, T, C). Makes dz (N, C), dz1 (N, R) and dpooled (N, K, CIN).
+
+    Of both pools, dz1 (N, 2 R) and dpooled (N, 2 K, CIN): first of the mean, then of the maximum.
+    """
     N, tiles, C = ds.shape
     R, inputs = w1.shape[:2]
-    config = mlp_config("mlp_bwd", N, max(inputs, C), R, pixels, tiles, w1)
+    pools = 1 + both
+    config = mlp_config("mlp_bwd", N, max(inputs, C), R, pixels, tiles, w1, pools)
     K = splits(R, config)
     args = dict(
         ds_ptr=ds,
@@ -92,14 +109,15 @@ def plan_mlp_bwd(
         w1_ptr=w1,
         w2_ptr=w2,
         dz_ptr=None if w2 is None else torch.empty_like(z),
-        dz1_ptr=z.new_empty((N, R)),
-        dpooled_ptr=z.new_empty((N, K, inputs)) if with_dpooled else None,
+        dz1_ptr=z.new_empty((N, pools * R)),
+        dpooled_ptr=z.new_empty((N, pools * K, inputs)) if with_dpooled else None,
         tiles=tiles,
         CIN=inputs,
         C=C,
         R=R,
         ACT=act,
         GATE=gate,
+        BOTH=both,
         ACC=accumulator(z),
         BLOCK_T=tiles_at_once(tiles, config),
     )
@@ -115,4 +133,4 @@ def plan_mlp_bwd(
         dz1_ptr=(0, 1),
         dpooled_ptr=(0, 1),
     )
-    return Plan(_mlp_bwd_kernel, args, config, N * K, traffic)
+    return Plan(_mlp_bwd_kernel, args, config, N * K, traffic, ("dz", "dz1", "dpooled"))

@@ -1,6 +1,7 @@
 """The gradients of a gate's perceptron, summed over the images in order. See `mlp` for the sizes.
 
     dW1 = sum_n dz1 v^T,  db1 = sum_n dz1,  dW2 = sum_n dz act(z1)^T,  db2 = sum_n dz;    one layer: dW1 and db1 alone
+    of POOLS pools of an image, the sums over all of them, with the one dz of the image
 
 A program has BLOCK_R hidden channels and BLOCK_C of the inputs, for dW1, and of the outputs, for dW2.
 """
@@ -34,6 +35,7 @@ def _mlp_dw_kernel(
     CIN: tl.constexpr,
     C: tl.constexpr,
     R: tl.constexpr,
+    POOLS: tl.constexpr,
     ACT: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -49,21 +51,24 @@ def _mlp_dw_kernel(
     db1 = tl.zeros([BLOCK_R], ACC)
     db2 = tl.zeros([BLOCK_C], ACC)
     for _ in tl.range(0, images, loop_unroll_factor=4):
-        if dw1_ptr is not None or db1_ptr is not None:
-            dz1 = load_vector(dz1_ptr, offs_r, R, ACC)
-            db1 += dz1
-            dz1_ptr += R
-        if dw1_ptr is not None:
-            dw1 += dz1[:, None] * load_vector(pooled_ptr, offs_c, CIN, ACC)[None, :]
-            pooled_ptr += CIN
+        for _ in tl.static_range(POOLS):
+            if dw1_ptr is not None or db1_ptr is not None:
+                dz1 = load_vector(dz1_ptr, offs_r, R, ACC)
+                db1 += dz1
+                dz1_ptr += R
+            if dw1_ptr is not None:
+                dw1 += dz1[:, None] * load_vector(pooled_ptr, offs_c, CIN, ACC)[None, :]
+                pooled_ptr += CIN
         if dw2_ptr is not None or db2_ptr is not None:
             dz = load_vector(dz_ptr, offs_c, C, ACC)
-            db2 += dz
+            db2 += POOLS * dz
             dz_ptr += C
         if dw2_ptr is not None:
-            h = ACT.f(load_vector(z1_ptr, offs_r, R, ACC), ACT.a, ACT.b)
+            h = tl.zeros([BLOCK_R], ACC)
+            for _ in tl.static_range(POOLS):
+                h += ACT.f(load_vector(z1_ptr, offs_r, R, ACC), ACT.a, ACT.b)
+                z1_ptr += R
             dw2 += h[:, None] * dz[None, :]
-            z1_ptr += R
     if dw1_ptr is not None:
         mask = (offs_r < R)[:, None] & (offs_c < CIN)[None, :]
         tl.store(dw1_ptr + offs_r[:, None] * CIN + offs_c[None, :], dw1.to(dw1_ptr.dtype.element_ty), mask)
@@ -105,9 +110,11 @@ def plan_mlp_dw(
     dw2: Tensor | None,
     db2: Tensor | None,
     act: Activation,
+    both: bool = False,
 ) -> Plan:
     """The gradients of the parameters that are wanted, summed over the images in order."""
-    (N, inputs), R = pooled.shape, dz1.shape[1]
+    pools = 1 + both
+    N, inputs, R = pooled.shape[0], pooled.shape[1] // pools, dz1.shape[1] // pools
     C = R if dz is None else dz.shape[1]
     width = inputs if dz is None else max(inputs, C)
     config = _config(N, R, width, C, pooled)
@@ -125,6 +132,7 @@ def plan_mlp_dw(
         CIN=inputs,
         C=width if dz is None else C,
         R=R,
+        POOLS=pools,
         ACT=act,
         ACC=accumulator(pooled),
     )

@@ -1,6 +1,7 @@
 """The perceptron of a gate, forward, and the second stage of the pool before it. See `mlp` for the sizes.
 
     v = pooled (mean, maximum, or half their sum),  z1 = W1 v + b1,  z = W2 act(z1) + b2;   one layer: z = W1 v + b1
+    BOTH: the mean and the maximum by themselves, with the sum of both z
 
 Of the pool's partials (N, T, CIN); z (N, K, C) is partial itself, z1 is whole: one program has all inputs of its rows.
 """
@@ -49,6 +50,7 @@ def _pooled(
     pixels,
     CIN: tl.constexpr,
     SPLIT: tl.constexpr,
+    BOTH: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
@@ -60,7 +62,11 @@ def _pooled(
         return v, v, v
     else:
         peak, at = _finish_peak(peak_ptr, at_ptr, n, offs_c, tiles, CIN, SPLIT, ACC, BLOCK_T)
-        return peak if total_ptr is None else 0.5 * (v + peak), peak, at
+        if total_ptr is None:
+            v = peak
+        elif not BOTH:
+            v = 0.5 * (v + peak)
+        return v, peak, at
 
 
 @triton.jit
@@ -84,6 +90,7 @@ def _mlp_fwd_kernel(
     R: tl.constexpr,
     ACT: tl.constexpr,
     SPLIT: tl.constexpr,
+    BOTH: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -94,33 +101,46 @@ def _mlp_fwd_kernel(
     n = tl.program_id(0) // K
     image = n.to(tl.int64) * C
     source = n.to(tl.int64) * CIN
+    POOLS: tl.constexpr = 2 if BOTH else 1
     offs_r = k * BLOCK_R + tl.arange(0, BLOCK_R)
     z1 = tl.zeros([BLOCK_R, BLOCK_C], ACC)
+    z1_peak = tl.zeros([BLOCK_R, BLOCK_C], ACC)
     for chunk in range(0, CIN, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
         mine = only_when(k == 0, offs_c < CIN)
         w = load_weight(w1_ptr, offs_r, offs_c, R, CIN, ACC)  # [BLOCK_R, BLOCK_C]
-        v, peak, at = _pooled(total_ptr, peak_ptr, at_ptr, n, offs_c, tiles, pixels, CIN, SPLIT, ACC, BLOCK_T)
+        v, peak, at = _pooled(total_ptr, peak_ptr, at_ptr, n, offs_c, tiles, pixels, CIN, SPLIT, BOTH, ACC, BLOCK_T)
         if peak_ptr is not None:
             tl.store(found_ptr + source + offs_c, at, mine)
             if highest_ptr is not None:
                 tl.store(highest_ptr + source + offs_c, peak, mine)
-        tl.store(pooled_ptr + source + offs_c, v, mine)
+        tl.store(pooled_ptr + source * POOLS + offs_c, v, mine)
         z1 += w * tl.where(offs_c < CIN, v, 0.0)[None, :]
+        if BOTH:
+            tl.store(pooled_ptr + source * POOLS + CIN + offs_c, peak, mine)
+            z1_peak += w * tl.where(offs_c < CIN, peak, 0.0)[None, :]
     hidden = tl.sum(z1, 1)
+    hidden_peak = tl.sum(z1_peak, 1)
     if b1_ptr is not None:
-        hidden += load_vector(b1_ptr, offs_r, R, ACC)
+        b1 = load_vector(b1_ptr, offs_r, R, ACC)
+        hidden += b1
+        hidden_peak += b1
     if w2_ptr is None:
-        tl.store(z_ptr + image + offs_r, hidden, offs_r < R)
+        tl.store(z_ptr + image + offs_r, hidden + hidden_peak if BOTH else hidden, offs_r < R)
     else:
-        tl.store(z1_ptr + n.to(tl.int64) * R + offs_r, hidden, offs_r < R)
-        h = tl.where(offs_r < R, ACT.f(hidden, ACT.a, ACT.b), 0.0)
+        z1_image = z1_ptr + n.to(tl.int64) * (POOLS * R)
+        tl.store(z1_image + offs_r, hidden, offs_r < R)
+        h = ACT.f(hidden, ACT.a, ACT.b)
+        if BOTH:
+            tl.store(z1_image + R + offs_r, hidden_peak, offs_r < R)
+            h += ACT.f(hidden_peak, ACT.a, ACT.b)
+        h = tl.where(offs_r < R, h, 0.0)
         for chunk in range(0, C, BLOCK_C):
             offs_c = chunk + tl.arange(0, BLOCK_C)
             w = load_weight(w2_ptr, offs_c, offs_r, C, R, ACC)  # [BLOCK_C, BLOCK_R]
             z = tl.sum(w * h[None, :], 1)
             if b2_ptr is not None:
-                z += tl.load(b2_ptr + offs_c, only_when(k == 0, offs_c < C), other=0.0).to(ACC)
+                z += POOLS * tl.load(b2_ptr + offs_c, only_when(k == 0, offs_c < C), other=0.0).to(ACC)
             tl.store(z_ptr + (image * K + k * C) + offs_c, z, offs_c < C)
 
 
@@ -139,12 +159,16 @@ def plan_mlp_fwd(
     z1: Tensor | None,
     act: Activation,
     split: bool,
+    both: bool = False,
 ) -> Plan:
-    """Of partials (N, T, CIN): pooled, the maximum and its place (N, CIN), z1 (N, R). `z_ptr` (N, K, C) is new."""
+    """Of partials (N, T, CIN): pooled, the maximum and its place (N, CIN), z1 (N, R). Makes z (N, K, C).
+
+    Of both pools, pooled (N, 2 CIN) and z1 (N, 2 R): first of the mean, then of the maximum.
+    """
     N, tiles, inputs = (peak if total is None else total).shape
     R = w1.shape[0]
     C = R if w2 is None else w2.shape[0]
-    config = mlp_config("mlp_fwd", N, max(inputs, C), R, pixels, tiles, w1)
+    config = mlp_config("mlp_fwd", N, max(inputs, C), R, pixels, tiles, w1, 1 + both)
     K = splits(R, config)
     args = dict(
         total_ptr=total,
@@ -166,10 +190,11 @@ def plan_mlp_fwd(
         R=R,
         ACT=act,
         SPLIT=split,
+        BOTH=both,
         ACC=accumulator(pooled),
         BLOCK_T=tiles_at_once(tiles, config),
     )
     read = dict(total_ptr=K, peak_ptr=K, at_ptr=K, w1_ptr=N, b1_ptr=N, w2_ptr=N, b2_ptr=N)
     written = ("pooled_ptr", "highest_ptr", "found_ptr", "z1_ptr", "z_ptr")
     traffic = {name: (times, 0) for name, times in read.items()} | {name: (0, 1) for name in written}
-    return Plan(_mlp_fwd_kernel, args, config, N * K, traffic)
+    return Plan(_mlp_fwd_kernel, args, config, N * K, traffic, ("z",))

@@ -170,7 +170,7 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
 
     def footprint(config: Config) -> Footprint | None:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
-        if few and config.num_warps == 8 and block_c * block_p > 4096:  # Blackwell keeps less, and spills
+        if few and block_c * block_p > 4096:  # Blackwell keeps less, and spills
             return None
         chunks, _, tiles = _blocks(m, config)
         rounds = -(-m.P // (block_p * tiles))
@@ -185,7 +185,7 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
 
 
 def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
-    """The plan's `total_ptr`, `peak_ptr` and `at_ptr` are new buffers (N, T, C) of what is asked for."""
+    """Makes total, peak and at (N, T, C), of what is asked for."""
     m = maps(x)
     config = _config("pool_fwd", m, x, loads=1, live=0.2 + mean + 3 * peak)
     chunks, blocks, tiles = _blocks(m, config)
@@ -205,7 +205,7 @@ def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
         STAGES=_stages(x, m, config, 1),
     )
     traffic = dict(x_ptr=(1, 0), total_ptr=(0, 1), peak_ptr=(0, 1), at_ptr=(0, 1))
-    return Plan(_pool_fwd_kernel, args, config, m.N * tiles * chunks, traffic)
+    return Plan(_pool_fwd_kernel, args, config, m.N * tiles * chunks, traffic, ("total", "peak", "at"))
 
 
 def plan_pool_bwd(
@@ -219,7 +219,7 @@ def plan_pool_bwd(
     dx: Tensor | None = None,
     with_total: bool = True,
 ) -> Plan:
-    """z (N, C). With the total, the plan's `total_ptr` is a new buffer (N, T, C)."""
+    """z (N, C). Makes total (N, T, C), if asked for."""
     needed = dict(
         dy_ptr=dy,
         x_ptr=x if with_total or out else None,
@@ -252,4 +252,4 @@ def plan_pool_bwd(
     args |= {name.replace("_ptr", "_stride"): strides.get(name, m.strides[0]) for name in needed}
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "shortcut_ptr"), (1, 0)) | {"z_ptr": (tiles, 0)}
     traffic |= dict.fromkeys(("total_ptr", "du_ptr", "dx_ptr"), (0, 1))
-    return Plan(_pool_bwd_kernel, args, config, m.N * tiles * chunks, traffic)
+    return Plan(_pool_bwd_kernel, args, config, m.N * tiles * chunks, traffic, ("total",))

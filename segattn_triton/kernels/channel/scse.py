@@ -163,7 +163,7 @@ def plan_scse_bwd(
     reduce: str,
     gate: Activation,
 ) -> Plan:
-    """New buffers where wanted: `total_ptr` (N, T, C), `dparam_ptr` (N T, C + 1), `gp_ptr` and `dzp_ptr` (N, P)."""
+    """Makes, where wanted, total (N, T, C), dparam (N T, C + 1), gp and dzp (N, P)."""
     m = maps(dy, x)
     block_c = channels_at_once(m.C)
     config = _config(m, x, block_c, reduce)
@@ -197,4 +197,4 @@ def plan_scse_bwd(
     read = dict(dy_ptr=1, dmap_ptr=1, x_ptr=again, zc_ptr=tiles, weight_ptr=each, bias_ptr=each)
     traffic = {name: (times, 0) for name, times in read.items()}
     traffic |= dict.fromkeys(("total_ptr", "dparam_ptr", "gp_ptr", "dzp_ptr"), (0, 1))
-    return Plan(_scse_bwd_kernel, args, config, m.N * share, traffic)
+    return Plan(_scse_bwd_kernel, args, config, m.N * share, traffic, ("total", "dparam", "gp", "dzp"))

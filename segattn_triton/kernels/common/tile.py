@@ -109,6 +109,49 @@ def load_sum(ptr, n, offs_c, C: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr
 
 
 @triton.jit
+def d_pool(
+    x,
+    dpooled_ptr,
+    highest_ptr,
+    found_ptr,
+    n,
+    offs_c,
+    offs_p,
+    P,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    MEAN: tl.constexpr,
+    BOTH: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """What the pool over the pixels of image n gives to x [BLOCK_C, BLOCK_P].
+
+    dpooled (N, K, C) is partial: a P-th of a mean, all of a maximum at the pixel `found`, or shared by the `found`
+    pixels that equal `highest`; of half the sum of both pools half of each. BOTH: (N, 2, K, C), of each its own.
+    """
+    if BOTH:
+        dmean = load_sum(dpooled_ptr, 2 * n, offs_c, C, K, ACC)
+        dpeak = load_sum(dpooled_ptr, 2 * n + 1, offs_c, C, K, ACC)
+    else:
+        dmean = load_sum(dpooled_ptr, n, offs_c, C, K, ACC)
+        if MEAN and found_ptr is not None:
+            dmean *= 0.5
+        dpeak = dmean
+    dx = tl.zeros([offs_c.shape[0], offs_p.shape[0]], ACC)
+    if MEAN:
+        dx += (dmean / P)[:, None]
+    if found_ptr is not None:
+        image = n.to(tl.int64) * C
+        found = tl.load(found_ptr + image + offs_c, offs_c < C, other=1)
+        if highest_ptr is None:
+            dx += tl.where(offs_p[None, :] == found[:, None], dpeak[:, None], 0.0)
+        else:
+            highest = load_vector(highest_ptr + image, offs_c, C, ACC)
+            dx += is_peak(x, highest[:, None]).to(ACC) * (dpeak / found)[:, None]
+    return dx
+
+
+@triton.jit
 def finish_sum(ptr, n, offs_c, tiles, C: tl.constexpr, ACC: tl.constexpr, BLOCK_T: tl.constexpr):
     """[BLOCK_C]: the sum over the tiles of image n of partials (N, T, C)."""
     total = tl.zeros([BLOCK_T, offs_c.shape[0]], ACC)

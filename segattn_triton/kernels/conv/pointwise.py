@@ -139,7 +139,7 @@ def plan_conv_bwd(
     with_db: bool,
     gate: Activation,
 ) -> Plan:
-    """z, dz and direct lie alike. With db, the plan's `db_ptr` is a new buffer (programs, C) of partial sums."""
+    """z, dz and direct lie alike. Makes db (programs, C), partial sums, if asked for."""
     m = maps(x, z, dy, *(() if dmap is None else (dmap,)))
     loads = 3 if dmap is None else 4
     config = _pointwise_config("conv_bwd", x, m, loads=3, live=3 + with_db)
@@ -172,4 +172,4 @@ def plan_conv_bwd(
     )
     traffic = dict(dy_ptr=(1, 0), dmap_ptr=(1, 0), x_ptr=(1, 0), z_ptr=(1, 0), bias_ptr=(m.N * tiles, 0))
     traffic |= dict(dz_ptr=(0, 1), direct_ptr=(0, 1), db_ptr=(0, 1))
-    return Plan(_conv_bwd_kernel, args, config, programs * blocks, traffic)
+    return Plan(_conv_bwd_kernel, args, config, programs * blocks, traffic, ("db",))

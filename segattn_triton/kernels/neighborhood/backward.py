@@ -252,7 +252,7 @@ def plan_neighborhood_bwd(
     border: str,
     scale: float,
 ) -> Plan:
-    """lse and delta lie alike. With dbias, the plan's `dbias_ptr` is a new buffer (tiles, heads * (2K-1)^2) of partial
+    """lse and delta lie alike. Makes dbias (tiles, heads * (2K-1)^2), if asked for: partial
     sums."""
     heads, heads_kv = q.shape[3], k.shape[3]
     entries = (2 * kernel_size - 1) ** 2
@@ -283,4 +283,4 @@ def plan_neighborhood_bwd(
     traffic = {name: (to_queries + pairs * to_keys, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
     traffic |= {name: (1 + pairs * constants.group * to_queries, 0) for name in ("k_ptr", "v_ptr")}
     traffic |= {"bias_ptr": (bias, 0), **{name: (0, 1) for name in ("dq_ptr", "dk_ptr", "dv_ptr", "dbias_ptr")}}
-    return Plan(_neighborhood_bwd_kernel, args, config, grid, traffic)
+    return Plan(_neighborhood_bwd_kernel, args, config, grid, traffic, ("dbias",))

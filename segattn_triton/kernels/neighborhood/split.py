@@ -231,7 +231,7 @@ def plan_neighborhood_sum(
     scale: float,
     to_keys: bool = False,
 ) -> Plan:
-    """With dbias, the plan's `dbias_ptr` is a new buffer (tiles, heads * (2K-1)^2) of partial sums."""
+    """Makes dbias (tiles, heads * (2K-1)^2), partial sums, if asked for."""
     heads = s.shape[3]
     heads_kv = y.shape[3] if to_keys else b.shape[3]
     programs = heads_kv if to_keys else heads
@@ -259,4 +259,4 @@ def plan_neighborhood_sum(
     weights = 1 if border == "zero" and not to_keys else pairs / taps  # of keys outside, too, or not
     vectors = pairs if to_keys else pairs * constants.group
     traffic = dict(s_ptr=(weights, 0), b_ptr=(vectors, 0), y_ptr=(0, 1), dbias_ptr=(0, 1))
-    return Plan(_neighborhood_sum_kernel, args, config, grid, traffic)
+    return Plan(_neighborhood_sum_kernel, args, config, grid, traffic, ("dbias",))

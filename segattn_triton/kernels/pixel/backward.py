@@ -18,22 +18,12 @@ from ..common.tile import (
     add_chunk,
     channels_at_once,
     chunk_at,
-    is_peak,
     load_tile,
     num_pixels,
     store_chunks,
     store_tile,
 )
-from .shared import load_weights, logit_of, nothing_yet, spatial_config, squeeze
-
-
-@triton.jit
-def _at_peak(x, offs_c, peak, first, count, SPLIT: tl.constexpr):
-    """d max / dx [BLOCK_C, BLOCK_P]: 1 at the first maximum, or shared by all of them."""
-    if SPLIT:
-        return tl.where(is_peak(x, peak[None, :]), 1.0 / count[None, :].to(x.dtype), 0.0)
-    else:
-        return (offs_c[:, None] == first[None, :]).to(x.dtype)
+from .shared import at_peak, load_weights, logit_of, nothing_yet, spatial_config, squeeze
 
 
 @triton.jit
@@ -45,9 +35,9 @@ def _d_logit(x, w, offs_c, peak, first, count, C: tl.constexpr, POOL: tl.constex
     elif POOL == "mean":
         return mean
     elif POOL == "max":
-        return _at_peak(x, offs_c, peak, first, count, SPLIT)
+        return at_peak(x, offs_c, peak, count if SPLIT else first, SPLIT)
     else:
-        return 0.5 * (mean + _at_peak(x, offs_c, peak, first, count, SPLIT))
+        return 0.5 * (mean + at_peak(x, offs_c, peak, count if SPLIT else first, SPLIT))
 
 
 @triton.jit
@@ -130,7 +120,7 @@ def plan_spatial_bwd(
     split: bool,
     gate: Activation,
 ) -> Plan:
-    """With dparam, the plan's `dparam_ptr` is a new buffer (programs, C + 1) of partial dweight and dbias."""
+    """Makes dparam (programs, C + 1), partial dweight and dbias, if asked for."""
     m, block_c = maps(*(t for t in (dy, x, dx) if t is not None)), channels_at_once(x.shape[1])
     config = spatial_config(m, x, pool, backward=True)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
@@ -170,4 +160,4 @@ def plan_spatial_bwd(
         dx_ptr=(0, 1),
         dparam_ptr=(0, 1),
     )
-    return Plan(_spatial_bwd_kernel, args, config, grid, traffic)
+    return Plan(_spatial_bwd_kernel, args, config, grid, traffic, ("dparam",))

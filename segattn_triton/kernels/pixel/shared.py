@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...runtime.maps import Maps
 from ...tuning.choice import config_for
-from ...tuning.model import Config, Footprint, space
+from ...tuning.model import SMS, Config, Footprint, space
 from ...tuning.target import capability, with_all_registers
 from ..common.tile import WHOLE, channels_at_once, is_peak, load_vector, nan_max
 
@@ -57,6 +57,15 @@ def squeeze(x, w, offs_c, total, peak, first, count, C: tl.constexpr, POOL: tl.c
 
 
 @triton.jit
+def at_peak(x, offs_c, peak, found, SPLIT: tl.constexpr):
+    """d max / dx [BLOCK_C, BLOCK_P]: 1 at the channel `found`, or shared by the `found` channels of the peak."""
+    if SPLIT:
+        return tl.where(is_peak(x, peak[None, :]), 1.0 / found[None, :].to(x.dtype), 0.0)
+    else:
+        return (offs_c[:, None] == found[None, :]).to(x.dtype)
+
+
+@triton.jit
 def logit_of(total, peak, bias_ptr, C: tl.constexpr, POOL: tl.constexpr):
     """z [BLOCK_P]"""
     z = total
@@ -78,6 +87,31 @@ def _live(m: Maps, pool: str, backward: bool) -> float:
     if backward:
         return 6.2 if chunks or scattered else 4.0 if peak else 2.7
     return 4.0 if chunks and peak else 2.3 if scattered else 1.6 if chunks or peak else 1.2
+
+
+PARTIALS = 16384  # values per image that the second stage of a reduction has to read, at most
+
+
+def blocks(m: Maps, config: Config) -> tuple[int, int]:
+    """Pixel tiles, and the programs T that share those of an image."""
+    tiles = -(-m.P // config.blocks["BLOCK_P"])
+    return tiles, min(tiles, -(-8 * SMS // max(m.N, 1)), max(PARTIALS // m.C, 1))
+
+
+def chain_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, loops: bool = False) -> Config:
+    """Of a kernel that has all channels of its pixels, with one tile of an image or every T-th."""
+    itemsize, block_c = x.element_size(), channels_at_once(m.C)
+
+    def footprint(config: Config) -> Footprint:
+        block_p, (tiles, share) = config.blocks["BLOCK_P"], blocks(m, config)
+        share = share if loops else tiles
+        row = (block_c if m.layout.channels_last else block_p) * itemsize
+        waste = -(-tiles // max(share, 1)) * share * block_p / max(m.P, 1)
+        return Footprint(block_c * block_p, itemsize, loads, live, m.N * share, waste, row)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
+    config = config_for(SPACE, footprint, kernel, x, **how)
+    return with_all_registers(config, x.device) if loops and capability(x.device) > 80 else config
 
 
 def spatial_config(m: Maps, x: Tensor, pool: str, backward: bool) -> Config:

@@ -1,28 +1,34 @@
-"""A repeated call repeats its launches, on its own tensors: nothing is planned anew, and nothing else changes."""
+"""A call that was seen twice repeats its launches, on its own tensors: nothing is planned, and nothing else changes."""
 
 import gc
-import threading
 import weakref
 
 import pytest
 import torch
 from support import DEVICE, assert_equal, each_dtype, each_row, outputs_and_gradients, problem
 
-import segattn_triton.ops  # noqa: F401
+import segattn_triton as sat
+import segattn_triton.ops
 from segattn_triton.catalog import BY_NAME
-from segattn_triton.runtime import replay
+from segattn_triton.runtime import call as call_module
+from segattn_triton.runtime import known
+from segattn_triton.runtime import run as run_module
+from segattn_triton.runtime.call import Known
+from segattn_triton.runtime.description import describe
+from segattn_triton.runtime.known import REFUSED, SEEN
 from segattn_triton.runtime.operator import OPERATORS as REGISTERED
-from segattn_triton.runtime.plan import Plan, launch, listening, recorded
-from segattn_triton.runtime.recorder import Recording
-from segattn_triton.runtime.replay import signature
-from segattn_triton.runtime.tape import INTERPRETED, Stale, Tape
+from segattn_triton.runtime.plan import INTERPRETED, Plan, recorded
+from segattn_triton.runtime.program import Program, Stale
+from segattn_triton.runtime.run import Run, perform
 from segattn_triton.tuning import choice as tuning
 from segattn_triton.tuning.model import Config
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(replay, "_tapes", {})
+    monkeypatch.setattr(known, "programs", {})
+    for module in (run_module, call_module):
+        monkeypatch.setattr(module, "programs", known.programs)
 
 
 def run(row, inputs, **options):
@@ -52,8 +58,10 @@ def test_a_repeated_call_is_not_planned(row, layout, monkeypatch):
         return y, *torch.autograd.grad(y, inputs, dy)
 
     expected = both(second, dy)
-    replay._tapes.clear()
-    both(first, torch.ones_like(dy))
+    known.programs.clear()
+    for _ in range(2):
+        both(first, torch.ones_like(dy))
+    assert all(isinstance(value, Program | Known) for value in known.programs.values())
     planless(monkeypatch)
     for got, wanted in zip(both(second, dy), expected, strict=True):
         assert_equal(got, wanted)
@@ -72,10 +80,10 @@ def test_options_and_needs_are_told_apart(row):
     ]
     expected = []
     for call in calls:
-        replay._tapes.clear()
+        known.programs.clear()
         expected.append(run(row, **call))
-    replay._tapes.clear()
-    for call, wanted in [*zip(calls, expected, strict=True)] * 2:
+    known.programs.clear()
+    for call, wanted in [*zip(calls, expected, strict=True)] * 3:
         for got, one in zip(run(row, **call), wanted, strict=True):
             assert_equal(got, one)
 
@@ -85,9 +93,9 @@ def test_key_of_a_misaligned_view(dtype):
     """Same shape, same strides, another distance from 16 bytes: another kernel."""
     wide = torch.zeros(2 * 3 * 8 * 8 + 64, dtype=dtype)
     views = [torch.as_strided(wide, (2, 3, 8, 8), (192, 64, 8, 1), offset) for offset in range(16)]
-    keys = {signature("op", [v]) for v in views}
+    keys = {describe("op", [v]) for v in views}
     assert len(keys) == 16 // dtype.itemsize or dtype.itemsize == 1
-    assert signature("op", [views[0]]) == signature("op", [views[16 // dtype.itemsize]])
+    assert describe("op", [views[0]]) == describe("op", [views[16 // dtype.itemsize]])
 
 
 def test_misaligned_views_are_right():
@@ -113,14 +121,15 @@ def test_misaligned_views_are_right():
 )
 def test_key_tells_tensors_apart(other):
     x = torch.zeros(2, 3, 5, 4)
-    assert signature("op", [x, 1.0]) == signature("op", [x.clone(), 1.0])
-    assert signature("op", [other, 1.0]) != signature("op", [x, 1.0])
-    assert signature("op", [x, 2.0]) != signature("op", [x, 1.0]) != signature("op_bwd", [x, 1.0])
+    assert describe("op", [x, 1.0]) == describe("op", [x.clone(), 1.0])
+    assert describe("op", [other, 1.0]) != describe("op", [x, 1.0])
+    assert describe("op", [x, 2.0]) != describe("op", [x, 1.0]) != describe("op_bwd", [x, 1.0])
 
 
 def test_another_config_is_another_launch(monkeypatch):
     row, inputs = BY_NAME["spatial_gate"], problem(BY_NAME["spatial_gate"])
-    run(row, inputs)
+    for _ in range(2):
+        run(row, inputs)
     planless(monkeypatch)
     with tuning.using(), pytest.raises(AssertionError, match="planned again"):
         run(row, inputs)
@@ -128,7 +137,8 @@ def test_another_config_is_another_launch(monkeypatch):
 
 def test_what_is_recorded_is_planned():
     row, inputs = BY_NAME["spatial_gate"], problem(BY_NAME["spatial_gate"])
-    run(row, inputs)
+    for _ in range(3):
+        run(row, inputs)
     with recorded() as plans:
         run(row, inputs)
     assert [plan.name for plan in plans] == ["spatial_fwd", "spatial_bwd", "finish"]
@@ -144,19 +154,82 @@ def test_one_tensor_in_two_places():
         return torch.autograd.grad(row.op(leaf, backend="triton"), leaf, leaf.detach() if dy is x else dy)[0]
 
     expected = dx(other)
-    replay._tapes.clear()
-    dx(x)
-    assert_equal(dx(other), expected)
-    assert_equal(dx(x), dx(x.clone()))
+    known.programs.clear()
+    own = dx(x.clone())
+    for dy, wanted in 3 * [(x, own), (other, expected), (x.clone(), own)]:
+        assert_equal(dx(dy), wanted)
 
 
-def test_as_many_tapes_as_are_kept(monkeypatch):
-    monkeypatch.setattr(replay, "MOST_TAPES", 3)
+def test_as_many_as_are_known(monkeypatch):
+    """What was seen once goes first."""
+    monkeypatch.setattr(known, "MOST", 5)
     row = BY_NAME["spatial_pool_gate"]
-    for H in range(2, 9):
+
+    def call(H, times):
         x = torch.ones(1, 2, H, 3, device=DEVICE)
-        torch.testing.assert_close(row.op(x, backend="triton"), row.reference(x))
-        assert 0 < len(replay._tapes) <= 3
+        for _ in range(times):
+            torch.testing.assert_close(row.op(x, backend="triton"), row.reference(x))
+        return len([value for value in known.programs.values() if value is not SEEN])
+
+    assert call(1, 2) == 2
+    for H in range(2, 9):
+        assert call(H, 1) == 2 and len(known.programs) <= 5
+    for H in range(2, 9):
+        assert call(H, 3) and len(known.programs) <= 5
+
+
+def test_a_description_seen_once_is_not_written_down(monkeypatch):
+    row, written = BY_NAME["spatial_gate"], []
+    program = Run.program
+    monkeypatch.setattr(Run, "program", lambda self, outputs: written.append(1) or program(self, outputs))
+    for count in (0, 1, 1):
+        with torch.no_grad():
+            row.op(*problem(row), backend="triton")
+        assert len(written) == count
+
+
+@each_row
+def test_switched_off_everything_is_planned(row, monkeypatch):
+    inputs = problem(row)
+    expected = [run(row, inputs) for _ in range(3)][-1]
+    with sat.set_programs_enabled(False):
+        assert not known.programs
+        for got, wanted in zip(run(row, inputs), expected, strict=True):
+            assert_equal(got, wanted)
+        assert not known.programs
+        planless(monkeypatch)
+        with pytest.raises(AssertionError, match="planned again"):
+            run(row, inputs)
+    assert known.enabled
+
+
+def test_the_switch_is_a_statement_too():
+    try:
+        sat.set_programs_enabled(False)
+        assert not known.enabled
+        with sat.set_programs_enabled(True):
+            assert known.enabled
+        assert not known.enabled
+    finally:
+        sat.set_programs_enabled(True)
+    with pytest.raises(TypeError, match="mode"):
+        sat.set_programs_enabled("off")
+
+
+def test_flags_of_torch_are_told_apart(monkeypatch):
+    """TF32 and determinism decide what runs; zero and minus zero are two constants; 3 is not 3.0, 1 is not True."""
+    x, seen = torch.zeros(2, 3, 4, 4), set()
+    before = torch.backends.cudnn.conv.fp32_precision
+    try:
+        for precision in ("tf32", "ieee"):
+            torch.backends.cudnn.conv.fp32_precision = precision
+            for deterministic in (True, False):
+                torch.use_deterministic_algorithms(deterministic)
+                for constant in (0.0, -0.0, 0, False, 1, True, 1.0):
+                    seen |= {describe("op", [x, constant]), describe("op", [x, ("hard_sigmoid", constant)])}
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+    assert len(seen) == 2 * 2 * 7 * 2
 
 
 class Kernel:
@@ -174,32 +247,30 @@ class Kernel:
         return lambda **arguments: self.launches.append((grid, arguments))
 
 
-def a_launch(kernel, x, y, part) -> None:
-    launch(Plan(kernel, dict(x_ptr=x, C=3, y_ptr=y, part_ptr=part), Config({"BLOCK": 8}), 7))
+def a_plan(kernel, x, y, part) -> Plan:
+    return Plan(kernel, dict(x_ptr=x, C=3, y_ptr=y, part_ptr=part), Config({"BLOCK": 8}), 7)
 
 
-def tape_of(work, *given) -> Tape | None:
-    """Of work(*given), which returns its outputs."""
-    with Recording(given) as recording, listening(recording.launched):
-        outputs = work(*given)
-    return recording.tape(outputs)
+def program_of(work, *given) -> Program | str:
+    """Of work(run, *given), which returns its outputs."""
+    run = Run(given, writes=True)
+    return run.program(work(run, *given))
 
 
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="the kernel of these tests is none of Triton's")
 
 
 @interpreted
-def test_a_tape_puts_tensors_in_their_places():
-    """Also a temporary one, of which the launch gets a view; an allocation that nothing uses is left out."""
+def test_a_program_puts_tensors_in_their_places():
+    """Also a temporary one, of which the launch gets a view."""
     kernel, (x, y, x2, y2) = Kernel(), (torch.zeros(n) for n in (3, 4, 3, 4))
 
-    def work(x, y):
-        torch.empty(1000)
-        a_launch(kernel, x, y, torch.empty(6, 2)[:, 1:])
+    def work(run, x, y):
+        run.launch(a_plan(kernel, x, y, run.empty(torch.empty(6, 2))[:, 1:]))
         return [y, None]
 
-    tape = tape_of(work, x, y)
-    outputs = tape.play([x2, y2])
+    program = program_of(work, x, y)
+    outputs = program([x2, y2])
     (_, first), (grid, second) = kernel.launches
     assert outputs[0] is y2 and outputs[1] is None
     assert grid == (7,) and second["C"] == 3 and second["BLOCK"] == 8
@@ -207,35 +278,35 @@ def test_a_tape_puts_tensors_in_their_places():
     a, b = first["part_ptr"], second["part_ptr"]
     assert (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
     assert a.data_ptr() != b.data_ptr()
-    assert [step.__name__ for step in tape.steps] == ["skip", "allocate", "interpret"]
+    assert [step.__name__ for step in program.steps] == ["allocate", "interpret"]
 
 
 @each_row
-def test_a_tape_keeps_no_tensor_alive(row):
+def test_a_program_keeps_no_tensor_alive(row):
     inputs = problem(row)
-    alive = [weakref.ref(t) for t in (*inputs, row.op(*inputs, backend="triton"))]
-    assert replay._tapes
+    alive = [weakref.ref(t) for _ in range(3) for t in (*inputs, row.op(*inputs, backend="triton"))]
+    assert any(isinstance(value, Program) for value in known.programs.values())
     inputs.clear()
     gc.collect()
     assert not any(ref() is not None for ref in alive)
 
 
 @interpreted
-def test_a_tape_calls_torch_again():
+def test_a_program_calls_torch_again():
     """On views, in place, and with what that gives, whatever autograd and autocast say by then."""
     kernel = Kernel()
 
-    def work(x, weight):
-        taps = torch.empty(3, 2).copy_(weight.detach().t())
-        product = torch.mm(x, taps)
-        a_launch(kernel, x, product, taps.flatten())
+    def work(run, x, weight):
+        taps = run.call(lambda taps, weight: taps.copy_(weight.t()), run.empty(torch.empty(3, 2)), weight)
+        product = run.call(torch.mm, x, taps)
+        run.launch(a_plan(kernel, x, product, taps.flatten()))
         return [product]
 
     x, weight = torch.randn(4, 3), torch.randn(2, 3)
-    tape = tape_of(work, x, weight)
+    program = program_of(work, x, weight)
     x2, weight2 = torch.randn(4, 3), torch.randn(2, 3).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        (product,) = tape.play([x2, weight2])
+        (product,) = program([x2, weight2])
     launched = kernel.launches[-1][1]
     assert product.dtype == torch.float32 and not product.requires_grad
     torch.testing.assert_close(product, torch.mm(x2, weight2.detach().t()))
@@ -243,46 +314,38 @@ def test_a_tape_calls_torch_again():
     assert_equal(launched["part_ptr"], weight2.detach().t().flatten())
 
 
-def test_a_layout_that_torch_did_not_give_before_is_planned(monkeypatch):
+def test_a_layout_that_torch_did_not_give_before_is_planned():
     """A library may change its mind: strides that no launch expects are seen before the launch."""
     x = torch.randn(2, 4, 3, 3)
 
-    def work(x):
-        with torch.no_grad():
-            y = torch.add(x, 1.0)
-        return [y]
+    def work(run, x):
+        return [run.call(torch.add, x, 1.0)]
 
-    tape = tape_of(work, x)
+    program = program_of(work, x)
+    last = x.to(memory_format=torch.channels_last)
     with pytest.raises(Stale):
-        tape.play([x.to(memory_format=torch.channels_last)])  # add gives the strides of its argument
-    replay._tapes["work"] = tape
-    assert replay.played("work", [x.to(memory_format=torch.channels_last)]) is None and not replay._tapes
-
-
-def test_what_depends_on_values_is_planned():
-    x = torch.ones(3)
-    for work in (lambda x: [x * x.sum().item()], lambda x: [torch.cat([x, x])], lambda x: [torch.ones(3)[1:]]):
-        tape = tape_of(work, x)
-        assert tape is None or torch.equal(tape.play([x])[0], work(x)[0])
-    assert tape_of(lambda x: [x * x.sum().item()], x) is None
-    assert tape_of(lambda x: [torch.cat([x, x])], x) is None
+        program([last])  # add gives the strides of its argument
+    known.programs["work"] = program
+    assert_equal(perform("work", [last], lambda run: work(run, last))[0], last + 1.0)
+    assert known.programs["work"] is SEEN
 
 
 @interpreted
 def test_a_tensor_of_unknown_origin_is_planned():
-    kernel, foreign = Kernel(), torch.zeros(3)
+    """Each time, and the call itself never fails."""
+    kernel, foreign, x = Kernel(), torch.zeros(3), torch.zeros(3)
 
-    def work(x):
-        a_launch(kernel, x, foreign, None)
+    def work(run):
+        run.launch(a_plan(kernel, x, foreign, None))
         return [x]
 
-    with Recording([foreign.clone()]) as recording, listening(recording.launched):
-        outputs = work(recording.tensors[0])
-    assert recording.tape(outputs) is None and "unknown origin" in recording.refusal
+    for _ in range(4):
+        assert perform("work", [x], work)[0] is x
+    assert known.programs["work"] == REFUSED and len(kernel.launches) == 4
 
 
 @interpreted
-def test_a_tape_runs_on_its_device(monkeypatch):
+def test_a_program_runs_on_its_device(monkeypatch):
     entered, device = [], [0]
 
     class Guard:
@@ -299,28 +362,11 @@ def test_a_tape_runs_on_its_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: device[0])
     x, y = torch.zeros(3), torch.zeros(4)
-    tape = tape_of(lambda x, y: a_launch(Kernel(), x, y, None) or [y], x, y)
+    program = program_of(lambda run, x, y: run.launch(a_plan(Kernel(), x, y, None)) and [y], x, y)
     for index in (1, 0):
-        tape.device, tape.on_gpu = torch.device("cuda", index), True
-        assert tape.play([x, y])[0] is y
+        program.device, program.on_gpu = torch.device("cuda", index), True
+        assert program([x, y])[0] is y
     assert entered == [1] and device == [0]
-
-
-@interpreted
-def test_a_tape_is_of_one_thread():
-    """What another thread launches meanwhile is not on it."""
-    kernel, other, (x, y) = Kernel(), Kernel(), (torch.zeros(3), torch.zeros(4))
-
-    def work(x, y):
-        thread = threading.Thread(target=a_launch, args=(other, x, y, y))
-        thread.start()
-        thread.join()
-        a_launch(kernel, x, y, y)
-        return [y]
-
-    tape = tape_of(work, x, y)
-    tape.play([x, y])
-    assert (len(other.launches), len(kernel.launches)) == (1, 2)
 
 
 @each_row

@@ -1,0 +1,1 @@
+"""Records, and the page, plots and tables made of them."""

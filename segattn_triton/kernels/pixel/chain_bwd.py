@@ -1,0 +1,333 @@
+"""The backward of a gate of every pixel after one of every channel, of y = x * gc * gp, plus x if residual.
+
+The gate of the pixels is a convolution of mean_c and max_c of x' = x * gc: see `pair` and `convolve`. With
+dx' = dy gp + dmean / C + dmax at the maximum:
+
+    sums    dgp_p = sum_c dy x gc + dmap,  dz = dgp gate'(z),    dgc_c = sum_p x dy gp, its first part    (read dy, x)
+    back    dgc_c, its second part: sum_p x (dmean / C + dmax at the maximum)                             (read x)
+    dx      dx = dx' gc + what the pool over the pixels gives, plus dy if residual                        (read dy)
+
+x, dy, dx (N, C, P); gc (N, C); z, dz, peak, found (N, P); dpools (N, 1 or 2, P). Program t of an image takes its tiles
+t, t + T, ...: dgc (N, T1 + T2, C) is partial, the T1 rows of the first kernel before the T2 of the second. Shared ties
+compare x with the maximum: the last kernel then reads x, too.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import Maps, accumulator, maps, partials
+from ...runtime.plan import Plan
+from ...tuning.model import Config
+from ...tuning.target import stages_of
+from ..common.activations import Activation
+from ..common.tile import (
+    WHOLE,
+    add_chunk,
+    channels_at_once,
+    chunk_at,
+    d_pool,
+    load_tile,
+    load_vector,
+    num_pixels,
+    store_chunks,
+    store_tile,
+)
+from .pair import d_pair
+from .shared import at_peak, blocks, chain_config
+
+
+@triton.jit
+def _chain_sums_kernel(
+    dy_ptr,
+    dmap_ptr,
+    x_ptr,
+    gc_ptr,
+    z_ptr,
+    dz_ptr,
+    dgc_ptr,
+    dy_stride,
+    x_stride,
+    pixels,
+    tiles,
+    share,
+    rows,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    STAGES: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    n = tl.program_id(0) // share
+    first = tl.program_id(0) % share
+    P = num_pixels(pixels, LAYOUT)
+    image = n.to(tl.int64) * P
+    dgc = tl.zeros([CHUNKS, BLOCK_C], ACC)
+    for tile in tl.range(first, tiles, share, num_stages=STAGES):
+        offs_p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask_p = offs_p < P
+        z = tl.load(z_ptr + image + offs_p, mask_p, other=0.0)
+        gp = GATE.f(z, GATE.a, GATE.b)
+        dgp = tl.zeros([BLOCK_P], ACC)
+        for chunk in range(0, C, BLOCK_C):
+            offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
+            x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+            dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+            both = dy * x
+            if dgc_ptr is not None:
+                dgc = add_chunk(dgc, chunk, tl.sum(both * gp[None, :], 1))
+            if gc_ptr is not None:
+                both *= load_vector(gc_ptr + n.to(tl.int64) * C, offs_c, C, ACC)[:, None]
+            dgp += tl.sum(both, 0)
+        if dmap_ptr is not None:
+            dgp += tl.load(dmap_ptr + image + offs_p, mask_p, other=0.0).to(ACC)
+        tl.store(dz_ptr + image + offs_p, GATE.df(dgp, z, GATE.a, GATE.b), mask_p)
+    if dgc_ptr is not None:
+        store_chunks(dgc_ptr + (n.to(tl.int64) * rows + first) * C, dgc, C)
+
+
+@triton.jit
+def _chain_back_kernel(
+    x_ptr,
+    gc_ptr,
+    dpools_ptr,
+    peak_ptr,
+    found_ptr,
+    dgc_ptr,
+    x_stride,
+    pixels,
+    tiles,
+    share,
+    rows,
+    C: tl.constexpr,
+    POOL: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    STAGES: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    n = tl.program_id(0) // share
+    first = tl.program_id(0) % share
+    P = num_pixels(pixels, LAYOUT)
+    image = n.to(tl.int64) * P
+    dgc = tl.zeros([CHUNKS, BLOCK_C], ACC)
+    for tile in tl.range(first, tiles, share, num_stages=STAGES):
+        offs_p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask_p = offs_p < P
+        dmean, dmax = d_pair(dpools_ptr, n, offs_p, mask_p, P, C, POOL)
+        found = tl.load(found_ptr + image + offs_p, mask_p, other=1)
+        peak = dmax
+        if peak_ptr is not None:
+            peak = tl.load(peak_ptr + image + offs_p, mask_p, other=0.0)
+        for chunk in range(0, C, BLOCK_C):
+            offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
+            x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+            scaled = x
+            if peak_ptr is not None:
+                scaled = x * load_vector(gc_ptr + n.to(tl.int64) * C, offs_c, C, ACC)[:, None]
+            here = at_peak(scaled, offs_c, peak, found, peak_ptr is not None)
+            dgc = add_chunk(dgc, chunk, tl.sum(x * (dmean[None, :] + dmax[None, :] * here), 1))
+    store_chunks(dgc_ptr + (n.to(tl.int64) * rows + first) * C, dgc, C)
+
+
+@triton.jit
+def _chain_dx_kernel(
+    dy_ptr,
+    x_ptr,
+    gc_ptr,
+    z_ptr,
+    dpools_ptr,
+    peak_ptr,
+    found_ptr,
+    dpooled_ptr,
+    highest_ptr,
+    place_ptr,
+    dx_ptr,
+    dy_stride,
+    x_stride,
+    dx_stride,
+    pixels,
+    tiles,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    POOL: tl.constexpr,
+    MEAN: tl.constexpr,
+    BOTH: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    pid = tl.num_programs(0) - 1 - tl.program_id(0)
+    n = pid // tiles
+    P = num_pixels(pixels, LAYOUT)
+    image = n.to(tl.int64) * P
+    offs_p = pid % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    mask_p = offs_p < P
+    gp = GATE.f(tl.load(z_ptr + image + offs_p, mask_p, other=0.0), GATE.a, GATE.b)
+    dmean, dmax = d_pair(dpools_ptr, n, offs_p, mask_p, P, C, POOL)
+    found = tl.load(found_ptr + image + offs_p, mask_p, other=1)
+    peak = dmax
+    if peak_ptr is not None:
+        peak = tl.load(peak_ptr + image + offs_p, mask_p, other=0.0)
+    for chunk in range(0, C, BLOCK_C):
+        offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
+        dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+        x = dy
+        if x_ptr is not None:
+            x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        scaled = x
+        g = gp[None, :]
+        if gc_ptr is not None:
+            gc = load_vector(gc_ptr + n.to(tl.int64) * C, offs_c, C, ACC)[:, None]
+            scaled = x * gc
+            g *= gc
+        here = at_peak(scaled, offs_c, peak, found, peak_ptr is not None)
+        dx = dmean[None, :] + dmax[None, :] * here
+        if gc_ptr is not None:
+            dx *= gc
+        dx += dy * g
+        if dpooled_ptr is not None:
+            dx += d_pool(x, dpooled_ptr, highest_ptr, place_ptr, n, offs_c, offs_p, P, C, K, MEAN, BOTH, ACC)
+        if RESIDUAL:
+            dx += dy
+        store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
+
+
+def _stages(x: Tensor, m: Maps, loads: int, config: Config) -> int:
+    block_c = channels_at_once(m.C)
+    return stages_of(x, loads * block_c * config.blocks["BLOCK_P"], m.layout.align) if block_c >= m.C else 1
+
+
+def plan_chain_sums(
+    dy: Tensor,
+    dmap: Tensor | None,
+    x: Tensor,
+    gc: Tensor | None,
+    z: Tensor,
+    dz: Tensor,
+    dpools: Tensor | None,
+    peak: Tensor | None,
+    found: Tensor,
+    pool: str,
+    gate: Activation,
+) -> tuple[Plan, Plan | None, Tensor | None]:
+    """The first plan fills dz; with dpools, which follow from dz, both fill the partial sums dgc (N, T, C), new."""
+    m, block_c = maps(dy, x), channels_at_once(x.shape[1])
+    wide = m.C > WHOLE or m.layout.align == 1 or m.layout.channels_last
+    config = chain_config("chain_sums", m, x, loads=2, live=6.2 if wide else 3.2, loops=True)
+    tiles, share = blocks(m, config)
+    config_back = chain_config("chain_back", m, x, loads=1, live=4.2 if wide else 2.2, loops=True)
+    tiles_back, share_back = blocks(m, config_back)
+    rows = share + share_back
+    dgc = None if dpools is None else partials(x, m.N, rows, m.C)
+    common = dict(
+        x_ptr=x,
+        gc_ptr=gc,
+        x_stride=m.strides[1],
+        pixels=m.pixels,
+        rows=rows,
+        C=m.C,
+        LAYOUT=m.layout,
+        ACC=accumulator(x),
+        CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
+        BLOCK_C=block_c,
+    )
+    args = common | dict(
+        dy_ptr=dy,
+        dmap_ptr=dmap,
+        z_ptr=z,
+        dz_ptr=dz,
+        dgc_ptr=None if dgc is None else dgc[:, :share],
+        dy_stride=m.strides[0],
+        tiles=tiles,
+        share=share,
+        GATE=gate,
+        STAGES=_stages(x, m, 2, config),
+    )
+    traffic = dict(
+        dy_ptr=(1, 0), dmap_ptr=(1, 0), x_ptr=(1, 0), gc_ptr=(tiles, 0), z_ptr=(1, 0), dz_ptr=(0, 1), dgc_ptr=(0, 1)
+    )
+    first = Plan(_chain_sums_kernel, args, config, m.N * share, traffic)
+    if dpools is None:
+        return first, None, None
+    args = common | dict(
+        dpools_ptr=dpools,
+        peak_ptr=peak,
+        found_ptr=found,
+        dgc_ptr=dgc[:, share:],
+        tiles=tiles_back,
+        share=share_back,
+        POOL=pool,
+        STAGES=_stages(x, m, 1, config_back),
+    )
+    traffic = dict.fromkeys(("x_ptr", "dpools_ptr", "peak_ptr", "found_ptr"), (1, 0))
+    traffic |= dict(gc_ptr=(0 if peak is None else tiles_back, 0), dgc_ptr=(0, 1))
+    return first, Plan(_chain_back_kernel, args, config_back, m.N * share_back, traffic), dgc
+
+
+def plan_chain_dx(
+    dy: Tensor,
+    x: Tensor,
+    gc: Tensor | None,
+    z: Tensor,
+    dpools: Tensor,
+    peak: Tensor | None,
+    found: Tensor,
+    pool: str,
+    dpooled: Tensor | None,
+    mean: bool,
+    both: bool,
+    highest: Tensor | None,
+    place: Tensor | None,
+    dx: Tensor,
+    residual: bool,
+    gate: Activation,
+) -> Plan:
+    """dpooled (N, K, C) of the pool over the pixels, or (N, 2 K, C) of both; highest, place (N, C) as in `d_pool`."""
+    reads_x = peak is not None or highest is not None
+    m = maps(*(t for t in (dy, x if reads_x else None, dx) if t is not None))
+    live = 2.2 + 1.5 * reads_x + (dpooled is not None)
+    if m.layout.align == 1:  # every element has its own address in each of the maps
+        live = max(live, 3.5 * (2 + reads_x))
+    config = chain_config("chain_dx", m, x, loads=1 + reads_x, live=live)
+    tiles = -(-m.P // config.blocks["BLOCK_P"])
+    pools = 2 if both else 1
+    args = dict(
+        dy_ptr=dy,
+        x_ptr=x if reads_x else None,
+        gc_ptr=gc,
+        z_ptr=z,
+        dpools_ptr=dpools,
+        peak_ptr=peak,
+        found_ptr=found,
+        dpooled_ptr=dpooled,
+        highest_ptr=highest,
+        place_ptr=place,
+        dx_ptr=dx,
+        dy_stride=m.strides[0],
+        x_stride=m.strides[-2 if reads_x else 0],
+        dx_stride=m.strides[-1],
+        pixels=m.pixels,
+        tiles=tiles,
+        C=m.C,
+        K=1 if dpooled is None else dpooled.shape[1] // pools,
+        POOL=pool,
+        MEAN=mean,
+        BOTH=both,
+        RESIDUAL=residual,
+        GATE=gate,
+        LAYOUT=m.layout,
+        ACC=accumulator(x),
+        BLOCK_C=channels_at_once(m.C),
+    )
+    traffic = dict.fromkeys(("dy_ptr", "x_ptr", "z_ptr", "dpools_ptr", "peak_ptr", "found_ptr"), (1, 0))
+    traffic |= dict.fromkeys(("gc_ptr", "dpooled_ptr", "highest_ptr", "place_ptr"), (tiles, 0)) | {"dx_ptr": (0, 1)}
+    return Plan(_chain_dx_kernel, args, config, m.N * tiles, traffic)
