@@ -54,7 +54,7 @@ def _without_adapter(path: str, module: nn.Module) -> Iterator[Found]:
     """The gate that a module of no known class is by its graph, or looks like."""
     gate = module._segattn_gate if isinstance(module, AcceleratedGate) else None
     named = qualified_name(type(module)) in WITHOUT_KERNEL or path.endswith("_fsdp_wrapped_module")
-    if gate is None and not named and is_candidate(module):
+    if gate is None and not named and is_candidate(module) and not any(map(_known_name, module.modules())):
         gate = by_structure(module)
     if isinstance(gate, Gate):
         reason = "a child of it has hooks, which its own forward runs: until they are removed"

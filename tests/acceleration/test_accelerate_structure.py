@@ -7,6 +7,7 @@ from unittest import mock
 
 import copies
 import pytest
+import standins
 import support
 import torch
 import torch.nn.functional as F
@@ -195,6 +196,24 @@ def test_half_a_model_is_found_once_for_each_description(monkeypatch):
     sat.accelerate(model)
     sat.accelerate(model)
     assert len(calls) == 2
+
+
+class Around(nn.Module):
+    """A module that does no more than call one, as smp's Attention."""
+
+    def __init__(self, gate: nn.Module):
+        super().__init__()
+        self.attention = gate
+
+    def forward(self, x):
+        return self.attention(x)
+
+
+def test_around_a_known_gate_nothing_is_looked_for():
+    """The name comes before the structure."""
+    for gate, by in ((standins.SCSEModule(copies.C), "name"), (made(copies.SCSE), "structure")):
+        (row,) = sat.acceleration_report(nn.Sequential(Around(gate)))
+        assert (row.by, row.name) == (by, "0.attention" if by == "name" else "0")
 
 
 def test_inside_a_known_gate_nothing_is_looked_for():
