@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from .description import describe
 from .maps import native
-from .run import Run, perform
+from .run import Run, perform, repeated
 from .schemas import Schema, library
 
 OPERATORS: dict[str, "DifferentiableOp"] = {}
@@ -108,6 +108,10 @@ class DifferentiableOp:
     def _outputs(self, args: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
         """All that the schema returns; None for each output that nobody wants, unless they are to be complete."""
 
+        given = args[: self.num_tensors]
+        if (outputs := repeated(key, given)) is not None:
+            return outputs
+
         def work(run: Run) -> list[Tensor | None]:
             args_native = self._native(run, args)
             made = [t if t.shape == _UNWANTED and not complete else run.empty(t) for t in self.allocate(*args_native)]
@@ -117,13 +121,17 @@ class DifferentiableOp:
                 made = [_in_strides_of(run, e, o) for e, o in zip(expected, made, strict=True)]
             return [o if complete or o.shape != _UNWANTED else None for o in made]
 
-        return perform(key, args[: self.num_tensors], work)
+        return perform(key, given, work)
 
     def run_backward(self, *arguments):
         return _unpacked(self._gradients(arguments, describe(f"{self.name_bwd} complete", arguments), complete=True))
 
     def _gradients(self, arguments: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
         """One per tensor argument of the forward; None where it is not needed, unless they are to be complete."""
+
+        given = arguments[: self.differentiable + len(self.saved) + self.num_tensors]
+        if (grads := repeated(key, given)) is not None:
+            return grads
 
         def work(run: Run) -> list[Tensor | None]:
             douts, saved, args, needs = self._backward_arguments(arguments)
@@ -149,7 +157,7 @@ class DifferentiableOp:
                 return grads
             return [run.empty(x_native.new_empty(_UNWANTED)) if g is None else g for g in grads]
 
-        return perform(key, arguments[: self.differentiable + len(self.saved) + self.num_tensors], work)
+        return perform(key, given, work)
 
     def _fake_forward(self, *args):
         return _unpacked(self.allocate(*args))

@@ -52,22 +52,18 @@ class Plan:
         return next(v.device for v in self.args.values() if isinstance(v, Tensor))
 
 
-_recorder: list[Plan] | None = None
+recorder: list[Plan] | None = None  # who collects the plans that are launched
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Plan]]:
     """Collect the plans that are launched inside. On meta tensors nothing runs: a whole op can be planned so."""
-    global _recorder
-    before, _recorder = _recorder, []
+    global recorder
+    before, recorder = recorder, []
     try:
-        yield _recorder
+        yield recorder
     finally:
-        _recorder = before
-
-
-def is_recording() -> bool:
-    return _recorder is not None
+        recorder = before
 
 
 def launch(plan: Plan) -> Any:
@@ -75,8 +71,8 @@ def launch(plan: Plan) -> Any:
     if plan.grid > MAX_GRID:
         raise ValueError(f"{plan.name}: {plan.grid} programs, at most {MAX_GRID} can be launched: split the batch")
     device = plan.device
-    if _recorder is not None:
-        _recorder.append(plan)
+    if recorder is not None:
+        recorder.append(plan)
     if plan.grid == 0 or device.type == "meta":
         return None
     with _on(device):

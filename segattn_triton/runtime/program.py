@@ -44,6 +44,8 @@ class Program:
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Place | None], device: torch.device, calls: bool):
         self.steps, self.outputs, self.calls = steps, outputs, calls  # calls: some steps are calls of torch
+        self.views = any(place is not None and place.view is not None for place in outputs)
+        self.indices = [None if place is None else place.index for place in outputs]
         self.device, self.on_gpu = device, device.type == "cuda"
         self.stream = None if INTERPRETED else triton.runtime.driver.active.get_current_stream
 
@@ -60,7 +62,9 @@ class Program:
         stream = self.stream(self.device.index or 0) if self.stream else 0
         for step in self.steps:
             step(tensors, stream)
-        return [None if place is None else place.tensor(tensors) for place in self.outputs]
+        if self.views:
+            return [None if place is None else place.tensor(tensors) for place in self.outputs]
+        return [None if i is None else tensors[i] for i in self.indices]
 
 
 def allocation(made: Tensor) -> Step:

@@ -96,15 +96,19 @@ class Run:
         raise LookupError(f"a tensor {tuple(t.shape)} that no step made")
 
 
-def perform(key: tuple | None, given: Sequence[Tensor | None], work: Callable[[Run], list]) -> list[Tensor | None]:
-    """work(run), which returns its outputs; or the program that an earlier one of the same description wrote."""
-    known = None if key is None else programs.get(key)
-    if isinstance(known, Program):
+def repeated(key: tuple | None, given: Sequence[Tensor | None]) -> list[Tensor | None] | None:
+    """The outputs of the program of a description; None if it has none."""
+    if isinstance(program := programs.get(key), Program):
         try:
-            return known(given)
+            return program(given)
         except Stale:
             programs.pop(key, None)  # another thread may have been here
-            known = None
+    return None
+
+
+def perform(key: tuple | None, given: Sequence[Tensor | None], work: Callable[[Run], list]) -> list[Tensor | None]:
+    """work(run), which returns its outputs; at the second sight of the description a program is written."""
+    known = None if key is None else programs.get(key)
     run = Run(given, writes=known == SEEN and not _is_capturing(given))
     outputs = work(run)
     if key is not None and known != REFUSED:

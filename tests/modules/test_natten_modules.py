@@ -91,6 +91,25 @@ def test_a_module_on_kernels(drop, on_kernels):
     assert (drop > 0) != torch.allclose(first, plain(x))
 
 
+@pytest.mark.parametrize("dilation", [(1, 2), (2, 1), (2, 4), (3, 2)], ids=str)
+def test_dilations_of_their_own_on_kernels(dilation, on_kernels):
+    """By classes of rows and columns of unequal size; the whole with its lse, the pair, and all gradients."""
+    around, size = natten._window.window(2, 3, dilation), (3 * dilation[0] + 1, 3 * dilation[1] + 2)
+    inputs = [rand(1, *size, h, 2, seed=i) for i, h in enumerate((2, 1, 1))] + [rand(2, 5, 5)]
+    results = []
+    for known in (_run, natten._definition):
+        leaves = [t.to(DEVICE).requires_grad_() for t in inputs]
+        q, k, v, rpb = leaves
+        last = {"return_lse": True} if known is _run else {}
+        y, lse = known.attention(q, k, v, rpb, around, 0.7, **last)
+        s = known.scores(q, k, rpb, around, 0.7)
+        y2 = known.weighted(s.softmax(-1), v, around)
+        loss = y.sin().sum() + lse.cos().sum() + (s * y2.sum(-1, keepdim=True)).sum()
+        results.append([y, lse, s, y2, *torch.autograd.grad(loss, leaves)])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
 @each_axes
 def test_dropped_weights(axes):
     """Each weight after the softmax is dropped, or grows by 1 / (1 - p); a seed repeats which."""
@@ -315,6 +334,44 @@ def test_bad_input(name):
     call, said = BAD[name]
     with pytest.raises(ValueError, match=said):
         call()
+
+
+VECTORS = {
+    "rank": (lambda q, k, v: (q[0], k, v), ValueError, r"query: got 3 axes, .* expected \(N, L, heads, D\)"),
+    "a list": (lambda q, k, v: (q, k.tolist(), v), TypeError, "key: got list"),
+    "another map": (
+        lambda q, k, v: (q, k[:, 1:], v),
+        ValueError,
+        r"key: got shape \(1, 8, 2, 4\), expected the map of",
+    ),
+    "heads": (lambda q, k, v: (q, k[:, :, :2].repeat(1, 1, 2, 1)[:, :, :3], v), ValueError, "its number of heads or"),
+    "another D": (lambda q, k, v: (q, k[..., :3], v), ValueError, "key: got D = 3, expected query's 4"),
+    "value and key": (lambda q, k, v: (q, k, v[:, :, :1]), ValueError, r"value: got shape .* expected key's"),
+    "dtype": (lambda q, k, v: (q, k, v.float()), TypeError, "value: got dtype torch.float32, expected query's"),
+    "device": (lambda q, k, v: (q, k.to("meta"), v), ValueError, "key: is on meta, query is on"),
+    "integers": (lambda q, k, v: (q.int(), k, v), TypeError, "query: got dtype torch.int32"),
+    "no pixel": (lambda q, k, v: (q[:, :0], k, v), ValueError, "query: got 4 axes, .*none of them empty"),
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_bad_vectors(name):
+    """Where the definition runs, whose checks are of any number of axes."""
+    change, error, said = VECTORS[name]
+    with pytest.raises(error, match=said):
+        natten.na1d(*change(*(rand(1, 9, 2, 4, seed=i) for i in range(3))), 3)
+
+
+@each_axes
+def test_bad_scores_and_weights(axes):
+    q, k, v = heads_first(axes)
+    qk, av = (getattr(natten, f"na{axes}d{end}") for end in ("_qk", "_av"))
+    with pytest.raises(ValueError, match=r"attn: got 4 weights, expected \d+|attn: got shape"):
+        av(q, v, 3)
+    with pytest.raises(ValueError, match="rpb: got shape"):
+        qk(q, k, 3, rpb=rand(2, *(3,) * axes))
+    with pytest.raises(ValueError, match=r"query: got \d axes, .*heads, .*D\)"):
+        qk(q[0], k, 3)
 
 
 def test_no_image():

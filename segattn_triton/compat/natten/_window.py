@@ -89,8 +89,8 @@ def vectors(axes: int, name: str, t, like: Tensor | None = None, like_name: str 
 
 def fits(window: Window, t: Tensor) -> None:
     """The map of t (N, *S, ...) holds the window."""
-    size = tuple(t.shape[1 : 1 + len(window.needs)])
-    if any(length < need for length, need in zip(size, window.needs, strict=True)):
+    if any(length < need for length, need in zip(t.shape[1:], window.needs, strict=False)):
+        size = tuple(t.shape[1 : 1 + len(window.needs)])
         raise ValueError(
             f"kernel_size: got {window.kernel_size} with dilation {window.dilation} for a map of {size}, expected at "
             f"least {window.needs}: pad the map, as the modules of this package do, or use "

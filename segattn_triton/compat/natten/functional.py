@@ -5,7 +5,7 @@
     na1d_av, ...            sum_j a_ij v_j                                         heads first
 
 The border is NATTEN's, "shift". Windows are odd, with stride 1 and no keys beside them: anything else is a ValueError
-that says what to use. Square windows of one dilation in 2-D run on kernels; all others on their definition in torch.
+that says what to use. Square windows in 2-D run on kernels; all others on their definition in torch.
 """
 
 from torch import Tensor

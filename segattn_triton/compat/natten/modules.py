@@ -148,7 +148,7 @@ class NeighborhoodAttention2D(_NeighborhoodAttention):
         name="NeighborhoodAttention2D",
         sizes="H, W",
         table="2k-1, 2k-1",
-        runs="Square windows of one dilation run on kernels; others on their definition, which the log says once.",
+        runs="Square windows run on kernels; others on their definition, which the log says once.",
     )
     axes = 2
 
