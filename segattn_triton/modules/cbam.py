@@ -8,7 +8,7 @@ from ..reference.activations import Spec, activate
 from ..reference.cbam import pools_of_pixels
 from ..reference.channel import pools
 from ..runtime import checks as check
-from ._children import apply_gate, call, is_plain, is_untouched
+from ._children import apply_gate, call, folded, is_plain, is_untouched, uses_batch
 from ._gate import GateModule, by_rank
 from .reduction import hidden_channels
 
@@ -106,11 +106,11 @@ class CBAMSpatialAttention(GateModule):
         return apply_gate(self.options["gate"], x, z, return_map)
 
     def is_plain(self) -> bool:
-        return is_plain(self.conv) and (self.bn is None or (is_plain(self.bn) and not _uses_batch(self.bn)))
+        return is_plain(self.conv) and (self.bn is None or (is_plain(self.bn) and not uses_batch(self.bn)))
 
     def window(self) -> tuple[Tensor, Tensor | None]:
         """The weight and bias of the convolution, those of bn folded into them."""
-        return (self.conv.weight, self.conv.bias) if self.bn is None else _folded(self.conv, self.bn)
+        return (self.conv.weight, self.conv.bias) if self.bn is None else folded(self.conv, self.bn)
 
 
 class CBAM(GateModule):
@@ -165,16 +165,3 @@ class CBAM(GateModule):
         y, gate_map = self.spatial(self.channel(x), return_map=True)
         y = y + x if self.options["residual"] else y
         return (y, gate_map) if return_map else y
-
-
-def _uses_batch(bn: nn.BatchNorm2d) -> bool:
-    """Whether it normalises by the statistics of the batch."""
-    return bn.training or bn.running_mean is None
-
-
-def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The weight and bias of bn(conv(x)) by the running statistics."""
-    scale = torch.rsqrt(bn.running_var + bn.eps)
-    scale = scale if bn.weight is None else bn.weight * scale
-    bias = (-bn.running_mean if conv.bias is None else conv.bias - bn.running_mean) * scale
-    return conv.weight * scale[:, None, None, None], bias if bn.bias is None else bias + bn.bias
