@@ -8,13 +8,16 @@ dz_f = ds gate'(z) weight_f where h_f > 0, and dz a matrix of F rows,
 
     dx = dy gate(z) + wx^T dz,   dg = wg^T dz,   dwx = dz x^T,   dwg = dz g^T,   db = sum_p dz,   dweight = sum_p ds' h
 
-h is computed again; z, one value per pixel, is saved. dz is in memory, F channels wide: 10.5 passes of C channels with
-F = C / 2, 6 of them for dx and dg.
+h is computed again; z, one value per pixel, is saved. Where channels and projections are few enough for the registers
+(C + G of 128 with F of 32 in 16 bits, half the product in float32, see `fits_on_chip`) one kernel does it in 5 passes:
+dy, x, g into dx, dg. Beyond, dz is in memory, F channels wide: with F = C / 2 that makes 10.5 passes, 7.5 of them for
+dx and dg alone.
 """
 
 import torch
 from torch import Tensor
 
+from ..kernels.additive.backward import fits_on_chip, plan_additive_bwd
 from ..kernels.additive.forward import plan_additive_fwd
 from ..kernels.additive.separate import plan_additive_dw, plan_additive_dx, plan_additive_dz
 from ..kernels.common.activations import Spec, activation
@@ -40,25 +43,37 @@ def _forward(run, outputs, x, g, wx, wg, b, weight, bias, gate, gate_a, gate_b, 
 
 def _backward(run, grads, douts, saved, x, g, wx, wg, b, weight, bias, gate, gate_a, gate_b, return_map):
     (dx, dg, dwx, dwg, db, dweight, dbias), (dy, dmap), (z,) = grads, douts, saved
-    gates, F = activation(gate, gate_a, gate_b), wx.shape[0]
+    given, gates = (dy, dmap, x, g, wx, wg, b, weight, z), activation(gate, gate_a, gate_b)
     of_logits = dweight is not None or dbias is not None
-    products = any(d is not None for d in (dx, dg, dwx, dwg))
-    dz = run.empty(x.new_empty((x.shape[0], x.shape[2:].numel(), F))) if products else None
-    if products or of_logits or db is not None:
-        sums = run.launch(plan_additive_dz(dy, dmap, x, g, wx, wg, b, weight, z, dz, of_logits, db is not None, gates))
+    maps = dx, dg, dwx is not None, dwg is not None
+    products = (_on_chip if fits_on_chip(x, g, wx.shape[0]) else _separate)(run, given, *maps, of_logits, db, gates)
+    for partial, out in zip(products, (dwx, dwg, db), strict=False):
+        if out is not None:
+            run.launch(plan_finish(partial, out))
     if of_logits:
         dweight = run.empty(torch.empty_like(weight)) if dweight is None else dweight
-        run.launch(plan_finish(sums.dweight, dweight, dbias))
-    if db is not None:
-        run.launch(plan_finish(sums.db, db))
+        run.launch(plan_finish(products[3], dweight, dbias))
+
+
+def _on_chip(run, given, dx, dg, with_dwx, with_dwg, of_logits, db, gates):
+    """The partial sums (dwx, dwg, db, dweight with dbias), dx and dg filled, in one kernel."""
+    sums = run.launch(plan_additive_bwd(*given, dx, dg, with_dwx, with_dwg, of_logits, db is not None, gates))
+    return sums.dwx, sums.dwg, sums.db, sums.dweight
+
+
+def _separate(run, given, dx, dg, with_dwx, with_dwg, of_logits, db, gates):
+    """The same with dz in memory between several kernels."""
+    dy, _, x, g, wx, wg, _, _, z = given
+    products = dx is not None or dg is not None or with_dwx or with_dwg
+    dz = run.empty(x.new_empty((x.shape[0], x.shape[2:].numel(), wx.shape[0]))) if products else None
+    sums = run.launch(plan_additive_dz(*given, dz, of_logits, db is not None, gates))
     if dx is not None:
         run.launch(plan_additive_dx(dy, z, dz, wx, dx, gates))
     if dg is not None:
         run.launch(plan_additive_dx(None, None, dz, wg, dg, None))
-    for t, dw in ((x, dwx), (g, dwg)):
-        if dw is not None:
-            partial = run.launch(plan_additive_dw(dz, t))
-            run.launch(plan_finish(partial.dw, dw))
+    dwx = run.launch(plan_additive_dw(dz, x)).dw if with_dwx else None
+    dwg = run.launch(plan_additive_dw(dz, g)).dw if with_dwg else None
+    return dwx, dwg, sums.db, sums.dweight
 
 
 _attention_gate = DifferentiableOp(

@@ -10,8 +10,8 @@ from torch import Tensor
 from ...runtime.maps import Maps
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config
-from ...tuning.target import capability, stages_of
-from ..common.dot import DRAM_BYTES, FLOPS, L2_BYTES, STEP_CYCLES, precision, unit_of
+from ...tuning.target import stages_of
+from ..common.dot import DRAM_BYTES, FLOPS, L2_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import chunk_at, tile_ptrs
 
 
@@ -72,8 +72,9 @@ def dot_config(
     multiply or bring their operands from the L2 cache, whichever is longer, and synchronise.
     """
     itemsize, unit = x.element_size(), unit_of(x)
-    most = most if unit == "tensor" else most // 2 if itemsize <= 4 else most // 4
-    longest = 16 if unit == "cores" else 64 if unit == "tensor" and 90 <= capability(x.device) < 120 else 32
+    roomy = unit == "tensor" and takes_shared_operands(x)
+    most = most if roomy else min(most, 48) if unit == "tensor" else most // 2 if itemsize <= 4 else most // 4
+    longest = 16 if unit == "cores" else 64 if roomy else 32
 
     def cycles(config: Config) -> float | None:
         blocks = rows, cols, depth = tuple(config.blocks.values())

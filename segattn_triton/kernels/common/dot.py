@@ -15,6 +15,11 @@ def precision(x: Tensor) -> str:
     return "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
 
 
+def takes_shared_operands(x: Tensor) -> bool:
+    """Whether the tensor cores read operands from shared memory, not from registers, which are left for sums."""
+    return 90 <= capability(x.device) < 120
+
+
 def unit_of(x: Tensor) -> str:
     """What multiplies: tensor cores, those in TF32, or the ordinary cores."""
     unit = "tf32" if precision(x) == "tf32" else "tensor" if x.element_size() == 2 else "cores"
