@@ -14,7 +14,6 @@ WITHOUT_KERNEL = {  # gates by their class, for which `functional` has nothing
     "timm.layers.global_context.GlobalContext": "global context",
     "timm.layers.selective_kernel.SelectiveKernel": "selective kernels",
     "timm.layers.split_attn.SplitAttn": "split attention",
-    "monai.networks.nets.attentionunet.AttentionBlock": "attention gates",
     "mmcv.cnn.bricks.context_block.ContextBlock": "global context",
     "ultralytics.nn.modules.conv.CBAM": "CBAM",
 }

@@ -8,7 +8,7 @@ axes, and one image without a batch, (C, *spatial). Rank decides, never sizes. O
 made.
 """
 
-from .attention_gate import AttentionGate
+from .attention_gate import AttentionGate, GridAttentionGate
 from .cbam import CBAM, CBAMChannelAttention, CBAMSpatialAttention
 from .channel import ChannelAttention, EffectiveSE
 from .eca import ECA
@@ -28,6 +28,7 @@ __all__ = [
     "CBAMSpatialAttention",
     "ChannelAttention",
     "EffectiveSE",
+    "GridAttentionGate",
     "LocalAttention",
     "LocalPoolAttention",
     "NeighborhoodAttention2d",

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from .. import functional as F
 from ..reference.activations import Spec
@@ -93,3 +95,49 @@ def _call(layer: nn.Sequential, x: Tensor) -> Tensor:
     for child in layer:
         x = call(child, x)
     return x
+
+
+class GridAttentionGate(nn.Module):
+    """y = x * up(gate(<w, relu(theta x + up(phi g))>)): the gate as published, on the grid of a coarser map g.
+
+    x (N, in_channels, *spatial), g (N, gating_channels, *coarser); spatial_dims=2 or 3. theta, a convolution whose
+    kernel and stride are `sub_sample`, no bias; phi and psi, 1x1 convolutions with biases; up, bilinear or trilinear.
+    Keys: theta.weight, phi.weight, phi.bias, psi.weight, psi.bias, as of Oktay's GridAttentionBlock in its mode
+    concatenation, without the convolution W and the norm behind it. All of it is plain torch: no kernel of this package
+    computes it. Errors: ValueError for sizes below 1, and for g of another batch or rank than x.
+    Source: Oktay et al. 2018, arXiv:1804.03999.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        gating_channels: int,
+        inter_channels: int | None = None,
+        *,
+        sub_sample: int = 2,
+        spatial_dims: int = 2,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        check.choice("spatial_dims", spatial_dims, (2, 3))
+        inter_channels = max(1, in_channels // 2) if inter_channels is None else inter_channels
+        sizes = dict(in_channels=in_channels, gating_channels=gating_channels, inter_channels=inter_channels)
+        for name, size in {**sizes, "sub_sample": sub_sample}.items():
+            check.at_least_one(name, size)
+        conv, factory = CONVOLUTIONS[spatial_dims], dict(device=device, dtype=dtype)
+        self.theta = conv(in_channels, inter_channels, sub_sample, sub_sample, bias=False, **factory)
+        self.phi = conv(gating_channels, inter_channels, 1, **factory)
+        self.psi = conv(inter_channels, 1, 1, **factory)
+
+    def forward(self, x: Tensor, return_map: bool = False, *, g: Tensor):
+        check.feature_map(x, (self.theta.weight.dim() - 2,))
+        check.second_map("g", g, x)
+        if g.dim() != x.dim():
+            raise ValueError(f"g: got {g.dim()} axes, expected {x.dim()}, as many as of x")
+        how = dict(mode="bilinear" if x.dim() == 4 else "trilinear", align_corners=False)
+        theta = self.theta(x)
+        h = torch.relu(theta + interpolate(self.phi(g), theta.shape[2:], **how))
+        psi = interpolate(torch.sigmoid(self.psi(h)), x.shape[2:], **how)
+        y = (x * psi).to(x.dtype)
+        return (y, psi.to(x.dtype)) if return_map else y

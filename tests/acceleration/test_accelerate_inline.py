@@ -1,4 +1,4 @@
-"""Blocks that hold the layers of their gates themselves, and take several maps: MAnet's, PAN's, LRASPP's, AttentionUnet's."""
+"""Blocks that hold the layers of their gates themselves, and take several maps: MAnet's, PAN's, AttentionUnet's."""
 
 import copy
 import itertools

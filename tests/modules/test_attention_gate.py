@@ -146,3 +146,28 @@ def test_sizes_of_a_gate(name, value):
 def test_names_of_norms():
     with pytest.raises(ValueError, match="norms: got 'y', expected one of 'g', 'x', 'psi'"):
         sat.AttentionGate(C, norms=("y",))
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_the_grid_of_the_published_form(d):
+    """theta and phi on a grid of half the size, and psi brought back to the pixels: written out for each step."""
+    gate = sat.GridAttentionGate(C, G, F, spatial_dims=d).double()
+    assert {k: tuple(t.shape) for k, t in gate.state_dict().items()} == {
+        **{"theta.weight": (F, C, *[2] * d), "phi.weight": (F, G, *[1] * d), "phi.bias": (F,)},
+        **{"psi.weight": (1, F, *[1] * d), "psi.bias": (1,)},
+    }
+    x, g = torch.randn(2, C, *(8, 6, 4)[:d]).double(), torch.randn(2, G, *(2, 3, 2)[:d]).double()
+    y, psi = gate(x, return_map=True, g=g)
+    up = dict(mode={2: "bilinear", 3: "trilinear"}[d])
+    theta = getattr(nn.functional, f"conv{d}d")(x, gate.theta.weight, stride=2)
+    phi = torch.einsum("fg,ng...->nf...", gate.phi.weight.flatten(1), g) + gate.phi.bias.reshape(-1, *[1] * d)
+    h = (theta + nn.functional.interpolate(phi, theta.shape[2:], **up)).clamp(min=0)
+    z = torch.einsum("f,nf...->n...", gate.psi.weight.flatten(), h)[:, None] + gate.psi.bias
+    expected = nn.functional.interpolate(1 / (1 + torch.exp(-z)), x.shape[2:], **up)
+    torch.testing.assert_close(psi, expected)
+    torch.testing.assert_close(y, x * expected)
+    for wrong in (g[:1], g[:, :, 0], g.float()):
+        with pytest.raises((ValueError, TypeError), match=r"^g: "):
+            gate(x, g=wrong)
+    with pytest.raises(ValueError, match="sub_sample: got 0"):
+        sat.GridAttentionGate(C, G, F, sub_sample=0)
