@@ -26,18 +26,23 @@ maximum_signature_line_length = 88
 
 
 def as_rst(text: str) -> list[str]:
-    """Paragraphs with code in backticks; what is indented stays as it is."""
+    """Paragraphs and lists with code in backticks; a block that is indented otherwise stays as it is."""
     lines: list[str] = []
     for block in re.split(r"\n\s*\n", text.strip("\n")):
         rows = block.splitlines()
-        if any(row.startswith(" ") for row in rows):
+        first = next((i for i, row in enumerate(rows) if row.startswith("- ")), len(rows))
+        if any(row.startswith(" ") for row in rows[:first]) or not all(re.match("- |  ", row) for row in rows[first:]):
             lines += ["::", "", *[f"    {row}" for row in rows], ""]
         else:
-            code = re.split(r"`([^`]+)`", "\n".join(rows))
-            plain = [re.sub(r"([*_|\\<>:])", r"\\\1", part) for part in code[::2]]
-            spans = [f"``{part}``" for part in code[1::2]] + [""]
-            lines += [*"".join(a + b for a, b in zip(plain, spans, strict=True)).splitlines(), ""]
+            lines += [*escaped(rows[:first]), "", *escaped(rows[first:]), ""]
     return lines
+
+
+def escaped(rows: list[str]) -> list[str]:
+    code = re.split(r"`([^`]+)`", "\n".join(rows))
+    plain = [re.sub(r"([*_|\\<>:])", r"\\\1", part) for part in code[::2]]
+    spans = [*[f"``{part}``" for part in code[1::2]], ""]
+    return "".join(a + b for a, b in zip(plain, spans, strict=True)).splitlines()
 
 
 INCLUDED = re.compile(r"\]\(\.\./((?:\.\./)*)(CONTRIBUTING|NUMERICS|CHANGELOG)\.md")
