@@ -31,7 +31,7 @@ def as_rst(text: str) -> list[str]:
     """That of docs/conf.py, which needs no Sphinx."""
     source = (DOCS / "conf.py").read_text()
     names: dict = {"re": re}
-    exec(source[source.index("def as_rst") : source.index("INCLUDED")], names)
+    exec(source[source.index("def as_rst") : source.index("PAGES =")], names)
     return names["as_rst"](text)
 
 
