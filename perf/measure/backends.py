@@ -112,12 +112,14 @@ class Cuda(Cpu):
     gpu, timer, kernels = True, "events", "triton"
 
     def __init__(self):
+        from .flush import Flush  # Triton's, which a CPU may be without
+
         self.device = torch.device("cuda", torch.cuda.current_device())
         properties = torch.cuda.get_device_properties(self.device)
         self.name = properties.name
         self.l2_bytes = properties.L2_cache_size
         self._example: tuple | None = None  # the problem that the tuner is at, and its inputs
-        self._flush = torch.empty(max(2 * self.l2_bytes, 2**28), dtype=torch.int8, device=self.device)
+        self.flush = Flush(max(2 * self.l2_bytes, 2**28), self.device)
 
     def wake(self) -> None:
         a = torch.randn(4096, 4096, dtype=torch.float16, device=self.device)
@@ -134,9 +136,6 @@ class Cuda(Cpu):
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
-
-    def flush(self) -> None:
-        self._flush.zero_()
 
     def capture(self, makers: Sequence[Callable[[], Call]]) -> Call:
         """One CUDA graph of the calls that `makers` make, each on its own tensors."""

@@ -1,9 +1,9 @@
 """How a time is taken.
 
 All providers of one problem are warmed up, then run in interleaved rounds, the order reversed every other round, so
-that a drift of the clocks meets all alike. Before every call the L2 cache is overwritten. The host enqueues a whole
-round without waiting for the device: while the device overwrites its cache, the host launches the call, and the
-events enclose the call alone. The time is the median, with the 20 and 80 % quantiles.
+that a drift of the clocks meets all alike. Before every call the L2 cache is read through and overwritten: see
+`flush`. The host enqueues a whole round without waiting for the device: while the device overwrites its cache, the
+host launches the call, and the events enclose the call alone. The time is the median, with the 20 and 80 % quantiles.
 
 Where a call takes little time the events still enclose the host's launches. There a CUDA graph of the same call over
 several sets of tensors, more than the cache holds, is timed as well, and divided by their number.
@@ -27,7 +27,7 @@ GRAPH_CACHES = 4  # the sets of tensors in a graph fill the L2 cache as many tim
 _METHOD = {
     "statistic": "median, 20 % and 80 % quantiles of at least 5 repetitions",
     "order": "providers of a problem interleaved, the order reversed every other round",
-    "cache": "L2 overwritten before every call",
+    "cache": "L2 read through at evict_last and overwritten before every call",
     "backward": "torch.autograd.grad with a prepared dy, retain_graph=True, for x and all parameters",
     "memory": "peak of one untimed call; for the backward, of forward and backward",
     "graph": "CUDA graph over sets of tensors of 4 times the L2 cache, time divided by their number",

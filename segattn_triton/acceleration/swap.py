@@ -50,8 +50,8 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
     options = {**parts.options, **more}
     if options.get("shortcut") is True:  # the gate's own input
         options["shortcut"] = x
-    kernel = getattr(functional, gate.kernel)
-    sinks = SINKS.get(id(module)) if SINKS else None
+    kernel = getattr(functional, parts.kernel or gate.kernel)
+    sinks = SINKS.get(id(module)) if SINKS and parts.kernel is None else None  # the map is that of the whole gate
     if not sinks:
         return kernel(x, *parts.tensors, **options)
     y, gate_map = kernel(x, *parts.tensors, **options, return_map=True)

@@ -152,7 +152,7 @@ ROWS = (
             **{"out_act": OUT_ACTS, "ties": TIES},
         },
         flops=flops.squeeze_excite,
-        passes=(4, 5),
+        passes=(4, 4),
         dims=(1, 2, 3),
         fixed={"rule": "monai", "reduction": 2},
         derived=lambda sizes: {"Cs": sizes["C"], "T": sizes["S"]},

@@ -126,6 +126,23 @@ def window(weight, bias, x: Tensor) -> None:
         parameter("bias", bias, x, (1,))
 
 
+def batch_norm(weight, bias, eps, return_stats: bool, x: Tensor) -> None:
+    """The parameters (1,) of a norm over the batch of one channel, and that there is more than one value of it."""
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or eps < 0:
+        raise ValueError(f"eps: got {eps!r}, expected a number of at least 0")
+    if weight is None:
+        for name, given in (("norm_bias", bias is not None), ("return_stats", return_stats)):
+            if given:
+                raise ValueError(f"{name}: given without norm_weight, expected a norm of the batch")
+        return
+    parameter("norm_weight", weight, x, (1,))
+    if bias is not None:
+        parameter("norm_bias", bias, x, (1,))
+    size = torch.Size((x.shape[0], 1, *x.shape[2:]))
+    if size.numel() == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
+
+
 def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:
     if x.dim() > 2 and x.shape[1] not in t.shape[:2] and x.shape[-1] in t.shape[:2]:
         order = ", ".join(map(str, (0, x.dim() - 1, *range(1, x.dim() - 1))))

@@ -33,8 +33,9 @@ def smp_model(architecture: str, encoder: str):
     return getattr(smp, architecture)(encoder, encoder_weights=None, classes=2, **attention)
 
 
-def timm_model(name: str):
-    return pytest.importorskip("timm", reason="the models extra is not installed").create_model(name, num_classes=5)
+def timm_model(name: str, **options):
+    timm = pytest.importorskip("timm", reason="the models extra is not installed")
+    return timm.create_model(name, num_classes=5, **options)
 
 
 def gcvit():
@@ -79,6 +80,8 @@ MODELS = {  # model -> its maker, and how many gates run on which kernel
     "timm-ecaresnet50d": (lambda: timm_model("ecaresnet50d"), {"eca": 16}),
     "timm-ese_vovnet39b": (lambda: timm_model("ese_vovnet39b"), {"squeeze_excite": 4}),
     "timm-rdnet_tiny": (lambda: timm_model("rdnet_tiny"), {"squeeze_excite": 15}),
+    "timm-cbam": (lambda: timm_model("resnet18", block_args=dict(attn_layer="cbam")), {"cbam": 8}),
+    "timm-lcbam": (lambda: timm_model("resnet18", block_args=dict(attn_layer="lcbam")), {"cbam": 8}),
     "timm-gcvit_xxtiny": (gcvit, {"squeeze_excite": 11}),
     "timm-mobilenetv3_large_100": (lambda: timm_model("mobilenetv3_large_100"), {"squeeze_excite": 8}),
     "monai-seresnet50": (monai_model, {FUSED: 16}),
@@ -261,7 +264,7 @@ def test_every_class_of_the_libraries():
     for library in ("torchvision", "timm", "segmentation_models_pytorch", "monai"):
         if importlib.util.find_spec(library) is None:
             pytest.skip("the models extra is not installed")
-    elsewhere = ("mm", "dynamic_network_architectures.")
+    elsewhere = ("mm", "dynamic_network_architectures.", "ultralytics.")
     inline = {name for name, known in ADAPTERS.items() if known.inline}  # in the models above
     made = real_classes()
     known = {name for name in (*ADAPTERS, *BLOCKS) if not name.startswith(elsewhere)}

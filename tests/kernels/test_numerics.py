@@ -13,7 +13,9 @@ from support import (
     each_gate,
     each_option,
     each_row,
+    names,
     problem,
+    with_norm,
     without,
 )
 
@@ -63,6 +65,33 @@ def test_one_layer(name):
     row = BY_NAME[name]
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):
         assert_right(row, *without(row, problem(row, C=6, Cr=6), absent))
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@with_norm
+def test_norm_over_the_batch(row, layout, dtype):
+    """Whichever gradients are wanted; and far from zero, where a variance as a difference of squares would be lost."""
+    inputs = problem(row, S=(9, 11), dtype=dtype, layout=layout)
+    assert_right(row, *inputs, eps=1e-3)
+    assert_right(row, *without(row, inputs, ("bias", "norm_bias")))
+    for wanted in range(len(inputs)):
+        assert_right(row, *inputs, needs=[i == wanted for i in range(len(inputs))])
+    if dtype == torch.float32:
+        shifted = [t + 1000 if name == "bias" else t for name, t in zip(names(row), inputs, strict=True)]
+        assert_right(row, *shifted)
+
+
+@with_norm
+def test_statistics_of_the_norm(row):
+    """Mean and biased variance, in float32 or wider, whatever the map; without a gradient."""
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = problem(row, S=(40, 41), dtype=dtype)
+        y, got = row.op(*(t.requires_grad_() for t in inputs), backend="triton", return_stats=True)
+        _, expected = row.reference(*inputs, return_stats=True)
+        assert got.dtype == expected.dtype == torch.promote_types(dtype, torch.float32)
+        assert y.requires_grad and not got.requires_grad and not expected.requires_grad
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 @each_dtype

@@ -14,15 +14,18 @@ from support import (
     each_row,
     kernel_modules,
     names,
+    normed,
     problem,
     reserved,
     sizes_of,
+    with_norm,
     without,
 )
 
 from segattn_triton import compiled, functional, testing
 from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
+from segattn_triton.kernels.pixel import norm
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
 from segattn_triton.runtime.plan import MAX_GRID, Plan, launch
@@ -251,6 +254,19 @@ def test_one_layer(name, layout, record_property):
         assert_no_faults(row, without(row, inputs, absent), record_property)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@with_norm
+def test_norm_over_the_batch(row, layout, record_property, monkeypatch):
+    """Also where a program takes several tiles, and where only some gradients are wanted."""
+    for programs, sizes in ((4 * SMS, SIZES[0]), (1, TILES | {"S": (33, 35)})):
+        monkeypatch.setattr(norm, "PROGRAMS", programs)
+        inputs = testing.make_inputs(row, sizes_of(row, **sizes), layout=layout)
+        assert_no_faults(row, inputs, record_property, **row.both)
+        assert_no_faults(row, without(row, inputs, ("norm_bias",)), record_property)
+        for wanted in ("x", "weight", "norm_weight", "norm_bias"):
+            assert_no_faults(row, inputs, record_property, [name == wanted for name in names(row)])
+
+
 @each_dense_variant
 def test_variants_of_the_dense_local_gate(variant, layout, dtype, record_property, monkeypatch):
     row, probed = BY_NAME["local_gate"], 0
@@ -321,6 +337,7 @@ def test_no_kernel_is_forgotten(monkeypatch):
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16), **options)
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)
+    plan(functional.cbam, testing.make_inputs(normed("cbam"), sizes_of(normed("cbam"), **SIZES[0])))
     for variant in local_dense.VARIANTS:
         monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto", variant=variant: variant)
         plan(functional.local_gate, testing.make_inputs(BY_NAME["local_gate"], SIZES[1], layout="channels_last"))

@@ -206,6 +206,39 @@ class SELayer(BaseModule):
         return x * self.conv2(self.conv1(self.global_avgpool(x)))
 
 
+_CONV = "ultralytics.nn.modules.conv"
+
+
+@stands_for(f"{_CONV}.ChannelAttention")
+class ChannelAttention(nn.Module):
+    def __init__(self, C):
+        super().__init__()
+        self.pool, self.fc, self.act = nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, C, 1), nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.act(self.fc(self.pool(x)))
+
+
+@stands_for(f"{_CONV}.SpatialAttention")
+class SpatialAttention(nn.Module):
+    def __init__(self, k):
+        super().__init__()
+        self.cv1, self.act = nn.Conv2d(2, 1, k, padding=k // 2, bias=False), nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.act(self.cv1(torch.cat([torch.mean(x, 1, keepdim=True), torch.max(x, 1, keepdim=True)[0]], 1)))
+
+
+@stands_for(f"{_CONV}.CBAM")
+class CBAM(nn.Module):
+    def __init__(self, C, k=7):
+        super().__init__()
+        self.channel_attention, self.spatial_attention = ChannelAttention(C), SpatialAttention(k)
+
+    def forward(self, x):
+        return self.spatial_attention(self.channel_attention(x))
+
+
 @stands_for("mmseg.models.backbones.cgnet.GlobalContextExtractor")
 class GlobalContextExtractor(nn.Module):
     def __init__(self, C, Cr):
