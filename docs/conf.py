@@ -26,35 +26,56 @@ maximum_signature_line_length = 88
 
 
 def as_rst(text: str) -> list[str]:
-    """Paragraphs with code in backticks; what is indented stays as it is."""
+    """Paragraphs and lists with code in backticks; a block that is indented otherwise stays as it is."""
     lines: list[str] = []
     for block in re.split(r"\n\s*\n", text.strip("\n")):
         rows = block.splitlines()
-        if any(row.startswith(" ") for row in rows):
+        first = next((i for i, row in enumerate(rows) if row.startswith("- ")), len(rows))
+        if any(row.startswith(" ") for row in rows[:first]) or not all(re.match("- |  ", row) for row in rows[first:]):
             lines += ["::", "", *[f"    {row}" for row in rows], ""]
         else:
-            code = re.split(r"`([^`]+)`", "\n".join(rows))
-            plain = [re.sub(r"([*_|\\<>:])", r"\\\1", part) for part in code[::2]]
-            spans = [f"``{part}``" for part in code[1::2]] + [""]
-            lines += [*"".join(a + b for a, b in zip(plain, spans, strict=True)).splitlines(), ""]
+            lines += [*escaped(rows[:first]), "", *escaped(rows[first:]), ""]
     return lines
 
 
-INCLUDED = re.compile(r"\]\(\.\./((?:\.\./)*)(CONTRIBUTING|NUMERICS|CHANGELOG)\.md")
+def escaped(rows: list[str]) -> list[str]:
+    code = re.split(r"`([^`]+)`", "\n".join(rows))
+    plain = [re.sub(r"([*_|\\<>:])", r"\\\1", part) for part in code[::2]]
+    spans = [*[f"``{part}``" for part in code[1::2]], ""]
+    return "".join(a + b for a, b in zip(plain, spans, strict=True)).splitlines()
 
 
-def to_the_page(text: str) -> str:
-    """Links to a file above this folder that a page of the site includes lead to that page."""
-    return INCLUDED.sub(lambda m: f"]({m[1]}{m[2].lower()}.md", text)
+PAGES = {  # file above this folder -> the page of the site that includes it
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "NUMERICS.md": "numerics.md",
+    "SECURITY.md": "security.md",
+    "perf/NOTES.md": "performance.md",
+}
+ABOVE = "|".join(map(re.escape, PAGES))
+
+
+def from_a_page(text: str) -> str:
+    """Links of a page to a file above this folder lead to the page that includes it."""
+    return re.sub(rf"\]\(((?:\.\./)*)\.\./({ABOVE})", lambda m: f"]({m[1]}{PAGES[m[2]]}", text)
+
+
+def from_above(text: str) -> str:
+    """Links of an included file lead to pages, too."""
+    return re.sub(rf"\]\(({ABOVE})", lambda m: f"]({PAGES[m[1]]}", text).replace("](docs/", "](")
 
 
 def setup(app) -> None:
     def source(app, name, content):
-        content[0] = to_the_page(content[0])
+        content[0] = from_a_page(content[0])
+
+    def included(app, file, page, content):
+        content[0] = from_above(content[0])
 
     def docstring(app, what, name, obj, options, lines):
         lines[:] = as_rst("\n".join(lines))
 
     app.connect("source-read", source)
+    app.connect("include-read", included)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("builder-inited", lambda app: gallery.write(HERE))

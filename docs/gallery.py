@@ -4,10 +4,6 @@ and is for, and its map on the photograph that comes with matplotlib."""
 import inspect
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import torch
 from torch import nn
 
@@ -35,7 +31,6 @@ def write(folder: Path) -> None:
     for row in ROWS:
         fig = viz.plot_gates({row.name: gate_map(row, x)}, image)
         fig.savefig(pictures / f"{row.name}.png", bbox_inches="tight")
-        matplotlib.pyplot.close(fig)
         text += section(row)
     (folder / "gallery.md").write_text(text, encoding="utf-8")
 

@@ -1,0 +1,65 @@
+"""The site, without building it: its API pages name what is public, its docstrings become reStructuredText, and the
+files about the project agree. `make docs` builds it, and fails on a warning."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import segattn_triton
+from segattn_triton import modules
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def test_the_api_reference_names_everything_public():
+    pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    documented = set(re.findall(r"auto(?:function|module):: segattn_triton\.([\w.]+)", pages))
+    single = set(segattn_triton.__all__) - set(modules.__all__) - {"reference"}
+    assert single | {"modules", "testing", "viz", "compat.natten"} <= documented
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = set(re.findall(r"^[\w/-]+$", (DOCS / "index.md").read_text(), re.MULTILINE))
+    pages = {page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.rglob("*.md")}
+    assert pages - {"index", "gallery"} == listed - {"gallery"}
+    assert len(list((DOCS / "zh").glob("*.md"))) <= 3
+
+
+def as_rst(text: str) -> list[str]:
+    """That of docs/conf.py, which needs no Sphinx."""
+    source = (DOCS / "conf.py").read_text()
+    names: dict = {"re": re}
+    exec(source[source.index("def as_rst") : source.index("PAGES =")], names)
+    return names["as_rst"](text)
+
+
+def test_docstrings_become_restructured_text():
+    assert as_rst("y = x * gate(<w, x_p> + b), `a_b`") == [r"y = x \* gate(\<w, x\_p\> + b), ``a_b``", "", ""]
+    assert as_rst("Both:\n- one,\n  or\n- `two`")[:5] == [r"Both\:", "", "- one,", "  or", "- ``two``"]
+    assert as_rst("It is\n\n    y = *x*")[-4:] == ["::", "", "        y = *x*", ""]
+
+
+def test_the_version_is_one():
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited and cited[1] == segattn_triton.__version__
+    assert re.search(
+        rf"^## {re.escape(segattn_triton.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+
+
+def test_workflows_are_what_they_say():
+    """Publishing is by trust: an environment and a token of the run, no secret. What they use is pinned; CI is
+    `.ci/run` alone."""
+    yaml = pytest.importorskip("yaml")
+    workflows = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
+    assert workflows.keys() == {"ci", "release"}
+    publish = workflows["release"]["jobs"]["publish"]
+    assert publish["environment"] == "pypi" and publish["permissions"] == {"id-token": "write"}
+    assert [step["run"] for step in workflows["ci"]["jobs"]["ci"]["steps"] if "run" in step] == [".ci/run"]
+    texts = [path.read_text() for path in (ROOT / ".github").rglob("*.yml")]
+    assert not [text for text in texts if "secrets." in text]
+    assert all(re.search("@[0-9a-f]{40} ", used) for text in texts for used in re.findall(r"uses: (.*)", text))
+    form = yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text())
+    assert any("segattn env" in field["attributes"]["label"] for field in form["body"])
