@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import candidates
+from . import candidates, child
 
 
 @contextlib.contextmanager
@@ -166,6 +166,15 @@ class Cuda(Cpu):
         return capability(self.device)
 
     verified, compiled = staticmethod(candidates.verified), staticmethod(candidates.compiled)
+    runs_kernels = True
+
+    def kernel(self, launch: Callable[[], Any], nbytes: int = 0) -> Call:
+        """The launch of a kernel that is no op's."""
+        return Call(launch, "kernel", nbytes)
+
+    def answers(self, work: Callable, pieces: Sequence, workers: int, seconds: float, each: float) -> Iterator[tuple]:
+        """(piece, answer) from processes that serve the module of `work`, as they come."""
+        return child.shared(work.__module__, pieces, workers, seconds, each)
 
     def table(self, out: Path) -> Path | None:
         """Where a report in OUT keeps what it tunes: None for the user's table."""
@@ -218,6 +227,7 @@ class Rehearsal(Cpu):
     LAUNCH = 1e-5  # seconds of the host per call
     COMPILE = 3.0
     capability = 90
+    runs_kernels = False
 
     def __init__(self, memory: int = 2**37, largest: tuple[int, int] = (8, 12), seed: int = 0):
         """Memory in bytes; the largest (C, side) that tensors really get."""
@@ -276,6 +286,17 @@ class Rehearsal(Cpu):
 
     def table(self, out: Path) -> Path | None:
         return out / "tuned.json"
+
+    def kernel(self, launch: Callable[[], Any], nbytes: int = 0) -> Call:
+        return Call(lambda: None, "kernel", nbytes)
+
+    def answers(self, work: Callable, pieces: Sequence, workers: int, seconds: float, each: float) -> Iterator[tuple]:
+        end = self.host + seconds
+        for piece in pieces:
+            if self.host + self.COMPILE / workers > end:
+                return
+            self.host += self.COMPILE / workers
+            yield piece, work(piece, self)
 
     def verified(self, pieces: Sequence, device: str, seconds: float) -> list[str | None]:
         self.host += 0.05 * len(pieces)
