@@ -265,7 +265,8 @@ from triton.compiler import ASTSource, compile
 from segattn_triton.perf.prepared import probes
 line = [["tt.divisibility", 16]]
 def ptx(kernel, types, constants, aligned):
-    return compile(ASTSource(kernel, types, constants, {(i,): line for i in aligned}), GPUTarget("cuda", 90, 32)).asm["ptx"]
+    source = ASTSource(kernel, types, constants, {(i,): line for i in aligned})
+    return compile(source, GPUTarget("cuda", 90, 32)).asm["ptx"]
 chase = ptx(probes._chase_kernel, dict(next_ptr="*i32", last_ptr="*i32", hops="i32"), {}, ())
 assert "ld.global.cg" in chase
 types = dict(x_ptr="*i32", sum_ptr="*i32", blocks="i32", rounds="i32", BLOCK="constexpr")
