@@ -9,13 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from ..measure import backends, env
 from ..options import Usage
 from . import folder, keep, run
+from .steps import STEPS
 
-OUT = Path("perf/results/nvidia-h200")
+OUT, MADE_UP = Path("perf/results/nvidia-h200"), Path("build/rehearsal")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,8 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     keeper = actions.add_parser("keep", help="an archive into the places from which it is committed")
     keeper.add_argument("archive", type=Path)
     for each in (measure, worker, keeper):
-        each.add_argument("--out", type=Path, default=OUT)
+        each.add_argument("--out", type=Path, help=f"{OUT} by default; of a rehearsal {MADE_UP}")
     given = parser.parse_args(argv)
+    given.out = given.out or (MADE_UP if getattr(given, "rehearse", False) else OUT)
     try:
         if given.action == "worker":
             run.worker(given.out, given.end, given.first)
@@ -49,10 +52,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(given: argparse.Namespace, begun: float) -> None:
-    if not given.rehearse and (problem := env.unusable_gpu() or ("" if backends.find().gpu else "no GPU here")):
+    if not given.rehearse and (problem := env.unusable_gpu() or ("" if torch.cuda.is_available() else "no GPU here")):
         raise Usage(f"{problem}; --rehearse runs all of it with times that are made up")
-    backend = backends.Rehearsal() if given.rehearse else backends.find()
-    if apart := folder.keep_apart(given.out, backend):
+    name = backends.Rehearsal.name if given.rehearse else torch.cuda.get_device_name()
+    if apart := folder.keep_apart(given.out, name):
         print(f"measured on another machine, or with other versions: now in {apart}")
     given.out.mkdir(parents=True, exist_ok=True)
     if given.again:
@@ -60,7 +63,8 @@ def _measure(given: argparse.Namespace, begun: float) -> None:
     if given.pack:
         given.pack.mkdir(parents=True, exist_ok=True)
     if given.rehearse:
-        run.steps(given.out, backend, backend.now() + given.budget - run.LAST, Console(width=160))
+        small = [step for step in STEPS if step.name != "models"]  # a whole model cannot be made small
+        run.steps(given.out, backends.Rehearsal(), given.budget - run.LAST, Console(width=160), todo=small)
         if given.pack:
             folder.pack(given.out, given.pack)
     else:

@@ -36,13 +36,13 @@ def opened(out: Path, backend: Cpu, **options: Any) -> Folder:
     return Folder(out, env.collect() | described, resume=True)
 
 
-def keep_apart(out: Path, backend: Cpu) -> Path | None:
+def keep_apart(out: Path, device: str) -> Path | None:
     """What another machine, or other versions, measured gets a folder of its own: times of two are never mixed."""
     about = out / "environment.json"
     if not about.exists():
         return None
     try:
-        same = identity(json.loads(about.read_text())) == identity(env.collect() | {"device": backend.name})
+        same = identity(json.loads(about.read_text())) == identity(env.collect() | {"device": device})
     except (ValueError, KeyError, TypeError, AttributeError):
         same = False
     if same:

@@ -178,10 +178,10 @@ def test_two_machines_are_kept_apart(tmp_path):
     out, backend = tmp_path / "results", Rehearsal()
     out.mkdir()
     folder.opened(out, backend)
-    assert folder.keep_apart(out, backend) is None
+    assert folder.keep_apart(out, backend.name) is None
     about = json.loads((out / "environment.json").read_text())
     (out / "environment.json").write_text(json.dumps(about | {"driver": "another"}))
-    assert folder.keep_apart(out, backend) == tmp_path / "results-1" and not out.exists()
+    assert folder.keep_apart(out, backend.name) == tmp_path / "results-1" and not out.exists()
 
 
 def test_what_came_back_is_put_into_its_places(tmp_path):
