@@ -20,10 +20,11 @@ from . import facts, folder, missed
 OPS = ("spatial_gate", "channel_gate", "local_gate", "neighborhood_attention", "squeeze_excite", "scse")
 SIDES = (512, 256, 1024, 128)
 MAIN = dict(ops=OPS, sides=SIDES, channels=(64,))
-FIRST = dict(ops=OPS[:1], sides=SIDES[-1:], channels=(64,), modes=("fwd",))
 PROCESSES = 8  # that share the GPU while nothing is timed: each is bound by its host
 MODELS = ("LRASPP mobilenet_v3_large",)  # what needs torchvision alone
 DAY = 86400.0
+KINDS = ("ceiling", "check", "launch", "time")
+CACHED = 3.0  # seconds to compile a rival that `compile_rivals` has compiled
 EACH = 60.0  # seconds for one piece in a process of its own
 Say = Callable[[str], None]
 
@@ -109,8 +110,8 @@ def as_timed() -> ExitStack:
     return stack
 
 
-def report(**values) -> Callable[[Path, Cpu, float, Console], None]:
-    """A step that measures what `segattn report` does with these options, without photographs and page."""
+def report(kinds: tuple[str, ...] = KINDS, **values) -> Callable[[Path, Cpu, float, Console], None]:
+    """A step that measures these kinds of what `segattn report` does, without photographs and page."""
 
     def run(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
         from ..report import job
@@ -118,7 +119,9 @@ def report(**values) -> Callable[[Path, Cpu, float, Console], None]:
         folder.install_table(out, backend)
         # the time that a report keeps for its page is ours
         made = job.Report(options(out, seconds + job.RESERVE, **values), backend, console)
-        made.jobs = [job for job in made.jobs if job.first.inputs == "normal"]
+        made.jobs = [j for j in made.jobs if j.kind in kinds and j.first.inputs == "normal"]
+        for mode in MODES:
+            made.budget.learn(f"compile {mode}", CACHED)
         with as_timed():
             made.measure()
         if made.problem:
