@@ -14,6 +14,7 @@
 # make newest    the default share of the kernels' tests in the interpreter of the newest Triton
 # make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
+# make docs      the site, into docs/build; a warning is an error, and no network is used once its tools are installed
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
 
 PYTHON ?= python3
@@ -26,7 +27,7 @@ ARCHIVE ?= $(OUT)/results.tar.gz
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell smoke test test-full properties fuzz gpu-test h200 h200-keep nightly conformance check static versions newest lint build
+.PHONY: help report shell smoke test test-full properties fuzz gpu-test h200 h200-keep nightly conformance check static versions newest lint docs build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -117,6 +118,10 @@ lint:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,dev)
 	$$python -m ruff check .
 	$$python -m ruff format --check .
+
+docs:
+	python=$$($(PYTHON) bootstrap.py --extras perf,docs)
+	$$python -m sphinx --quiet --fail-on-warning --keep-going docs docs/build $(ARGS)
 
 build:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,dev)

@@ -12,7 +12,8 @@ _state = threading.local()
 
 
 def in_full_precision(fn: Callable) -> Callable:
-    """Run `fn` on tensors of at least fp32, with autocast off, and return x's dtype.
+    """Run `fn` on tensors of at least fp32, with autocast off, and return x's dtype; a vector of statistics as wide as
+    it is.
 
     The floating tensors among the arguments share the widest of their dtypes and fp32.
     """
@@ -27,7 +28,7 @@ def in_full_precision(fn: Callable) -> Callable:
 
         with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             out = fn(widen(x), *map(widen, args), **{k: widen(v) for k, v in kwargs.items()})
-        return tuple(t.to(x.dtype) for t in out) if isinstance(out, tuple) else out.to(x.dtype)
+        return tuple(t.to(x.dtype) if t.dim() > 1 else t for t in out) if isinstance(out, tuple) else out.to(x.dtype)
 
     return wrapped
 

@@ -32,15 +32,20 @@ def cbam_spatial_gate(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
     *,
     pool: str = "max,mean",
     gate: str | Spec = "sigmoid",
     ties: str = "first",
+    eps: float = 1e-5,
     return_map: bool = False,
+    return_stats: bool = False,
 ):
-    """y = x * gate(conv(max_c x, mean_c x) + bias). weight (1, 2, k, k), or (1, 1, k, k). map (N, 1, H, W)."""
-    g = activate(gate, pixel_logits(x, weight, bias, pool, ties))
-    return (x * g, g) if return_map else x * g
+    """y = x * gate([norm] conv(max_c x, mean_c x) + bias). weight (1, 2 or 1, k, k). map (N, 1, H, W), stats (2,)."""
+    z, stats = pixel_logits(x, weight, bias, norm_weight, norm_bias, pool, ties, eps)
+    g = activate(gate, z)
+    return asked(x * g, g, stats, return_map, return_stats)
 
 
 @in_full_precision
@@ -52,6 +57,8 @@ def cbam(
     b2: Tensor | None,
     weight: Tensor,
     bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
     *,
     pool: str = "avg+max",
     spatial_pool: str = "max,mean",
@@ -59,20 +66,33 @@ def cbam(
     gate: str | Spec = "sigmoid",
     ties: str = "first",
     residual: bool = False,
+    eps: float = 1e-5,
     return_map: bool = False,
+    return_stats: bool = False,
 ):
     """x' = x * gc of `cbam_channel_gate`, y = x' * gp of `cbam_spatial_gate` on x', plus x if residual. map: gp."""
     gc = activate(gate, sum(perceptron(v, w1, b1, w2, b2, act) for v in pools(x, pool, ties)))
-    by_channel = x * per_channel(gc, x)
-    gp = activate(gate, pixel_logits(by_channel, weight, bias, spatial_pool, ties))
+    z, stats = pixel_logits(x * per_channel(gc, x), weight, bias, norm_weight, norm_bias, spatial_pool, ties, eps)
+    gp = activate(gate, z)
     y = x * (per_channel(gc, x) * gp)
     y = y + x if residual else y
-    return (y, gp) if return_map else y
+    return asked(y, gp, stats, return_map, return_stats)
 
 
-def pixel_logits(x: Tensor, weight: Tensor, bias: Tensor | None, pool: str, ties: str) -> Tensor:
-    """(N, 1, H, W)"""
-    return F.conv2d(pools_of_pixels(x, weight.shape[1], pool, ties), weight, bias, padding=weight.shape[2] // 2)
+def pixel_logits(x: Tensor, weight: Tensor, bias, norm_weight, norm_bias, pool: str, ties: str, eps: float):
+    """z (N, 1, H, W), and the mean and the biased variance by which it was normalised, if it was."""
+    z = F.conv2d(pools_of_pixels(x, weight.shape[1], pool, ties), weight, bias, padding=weight.shape[2] // 2)
+    if norm_weight is None:
+        return z, z.new_empty((0,))
+    var, mean = torch.var_mean(z, correction=0)
+    z = (z - mean) * torch.rsqrt(var + eps) * norm_weight
+    return z if norm_bias is None else z + norm_bias, torch.stack([mean, var]).detach()
+
+
+def asked(y: Tensor, gate_map: Tensor, stats: Tensor, return_map: bool, return_stats: bool):
+    """y, and of the others those that are asked for."""
+    found = [y, *([gate_map] if return_map else []), *([stats] if return_stats else [])]
+    return tuple(found) if len(found) > 1 else y
 
 
 def pools_of_pixels(x: Tensor, maps: int, pool: str, ties: str) -> Tensor:

@@ -198,28 +198,37 @@ def cbam_spatial_gate(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
     *,
     pool: str = "max,mean",
     gate: str | Spec = "sigmoid",
     ties: str = "first",
+    eps: float = 1e-5,
     backend: str | None = None,
     return_map: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """y = x * gate(conv_kxk of (max_c x, mean_c x) + bias) at every pixel: the spatial half of CBAM.
 
     x (N, C, H, W); weight (1, 2, k, k), k odd, on the two maps in the order of `pool`: "max,mean" (the authors', torch
     forks) or "mean,max" (timm, ultralytics); weight (1, 1, k, k) on half their sum (timm's LightCbam); bias (1,), into
-    which a batch norm of the convolution can be folded; map (N, 1, H, W). Zeros outside the image. ties: "first" as
-    of torch.max, "split" as of amax (timm). 3 passes over the map forward, 4 backward, 5 with ties="split"; the
-    convolution reads its two maps k*k times from the cache: fast up to k = 13, and slow for k = 49.
+    which a batch norm of the convolution can be folded; map (N, 1, H, W). Zeros outside the image. With norm_weight
+    (1,), the convolution is normalised by its mean and variance over the batch, times norm_weight plus norm_bias (1,),
+    as a BatchNorm2d in training; return_stats=True returns these last, (2,), the biased variance, in float32 or wider,
+    without a gradient. ties: "first" as of torch.max, "split" as of amax (timm). 3 passes over the map forward, 4
+    backward, 5 with ties="split"; the convolution reads its two maps k*k times from the cache: fast up to k = 13, and
+    slow for k = 49.
     Source: Woo et al. 2018, arXiv:1807.06521.
     """
     check.feature_map(x, (2,))
     check.window(weight, bias, x)
+    check.batch_norm(norm_weight, norm_bias, eps, return_stats, x)
     check.choice("pool", pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)
     run = implementation("cbam_spatial_gate", backend, x)
-    return run(x, weight, bias, pool=pool, gate=check.gate(gate), ties=ties, return_map=return_map)
+    how = dict(pool=pool, gate=check.gate(gate), ties=ties, eps=eps)
+    return run(x, weight, bias, norm_weight, norm_bias, **how, return_map=return_map, return_stats=return_stats)
 
 
 @recalled
@@ -231,6 +240,8 @@ def cbam(
     b2: Tensor | None,
     weight: Tensor,
     bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
     *,
     pool: str = "avg+max",
     spatial_pool: str = "max,mean",
@@ -238,13 +249,15 @@ def cbam(
     gate: str | Spec = "sigmoid",
     ties: str = "first",
     residual: bool = False,
+    eps: float = 1e-5,
     backend: str | None = None,
     return_map: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """y = x' * gp, plus x if residual: x' = x * gc of `cbam_channel_gate`, gp the gate of `cbam_spatial_gate` on x'.
 
-    x (N, C, H, W); w1, b1, w2, b2, pool and act as in `cbam_channel_gate`, weight, bias and spatial_pool as in
-    `cbam_spatial_gate`; gate and ties are those of both. map (N, 1, H, W): the gate of the pixels. x' is never
+    x (N, C, H, W); w1, b1, w2, b2, pool and act as in `cbam_channel_gate`, weight, bias, the norm and spatial_pool as
+    in `cbam_spatial_gate`; gate and ties are those of both. map (N, 1, H, W): the gate of the pixels. x' is never
     written: 4 passes over the map forward, 5 backward, 6 with ties="split".
     The authors' block and most forks: the defaults. timm: spatial_pool="mean,max", ties="split"; its LightCbam: pool
     "avgmax", weight (1, 1, k, k), ties="split". ultralytics: pool="avg", w2=None, spatial_pool="mean,max".
@@ -254,13 +267,55 @@ def cbam(
     check.feature_map(x, (2,))
     check.perceptron(x, w1, b1, w2, b2, x)
     check.window(weight, bias, x)
+    check.batch_norm(norm_weight, norm_bias, eps, return_stats, x)
     check.choice("pool", pool, POOLS)
     check.choice("spatial_pool", spatial_pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)
     check.choice("residual", residual, (False, True))
     run = implementation("cbam", backend, x)
     how = dict(pool=pool, spatial_pool=spatial_pool, act=check.act(act), gate=check.gate(gate), ties=ties)
-    return run(x, w1, b1, w2, b2, weight, bias, **how, residual=residual, return_map=return_map)
+    how |= dict(residual=residual, eps=eps, return_map=return_map, return_stats=return_stats)
+    return run(x, w1, b1, w2, b2, weight, bias, norm_weight, norm_bias, **how)
+
+
+@recalled
+def attention_gate(
+    x: Tensor,
+    g: Tensor,
+    wx: Tensor,
+    wg: Tensor,
+    b: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    gate: str | Spec = "sigmoid",
+    backend: str | None = None,
+    return_map: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * gate(<weight, relu(wx x_p + wg g_p + b)> + bias) at every pixel p.
+
+    x (N, C, *spatial) and g (N, G, *spatial), of the same pixels, each in its own memory order; wx (F, C), wg (F, G),
+    b (F,), weight (1, F), the weights with any trailing ones; bias (1,). F from 1, larger than C and G, too.
+    map (N, 1, *spatial). Batch norms of running statistics fold into wx, wg and b, that of the logits into weight and
+    bias: see `AttentionGate`. wx and wg multiply in x's dtype, their products are summed in float32 and never written:
+    3 passes over the map forward. Backward 5, where C and G as powers of 2 are at most 128 together, and that times F
+    at most 4096 in 16 bits, 2048 in float32, 1024 in float64; beyond, with F channels of gradients in memory, 10.5 for
+    F = C / 2.
+    Source: Oktay et al. 2018, arXiv:1804.03999, in the form without grid of the implementations in PyTorch.
+    """
+    check.feature_map(x)
+    check.beside("g", g, x)
+    check.tensor("wx", wx)
+    F = max(wx.shape[0], 1) if wx.dim() else 1
+    check.parameter("wx", wx, x, (F, x.shape[1]), trailing_ones=True)
+    check.parameter("wg", wg, g, (F, g.shape[1]), trailing_ones=True, map_name="g")
+    if b is not None:
+        check.parameter("b", b, x, (F,))
+    check.parameter("weight", weight, x, (1, F), trailing_ones=True)
+    if bias is not None:
+        check.parameter("bias", bias, x, (1,))
+    run = implementation("attention_gate", backend, x)
+    return run(x, g, wx, wg, b, weight, bias, gate=check.gate(gate), return_map=return_map)
 
 
 @recalled

@@ -59,7 +59,7 @@ def calls(monkeypatch) -> list[tuple]:
         spy.__module__ = functional.__name__
         monkeypatch.setattr(functional, name, spy)
 
-    for name in {gate.kernel for gate in ADAPTERS.values()} | {"channel_gate"}:
+    for name in {gate.kernel for gate in ADAPTERS.values()} | {"channel_gate", "spatial_gate"}:
         spy_on(name, getattr(functional, name))
     return made
 
@@ -147,7 +147,7 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    if support.checked:
+    if support.checked and not config.getoption("smoke"):
         terminalreporter.write_line(support.summary(config.getoption("share")))
     if config.getoption("readme") and exitstatus == 0:
         support.write_summary(config.getoption("readme"), config.getoption("share"))

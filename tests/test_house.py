@@ -340,8 +340,16 @@ def test_public_names():
         assert getattr(segattn_triton, name).__doc__
 
 
-@pytest.mark.parametrize("page", ["NUMERICS.md", "README.md", "SECURITY.md"])
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")], ids=lambda page: page.name)
 def test_tests_that_a_page_names_exist(page):
-    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / page).read_text()):
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
         assert (ROOT / file).exists(), file
         assert not name or f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+
+
+def test_files_that_the_guide_names_exist():
+    """Every path in CONTRIBUTING.md and the walk of a call; <family> and its like stand for any."""
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._")
+    for page in ("CONTRIBUTING.md", "docs/path-of-a-call.md", "docs/kernel-file.md"):
+        for name in re.findall(rf"`((?:{folders})/[\w./<>-]*)`", (ROOT / page).read_text()):
+            assert list(ROOT.glob(re.sub("<.*?>", "*", name))), f"{page}: {name}"

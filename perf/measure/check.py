@@ -93,8 +93,8 @@ HEAD = ("", "cases", "budget used", "worst at", "result")
 NO_BFLOAT16 = "bfloat16 needs a GPU: the interpreter's is unfaithful"
 
 
-def table(found: list[Outcome], *, gpu: bool):
-    """To print: op by dtype by layout, the worst use of the budget and where."""
+def table(found: list[Outcome], *, gpu: bool, total: int = 0):
+    """To print: op by dtype by layout, the worst use of the budget and where; how many of `total` there are so far."""
     from rich.console import Group
     from rich.text import Text
 
@@ -110,22 +110,27 @@ def table(found: list[Outcome], *, gpu: bool):
         cells = (f"  {dtype} {layout}", str(len(cases)), use, f"{worst.worst} {worst.case.size}", worst.failure or "ok")
         groups.setdefault(op, []).append(Row(cells, "red" if worst.failure else None))
     title = "Kernels against the reference" + ("" if gpu else ", in Triton's interpreter on the CPU")
+    title += f": {len(found)} of {total} cases" * (len(found) < total)
     return Group(listing(title, HEAD, groups, left=(0, 3, 4)), *[Text(NO_BFLOAT16, "yellow")] * (not gpu))
 
 
 def main(ops) -> int:
-    """The table, as results arrive; 1 if any kernel does not match."""
+    """The table, on a terminal as results arrive; 1 if any kernel does not match."""
     from rich.live import Live
 
     from ..terminal import Progress, console
 
-    gpu, found = torch.cuda.is_available(), []
+    gpu, found, out = torch.cuda.is_available(), [], console()
     need("triton", *(() if gpu else ("numpy",)))  # Triton's interpreter computes with numpy
     total = sum(1 for _ in cases(ops, gpu=gpu))
-    with Live(console=console(), refresh_per_second=2, vertical_overflow="visible") as live:
-        for outcome in Progress("cases checked", total).of(outcomes(ops)):
-            found.append(outcome)
-            live.update(table(found, gpu=gpu))
+    if out.is_terminal:
+        with Live(console=out, refresh_per_second=2) as live:
+            for outcome in outcomes(ops):
+                found.append(outcome)
+                live.update(table(found, gpu=gpu, total=total))
+    else:
+        found += Progress("cases checked", total).of(outcomes(ops))
+        out.print(table(found, gpu=gpu))
     return int(any(o.failure for o in found))
 
 

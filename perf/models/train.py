@@ -140,7 +140,7 @@ def draw_maps(model: torch.nn.Module, data, folder: Path) -> Path:
     image, _ = scenes.padded(data[0], 32)
     with capture_attention(model.eval()) as maps:
         model(image[None].to(next(model.parameters()).device))
-    return style.save(viz.plot_gates(maps, scenes.picture(image)), folder, whole.MAPS)
+    return style.save(style.styled(viz.plot_gates)(maps, scenes.picture(image)), folder, whole.MAPS)
 
 
 def _is_of(checkpoint: Path, about: dict[str, Any]) -> bool:

@@ -13,14 +13,16 @@ from torch import nn
 from . import trial
 from .adapters import ADAPTERS, BLOCKS, qualified_name
 from .report import NOT_CALLED, Report, Row, announce
+from .structure import KERNELS
 from .survey import Found, blocks_of, gates_of, is_fsdp, is_fusable, own_modules
 from .swap import SWAPPED, Accelerated, plain_class, swap
 
 
 def acceleration_report(model: nn.Module) -> Report:
-    """The gates of a model: rows (name, cls, kernel, status, reason), which print as a table.
+    """The gates of a model: rows (name, cls, kernel, by, status, reason), which print as a table.
 
-    status is "accelerated", or "left" with the reason, also before `accelerate` is called. kernel is the function of
+    by says how a gate was found: by the name of its class, register_adapter, its structure, or only its look. status is
+    "accelerated", or "left" with the reason, also before `accelerate` is called. kernel is the function of
     `segattn_triton.functional` that computes the gate, "+ shortcut, act" where a residual block is fused with it.
     A gate that got hooks on its children after `accelerate` is left as long as they are there.
     Errors: TypeError for no module.
@@ -28,12 +30,13 @@ def acceleration_report(model: nn.Module) -> Report:
     found = gates_of(model)
     blocks = {id(m._modules[b.gate]) for m, b in blocks_of(model) if isinstance(m, Accelerated) and is_fusable(m, b)}
     rows = []
-    for path, module, kernel, reason in found:
+    for gate in found:
+        module, reason = gate.module, gate.reason
         if reason is None and not isinstance(module, Accelerated):
             reason = NOT_CALLED
-        epilogue = " + shortcut, act" if id(module) in blocks and reason is None else ""
+        kernel = gate.kernel + (" + shortcut, act" if id(module) in blocks and reason is None else "")
         status = "accelerated" if reason is None else "left"
-        rows.append(Row(path, qualified_name(plain_class(module)), kernel + epilogue, status, reason or ""))
+        rows.append(Row(gate.name, qualified_name(plain_class(module)), kernel, gate.by, status, reason or ""))
     return Report(rows, own_modules(model))
 
 
@@ -44,6 +47,7 @@ def accelerate(
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
     strict: bool = False,
     verify: bool = False,
+    by_structure: bool = True,
     verbose: bool = True,
 ) -> nn.Module:
     """Run the attention gates of a model on the kernels: changes it in place, returns it, and prints a line.
@@ -51,20 +55,23 @@ def accelerate(
         model = segattn_triton.accelerate(smp.Unet("se_resnet50", decoder_attention_type="scse"))
         26 of 26 gates accelerated
 
-    Known are the gates of torchvision, timm, segmentation_models_pytorch, MONAI, OpenMMLab and nnU-Net, and those of
-    `register_adapter`. In SE-ResNet and SE-ResNeXt the shortcut and the activation join the gate's kernel. Parameters,
-    keys of the state_dict, hooks, isinstance, copies and DataParallel stay as they are; a pickle or torch.save holds
-    the plain classes, and torch.jit.script leaves them in the model. A CUDA map runs on the Triton kernels, any other
-    on the reference. While a gate's child has hooks (pruning, Grad-CAM), its own forward runs. Each class is tried once
-    on random values in float64: one that computes something else than is known of it is left. `acceleration_report`
-    says what was left and why; `restore` undoes.
+    Known are the gates of torchvision, timm, segmentation_models_pytorch, MONAI, OpenMMLab and nnU-Net, those of
+    `register_adapter`, and copies of SE, ECA, sSE and scSE of any class, by the graph of their forward. In SE-ResNet
+    and SE-ResNeXt the shortcut and the activation join the gate's kernel. Parameters, keys of the state_dict, hooks,
+    isinstance, copies and DataParallel stay as they are; a pickle or torch.save holds the plain classes, and
+    torch.jit.script leaves them in the model. A CUDA map runs on the Triton kernels, any other on the reference. While
+    a gate's child has hooks (pruning, Grad-CAM), its own forward runs. Each class is tried once on random values: one
+    that computes something else than is known of it is left. `acceleration_report` says what was left and why;
+    `restore` undoes.
 
     include: only gates of these kernels, such as ("scse", "eca"). filter_fn: (module, name) -> whether to take it.
     strict: RuntimeError, the model unchanged, if nothing is taken or something of it is left. verify: first compare
     each gate and residual block, output and gradients, with its own forward on a random map; RuntimeError, the model
-    unchanged, where the error is more than four times that of its own forward. verbose: print the line, on rank 0 only
-    where torch.distributed runs; it says where nothing gets faster. What was left, and why, goes to the logger
-    `segattn_triton` at level INFO, what was taken at DEBUG. A second call changes nothing more.
+    unchanged, where the error is more than four times that of its own forward. by_structure: False takes known classes
+    only; a copy that is known by its graph was tried in float64, its own dtype and under autocast, gradients included,
+    and runs its own forward where an attribute, method or global that its forward reads has changed since. verbose:
+    print the line, on rank 0 only where torch.distributed runs; it says where nothing gets faster. What was left, and
+    why, goes to the logger `segattn_triton` at level INFO, what was taken at DEBUG. A second call changes nothing more.
     Errors: TypeError for no module; ValueError for an unknown kernel in `include`.
     """
     found = gates_of(model)
@@ -72,7 +79,9 @@ def accelerate(
     chosen = [
         gate
         for gate in found
-        if (include is None or gate.kernel in include) and (filter_fn is None or filter_fn(gate.module, gate.name))
+        if (include is None or gate.kernel in include)
+        and (by_structure or gate.by not in ("structure", "look"))
+        and (filter_fn is None or filter_fn(gate.module, gate.name))
     ]
     if strict:
         _raise_unless_all(chosen, found)
@@ -85,7 +94,7 @@ def accelerate(
 
 
 def _check_kernels(include: str | Sequence[str]) -> None:
-    kernels = sorted({gate.kernel for gate in ADAPTERS.values()})
+    kernels = sorted({gate.kernel for gate in ADAPTERS.values()} | KERNELS)
     for name in (include,) if isinstance(include, str) else include:
         if name not in kernels:
             raise ValueError(f"include: got {name!r}, expected kernels among {', '.join(map(repr, kernels))}")
@@ -93,7 +102,7 @@ def _check_kernels(include: str | Sequence[str]) -> None:
 
 def _swap_all(model: nn.Module, taken: Sequence[Found]) -> None:
     for gate in taken:
-        swap(gate.module, ADAPTERS[qualified_name(type(gate.module))])
+        swap(gate.module, gate.gate)
     for module, block in blocks_of(model):
         if not isinstance(module, Accelerated) and not is_fsdp(module) and is_fusable(module, block):
             swap(module, None)
@@ -112,11 +121,10 @@ def _verify_all(model: nn.Module, taken: Sequence[Found]) -> None:
 def _verify(name: str, module: nn.Module) -> None:
     fast = copy.deepcopy(module)
     (gate,) = gates_of(fast)
-    known = ADAPTERS[qualified_name(type(gate.module))]
-    parts = known.read(gate.module)
+    parts = gate.gate.read(gate.module)
     _swap_all(fast, [gate])
     title = f"{name or 'the model'} ({qualified_name(type(module))})"
-    trial.verify(title, module, fast, known if gate.module is fast else None, parts)
+    trial.verify(title, module, fast, gate.gate if gate.module is fast else None, parts)
 
 
 def _raise_unless_all(chosen: Sequence[Found], found: Sequence[Found]) -> None:

@@ -9,14 +9,10 @@ from torch import nn
 from .adapters import pools_to_one, qualified_name
 
 WITHOUT_KERNEL = {  # gates by their class, for which `functional` has nothing
-    "timm.layers.cbam.CbamModule": "CBAM",
-    "timm.layers.cbam.LightCbamModule": "CBAM",
     "timm.layers.global_context.GlobalContext": "global context",
     "timm.layers.selective_kernel.SelectiveKernel": "selective kernels",
     "timm.layers.split_attn.SplitAttn": "split attention",
-    "monai.networks.nets.attentionunet.AttentionBlock": "attention gates",
     "mmcv.cnn.bricks.context_block.ContextBlock": "global context",
-    "ultralytics.nn.modules.conv.CBAM": "CBAM",
 }
 _NAME = re.compile(r"squeeze|excit|^c?se_?(layer|block|module|attention|gate)?(2d|3d)?$|channel_?(gate|att)", re.I)
 _SIGMOIDS = (nn.Sigmoid, nn.Hardsigmoid)

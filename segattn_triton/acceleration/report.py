@@ -12,11 +12,13 @@ NOT_CALLED = "accelerate() was not called for it"
 
 
 class Row(NamedTuple):
-    """One gate of a model. status: "accelerated", or "left" for the reason given, with what would help."""
+    """One gate of a model. by: how it was found, by the "name" of its class, "register_adapter", its "structure", or
+    only its "look". status: "accelerated", or "left" for the reason given, with what would help."""
 
     name: str
     cls: str
     kernel: str
+    by: str
     status: str
     reason: str = ""
 

@@ -1,5 +1,6 @@
 """The gates that a model holds, and what keeps each from the kernels: nothing, or a reason in words."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -7,9 +8,10 @@ from torch import Tensor, nn
 
 from .. import modules
 from . import trial
-from .adapters import ADAPTERS, BLOCKS, Block, Parts, check_readers, qualified_name
-from .lookalike import lookalike
-from .swap import fused, is_observed, plain_class, read
+from .adapters import ADAPTERS, BLOCKS, Block, Gate, Parts, check_readers, qualified_name
+from .lookalike import WITHOUT_KERNEL, lookalike
+from .structure import by_structure, is_candidate
+from .swap import AcceleratedGate, fused, is_observed, plain_class, read
 
 SLOWER: dict[str, tuple[tuple[str, int, int], ...]] = {}
 """GPU -> (kernel, fewest, most channels of its first weight) measured slower there than what it replaces."""
@@ -19,12 +21,18 @@ _MODULE = frozenset(vars(nn.Module()))  # the attributes that every module has
 
 
 class Found(NamedTuple):
-    """A gate: its name in the model, and why it is left; None where the kernels can run it."""
+    """A gate: its name in the model, how it computes, where that is known, and why it is left; None where the kernels
+    can run it. by: how it was found, by name, register_adapter, structure or look."""
 
     name: str
     module: nn.Module
     kernel: str
     reason: str | None
+    gate: Gate | None = None
+
+    @property
+    def by(self) -> str:
+        return "look" if self.gate is None else self.gate.way
 
 
 def gates_of(model: nn.Module) -> list[Found]:
@@ -36,10 +44,25 @@ def gates_of(model: nn.Module) -> list[Found]:
     for path, module in model.named_modules():
         name = _known_name(module)
         if name is not None and (reason := _why_left(path, module, name)) != "":
-            found.append(Found(path, module, ADAPTERS[name].kernel, reason))
-        elif name is None and not _is_inside(path, module, found) and (like := lookalike(module)):
-            found.append(Found(path, module, *like))
+            found.append(Found(path, module, ADAPTERS[name].kernel, reason, ADAPTERS[name]))
+        elif name is None and not _is_inside(path, module, found):
+            found.extend(_without_adapter(path, module))
     return found
+
+
+def _without_adapter(path: str, module: nn.Module) -> Iterator[Found]:
+    """The gate that a module of no known class is by its graph, or looks like."""
+    gate = module._segattn_gate if isinstance(module, AcceleratedGate) else None
+    named = qualified_name(type(module)) in WITHOUT_KERNEL or path.endswith("_fsdp_wrapped_module")
+    if gate is None and not named and is_candidate(module) and not any(map(_known_name, module.modules())):
+        gate = by_structure(module)
+    if isinstance(gate, Gate):
+        reason = "a child of it has hooks, which its own forward runs: until they are removed"
+        parts = reason if is_observed(module) else read(module, gate)
+        yield Found(path, module, gate.kernel, None if isinstance(parts, Parts) else parts, gate)
+    elif like := lookalike(module):
+        kernel, reason = like
+        yield Found(path, module, kernel, reason if gate is None else f"{reason} ({gate})")
 
 
 def _is_inside(path: str, module: nn.Module, found: list[Found]) -> bool:

@@ -6,6 +6,7 @@ which it is not, before a number comes out wrong.
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -39,7 +40,8 @@ def _each(args: tuple, of: Callable[[Tensor], Tensor]) -> tuple:
     return tuple({key: of(t) for key, t in a.items()} if isinstance(a, dict) else of(a) for a in args)
 
 
-def _random(like: nn.Module) -> nn.Module:
+@torch.no_grad()
+def random_twin(like: nn.Module) -> nn.Module:
     """A copy in its own classes, in float64 on the CPU, of random values that no ReLU passes unseen."""
     twin = copy.deepcopy(like)
     for module in twin.modules():
@@ -67,7 +69,7 @@ def disagreement(module: nn.Module, gate: Gate | None, parts: Parts) -> str | No
     """How a gate, or a residual block whose gate is accelerated, differs from its own forward; None if it does not."""
     key = plain_class(module), gate, repr([one.options for one in (parts, *parts.more)]), parts.dims
     if key not in _tried:
-        plain, fast = _random(module), _random(module)
+        plain, fast = random_twin(module), random_twin(module)
         for name, inner in _gates_of(module) if gate is None else ():
             swap(fast.get_submodule(name), inner)
         swap(fast, gate)
@@ -87,6 +89,77 @@ def _difference(plain: nn.Module, fast: nn.Module, args: tuple) -> str | None:
     same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-6, atol=1e-8)
     other = "its forward computes something else than is known of its class"
     return None if same else f"{other}, maybe of another version: register_adapter() for a subclass of it"
+
+
+_SHAPES = ((2, 5, 4, 3), (1, 4, 7, 2), (3, 1, 6, 2))  # images and the sizes of their axes
+
+
+@torch.no_grad()
+def difference_everywhere(module: nn.Module, gate: Gate, parts: Parts) -> str | None:
+    """How a gate that is known by its graph alone differs from its own forward: in float64 and its own dtype, under
+    autocast, training or not, of several sizes and memory orders, called twice. Values, dtype and strides of the
+    result, whether it is the map itself, the map afterwards, and all gradients are compared."""
+    plain = random_twin(module)
+    fast = copy.deepcopy(plain)
+    swap(fast, gate)
+    own = next((p.dtype for p in module.parameters()), torch.float32)
+    cases = [(torch.float64, None), (own, None), (torch.float32, torch.bfloat16), (torch.float32, torch.float16)]
+    for (dtype, autocast), training in itertools.product(cases, (False, True)):
+        if training and autocast:
+            continue
+        for both in (plain, fast):
+            both.to(dtype).train(training)
+        for x in _maps_of(module, gate, parts, dtype):
+            where = f"for a map of {tuple(x.shape)} in {dtype}, autocast {autocast}, training {training}"
+            tolerance = _TOLERANCES[autocast or dtype]
+            for gradients, _ in itertools.product((False, True), range(2)):
+                expected, got = (_outcome(m, x, autocast, gradients) for m in (plain, fast))
+                if expected is not None and not _agree(got, expected, tolerance):
+                    return f"its forward computes something else than its graph says, {where}"
+    return None
+
+
+_TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}  # of the largest
+
+
+def _maps_of(module: nn.Module, gate: Gate, parts: Parts, dtype: torch.dtype) -> Iterator[Tensor]:
+    (like,) = arguments(module, gate, parts, torch.empty, side=1)
+    for N, *sides in _SHAPES:
+        shape = (N, like.shape[1], *sides[: like.dim() - 2])
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        yield x
+        yield x.transpose(1, -1).contiguous().transpose(1, -1)
+
+
+def _outcome(module: nn.Module, x: Tensor, autocast: torch.dtype | None, gradients: bool) -> dict | None:
+    """What a forward does, and its backward; None where the forward raises."""
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_(gradients)
+    weights = [p for p in module.parameters() if gradients]
+    with torch.set_grad_enabled(gradients):
+        given = leaf * 1  # which a forward may change in place
+        try:
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
+                y = module(given)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
+            return None
+    facts = y.dtype, y.shape, [s for s, n in zip(y.stride(), y.shape, strict=True) if n > 1], y is given
+    values = [y.detach(), given.detach()]
+    if gradients:
+        dy = torch.linspace(0.5, 1, y.numel()).reshape(y.shape).to(y.dtype)
+        values += torch.autograd.grad(y, [leaf, *weights], dy, allow_unused=True)
+    return {"facts": facts, "values": values}
+
+
+def _agree(got: dict | None, expected: dict, tolerance: float) -> bool:
+    if got is None or got["facts"] != expected["facts"]:
+        return False
+    largest = max(t.abs().max().item() for t in expected["values"] if t is not None)
+    for ours, theirs in zip(got["values"], expected["values"], strict=True):
+        if (ours is None) != (theirs is None):
+            return False
+        if ours is not None and not (ours - theirs).abs().max().item() <= tolerance * largest:
+            return False
+    return True
 
 
 def _outputs_and_gradients(module: nn.Module, args: tuple) -> dict[str, Tensor]:

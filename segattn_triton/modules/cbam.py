@@ -1,5 +1,7 @@
 """One weight per channel, then one per pixel: CBAM."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,7 @@ from ..reference.activations import Spec, activate
 from ..reference.cbam import pools_of_pixels
 from ..reference.channel import pools
 from ..runtime import checks as check
-from ._children import apply_gate, call, is_plain, is_untouched
+from ._children import apply_gate, call, folded, is_plain, is_untouched, uses_batch
 from ._gate import GateModule, by_rank
 from .reduction import hidden_channels
 
@@ -70,8 +72,8 @@ class CBAMSpatialAttention(GateModule):
     x (N, C, H, W), or one image (C, H, W). Keys: conv.weight (1, 2, k, k), conv.bias (1,) with bias=True, and with
     norm=True those of bn, a BatchNorm2d of one channel. pool: the order of the two maps, "max,mean" (the authors) or
     "mean,max" (timm, ultralytics); light=True convolves half their sum, weight (1, 1, k, k) (timm's LightCbam). In eval
-    the statistics of bn are folded into weight and bias at every call; in training the children run in plain torch.
-    See `functional.cbam_spatial_gate`.
+    the statistics of bn are folded into weight and bias at every call; in training those of the batch are taken, and
+    update bn's as BatchNorm2d does. See `functional.cbam_spatial_gate`.
     """
 
     def __init__(
@@ -91,26 +93,37 @@ class CBAMSpatialAttention(GateModule):
     ):
         check.odd("kernel_size", kernel_size)
         check.choice("pool", pool, F.SPATIAL_POOLS)
-        super().__init__(dict(kernel_size=kernel_size, light=light), 2, backend, pool=pool, gate=gate, ties=ties)
+        shown = dict(kernel_size=kernel_size, light=light, norm=norm, momentum=momentum)
+        super().__init__(shown, 2, backend, pool=pool, gate=gate, ties=ties)
         factory = dict(device=device, dtype=dtype)
         self.conv = nn.Conv2d(1 if light else 2, 1, kernel_size, padding=kernel_size // 2, bias=bias, **factory)
         self.bn = nn.BatchNorm2d(1, momentum=momentum, **factory) if norm else None
 
     @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
-        if self.is_plain():
-            return F.cbam_spatial_gate(x, *self.window(), **self.options, backend=self.backend, return_map=return_map)
+        if self.is_plain(x):
+            return self.run(F.cbam_spatial_gate, x, **self.options, backend=self.backend, return_map=return_map)
         check.feature_map(x, (2,))
         z = call(self.conv, pools_of_pixels(x, self.conv.in_channels, self.options["pool"], self.options["ties"]))
         z = z if self.bn is None else call(self.bn, z)
         return apply_gate(self.options["gate"], x, z, return_map)
 
-    def is_plain(self) -> bool:
-        return is_plain(self.conv) and (self.bn is None or (is_plain(self.bn) and not _uses_batch(self.bn)))
+    def is_plain(self, x: Tensor) -> bool:
+        return is_plain(self.conv) and (self.bn is None or (is_plain(self.bn) and len(x) > 0))
 
-    def window(self) -> tuple[Tensor, Tensor | None]:
-        """The weight and bias of the convolution, those of bn folded into them."""
-        return (self.conv.weight, self.conv.bias) if self.bn is None else _folded(self.conv, self.bn)
+    def run(self, function: Callable, x: Tensor, *tensors: Tensor | None, return_map: bool, **options):
+        """The function of x and these tensors, then of the window and its norm."""
+        conv, bn = self.conv, self.bn
+        if bn is None or not uses_batch(bn):
+            window = (conv.weight, conv.bias) if bn is None else folded(conv, bn)
+            return function(x, *tensors, *window, **options, return_map=return_map)
+        weight = x.new_ones(1) if bn.weight is None else bn.weight
+        window = conv.weight, conv.bias, weight, bn.bias
+        how = dict(eps=bn.eps, return_map=return_map, return_stats=True)
+        *outputs, stats = function(x, *tensors, *window, **options, **how)
+        if bn.training and bn.track_running_stats:
+            _update(bn, stats, len(x) * x.shape[2:].numel())
+        return tuple(outputs) if return_map else outputs[0]
 
 
 class CBAM(GateModule):
@@ -159,22 +172,20 @@ class CBAM(GateModule):
 
     @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
-        if all(is_untouched(half) and half.is_plain() for half in (self.channel, self.spatial)):
-            tensors = x, *self.channel.layers(), *self.spatial.window()
-            return F.cbam(*tensors, **self.options, backend=self.backend, return_map=return_map)
+        halves = self.channel, self.spatial
+        if all(map(is_untouched, halves)) and self.channel.is_plain() and self.spatial.is_plain(x):
+            tensors, how = (x, *self.channel.layers()), dict(self.options, backend=self.backend)
+            return self.spatial.run(F.cbam, *tensors, **how, return_map=return_map)
         y, gate_map = self.spatial(self.channel(x), return_map=True)
         y = y + x if self.options["residual"] else y
         return (y, gate_map) if return_map else y
 
 
-def _uses_batch(bn: nn.BatchNorm2d) -> bool:
-    """Whether it normalises by the statistics of the batch."""
-    return bn.training or bn.running_mean is None
-
-
-def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The weight and bias of bn(conv(x)) by the running statistics."""
-    scale = torch.rsqrt(bn.running_var + bn.eps)
-    scale = scale if bn.weight is None else bn.weight * scale
-    bias = (-bn.running_mean if conv.bias is None else conv.bias - bn.running_mean) * scale
-    return conv.weight * scale[:, None, None, None], bias if bn.bias is None else bias + bn.bias
+@torch.no_grad()
+def _update(bn: nn.BatchNorm2d, stats: Tensor, count: int) -> None:
+    """The running statistics as bn itself moves them: with the unbiased variance, or as averages without momentum."""
+    bn.num_batches_tracked.add_(1)
+    mean, var = stats.to(bn.running_mean.dtype).unbind()
+    weight = 1.0 / bn.num_batches_tracked.to(mean.dtype) if bn.momentum is None else bn.momentum
+    bn.running_mean.lerp_(mean[None], weight)
+    bn.running_var.lerp_(var[None] * (count / (count - 1)), weight)

@@ -3,14 +3,15 @@
     x' = x gc,  gc = gate(zc),  zc = mlp(mean_p x) + mlp(max_p x)        (Woo et al. 2018, arXiv:1807.06521)
     y = x' gp,  gp = gate(z),   z = conv_kxk of mean_c x' and max_c x',  plus x if residual
 
-x' is never in memory: 4 passes over the map, the pool, the pair of maps, and the product that reads x and writes y.
+With a norm, gp = gate((z - mean) / sqrt(var + eps) norm_weight + norm_bias), of the batch. x' is never in memory: 4
+passes over the map, the pool, the pair of maps, and the product that reads x and writes y.
 Backward, with dgp_p = sum_c dy x' + dmap, dz = dgp gate'(z) and dmean, dmax of the convolution,
 
     dx' = dy gp + dmean / C + dmax at the maximum,    dgc_c = sum_p x dx',    dx = dx' gc + what the pools give
 
 5 passes: dy and x for dz and the first part of dgc, x for its second, dy into dx; shared ties read x once more, to know
 them. The gate of the pixels alone has 3 passes and 4, with shared ties 5. Saved are what the perceptron saves (see
-`channel`), gc, and of every pixel both pools, the place of the maximum, and z.
+`channel`), gc, and of every pixel both pools, the place of the maximum, and z, before a norm and after it.
 """
 
 import torch
@@ -25,6 +26,13 @@ from ..kernels.common.finish import plan_finish
 from ..kernels.pixel.chain import plan_chain_fwd
 from ..kernels.pixel.chain_bwd import plan_chain_dx, plan_chain_sums
 from ..kernels.pixel.convolve import plan_convolve_bwd, plan_convolve_fwd
+from ..kernels.pixel.norm import (
+    plan_norm_apply,
+    plan_norm_bwd,
+    plan_norm_merge,
+    plan_norm_moments,
+    plan_norm_sums,
+)
 from ..kernels.pixel.pair import plan_pair
 from ..runtime import schemas
 from ..runtime.operator import Call, DifferentiableOp
@@ -33,8 +41,9 @@ from ..runtime.run import Run
 BOTH = "avg+max"
 
 
-def _allocate_pixels(x: Tensor, weight: Tensor, ties: str) -> tuple[Tensor, ...]:
-    """What the gate of the pixels saves: the pools, their peak where ties are shared, its place or count, and z."""
+def _allocate_pixels(x: Tensor, weight: Tensor, norm_weight: Tensor | None, ties: str) -> tuple[Tensor, ...]:
+    """What the gate of the pixels saves: the pools, their peak where ties are shared, its place or count, z, and z
+    before a norm."""
     N, _, H, W = x.shape
     acc, split = torch.promote_types(x.dtype, torch.float32), ties == "split"
     return (
@@ -42,12 +51,17 @@ def _allocate_pixels(x: Tensor, weight: Tensor, ties: str) -> tuple[Tensor, ...]
         x.new_empty((N, H, W) if split else (0,), dtype=acc),
         x.new_empty((N, H, W), dtype=torch.int32),
         x.new_empty((N, H, W), dtype=acc),
+        x.new_empty((0,) if norm_weight is None else (N, H, W), dtype=acc),
     )
 
 
-def _allocate_y(x: Tensor, return_map: bool) -> tuple[Tensor, Tensor]:
-    """y and the map (N, 1, H, W)."""
-    return torch.empty_like(x), x.new_empty((x.shape[0], 1, *x.shape[2:]) if return_map else (0,))
+def _allocate_y(x: Tensor, norm_weight: Tensor | None, return_map: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the map (N, 1, H, W), and the mean and variance of a norm (2,)."""
+    return (
+        torch.empty_like(x),
+        x.new_empty((x.shape[0], 1, *x.shape[2:]) if return_map else (0,)),
+        x.new_empty((0,) if norm_weight is None else (2,), dtype=torch.promote_types(x.dtype, torch.float32)),
+    )
 
 
 def _maps_in(weight: Tensor, pool: str) -> str:
@@ -60,19 +74,44 @@ def _wanted(t: Tensor) -> Tensor | None:
 
 
 def _pixels_forward(
-    run: Run, x, zc, logit, gc, weight, bias, saved, y, gate_map, pool: str, residual: bool, gate: Activation
+    run: Run, x, zc, logit, gc, window, outputs, pool: str, eps: float, residual: bool, gate: Activation
 ):
     """The gate of the pixels, of x or of what the gate of the channels leaves of it, and the product of all."""
-    pools, peak, found, z = saved
-    split = peak.dim() == 3
+    weight, bias, norm_weight, norm_bias = window
+    y, gate_map, stats, pools, peak, found, z, raw = outputs
+    split, gate_map = peak.dim() == 3, _wanted(gate_map)
     run.launch(plan_pair(x, zc, logit, gc, pools, _wanted(peak), found, _maps_in(weight, pool), split, gate))
-    run.launch(plan_convolve_fwd(pools, weight, bias, z, _wanted(gate_map), gate))
+    if norm_weight is None:
+        run.launch(plan_convolve_fwd(pools, weight, bias, z, gate_map, gate))
+    else:
+        run.launch(plan_convolve_fwd(pools, weight, bias, raw, None, gate))
+        moments = run.launch(plan_norm_moments(raw))
+        run.launch(plan_norm_merge(moments.partial, stats))
+        run.launch(plan_norm_apply(raw, stats, norm_weight, norm_bias, z, gate_map, eps, gate))
     run.launch(plan_chain_fwd(x, gc, z, y, residual, gate))
 
 
-def _pixels_backward(run: Run, dy, dmap, x, gc, weight, saved, dweight, dbias, back: bool, pool: str, gate: Activation):
+def _norm_backward(run: Run, du: Tensor, raw: Tensor, stats: Tensor, norm_weight: Tensor, dnorm, eps: float) -> Tensor:
+    """dz of the convolution, and the gradients of the norm's parameters where they are wanted."""
+    sums = run.launch(plan_norm_sums(du, raw, stats, eps))
+    both, dz = run.empty(torch.empty_like(stats)), run.empty(torch.empty_like(raw))
+    run.launch(plan_finish(sums.partial, both))
+    run.launch(plan_norm_bwd(du, raw, stats, norm_weight, both, dz, eps))
+    if any(d is not None for d in dnorm):
+        dweight, dbias = dnorm
+        dweight = run.empty(torch.empty_like(norm_weight)) if dweight is None else dweight
+        run.launch(plan_finish(sums.partial, dweight, dbias))
+    return dz
+
+
+def _pixels_backward(
+    run: Run, douts, x, gc, window, saved, dwindow, back: bool, pool: str, eps: float, gate: Activation
+):
     """(dpools, partial dgc), of which the first and, with gc, the second are there if something goes `back` to them."""
-    pools, peak, found, z = saved
+    weight, _, norm_weight, _ = window
+    dweight, dbias, *dnorm = dwindow
+    stats, pools, peak, found, z, raw = saved
+    dy, dmap = douts
     dz, dpools = run.empty(torch.empty_like(z)), run.empty(torch.empty_like(pools)) if back else None
     dpools_of_sums = dpools if gc is not None else None
     how = _maps_in(weight, pool)
@@ -80,6 +119,8 @@ def _pixels_backward(run: Run, dy, dmap, x, gc, weight, saved, dweight, dbias, b
     if dgc is not None:
         run.empty(dgc)
     run.launch(sums)
+    if norm_weight is not None:
+        dz = _norm_backward(run, dz, raw, stats, norm_weight, dnorm, eps)
     with_dparam = dweight is not None or dbias is not None
     convolve = run.launch(plan_convolve_bwd(dz, pools, weight, dpools, with_dparam))
     if with_dparam:
@@ -90,25 +131,42 @@ def _pixels_backward(run: Run, dy, dmap, x, gc, weight, saved, dweight, dbias, b
     return dpools, dgc
 
 
-def _allocate_spatial(x, weight, bias, pool, ties, gate, gate_a, gate_b, return_map):
-    return *_allocate_y(x, return_map), *_allocate_pixels(x, weight, ties)
+def _allocate_spatial(x, weight, bias, norm_weight, norm_bias, pool, ties, gate, gate_a, gate_b, eps, return_map):
+    return *_allocate_y(x, norm_weight, return_map), *_allocate_pixels(x, weight, norm_weight, ties)
 
 
-def _forward_spatial(run, outputs, x, weight, bias, pool, ties, gate, gate_a, gate_b, return_map):
-    y, gate_map, *saved = outputs
-    gates = activation(gate, gate_a, gate_b)
-    _pixels_forward(run, x, None, None, None, weight, bias, saved, y, gate_map, pool, False, gates)
+def _forward_spatial(
+    run, outputs, x, weight, bias, norm_weight, norm_bias, pool, ties, gate, gate_a, gate_b, eps, return_map
+):
+    window, channels = (weight, bias, norm_weight, norm_bias), (None, None, None)
+    _pixels_forward(run, x, *channels, window, outputs, pool, eps, False, activation(gate, gate_a, gate_b))
 
 
-def _backward_spatial(run, grads, douts, saved, x, weight, bias, pool, ties, gate, gate_a, gate_b, return_map):
-    (dx, dweight, dbias), (dy, dmap), gates = grads, douts, activation(gate, gate_a, gate_b)
-    back = dx is not None
-    dpools, _ = _pixels_backward(run, dy, dmap, x, None, weight, saved, dweight, dbias, back, pool, gates)
+def _backward_spatial(
+    run,
+    grads,
+    douts,
+    saved,
+    x,
+    weight,
+    bias,
+    norm_weight,
+    norm_bias,
+    pool,
+    ties,
+    gate,
+    gate_a,
+    gate_b,
+    eps,
+    return_map,
+):
+    (dx, *dwindow), gates = grads, activation(gate, gate_a, gate_b)
+    window, back = (weight, bias, norm_weight, norm_bias), dx is not None
+    dpools, _ = _pixels_backward(run, douts, x, None, window, saved, dwindow, back, pool, eps, gates)
     if back:
-        _, peak, found, z = saved
-        channels = None, False, False, None, None
-        how = _maps_in(weight, pool)
-        run.launch(plan_chain_dx(dy, x, None, z, dpools, _wanted(peak), found, how, *channels, dx, False, gates))
+        _, _, peak, found, z, _ = saved
+        how, channels = _maps_in(weight, pool), (None, False, False, None, None)
+        run.launch(plan_chain_dx(douts[0], x, None, z, dpools, _wanted(peak), found, how, *channels, dx, False, gates))
 
 
 def _allocate(
@@ -119,6 +177,8 @@ def _allocate(
     b2,
     weight,
     bias,
+    norm_weight,
+    norm_bias,
     pool,
     spatial_pool,
     act,
@@ -129,20 +189,21 @@ def _allocate(
     gate_b,
     ties,
     residual,
+    eps,
     return_map,
 ):
     N, C = x.shape[:2]
     acc, pools = torch.promote_types(x.dtype, torch.float32), 1 + (pool == BOTH)
     split = pool != "avg" and ties == "split"
     return (
-        *_allocate_y(x, return_map),
+        *_allocate_y(x, norm_weight, return_map),
         x.new_empty((N, pools * C), dtype=acc),  # v
         x.new_empty((N, C), dtype=acc),  # zc
         x.new_empty((0,) if w2 is None else (N, pools * w1.shape[0]), dtype=acc),  # z1
         x.new_empty((N, C) if split else (0,), dtype=acc),  # the maximum
         x.new_empty((0,) if pool == "avg" else (N, C), dtype=torch.int32),  # its first pixel, or its count
         x.new_empty((N, C), dtype=acc),  # gc
-        *_allocate_pixels(x, weight, ties),
+        *_allocate_pixels(x, weight, norm_weight, ties),
     )
 
 
@@ -156,6 +217,8 @@ def _forward(
     b2,
     weight,
     bias,
+    norm_weight,
+    norm_bias,
     pool,
     spatial_pool,
     act,
@@ -166,9 +229,11 @@ def _forward(
     gate_b,
     ties,
     residual,
+    eps,
     return_map,
 ):
-    y, gate_map, pooled, zc, z1, highest, place, gc, *saved = outputs
+    *first, pooled, zc, z1, highest, place, gc = outputs[:9]
+    of_pixels, window = (*first, *outputs[9:]), (weight, bias, norm_weight, norm_bias)
     split, acts, gates = ties == "split", activation(act, act_a, act_b), activation(gate, gate_a, gate_b)
     z1, highest, place = map(_wanted, (z1, highest, place))
     sums = run.launch(plan_pool_fwd(x, pool != "max", pool != "avg", split))
@@ -176,7 +241,7 @@ def _forward(
     pixels, layers = x.shape[2:].numel(), (w1, b1, w2, b2)
     mlp = run.launch(plan_mlp_fwd(*partial, pixels, *layers, pooled, highest, place, z1, acts, split, pool == BOTH))
     channels = mlp.z, zc, gc
-    _pixels_forward(run, x, *channels, weight, bias, saved, y, gate_map, spatial_pool, residual, gates)
+    _pixels_forward(run, x, *channels, window, of_pixels, spatial_pool, eps, residual, gates)
 
 
 def _backward(
@@ -191,6 +256,8 @@ def _backward(
     b2,
     weight,
     bias,
+    norm_weight,
+    norm_bias,
     pool,
     spatial_pool,
     act,
@@ -201,22 +268,24 @@ def _backward(
     gate_b,
     ties,
     residual,
+    eps,
     return_map,
 ):
-    (dx, *dlayers, dweight, dbias), (dy, dmap) = grads, douts
-    pooled, zc, z1, highest, place, gc, *pixels = saved
+    (dx, *dlayers), dwindow, window = grads[:5], grads[5:], (weight, bias, norm_weight, norm_bias)
+    stats, pooled, zc, z1, highest, place, gc, *pixels = saved
     z1, highest, place = map(_wanted, (z1, highest, place))
     acts, gates = activation(act, act_a, act_b), activation(gate, gate_a, gate_b)
     both, back = pool == BOTH, dx is not None or any(d is not None for d in dlayers)
-    dpools, dgc = _pixels_backward(run, dy, dmap, x, gc, weight, pixels, dweight, dbias, back, spatial_pool, gates)
+    of_pixels = window, (stats, *pixels), dwindow
+    dpools, dgc = _pixels_backward(run, douts, x, gc, *of_pixels, back, spatial_pool, eps, gates)
     if not back:
         return
     size, layers = x.shape[2:].numel(), (w1, w2)
     mlp = run.launch(plan_mlp_bwd(dgc, size, None, zc, z1, *layers, dx is not None, acts, gates, both))
     if dx is not None:
-        _, peak, found, z = pixels
+        _, peak, found, z, _ = pixels
         how, channels = _maps_in(weight, spatial_pool), (mlp.dpooled, pool != "max", both, highest, place)
-        run.launch(plan_chain_dx(dy, x, gc, z, dpools, _wanted(peak), found, how, *channels, dx, residual, gates))
+        run.launch(plan_chain_dx(douts[0], x, gc, z, dpools, _wanted(peak), found, how, *channels, dx, residual, gates))
     if any(d is not None for d in dlayers):
         run.launch(plan_mlp_dw(mlp.dz, mlp.dz1, z1, pooled, *dlayers, acts, both))
 
@@ -230,6 +299,12 @@ _cbam_spatial_gate = DifferentiableOp(
 )
 
 
+def _asked(return_map: bool, return_stats: bool) -> bool | tuple[int, ...]:
+    """The places of what is returned; False of y alone."""
+    places = 0, *([1] if return_map else []), *([2] if return_stats else [])
+    return places if len(places) > 1 else False
+
+
 def cbam(
     x: Tensor,
     w1: Tensor,
@@ -238,6 +313,8 @@ def cbam(
     b2: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
     *,
     pool: str,
     spatial_pool: str,
@@ -245,14 +322,28 @@ def cbam(
     gate: Spec,
     ties: str,
     residual: bool,
+    eps: float,
     return_map: bool,
+    return_stats: bool,
 ):
-    tensors = x, w1, b1, w2, b2, weight, bias
-    options = pool, spatial_pool, *act, *gate, ties, residual, return_map
-    return Call(_cbam, (*tensors, *options), return_map)
+    tensors = x, w1, b1, w2, b2, weight, bias, norm_weight, norm_bias
+    options = pool, spatial_pool, *act, *gate, ties, residual, eps, return_map
+    return Call(_cbam, (*tensors, *options), _asked(return_map, return_stats))
 
 
 def cbam_spatial_gate(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, pool: str, gate: Spec, ties: str, return_map: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    *,
+    pool: str,
+    gate: Spec,
+    ties: str,
+    eps: float,
+    return_map: bool,
+    return_stats: bool,
 ):
-    return Call(_cbam_spatial_gate, (x, weight, bias, pool, ties, *gate, return_map), return_map)
+    tensors, options = (x, weight, bias, norm_weight, norm_bias), (pool, ties, *gate, eps, return_map)
+    return Call(_cbam_spatial_gate, (*tensors, *options), _asked(return_map, return_stats))

@@ -136,12 +136,18 @@ def _backward(
         run.launch(plan_mlp_dw(mlp.dz, mlp.dz1, z1, pooled, *dparams, acts, both))
 
 
+def _adds(pool, act, act_a, act_b, gate, gate_a, gate_b, out_act, ties, return_map) -> str | None:
+    """The shortcut, where no activation follows the sum."""
+    return "shortcut" if out_act == "identity" else None
+
+
 _squeeze_excite = DifferentiableOp(
     schemas.squeeze_excite,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
     maps=("x", "source", "shortcut"),
+    adds=_adds,
 )
 
 

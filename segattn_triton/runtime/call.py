@@ -24,15 +24,16 @@ class Known(NamedTuple):
     program: Program | None  # to run where no gradient is wanted
     places: Sequence[int | None]  # of the operator's tensors among the arguments
     options: Sequence[Any]
+    both: bool | tuple[int, ...]
     single: bool  # y alone
 
     def __call__(self, given: Sequence[Any]) -> Any:
         tensors = [None if i is None else given[i] for i in self.places]
         if self.program is None:
             outputs = self.op.run(self.key, [*tensors, *self.options], True)
-            return outputs[0] if self.single and type(outputs) is tuple else outputs
+            return outputs[0] if self.single and type(outputs) is tuple else self.op.chosen(outputs, self.both)
         outputs = self.program(tensors)
-        return outputs[0] if self.single else tuple(outputs[: self.op.differentiable])
+        return outputs[0] if self.single else self.op.chosen(self.op.first(outputs), self.both)
 
 
 def call(function: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
@@ -62,8 +63,8 @@ def _known(made: Call, key: tuple | None, wants_grad: bool, given: Sequence[Any]
     places = [None if t is None else _place(t, given) for t in made.args[:num]]
     if -1 in places or not isinstance(program, Program):
         return None
-    single = not made.both or made.op.differentiable == 1
-    return Known(made.op, key, None if wants_grad else program, places, made.args[num:], single)
+    single = not made.both or made.op.returned == 1
+    return Known(made.op, key, None if wants_grad else program, places, made.args[num:], made.both, single)
 
 
 def _place(t: torch.Tensor, given: Sequence[Any]) -> int:

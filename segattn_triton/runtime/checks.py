@@ -99,6 +99,15 @@ def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None)
         raise TypeError(f"{name}: got dtype {t.dtype}, expected x's {x.dtype}")
 
 
+def beside(name: str, t, x: Tensor) -> None:
+    """A map beside x, of its dtype, device, batch and pixels, and of any channels."""
+    tensor(name, t)
+    if t.dim() != x.dim() or not t.shape[1] or (t.shape[0], *t.shape[2:]) != (x.shape[0], *x.shape[2:]):
+        form = ", ".join(map(str, (x.shape[0], "channels", *x.shape[2:])))
+        raise ValueError(f"{name}: got shape {shape(t)}, expected ({form}) for x of shape {shape(x)}")
+    second_map(name, t, x, tuple(t.shape))
+
+
 def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
     """Two layers from the channels of the source to those of x, or one with w2=None."""
     C = x.shape[1]
@@ -124,6 +133,23 @@ def window(weight, bias, x: Tensor) -> None:
     parameter("weight", weight, x, (1, maps, k, k))
     if bias is not None:
         parameter("bias", bias, x, (1,))
+
+
+def batch_norm(weight, bias, eps, return_stats: bool, x: Tensor) -> None:
+    """The parameters (1,) of a norm over the batch of one channel, and that there is more than one value of it."""
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or eps < 0:
+        raise ValueError(f"eps: got {eps!r}, expected a number of at least 0")
+    if weight is None:
+        for name, given in (("norm_bias", bias is not None), ("return_stats", return_stats)):
+            if given:
+                raise ValueError(f"{name}: given without norm_weight, expected a norm of the batch")
+        return
+    parameter("norm_weight", weight, x, (1,))
+    if bias is not None:
+        parameter("norm_bias", bias, x, (1,))
+    size = torch.Size((x.shape[0], 1, *x.shape[2:]))
+    if size.numel() == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
 
 
 def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:
@@ -152,6 +178,11 @@ def activation(name: str, value: str | Spec, allowed: Sequence[str]) -> Spec:
 def odd(name: str, value) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
         raise ValueError(f"{name}: got {value!r}, expected an odd number")
+
+
+def at_least_one(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected an int of at least 1")
 
 
 def module_options(**options) -> None:

@@ -153,6 +153,10 @@ def _decompose(op, *args):
     for name in ("act", "gate"):
         if name in kwargs:
             kwargs[name] = (kwargs[name], options[f"{name}_a"], options[f"{name}_b"])
+    if "stats" in op.outputs:
+        kwargs["return_stats"] = True
     out = define(*tensors, **kwargs)
     out = out if isinstance(out, tuple) else (out,)
+    if "stats" in op.outputs and not options["return_map"]:
+        out = (out[0], tensors[0].new_empty((0,)), out[1])
     return (*out, *(tensors[0].new_empty((0,)) for _ in range(len(op.outputs) - len(out))))

@@ -23,11 +23,11 @@ OPERATORS: dict[str, "DifferentiableOp"] = {}
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an operator that is still to be made; with `both`, of all its differentiable outputs."""
+    """A call of an operator that is still to be made; with `both`, for all its results, or for some."""
 
     op: "DifferentiableOp"
     args: tuple
-    both: bool = True
+    both: bool | tuple[int, ...] = True
 
     def __call__(self) -> Any:
         return self.op.chosen(self.op(*self.args), self.both)
@@ -43,6 +43,8 @@ class DifferentiableOp:
     maps            the tensors that are feature maps: they come native, each in its own memory order
     views           how many leading tensors the kernels read in any strides: these are the maps then
     reference       the function of `segattn_triton.reference` that defines the op, where it has another name
+    adds            (*options) -> the tensor that is added to y last: its gradient is dy itself, which the autograd
+                    function returns; the operator is not asked for it, because its outputs may not alias its inputs
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class DifferentiableOp:
         maps: Sequence[str] = ("x",),
         views: int = 0,
         reference: str | None = None,
+        adds: Callable[..., str | None] | None = None,
     ):
         self.name, self.name_bwd, self.op, self.op_bwd = schema.name, schema.name_bwd, schema.op, schema.op_bwd
         self.tensors, self.options, self.outputs = schema.tensors, schema.options, schema.outputs
         self.num_tensors, self.differentiable, self.saved = schema.num_tensors, schema.differentiable, schema.saved
-        self.reference, self.views = reference or schema.name, views
+        self.returned = schema.returned
+        self.reference, self.views, self.adds = reference or schema.name, views, adds
         self.allocate, self._forward, self._backward = allocate, forward, backward
         self.maps = set(range(views)) if views else {self.tensors.index(name) for name in maps}
         _implement(self.name, self.run_forward, self._fake_forward)
@@ -70,7 +74,7 @@ class DifferentiableOp:
         OPERATORS[self.name] = self
 
     def __call__(self, *args):
-        """The differentiable outputs, one alone without a tuple; None for one that is not wanted."""
+        """The outputs for the caller, one alone without a tuple; None for one that is not wanted."""
         if torch.compiler.is_compiling():
             if torch._C._are_functorch_transforms_active():
                 torch._dynamo.graph_break()  # the compiler would lose the gradient of a transform
@@ -92,14 +96,16 @@ class DifferentiableOp:
         return _requires_grad(args[: self.num_tensors])
 
     def first(self, outputs):
-        """The differentiable ones of all outputs, as the operator returns them or in a list."""
+        """Those for the caller of all outputs, as the operator returns them or in a list."""
         if not isinstance(outputs, tuple | list):
             return outputs
-        return outputs[0] if self.differentiable == 1 else tuple(outputs[: self.differentiable])
+        return outputs[0] if self.returned == 1 else tuple(outputs[: self.returned])
 
-    def chosen(self, outputs, both: bool):
-        """y alone, or all differentiable outputs."""
-        return outputs if both or self.differentiable == 1 else outputs[0]
+    def chosen(self, outputs, both: bool | tuple[int, ...]):
+        """y alone, all outputs for the caller, or those of some places."""
+        if isinstance(both, tuple):
+            return tuple(outputs[i] for i in both)
+        return outputs if both or self.returned == 1 else outputs[0]
 
     def run_forward(self, *args):
         """Allocate and fill the outputs, on a native copy of the map where it is not native itself."""
@@ -251,7 +257,7 @@ def _functions(op: DifferentiableOp) -> tuple[type[torch.autograd.Function], typ
     """What the compiler and functorch's transforms see: the forward's function, and the backward's."""
     # the classes close over plain values and operators: torch.compile cannot trace through `op`
     name, run, run_bwd, num, differentiable = op.name, op.op, op.op_bwd, op.num_tensors, op.differentiable
-    saved = [op.outputs.index(s) for s in op.saved]
+    saved, added_by = [op.outputs.index(s) for s in op.saved], _added_by(op)
 
     class Backward(torch.autograd.Function):
         generate_vmap_rule = True
@@ -288,21 +294,36 @@ def _functions(op: DifferentiableOp) -> tuple[type[torch.autograd.Function], typ
 
         @staticmethod
         def backward(ctx, *douts):
-            needs = [bool(n) for n in ctx.needs_input_grad[:num]]
-            args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
-            # a compiled graph raises on a second derivative by itself
-            grads = run_bwd(*args) if torch.compiler.is_compiling() else Backward.apply(*args)
-            grads = grads if num > 1 else (grads,)
-            wanted = (g if n else None for g, n in zip(grads, needs, strict=True))
+            added = added_by(ctx.options)
+            needs = [bool(n) and i != added for i, n in enumerate(ctx.needs_input_grad[:num])]
+            grads = [None] * num
+            if any(needs):
+                args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
+                # a compiled graph raises on a second derivative by itself
+                grads = _packed(run_bwd(*args) if torch.compiler.is_compiling() else Backward.apply(*args))
+            wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
+            if added is not None and ctx.needs_input_grad[added]:
+                wanted[added] = douts[0]
             return (*wanted, *[None] * len(ctx.options))
 
     return Forward, Backward
 
 
+def _added_by(op: DifferentiableOp) -> Callable[[Sequence], int | None]:
+    """Of the options: the place of the tensor whose gradient is dy itself."""
+    adds, tensors = op.adds, op.tensors
+
+    def added_by(options: Sequence) -> int | None:
+        name = None if adds is None else adds(*options)
+        return None if name is None else tensors.index(name)
+
+    return added_by
+
+
 def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
     """The function outside the compiler and functorch's transforms; `second` computes gradients that have none."""
     num, differentiable = op.num_tensors, op.differentiable
-    saved = [op.outputs.index(s) for s in op.saved]
+    saved, added_by = [op.outputs.index(s) for s in op.saved], _added_by(op)
 
     class Eager(torch.autograd.Function):
         @staticmethod
@@ -312,20 +333,26 @@ def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[
             ctx.save_for_backward(
                 *[args[0].new_empty(_UNWANTED) if outputs[i] is None else outputs[i] for i in saved], *args[:num]
             )
+            ctx.mark_non_differentiable(*(o for o in outputs[differentiable : op.returned] if o is not None))
             ctx.options = args[num:]
             return op.first(outputs)
 
         @staticmethod
         def backward(ctx, *douts):
-            needs = list(ctx.needs_input_grad[1 : num + 1])
+            added = added_by(ctx.options)
+            needs = [n and i != added for i, n in enumerate(ctx.needs_input_grad[1 : num + 1])]
             args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
-            if torch.compiler.is_compiling():  # compiled autograd traces this, and raises by itself
+            if not any(needs):
+                grads = [None] * num
+            elif torch.compiler.is_compiling():  # compiled autograd traces this, and raises by itself
                 grads = _packed(op.op_bwd(*args))
             else:
                 transformed = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
                 key = None if transformed or watched() else describe(op.name_bwd, args)
                 grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
             wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
+            if added is not None and ctx.needs_input_grad[added + 1]:
+                wanted[added] = douts[0]
             return None, *wanted, *[None] * len(ctx.options)
 
     return Eager

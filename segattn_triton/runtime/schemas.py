@@ -22,6 +22,7 @@ class Schema:
     outputs    names of the outputs: first y, then the map, then what the backward wants saved
     flops      the formula of `segattn_triton.flops`: (shapes of the tensors, options) -> forward, backward
     differentiable  how many outputs have a gradient: y and the map
+    returned        how many are for the caller: those, and after them some without a gradient
     saved           the outputs that the backward wants; those after the differentiable ones
     """
 
@@ -35,15 +36,16 @@ class Schema:
         flops: Callable,
         differentiable: int = 2,
         saved: Sequence[str] | None = None,
+        returned: int | None = None,
     ):
         self.name, self.name_bwd = name, f"{name}_bwd"
         self.tensors, self.num_tensors = [t.removesuffix("?") for t in tensors], len(tensors)
         self.options, self.outputs = [o.split()[1] for o in options.split(", ")], list(outputs)
-        self.differentiable = differentiable
+        self.differentiable, self.returned = differentiable, returned or differentiable
         self.saved = list(outputs[differentiable:] if saved is None else saved)
         typed = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
-        returned = ", ".join(f"Tensor {o}" for o in outputs)
-        self.op = _define(name, f"({', '.join(typed)}, {options}) -> ({returned})")
+        results = ", ".join(f"Tensor {o}" for o in outputs)
+        self.op = _define(name, f"({', '.join(typed)}, {options}) -> ({results})")
         douts = [f"Tensor? d{o}" for o in outputs[:differentiable]]
         made = [f"Tensor saved_{o}" for o in self.saved]
         grads = ", ".join(["Tensor"] * self.num_tensors)
@@ -89,20 +91,32 @@ eca = Schema(
     outputs=("y", "map", "pooled", "z"),
     flops=flops.eca,
 )
+attention_gate = Schema(
+    "attention_gate",
+    tensors=("x", "g", "wx", "wg", "b?", "weight", "bias?"),
+    options="str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map", "z"),
+    flops=flops.attention_gate,
+)
 cbam = Schema(
     "cbam",
-    tensors=("x", "w1", "b1?", "w2?", "b2?", "weight", "bias?"),
+    tensors=("x", "w1", "b1?", "w2?", "b2?", "weight", "bias?", "norm_weight?", "norm_bias?"),
     options="str pool, str spatial_pool, str act, float act_a, float act_b, str gate, float gate_a, float gate_b, "
-    "str ties, bool residual, bool return_map",
-    outputs=("y", "map", "pooled", "zc", "z1", "highest", "place", "gc", "pools", "peak", "found", "z"),
+    "str ties, bool residual, float eps, bool return_map",
+    outputs=(
+        *("y", "map", "stats", "pooled", "zc", "z1", "highest", "place", "gc"),
+        *("pools", "peak", "found", "z", "raw"),
+    ),
     flops=flops.cbam,
+    returned=3,
 )
 cbam_spatial_gate = Schema(
     "cbam_spatial_gate",
-    tensors=("x", "weight", "bias?"),
-    options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
-    outputs=("y", "map", "pools", "peak", "found", "z"),
+    tensors=("x", "weight", "bias?", "norm_weight?", "norm_bias?"),
+    options="str pool, str ties, str gate, float gate_a, float gate_b, float eps, bool return_map",
+    outputs=("y", "map", "stats", "pools", "peak", "found", "z", "raw"),
     flops=flops.cbam_spatial_gate,
+    returned=3,
 )
 scse = Schema(
     "scse",

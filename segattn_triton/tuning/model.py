@@ -12,6 +12,7 @@ REGISTERS = 65536  # per SM
 BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
 START = 1024  # bytes that an SM could have moved while one of its programs starts
 STEP = 0.8  # microseconds from a load to its use, with the arithmetic and the barriers between
+DRAM_BANDWIDTH = 4.3e6  # bytes per microsecond that a copy moves on an H200
 SM_BANDWIDTH, L2_BANDWIDTH = 0.1e6, 6e6  # bytes per microsecond that one SM and all of them read from the L2 cache
 
 
@@ -52,6 +53,7 @@ class Footprint:
     programs: int
     waste: float = 1.0  # elements computed over elements wanted
     row_bytes: int = 128  # contiguous bytes of one tile row
+    side: float = 0.0  # bytes of other operands, from the L2 cache, for each element of the tile
 
 
 Model = Callable[[Config], Footprint | float | None]
@@ -73,6 +75,7 @@ def cost(config: Config, f: Footprint) -> float:
     resident = max(1, min(REGISTERS // (threads * -(-int(needed) // 8) * 8), 2048 // threads, 32))
     nbytes = f.tile * f.itemsize * f.loads
     per_sm = max(f.programs, 1) / SMS
+    moved = 1 + f.side / (f.itemsize * (f.loads + 1))  # bytes from the L2 cache, of the map's own
     in_flight = min(resident, per_sm) * nbytes / max(f.waste, 1.0)
     return (
         f.waste  # masked elements take issue slots and registers
@@ -81,6 +84,7 @@ def cost(config: Config, f: Footprint) -> float:
         * (1 + START / nbytes)  # a program starts, and computes its indices
         * (1 + 0.05 * abs(log2(values * f.loads / 64)))  # about 64 loads a thread: 32 values of two maps
         * max(1.0, 16 / (values * f.itemsize))  # fewer values than fill a 128-bit access
+        * max(1.0, moved * DRAM_BANDWIDTH / L2_BANDWIDTH)  # the L2 cache moves what is beside the map, too
         * max(1.0, 128 / f.row_bytes) ** 0.25  # rows shorter than a cache line share it with another program
         * max(1.0, 32 / f.row_bytes)  # a sector of 32 bytes is fetched whole
         * max(1.0, 2 / per_sm) ** 0.5  # SMs without a program, or with a single one
@@ -89,7 +93,10 @@ def cost(config: Config, f: Footprint) -> float:
 
 
 def choose(configs: tuple[Config, ...], footprint: Callable[[Config], Footprint | float | None]) -> Config:
-    """The cheapest config by the model, the first of equals. `footprint` returns None for one that cannot run, and
-    the cost itself where a family is not bound by memory and has a model of its own."""
+    """The cheapest config by the model, of equals the largest tile, then the first.
+
+    `footprint` returns None for one that cannot run, and the cost itself where a family is not bound by memory and has
+    a model of its own.
+    """
     found = [(f, c, i) for i, c in enumerate(configs) if (f := footprint(c)) is not None]
-    return configs[min((f if isinstance(f, float) else cost(c, f), i) for f, c, i in found)[1]]
+    return configs[min((f, 0, i) if isinstance(f, float) else (cost(c, f), -f.tile, i) for f, c, i in found)[2]]

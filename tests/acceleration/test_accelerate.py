@@ -67,7 +67,7 @@ def test_prints_a_line_and_returns_the_model(capsys):
     assert report[1].kernel == "scse"
     lines = str(report).splitlines()
     assert lines[0] == "2 of 3 gates accelerated"
-    assert lines[1].split() == ["name", "cls", "kernel", "status", "reason"]
+    assert lines[1].split() == ["name", "cls", "kernel", "by", "status", "reason"]
     assert lines[4].endswith(report[2].reason) and "Mish" in report[2].reason
     assert str(sat.acceleration_report(nn.ReLU())) == "0 of 0 gates accelerated"
 

@@ -1,4 +1,5 @@
-"""Copies of gates of which no adapter knows the class: named as left, with what would take them; and what is none."""
+"""Copies of gates that neither an adapter nor their graph knows: named as left, with what would take them; and what is
+none. Their forwards take an option beside the map, which no graph of one map holds."""
 
 import pytest
 import standins
@@ -10,7 +11,7 @@ import segattn_triton as sat
 
 
 class SELayer(nn.Module):
-    """The copy that most repositories hold, of layers alone."""
+    """The copy that most repositories hold."""
 
     def __init__(self, C=C, Cr=2, layer=nn.Linear, more=(), pair=False):
         super().__init__()
@@ -18,7 +19,7 @@ class SELayer(nn.Module):
         first, last = (layer(C, Cr), layer(Cr, C)) if layer is nn.Linear else (layer(C, Cr, 1), layer(Cr, C, 1))
         self.fc = nn.Sequential(first, *more, nn.ReLU(), last, nn.Sigmoid())
 
-    def forward(self, x):
+    def forward(self, x, more=None):
         v = self.pool(x)
         gate = self.fc(v.flatten(1) if isinstance(self.fc[0], nn.Linear) else v).reshape(*x.shape[:2], 1, 1)
         return (x * gate, gate) if self.pair else x * gate
@@ -31,7 +32,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.reduce, self.expand = nn.Conv2d(C, 2, 1), nn.Conv2d(2, C, 1)
 
-    def forward(self, x):
+    def forward(self, x, more=None):
         return x * torch.sigmoid(self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True)))))
 
 
@@ -44,7 +45,7 @@ class Own(nn.Module):
         super().__init__()
         self.pool, self.conv, self.sigmoid = nn.AdaptiveAvgPool2d(1), nn.Conv1d(1, 1, 3, padding=1), nn.Sigmoid()
 
-    def forward(self, x):
+    def forward(self, x, more=None):
         v = self.pool(x)[:, None, :, 0, 0]
         return x * self.sigmoid(self.conv(v))[:, 0, :, None, None]
 

@@ -13,7 +13,9 @@ from support import (
     each_gate,
     each_option,
     each_row,
+    names,
     problem,
+    with_norm,
     without,
 )
 
@@ -67,6 +69,33 @@ def test_one_layer(name):
 
 @each_dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
+@with_norm
+def test_norm_over_the_batch(row, layout, dtype):
+    """Whichever gradients are wanted; and far from zero, where a variance as a difference of squares would be lost."""
+    inputs = problem(row, S=(9, 11), dtype=dtype, layout=layout)
+    assert_right(row, *inputs, eps=1e-3)
+    assert_right(row, *without(row, inputs, ("bias", "norm_bias")))
+    for wanted in range(len(inputs)):
+        assert_right(row, *inputs, needs=[i == wanted for i in range(len(inputs))])
+    if dtype == torch.float32:
+        shifted = [t + 1000 if name == "bias" else t for name, t in zip(names(row), inputs, strict=True)]
+        assert_right(row, *shifted)
+
+
+@with_norm
+def test_statistics_of_the_norm(row):
+    """Mean and biased variance, in float32 or wider, whatever the map; without a gradient."""
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = problem(row, S=(40, 41), dtype=dtype)
+        y, got = row.op(*(t.requires_grad_() for t in inputs), backend="triton", return_stats=True)
+        _, expected = row.reference(*inputs, return_stats=True)
+        assert got.dtype == expected.dtype == torch.promote_types(dtype, torch.float32)
+        assert y.requires_grad and not got.requires_grad and not expected.requires_grad
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("Cs", "T"), [(3, (4, 9)), (40, (2, 3, 5)), (7, (1,))], ids=str)
 def test_a_source_of_another_shape(Cs, T, layout, dtype):
     """Of other channels, pixels and axes than the map it gates, with two layers and with one."""
@@ -75,6 +104,19 @@ def test_a_source_of_another_shape(Cs, T, layout, dtype):
     for pool, ties in (("avg", "first"), ("avgmax", "split")):
         assert_right(row, *inputs, pool=pool, ties=ties, out_act="relu")
     assert_right(row, *without(row, inputs, ("w2", "b2", "shortcut")), pool="max")
+
+
+@each_dtype
+@pytest.mark.parametrize("other", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("C", "G", "F"), [(5, 9, 3), (3, 2, 40), (1, 7, 1), (40, 66, 36)], ids=str)
+def test_an_attention_gate_with_a_map_of_other_channels(C, G, F, layout, other, dtype):
+    """And in another memory order; more projections than channels, and one; on chip and beyond."""
+    row, sizes = BY_NAME["attention_gate"], {"N": 2, "C": C, "S": (5, 8), "Cr": F, "G": G}
+    inputs = make_inputs(row, sizes, dtype, layout=layout, device=DEVICE)
+    inputs[1] = make_inputs(row, sizes, dtype, layout=other, device=DEVICE, seed=1)[1]
+    assert_right(row, *inputs)
+    assert_right(row, *without(row, inputs, ("b", "bias")), gate="hard_sigmoid")
 
 
 @pytest.mark.parametrize("out_act", ["identity", "relu"])

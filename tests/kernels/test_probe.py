@@ -14,15 +14,18 @@ from support import (
     each_row,
     kernel_modules,
     names,
+    normed,
     problem,
     reserved,
     sizes_of,
+    with_norm,
     without,
 )
 
 from segattn_triton import compiled, functional, testing
 from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
+from segattn_triton.kernels.pixel import norm
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
 from segattn_triton.runtime.plan import MAX_GRID, Plan, launch
@@ -167,6 +170,11 @@ SIZES = (
     {"N": 3, "C": 1, "S": (1, 5), "Cr": 1},  # axes of one
 )
 TILES = {"N": 2, "C": 20, "S": (19, 23), "Cr": 5}  # several programs an image, the last ones cut off
+GATED = (  # attention gates whose backward takes several kernels: many channels, many of g alone, many projections
+    {"N": 2, "C": 70, "S": (5, 9), "Cr": 40, "G": 70},
+    {"N": 1, "C": 5, "S": (4, 7), "Cr": 3, "G": 150},
+    {"N": 2, "C": 6, "S": (3, 5), "Cr": 300, "G": 8},
+)
 ATTENTION = (  # kernels and branches that other windows, heads and head dimensions choose
     ({"N": 1, "C": 16, "S": (6, 9), "heads": 1}, {"return_lse": True}),  # tensor cores
     ({"N": 1, "C": 16, "S": (6, 9), "heads": 1}, {"border": "mask"}),
@@ -242,6 +250,17 @@ def test_what_is_left_out(row, layout, record_property):
         assert_no_faults(row, inputs, record_property, [i == wanted for i in range(len(inputs))], **row.both)
 
 
+@pytest.mark.parametrize("layout", testing.LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("sizes", GATED, ids=lambda sizes: f"C{sizes['C']}G{sizes['G']}F{sizes['Cr']}")
+def test_attention_gates_that_do_not_fit_on_chip(sizes, dtype, layout, record_property):
+    row = BY_NAME["attention_gate"]
+    inputs = testing.make_inputs(row, sizes, dtype, layout=layout)
+    assert_no_faults(row, inputs, record_property, **row.both)
+    for wanted in range(len(inputs)) if layout == "contiguous" else ():
+        assert_no_faults(row, inputs, record_property, [i == wanted for i in range(len(inputs))])
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite", "cbam_channel_gate", "cbam"])
 def test_one_layer(name, layout, record_property):
@@ -249,6 +268,19 @@ def test_one_layer(name, layout, record_property):
     inputs = testing.make_inputs(row, sizes_of(row, **SIZES[0] | {"Cr": 5}), layout=layout)
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):
         assert_no_faults(row, without(row, inputs, absent), record_property)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@with_norm
+def test_norm_over_the_batch(row, layout, record_property, monkeypatch):
+    """Also where a program takes several tiles, and where only some gradients are wanted."""
+    for programs, sizes in ((4 * SMS, SIZES[0]), (1, TILES | {"S": (33, 35)})):
+        monkeypatch.setattr(norm, "PROGRAMS", programs)
+        inputs = testing.make_inputs(row, sizes_of(row, **sizes), layout=layout)
+        assert_no_faults(row, inputs, record_property, **row.both)
+        assert_no_faults(row, without(row, inputs, ("norm_bias",)), record_property)
+        for wanted in ("x", "weight", "norm_weight", "norm_bias"):
+            assert_no_faults(row, inputs, record_property, [name == wanted for name in names(row)])
 
 
 @each_dense_variant
@@ -319,8 +351,12 @@ def test_no_kernel_is_forgotten(monkeypatch):
     for sizes, options in ATTENTION:
         row = BY_NAME["neighborhood_attention"]
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16), **options)
+    for sizes in GATED:
+        row = BY_NAME["attention_gate"]
+        plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16))
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)
+    plan(functional.cbam, testing.make_inputs(normed("cbam"), sizes_of(normed("cbam"), **SIZES[0])))
     for variant in local_dense.VARIANTS:
         monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto", variant=variant: variant)
         plan(functional.local_gate, testing.make_inputs(BY_NAME["local_gate"], SIZES[1], layout="channels_last"))

@@ -196,6 +196,26 @@ def test_deterministic_algorithms(ties, training):
         assert_equal(got, expected)
 
 
+def test_training_as_compiled_and_as_exported():
+    """The compiled module moves the same statistics; the exported one needs none of our operators."""
+    torch.manual_seed(0)
+    module, x = sat.CBAM(C, 4, 3, backend="triton").to(DEVICE), image(dtype=torch.float32)
+    twin = copy.deepcopy(module)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        y, got = module(x), compiled(x)
+        assert_equal(got, y)
+        y.square().sum().backward()
+        got.square().sum().backward()
+    for a, b in zip(module.parameters(), twin.parameters(), strict=True):
+        assert_equal(b.grad, a.grad)
+    for a, b in zip(module.buffers(), twin.buffers(), strict=True):
+        assert_equal(b, a)
+    plain = torch.export.export(module, (x,)).run_decompositions(sat.decompositions())
+    assert not any(getattr(n.target, "namespace", "") == "segattn" for n in plain.graph.nodes)
+    torch.testing.assert_close(plain.module()(x), module(x), rtol=1e-5, atol=1e-6)
+
+
 def test_what_a_module_refuses():
     for made, said in (
         (lambda: sat.CBAMSpatialAttention(4), "kernel_size: got 4, expected an odd number"),
@@ -216,3 +236,19 @@ def test_windows_that_are_refused(shape):
     for backend in (None, "triton", "reference"):
         with pytest.raises(ValueError, match=r"weight: got shape \(.*expected \(1, [12], "):
             sat.functional.cbam_spatial_gate(x, torch.zeros(shape, device=DEVICE), backend=backend)
+
+
+def test_norms_that_are_refused():
+    x, weight = image(dtype=torch.float32), torch.zeros(1, 2, 3, 3, device=DEVICE)
+    one = torch.ones(1, device=DEVICE)
+    for backend in (None, "triton", "reference"):
+        for options, said in (
+            (dict(norm_bias=one), "norm_bias: given without norm_weight"),
+            (dict(return_stats=True), "return_stats: given without norm_weight"),
+            (dict(norm_weight=one.expand(2)), r"norm_weight: got shape \(2\), expected \(1\)"),
+            (dict(norm_weight=one, norm_bias=one.expand(2)), r"norm_bias: got shape \(2\), expected \(1\)"),
+            (dict(norm_weight=one, eps=-1.0), "eps: got -1.0"),
+            (dict(norm_weight=one, eps="small"), "eps: got 'small'"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                sat.functional.cbam_spatial_gate(x, weight, backend=backend, **options)

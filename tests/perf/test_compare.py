@@ -127,9 +127,16 @@ def test_merge_joins_partial_runs(folder, tmp_path):
     second = folder("b", timed(1.5), timed(status="failed: lost", C=32), timed(3.0, C=16), timed(4.0, C=8))
     (first / "autotune.json").write_text("[]")
     (second / "autotune.json").write_text("{")
+    for part, left_out in ((first, {"eager": 3, "compile": 1}), (second, {"eager": 2})):
+        path = part / "environment.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"left_out": left_out}))
     out = tmp_path / "joined"
     done = command("report", "--merge", first, second, "--out", out)
     assert done.exit_code == 0, done.output
+    assert (
+        "5 × eager: left out for lack of time, in the reports that this joins together"
+        in (out / "index.html").read_text()
+    )
     assert {r.point.C: (r.ms, r.status) for r in load(out / "records.jsonl")} == {
         64: (1.5, "ok"), 32: (2.0, "ok"), 16: (3.0, "ok"), 8: (4.0, "ok"),
     }  # fmt: skip

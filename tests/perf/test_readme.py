@@ -42,7 +42,33 @@ def test_readme_parts_are_replaced_and_checked(tmp_path):
 def test_readme_holds_no_result_of_a_cpu_or_a_rehearsal(tmp_path):
     write(tmp_path / "perf" / "results" / "cpu", [*copies("cpu"), *sweep(timer="cpu")], {"gpu": None})
     write(tmp_path / "perf" / "results" / "reh", [*copies(), *sweep()], {"gpu": None, "device": page.REHEARSAL})
-    assert readme.results_part(tmp_path) == readme.NO_RESULTS
+    for text in (readme.results_part(tmp_path, tmp_path / "README.md"), readme.headlines_part(tmp_path)):
+        assert text == readme.NO_RESULTS
+
+
+def test_pages_beside_the_readme_are_written(tmp_path):
+    """A picture's address is that from the page; a headline is a line a GPU."""
+    (tmp_path / "docs").mkdir()
+    path, page_of_docs = tmp_path / "README.md", tmp_path / "docs" / "report.md"
+    path.write_text("<!-- generated:headlines -->\n<!-- end:headlines -->\n")
+    page_of_docs.write_text("<!-- generated:results -->\n<!-- end:results -->\n")
+    folder = tmp_path / "perf" / "results" / "imaginary"
+    write(folder, [*copies(), *sweep()], {"gpu": {"name": "Imaginary GPU"}})
+    (folder / "plots").mkdir()
+    (folder / "plots" / "sheet.png").touch()
+    assert readme.update(path, check=True) and readme.update(path) and not readme.update(path)
+    headline = path.read_text().splitlines()[1]
+    assert headline.startswith("- ") and "On Imaginary GPU" in headline
+    text = page_of_docs.read_text()
+    assert "(../perf/results/imaginary/plots/sheet.png)" in text and headline.removeprefix("- ") in text
+
+
+def test_a_line_per_family():
+    """Every module of the catalog is in one line of the README's table, and the table is short."""
+    _, _, *body = readme.families_table().splitlines()
+    for name in {row.module.__name__ for row in ROWS}:
+        assert sum(f"`{name}`" in line for line in body) == 1
+    assert len(body) <= 15
 
 
 def test_readme_is_up_to_date():

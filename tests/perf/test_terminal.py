@@ -105,7 +105,7 @@ def test_short_work_says_nothing_where_there_is_no_terminal():
 
 
 @pytest.mark.parametrize("elapsed, done, total, said", [
-    (0, 0, 9, ""), (10, 1, 3, ", about 20 s left"), (60, 1, 11, ", about 10 min left"), (5, 5, 5, ", about 1 s left"),
+    (0, 0, 9, ""), (10, 1, 3, ", about 20 s left"), (60, 1, 11, ", about 10 min left"), (5, 5, 5, ""),
 ])  # fmt: skip
 def test_estimates(elapsed, done, total, said):
     assert estimate.left(elapsed, done, total) == said

@@ -8,7 +8,8 @@ from support import DEVICE, assert_equal, each_option, each_row, names, outputs_
 from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
-from segattn_triton.catalog import ROWS
+from segattn_triton.catalog import BY_NAME, ROWS
+from segattn_triton.runtime.plan import recorded
 
 ATTENTION = "ignore:There is a performance drop:UserWarning"  # vmap over an operator runs it once per example
 
@@ -188,6 +189,29 @@ def test_residual_in_place_raises(row):
         y += inputs[0]
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             y.sum().backward()
+
+
+def test_the_gradient_of_what_is_added_last_is_that_of_y():
+    """Of a shortcut without an activation after it: dy itself, no pass over it, and nothing to raise on."""
+    row = BY_NAME["squeeze_excite"]
+    x, *weights, _, shortcut = doubles(row)
+    shortcut.requires_grad_()
+    dy = torch.randn_like(x).requires_grad_()
+    for _ in range(3):
+        y = row.op(x, *weights, shortcut=shortcut, backend="triton")
+        with recorded() as plans:
+            (got,) = torch.autograd.grad(y, shortcut, dy, create_graph=True)
+        assert not plans and torch.equal(got, dy)
+        assert torch.equal(torch.autograd.grad(got.square().sum(), dy)[0], 2 * dy)
+    leaf = x.clone().requires_grad_()
+    for added in (shortcut, leaf):
+        with recorded() as plans:
+            y = row.op(leaf, *weights, shortcut=added, backend="triton")
+            got = torch.autograd.grad(y, [leaf, added], dy)
+        (pool,) = [plan for plan in plans if plan.name == "pool_bwd"]
+        assert pool.args["du_ptr"] is None
+        expected = torch.autograd.grad(row.reference(leaf, *weights, shortcut=added), [leaf, added], dy)
+        close(got, expected)
 
 
 @each_row

@@ -24,6 +24,7 @@ KINDS = {
     "monai-residual": lambda: standins.ChannelSELayer(2, C, add_residual=True, act=nn.LeakyReLU, gate=nn.ReLU),
     "mmseg": lambda: standins.SELayer(C, 2),
     "mmseg-old": lambda: standins.SELayer(C, 2, gate=standins.HSigmoid(1.0, 2.0)),
+    "ultralytics": lambda: standins.CBAM(C, 3),
     "cgnet": lambda: standins.GlobalContextExtractor(C, 2),
     "nnunet": lambda: standins.NNUNetSqueezeExcite(C, 2),
 }

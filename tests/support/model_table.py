@@ -74,6 +74,17 @@ What `accelerate` takes of a model, by the function of `segattn_triton.functiona
 fails where the table is not what the installed libraries give.
 """
 NOTES = """
+## Copies
+
+SE, ECA, sSE and scSE of any class are known by the graph of their forward, whatever their names, order and reshapes,
+linear layers or convolutions, modules or functions; `by` in the report says "structure". Left, with the reason, is a
+forward that takes or returns more than the map, reads `self.training`, keeps state, draws random numbers, branches on
+values or sizes, switches gradients or autocast, writes into the map, calls a function of its own, or has a layer with
+dropout or a batch norm. Where an attribute, method or global that the forward read changes later, the own forward runs.
+`accelerate(model, by_structure=False)` takes known classes only; `register_adapter` comes before both.
+
+## Costs
+
 What a gate costs, in passes over a map of its block, forward:
 
 - MAnet's block multiplies a map by the sum of two gates. It runs as two gates, 7 passes where its own forward makes 4,
@@ -81,6 +92,8 @@ What a gate costs, in passes over a map of its block, forward:
   `accelerate(model, filter_fn=lambda module, name: type(module).__name__ != "MFABBlock")` leaves it.
 - PAN's vector goes through a batch norm, whose layers run as they are; the product and the sum are one kernel, 3 passes
   in place of 5. LRASPP's gate is one kernel over the high map.
+- timm's CBAM has a batch norm behind its convolution. In eval, where no gradient of the norm is needed, all of it is
+  one call, 4 passes; in training its half of the channels runs on the kernels, and its half of the pixels as it is.
 """
 
 
@@ -103,7 +116,12 @@ def _torchvision() -> dict[str, Callable[[], nn.Module]]:
 def _timm() -> dict[str, Callable[[], nn.Module]]:
     import timm
 
-    return {name: functools.partial(timm.create_model, name) for name in TIMM.split()}
+    made = {name: functools.partial(timm.create_model, name) for name in TIMM.split()}
+    for layer in ("cbam", "lcbam"):
+        options = dict(attn_layer=layer)
+        name = f'resnet18, block_args=dict(attn_layer="{layer}")'
+        made[name] = functools.partial(timm.create_model, "resnet18", block_args=options)
+    return made
 
 
 def _monai() -> dict[str, Callable[[], nn.Module]]:

@@ -160,6 +160,23 @@ class ChannelSELayer(nn.Module):
         return y + x if self.add_residual else y
 
 
+@stands_for("monai.networks.nets.attentionunet.AttentionBlock")
+class AttentionBlock(nn.Module):
+    def __init__(self, inner=4, gating=6, C=8):
+        super().__init__()
+
+        def layer(inputs, outputs, *more):
+            conv = nn.Sequential()
+            conv.add_module("conv", nn.Conv2d(inputs, outputs, 1))
+            return nn.Sequential(conv, nn.BatchNorm2d(outputs), *more)
+
+        self.W_g, self.W_x, self.psi = layer(gating, inner), layer(C, inner), layer(inner, 1, nn.Sigmoid())
+        self.relu = nn.ReLU()
+
+    def forward(self, g, x):
+        return x * self.psi(self.relu(self.W_g(g) + self.W_x(x)))
+
+
 @stands_for("mmcv.cnn.bricks.hsigmoid.HSigmoid")
 class HSigmoid(nn.Module):
     def __init__(self, bias=3.0, divisor=6.0):
@@ -204,6 +221,39 @@ class SELayer(BaseModule):
 
     def forward(self, x):
         return x * self.conv2(self.conv1(self.global_avgpool(x)))
+
+
+_CONV = "ultralytics.nn.modules.conv"
+
+
+@stands_for(f"{_CONV}.ChannelAttention")
+class ChannelAttention(nn.Module):
+    def __init__(self, C):
+        super().__init__()
+        self.pool, self.fc, self.act = nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, C, 1), nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.act(self.fc(self.pool(x)))
+
+
+@stands_for(f"{_CONV}.SpatialAttention")
+class SpatialAttention(nn.Module):
+    def __init__(self, k):
+        super().__init__()
+        self.cv1, self.act = nn.Conv2d(2, 1, k, padding=k // 2, bias=False), nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.act(self.cv1(torch.cat([torch.mean(x, 1, keepdim=True), torch.max(x, 1, keepdim=True)[0]], 1)))
+
+
+@stands_for(f"{_CONV}.CBAM")
+class CBAM(nn.Module):
+    def __init__(self, C, k=7):
+        super().__init__()
+        self.channel_attention, self.spatial_attention = ChannelAttention(C), SpatialAttention(k)
+
+    def forward(self, x):
+        return self.spatial_attention(self.channel_attention(x))
 
 
 @stands_for("mmseg.models.backbones.cgnet.GlobalContextExtractor")

@@ -1,11 +1,13 @@
-"""The parts of the README that are generated: between `<!-- generated:NAME -->` and `<!-- end:NAME -->`.
+"""The parts of the README and of the pages in docs/ that are generated: between `<!-- generated:NAME -->` and
+`<!-- end:NAME -->`.
 
-`gates` and `ops` come from the catalog, `results`, `training` and `models` from the records under perf/results: no
-number is typed by hand.
-`python -m segattn_triton.perf.report.render.readme README.md` writes them.
+`families`, `gates` and `ops` come from the catalog, `headlines`, `results`, `training` and `models` from the records
+under perf/results: no number is typed by hand.
+`python -m segattn_triton.perf.report.render.readme README.md` writes them, those of docs/ beside it too.
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -25,19 +27,25 @@ NO_RESULTS = "No GPU numbers yet."
 
 
 def update(readme: Path, check: bool = False) -> bool:
-    """Whether a generated part is out of date; unless `check`, write it anew."""
-    old = readme.read_text(encoding="utf-8")
-    made = {"gates": gates_table, "ops": ops_table, "results": lambda: results_part(readme.parent)}
-    made |= {name: partial(whole_part, readme.parent, name) for name in ("training", "models")}
+    """Whether a generated part of the README, or of a page beside it, is out of date; unless `check`, write it anew."""
+    pages = [readme, *sorted((readme.parent / "docs").glob("*.md"))]
+    return any([_update(page, readme.parent, check) for page in pages])
+
+
+def _update(page: Path, root: Path, check: bool) -> bool:
+    old = page.read_text(encoding="utf-8")
+    made = {"families": families_table, "gates": gates_table, "ops": ops_table}
+    made |= {"headlines": lambda: headlines_part(root), "results": lambda: results_part(root, page)}
+    made |= {name: partial(whole_part, root, name) for name in ("training", "models")}
 
     def renew(part: re.Match) -> str:
         if part[2] not in made:
-            raise ValueError(f"{readme}: no part is called {part[2]!r}, expected one of {', '.join(made)}")
+            raise ValueError(f"{page}: no part is called {part[2]!r}, expected one of {', '.join(made)}")
         return f"{part[1]}{made[part[2]]()}\n{part[3]}"
 
     new = PART.sub(renew, old)
     if new != old and not check:
-        readme.write_text(new, encoding="utf-8")
+        page.write_text(new, encoding="utf-8")
     return new != old
 
 
@@ -46,6 +54,22 @@ def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
     head = list(head)
     rows = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def families_table(rows: Iterable[Op] = ROWS) -> str:
+    """What there is, a line per file of modules: as its first row of the catalog says."""
+    families: dict[str, list[Op]] = {}
+    for row in rows:
+        families.setdefault(row.module.__module__.rpartition(".")[2], []).append(row)
+    head = ("family", "modules", "attends to", "when to use it")
+    body = (
+        (
+            family.replace("_", " "), ", ".join(dict.fromkeys(f"`{row.module.__name__}`" for row in members)),
+            members[0].attends_to, members[0].use,
+        )
+        for family, members in families.items()
+    )  # fmt: skip
+    return table(head, body)
 
 
 def gates_table(rows: Iterable[Op] = ROWS) -> str:
@@ -93,10 +117,21 @@ def _linear(at_64: float, at_128: float) -> str:
     return " + ".join(parts)
 
 
-def results_part(root: Path) -> str:
-    """A section per folder of perf/results that holds times of a GPU; without one, that there are none."""
-    sections = (_section(root, folder) for folder in sorted((root / "perf" / "results").glob("*/")))
+def headlines_part(root: Path) -> str:
+    """A line per GPU that was measured; without one, that there is none."""
+    found = (_headline(folder) for folder in _measured(root))
+    return "\n".join(f"- {line}" for line in filter(None, found)) or NO_RESULTS
+
+
+def results_part(root: Path, page: Path) -> str:
+    """A section per folder of perf/results that holds times of a GPU; without one, that there are none. The page shows
+    the folder's pictures."""
+    sections = (_section(page.parent, folder) for folder in _measured(root))
     return "\n\n".join(filter(None, sections)) or NO_RESULTS
+
+
+def _measured(root: Path) -> list[Path]:
+    return sorted((root / "perf" / "results").glob("*/"))
 
 
 def whole_part(root: Path, name: str) -> str:
@@ -113,10 +148,11 @@ def whole_part(root: Path, name: str) -> str:
             section = found[0]
             lead = ["\n".join(f"- {line}" for line in section["headline"])] if section["headline"] else []
             return "\n\n".join([" ".join(section["notes"]), *lead, table(section["head"], section["body"])])
-    return "No GPU numbers yet."
+    return NO_RESULTS
 
 
-def _section(root: Path, folder: Path) -> str | None:
+def _read(folder: Path):
+    """The records of a GPU in a folder, their tables and where they come from; None where there are none."""
     df = from_records(load(folder / "records.jsonl"))
     try:
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -125,9 +161,24 @@ def _section(root: Path, folder: Path) -> str | None:
     found = [(name, lines(df, [timer])) for name, timer in (("large maps", "events"), ("small maps, graph", "graph"))]
     if not any(body for _, body in found) or environment.get("device") == REHEARSAL:
         return None
+    return df, found, environment
+
+
+def _headline(folder: Path) -> str | None:
+    if (read := _read(folder)) is None:
+        return None
+    df, _, environment = read
+    return headline(df, gpu_name(environment))
+
+
+def _section(beside: Path, folder: Path) -> str | None:
+    if (read := _read(folder)) is None:
+        return None
+    df, found, environment = read
     parts = [f"**{headline(df, gpu_name(environment))}**", f"Conditions: {'; '.join(facts(environment))}."]
+    plots = Path(os.path.relpath(folder, beside)) / "plots"
     sheet = folder / "plots" / "sheet.png"
-    parts += [f"![times faster, against resolution]({sheet.relative_to(root).as_posix()})"] * sheet.exists()
+    parts += [f"![times faster, against resolution]({(plots / sheet.name).as_posix()})"] * sheet.exists()
     parts.append("Share of floor: of the speed of a device copy of the same bytes; “mm”, of the matrix rate.")
     head = (
         "op", "pass", "dtype", "layout", "N×C×H×W", "ms", "times eager", "times compiled", "times best compiled",
@@ -137,9 +188,8 @@ def _section(root: Path, folder: Path) -> str | None:
         if body:
             parts.append(f"Medians of one run, {name}:")
             parts.append(table(head, map(_cells, body)))
-    plots = folder / "plots"
-    pictures = [plots / f"{row.name}_fwd_bfloat16_contiguous_events_gbps.png" for row in ROWS]
-    parts += [f"![{p.stem.replace('_', ' ')}]({p.relative_to(root).as_posix()})" for p in pictures if p.exists()]
+    pictures = [folder / "plots" / f"{row.name}_fwd_bfloat16_contiguous_events_gbps.png" for row in ROWS]
+    parts += [f"![{p.stem.replace('_', ' ')}]({(plots / p.name).as_posix()})" for p in pictures if p.exists()]
     return "\n\n".join(parts)
 
 

@@ -5,8 +5,8 @@ of `segattn_triton.functional` wants of them; a part that is not as known raises
 gate is left as it is.
 """
 
-from . import monai, nnunet, openmmlab, smp, timm, torchvision  # noqa: F401, they register
-from .parts import Parts, pools_to_one, qualified_name
+from . import monai, nnunet, openmmlab, smp, timm, torchvision, ultralytics  # noqa: F401, they register
+from .parts import Parts, activation, layer, pools_to_one, qualified_name, spec_of
 from .registry import ADAPTERS, BLOCKS, Block, Gate, Inline, check_readers, register_adapter
 
 __all__ = [
@@ -16,8 +16,11 @@ __all__ = [
     "Gate",
     "Inline",
     "Parts",
+    "activation",
     "check_readers",
+    "layer",
     "pools_to_one",
     "qualified_name",
     "register_adapter",
+    "spec_of",
 ]

@@ -5,17 +5,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...modules._children import folded as fold
 from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 
 class Parts(NamedTuple):
     """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have. more:
-    the other gates of a block that holds several."""
+    the other gates of a block that holds several. kernel: the function of this one, where it is not the adapter's."""
 
     tensors: tuple[Tensor | None, ...]
     options: dict
     dims: tuple[int, ...] = (1, 2, 3)
     more: tuple["Parts", ...] = ()
+    kernel: str | None = None
 
 
 def qualified_name(cls: type) -> str:
@@ -79,6 +81,17 @@ def layer(module: nn.Module, path: str) -> tuple[Tensor, Tensor | None]:
     return weight, child.bias
 
 
+def folded(module: nn.Module, path: str, norm: str) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a 1x1 convolution on every pixel and of the batch norm after it, by its running statistics."""
+    layer(module, path)
+    child, bn = part(module, path), only(module, norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    if {*child.stride} != {1}:
+        raise ValueError(f"its child {path!r} has strides: {child}")
+    if bn.running_mean is None:
+        raise ValueError(f"its child {norm!r} has no running statistics: {bn}")
+    return fold(child, bn)
+
+
 def pooled_dims(module: nn.Module, path: str) -> int:
     """The spatial axes of a global average pool."""
     child = part(module, path)
@@ -125,7 +138,7 @@ _OTHERS = {
 _HSIGMOID = "mmcv.cnn.bricks.hsigmoid.HSigmoid"  # min(max((z + bias) / divisor, min_value), max_value)
 
 
-def _spec(child: nn.Module) -> Spec | None:
+def spec_of(child: nn.Module) -> Spec | None:
     known = _TORCH.get(type(child))
     if known is not None:
         return known
@@ -141,7 +154,7 @@ def _spec(child: nn.Module) -> Spec | None:
 
 def activation(module: nn.Module, path: str, allowed: tuple[str, ...]) -> Spec:
     child = part(module, path)
-    spec = _spec(child)
+    spec = spec_of(child)
     if type(child) is nn.PReLU:
         raise ValueError(f"its activation {path!r} is a PReLU, whose slope is learned: the kernels have leaky_relu")
     if spec is None or spec[0] not in allowed:
@@ -165,6 +178,19 @@ def given(like: Tensor, gate: Spec, dims: tuple[int, ...]) -> Parts:
     """The parts of y = x * gate(v) for a vector v that a block's own layers compute, batch norm among them, and which
     is the `source`: the perceptron is one layer, the identity. like: a tensor with v's channels first."""
     return Parts((torch.eye(like.shape[0], dtype=like.dtype, device=like.device),), dict(gate=gate), dims)
+
+
+def window(module: nn.Module, path: str, inputs: int) -> nn.Conv2d:
+    """A convolution of one or two maps to one, over odd windows, which keeps the map's size."""
+    conv = only(module, path, nn.Conv2d)
+    k = conv.kernel_size[0]
+    plain = (conv.in_channels, conv.out_channels) == (inputs, 1) and conv.kernel_size == (k, k) and k % 2 == 1
+    same = conv.stride == conv.dilation == (1, 1) and conv.padding == (k // 2, k // 2) and conv.padding_mode == "zeros"
+    if not plain or not same:
+        raise ValueError(
+            f"its child {path!r} is not a convolution of {inputs} maps to one that keeps their size: {conv}"
+        )
+    return conv
 
 
 def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, gate: str, dims=None, **options):

@@ -28,7 +28,8 @@ class Arguments(Protocol):
 class Gate(NamedTuple):
     """kernel: a function of `segattn_triton.functional`. read: module -> Parts; ValueError says why not, None that
     there is no gate. children, attributes: all that an instance may have, where they are known. inline: of a block
-    that holds the gate's layers; arguments: where its forward takes more than a map of its first convolution."""
+    that holds the gate's layers; arguments: where its forward takes more than a map of its first convolution.
+    way: how a gate of it is known, by name, by register_adapter, or by structure."""
 
     kernel: str
     read: Callable[[nn.Module], Parts | None]
@@ -36,6 +37,7 @@ class Gate(NamedTuple):
     attributes: frozenset[str] = frozenset()
     inline: Inline | None = None
     arguments: Arguments | None = None
+    way: str = "name"
 
 
 class Block(NamedTuple):
@@ -106,7 +108,7 @@ def register_adapter(cls: str, kernel: str):
     def register(read):
         if not callable(read):
             raise TypeError(f"read: got {read!r}, expected a function from a module to its tensors and options")
-        ADAPTERS[cls] = Gate(kernel, lambda module: Parts(*read(module)))
+        ADAPTERS[cls] = Gate(kernel, lambda module: Parts(*read(module)), way="register_adapter")
         WITHOUT_READER.pop(cls, None)
         return read
 

@@ -1,9 +1,11 @@
-"""timm: its SE, eSE and ECA gates, and the residual blocks of SE-ResNet, SE-ResNeXt and SENet."""
+"""timm: its SE, eSE, ECA and CBAM gates, and the residual blocks of SE-ResNet, SE-ResNeXt and SENet."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ...reference.activations import GATES
-from .parts import Parts, activation, only, squeeze_excite
+from ...modules._children import folded
+from ...reference.activations import ACTS, GATES
+from .parts import Parts, activation, layer, only, part, qualified_name, squeeze_excite, unexpected, window
 from .registry import block, gate
 
 
@@ -59,6 +61,49 @@ def _ceca_module(m):
     if m.padding != only(m, "conv", nn.Conv1d).kernel_size[0] // 2:
         raise ValueError(f"padding is {m.padding}, expected half the kernel size")
     return _eca(m, circular=True)
+
+
+def _cbam_forward(block: nn.Module, gates, names: dict, x: Tensor):
+    """The whole block where its norm is folded into the convolution; else the channels' half, and its own layers."""
+    channel, *whole = gates
+    return whole[0](x) if whole else block.spatial(channel(x))
+
+
+def _cbam(m, light: bool):
+    halves = [qualified_name(type(part(m, name))) for name in ("channel", "spatial")]
+    prefix = "timm.layers.cbam.Light" if light else "timm.layers.cbam."
+    if halves != [f"{prefix}ChannelAttn", f"{prefix}SpatialAttn"]:
+        raise ValueError(f"its halves are {halves[0]} and {halves[1]}")
+    gate = activation(m, "spatial.gate", GATES)
+    if gate != (activation(m, "channel.gate", GATES) if not light else ("sigmoid", 0.0, 0.0)):
+        raise ValueError("its two gates differ: the kernel has one for both")
+    layers = (*layer(m, "channel.fc1"), *layer(m, "channel.fc2"))
+    options = dict(act=activation(m, "channel.act", ACTS), gate=gate, ties="split")
+    options["pool"] = "avgmax" if light else "avg+max"
+    conv, norm = window(m, "spatial.conv.conv", 1 if light else 2), part(m, "spatial.conv.bn")
+    more = m.spatial.conv._modules.keys() - {"conv", "bn"}
+    if any(type(m.spatial.conv._modules[name]) not in (nn.Identity, type(None)) for name in more):
+        raise ValueError("its convolution is more than a convolution and a norm")
+    if qualified_name(type(norm)) not in ("timm.layers.norm_act.BatchNormAct2d", qualified_name(nn.BatchNorm2d)):
+        raise unexpected("spatial.conv.bn", norm, "a batch norm")
+    for name in norm._modules:
+        only(m, f"spatial.conv.bn.{name}", nn.Identity)
+    channel = Parts(layers, options, (2,), kernel="squeeze_excite")
+    learned = torch.is_grad_enabled() and norm.weight is not None and norm.weight.requires_grad
+    if norm.training or norm.running_mean is None or learned:  # folded, its gradient is a sum that cancels
+        return channel
+    whole = Parts((*layers, *folded(conv, norm)), {**options, "spatial_pool": "mean,max"}, (2,))
+    return channel._replace(more=(whole,))
+
+
+@gate("timm.layers.cbam.CbamModule", kernel="cbam", children="channel spatial", inline=_cbam_forward)
+def _cbam_module(m):
+    return _cbam(m, light=False)
+
+
+@gate("timm.layers.cbam.LightCbamModule", kernel="cbam", children="channel spatial", inline=_cbam_forward)
+def _light_cbam_module(m):
+    return _cbam(m, light=True)
 
 
 _three = dict(body="conv1 bn1 relu conv2 bn2 relu conv3 bn3", gate="se_module", shortcut="downsample", act="relu")

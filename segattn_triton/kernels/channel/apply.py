@@ -157,7 +157,8 @@ def _blocks(m: Maps, config: Config) -> tuple[int, int]:
     return -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
 
 
-def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, by_pixel: int = 0) -> Config:
+    """`by_pixel`: bytes that are read for each pixel by every block of channels."""
     itemsize = x.element_size()
     tall = capability(x.device) >= 90 or m.layout.channels_last
 
@@ -168,9 +169,10 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
         chunks, blocks = _blocks(m, config)
         waste = chunks * block_c / m.C * blocks * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * blocks, waste, row)
+        programs = m.N * chunks * blocks
+        return Footprint(block_c * block_p, itemsize, loads, live, programs, waste, row, by_pixel / block_c)
 
-    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=(m.N, by_pixel))
     config = config_for(SPACE, footprint, kernel, x, **how)
     squeezed = m.layout.channels_last and itemsize == 4 and 80 < capability(x.device) < 90
     return with_all_registers(config, x.device) if squeezed else config
@@ -238,7 +240,8 @@ def plan_apply_bwd(
     weight, gp, dzp = pixel_gate or (None, None, None)
     m = maps(*(t for t in (du, x if reads_x else None, dx) if t is not None))
     live = 1.2 + (highest is not None) + (0 if pixel_gate is None else 2.5 if reduce == "max" else 0.5)
-    config = _config("apply_bwd", m, x, loads=max(1, (du is not None) + reads_x), live=live)
+    by_pixel = 0 if gp is None else gp.element_size() + dzp.element_size()
+    config = _config("apply_bwd", m, x, max(1, (du is not None) + reads_x), live, by_pixel)
     chunks, blocks = _blocks(m, config)
     args = dict(
         du_ptr=du,

@@ -224,7 +224,8 @@ def plan_chain_sums(
     wide = m.C > WHOLE or m.layout.align == 1 or m.layout.channels_last
     config = chain_config("chain_sums", m, x, loads=2, live=6.2 if wide else 3.2, loops=True)
     tiles, share = blocks(m, config)
-    config_back = chain_config("chain_back", m, x, loads=1, live=4.2 if wide else 2.2, loops=True)
+    live = (4.2 if wide else 2.2) + (peak is not None)
+    config_back = chain_config("chain_back", m, x, loads=1, live=live, loops=True)
     tiles_back, share_back = blocks(m, config_back)
     rows = share + share_back
     dgc = None if dpools is None else partials(x, m.N, rows, m.C)

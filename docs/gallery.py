@@ -1,0 +1,71 @@
+"""The gallery of gates, written when the site is built: of every row of the catalog what it computes, looks at, costs
+and is for, and its map on the photograph that comes with matplotlib."""
+
+import inspect
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import torch
+from torch import nn
+
+import segattn_triton
+from segattn_triton import viz
+from segattn_triton.catalog import ROWS, Op
+from segattn_triton.perf.measure import photo
+from segattn_triton.perf.report.render.readme import cost, module_call
+
+C, SIZE = 32, 128
+HEAD = """# Gallery
+
+Every gate on one photograph, made a feature map by two fixed random convolutions. Its own parameters are random, too:
+nothing was trained, so a map shows what a gate of this kind can tell apart, not what it learns.
+
+"""
+
+
+def write(folder: Path) -> None:
+    pictures = folder / "maps"
+    pictures.mkdir(exist_ok=True)
+    image = photo.load(None, SIZE, SIZE)
+    x = photo.activations(None, 1, C, SIZE, SIZE)
+    text = HEAD
+    for row in ROWS:
+        fig = viz.plot_gates({row.name: gate_map(row, x)}, image)
+        fig.savefig(pictures / f"{row.name}.png", bbox_inches="tight")
+        matplotlib.pyplot.close(fig)
+        text += section(row)
+    (folder / "gallery.md").write_text(text, encoding="utf-8")
+
+
+@torch.no_grad()
+def gate_map(row: Op, x: torch.Tensor) -> torch.Tensor:
+    """That of the row's module, made from a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        known = inspect.signature(row.module).parameters
+        sized = {name: value for name, value in {"in_channels": C, "num_heads": 2}.items() if name in known}
+        module = row.module(**{**sized, **row.fixed})
+    with segattn_triton.capture_attention(nn.Sequential(module)) as maps:
+        module(x)
+    return maps["0"]
+
+
+def section(row: Op) -> str:
+    return f"""## {row.name.replace("_", " ").capitalize()}
+
+{module_call(row)}, {row.paper}:
+
+```text
+{row.equation}
+```
+
+![Map of {row.name}](maps/{row.name}.png)
+
+- Attends to {row.attends_to}.
+- Passes over the map, forward / backward: {row.passes[0]} / {row.passes[1]}; FLOP a value: {cost(row)}.
+- When: {row.use}.
+
+"""

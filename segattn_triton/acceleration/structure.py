@@ -1,0 +1,166 @@
+"""Gates known by what they compute: the graph of a forward, read as pool, small perceptron and product.
+
+Every node of the graph is part of it, or the module is left. What is found is tried before it is taken, and what Python
+read while the graph was made is watched after.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..reference.activations import ACTS, GATES, Spec
+from . import trial
+from .adapters import Gate, Parts, activation, layer
+from .swap import plain_class
+from .terms import ENDS, LAYERS, Term, Terms, axes_of, name_of
+from .traced import MODULE_ATTRIBUTES, Unknown, is_of_torch, trace
+
+KERNELS = {"squeeze_excite", "eca", "spatial_gate", "scse"}  # those that a graph can be
+MOST_LEAVES, MOST_WEIGHTS = 16, 2**24  # a module of more is no gate, and not traced
+
+
+def is_candidate(module: nn.Module) -> bool:
+    """Whether a module may be a gate, before it is traced: few small layers, with all parameters in them."""
+    if is_of_torch(module) or isinstance(module, fx.GraphModule):
+        return False
+    leaves = [m for m in module.modules() if not m._modules]
+    if not 2 <= len(leaves) <= MOST_LEAVES and not (len(leaves) == 1 and leaves[0] is not module):
+        return False
+    layers = [m for m in leaves if type(m) in LAYERS]
+    if not 1 <= len(layers) <= 3 or not all(map(_is_small, layers)):
+        return False
+    weights, held = list(module.parameters()), {id(p) for m in layers for p in m.parameters()}
+    return all(id(p) in held for p in weights) and sum(p.numel() for p in weights) <= MOST_WEIGHTS
+
+
+def _is_small(m: nn.Module) -> bool:
+    along = isinstance(m, nn.Conv1d) and (m.in_channels, m.out_channels) == (1, 1)
+    return isinstance(m, nn.Linear) or along or set(m.kernel_size) == {1}
+
+
+def recognised(module: nn.Module) -> Gate:
+    """The adapter of a module by its graph; Unknown with the reason."""
+    graph, read = trace(module)
+    (result,) = next(node.args for node in graph.nodes if node.op == "output")
+    if not isinstance(result, fx.Node):
+        raise Unknown(f"its forward returns a {type(result).__name__}, expected the gated map alone")
+    if result.op == "call_module" or name_of(result) not in ENDS:
+        raise Unknown("its forward does not end in a map times a gate")
+    term, dims = Terms(trial.random_twin(module), graph).of(result), axes_of(module)
+    kernel, reader = _reader(term, dims)
+
+    def guarded(m: nn.Module) -> Parts:
+        if not read.is_still_so(m, plain_class):
+            raise ValueError("what its forward reads has changed since it was traced: its own forward runs")
+        return reader(m)
+
+    return Gate(kernel, guarded, way="structure")
+
+
+_found: dict[tuple, Gate | str] = {}  # class and description of a module -> its adapter, or why there is none
+
+
+def by_structure(module: nn.Module) -> Gate | str:
+    """The adapter of a candidate by its graph, tried; or why there is none. Once for all that are described alike."""
+    inner = [(path, m) for path, m in module.named_modules() if not is_of_torch(m)]
+    said = [(path, {k: v for k, v in vars(m).items() if k not in MODULE_ATTRIBUTES}) for path, m in inner]
+    dtypes = {p.dtype for p in module.parameters()}
+    key = type(module), repr(module), repr(said), str(sorted(map(str, dtypes)))
+    if key not in _found:
+        devices = {p.device for p in module.parameters() if p.is_cuda}
+        with torch.random.fork_rng(devices=devices):
+            _found[key] = _tried(module)
+    return _found[key]
+
+
+def _tried(module: nn.Module) -> Gate | str:
+    try:
+        gate = recognised(module)
+        return trial.difference_everywhere(module, gate, gate.read(module)) or gate
+    except Exception as error:  # of a copy, or of whatever a forward does
+        return str(error)
+
+
+Reader = Callable[[nn.Module], Parts]
+
+
+def _reader(term: Term, dims: int) -> tuple[str, Reader]:
+    """A function and how its tensors and options are read from a module, for what the whole forward is."""
+    if term.kind in ("sum", "larger"):
+        return _both(term, dims)
+    shortcut = {"shortcut": True} if term.kind == "residual" else {}
+    product = term.of[0] if shortcut else term
+    if product.kind != "product":
+        raise Unknown("its forward does not return its map times a gate")
+    gate, inner = _split(product.of[0])
+    if inner.kind == "pixel" and not shortcut:
+        return "spatial_gate", lambda m: Parts(layer(m, inner.how), dict(gate=_spec(m, gate, GATES)), (dims,))
+    if inner.kind == "along" and inner.of[0] == Term("pool", how=("avg", "first")) and not shortcut:
+        path, circular = inner.how
+        return "eca", lambda m: Parts(_along(m, path), dict(circular=circular, gate=_spec(m, gate, GATES)), (dims,))
+    layers, act, (pool, ties) = _perceptron(inner)
+
+    def read(m: nn.Module) -> Parts:
+        tensors = tuple(t for path in layers for t in layer(m, path))
+        options = dict(pool=pool, ties=ties, gate=_spec(m, gate, GATES), **shortcut)
+        return Parts(tensors, options if len(layers) == 1 else {**options, "act": _spec(m, act, ACTS)}, (dims,))
+
+    return "squeeze_excite", read
+
+
+def _both(term: Term, dims: int) -> tuple[str, Reader]:
+    """Two gates of one map, of the channels and of the pixels."""
+    gates = [_split(product.of[0]) for product in term.of]
+    gates.sort(key=lambda found: found[1].kind == "pixel")
+    (gate, inner), (other, pixel) = gates
+    if pixel.kind != "pixel" or inner.kind != "layer":
+        raise Unknown("its two gates are not one of the channels and one of the pixels")
+    layers, act, pool = _perceptron(inner)
+    if len(layers) != 2 or pool != ("avg", "first"):
+        raise Unknown("its gate of the channels is not of two layers and a mean")
+
+    def read(m: nn.Module) -> Parts:
+        gated = _spec(m, gate, GATES)
+        if gated != _spec(m, other, GATES):
+            raise ValueError("its two gates differ: the kernel has one for both")
+        tensors = tuple(t for path in (*layers, pixel.how) for t in layer(m, path))
+        reduce = "sum" if term.kind == "sum" else "max"
+        return Parts(tensors, dict(act=_spec(m, act, ACTS), gate=gated, reduce=reduce), (dims,))
+
+    return "scse", read
+
+
+def _split(term: Term) -> tuple[str | Spec, Term]:
+    """The activation at the end, the identity without one, and what is inside."""
+    return (term.how, term.of[0]) if term.kind == "act" else (_IDENTITY, term)
+
+
+def _perceptron(term: Term) -> tuple[list[str], str | Spec, tuple[str, str]]:
+    """The paths of one or two layers in order, the activation between them, and the pool before."""
+    if term.kind != "layer":
+        raise Unknown("its gate is not made by a layer")
+    layers, act, inner = [term.how], _IDENTITY, term.of[0]
+    if inner.kind != "pool":
+        act, inner = _split(inner)
+        if inner.kind != "layer" or inner.of[0].kind != "pool":
+            raise Unknown("its gate is more than two layers after a pool")
+        layers, inner = [inner.how, *layers], inner.of[0]
+    return layers, act, inner.how
+
+
+_IDENTITY: Spec = ("identity", 0.0, 0.0)
+
+
+def _spec(m: nn.Module, how: str | Spec, allowed: tuple[str, ...]) -> Spec:
+    """The constants of an activation, read from its module where it is one."""
+    if isinstance(how, str):
+        return activation(m, how, allowed)
+    if how[0] not in allowed:
+        raise ValueError(f"its activation is {how[0]}: the kernels have {', '.join(allowed)}")
+    return how
+
+
+def _along(m: nn.Module, path: str) -> tuple[Tensor, Tensor | None]:
+    conv = m.get_submodule(path)
+    return conv.weight, conv.bias

@@ -1,0 +1,249 @@
+"""What each node of a forward's graph is of the map: pool, layer, activation, product.
+
+A node without a term, and one whose value is used twice or not at all, is none of a gate's. The nodes are run on random
+values beside, so that a reshape is known by what it does.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..reference.activations import ACTIVATIONS
+from .adapters import layer, pools_to_one, spec_of
+from .traced import Unknown
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SIDES = (5, 7, 3)  # of the map on which the nodes run
+
+
+class Term(NamedTuple):
+    """What a node is: x, flat (x with one axis of pixels), pool, layer, along (a convolution over the channels), pixel
+    (one value a pixel), act, product, sum, larger, residual. `of` are its terms, `how` the rest."""
+
+    kind: str
+    of: tuple["Term", ...] = ()
+    how: Any = None
+
+
+X = Term("x")
+
+
+class Value(NamedTuple):
+    """A node's value, and its term; None of a plain number, such as a size."""
+
+    value: Any
+    term: Term | None
+
+
+def axes_of(module: nn.Module) -> int:
+    """The spatial axes of the map, by the layers and pools."""
+    sizes = {"1d": 1, "2d": 2, "3d": 3}
+    names = [type(m).__name__[-2:] for m in module.modules() if not isinstance(m, nn.Conv1d)]
+    return next((sizes[name] for name in names if name in sizes), 2)
+
+
+class Terms:
+    """Runs a graph on values and terms."""
+
+    def __init__(self, twin: nn.Module, graph: fx.Graph):
+        self.twin, self.graph, self.values = twin, graph, {}
+        layers = [m for m in twin.modules() if isinstance(m, LAYERS)]
+        first = layers[0]
+        along = isinstance(first, nn.Conv1d) and first.in_channels == 1
+        self.channels = 6 if along else first.in_features if isinstance(first, nn.Linear) else first.in_channels
+        generator = torch.Generator().manual_seed(0)
+        shape = (2, self.channels, *SIDES[: axes_of(twin)])
+        self.x = torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    @torch.no_grad()
+    def of(self, result: fx.Node) -> Term:
+        for node in self.graph.nodes:
+            if node.op != "output":
+                self.values[node] = self._run(node)
+        self._check_users()
+        return self.values[result].term
+
+    def _check_users(self) -> None:
+        for node, found in self.values.items():
+            if found.term is None or found.term is X:
+                continue
+            users = [u for u in node.users if u.op == "output" or self.values[u].term is not None]
+            if len(users) != 1:
+                raise Unknown(f"its value {node.name} is used {len(users)} times, expected once")
+
+    def _run(self, node: fx.Node) -> Value:
+        if node.op == "placeholder":
+            return Value(self.x, X)
+        if node.op == "get_attr":
+            raise Unknown(f"its forward uses {node.target} beside its layers")
+        args = fx.map_arg(node.args, lambda n: self.values[n].value)
+        kwargs = fx.map_arg(node.kwargs, lambda n: self.values[n].value)
+        known = [self.values[n] for n in node.all_input_nodes]
+        maps = [v for v in known if v.term is not None]
+        value = self._call(node, args, kwargs)
+        if not isinstance(value, Tensor):
+            return Value(value, None)
+        term = self._term(node, args, kwargs, maps, value)
+        if term is None:
+            raise Unknown(f"its forward has {name_of(node)}, which no gate of the kernels has there")
+        return Value(value, term)
+
+    def _call(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
+        args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)  # whatever it does in place
+        try:
+            if node.op == "call_module":
+                return self.twin.get_submodule(node.target)(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], node.target)(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise Unknown(f"its forward failed on a map of shape {tuple(self.x.shape)}: {error}") from None
+
+    def _term(self, node: fx.Node, args: tuple, kwargs: dict, maps: list[Value], value: Tensor) -> Term | None:
+        if node.op == "call_module":
+            return self._of_module(node.target, maps[0], value)
+        name = name_of(node)
+        if name in _RESHAPES and (len(maps) == 1 or name.endswith("_as")):
+            given = self.values[node.args[0]]
+            return None if given.term is None else self._same_vector(given, value) or self._flat(given, value)
+        if len(maps) == 2 and node.args[0] is not node.args[1]:
+            plain = len(node.args) == 2 and not node.kwargs and not (name in _IN_PLACE and maps[0].term is X)
+            return self._of_two(_IN_PLACE.get(name, name), maps, value) if plain else None
+        if len(maps) != 1:
+            return None
+        (given,) = maps
+        if given.term in (X, Term("flat")):
+            return self._pooled(node, name, value)
+        if len(node.all_input_nodes) > 1:
+            return None
+        return self._hard_sigmoid(name, args, given.term) or self._activated(name, args, kwargs, given)
+
+    def _hard_sigmoid(self, name: str, args: tuple, given: Term) -> Term | None:
+        """relu6(z + 3) / 6, as it is written where torch's is not used: the sum, the clip, the quotient."""
+        number = args[1] if len(args) == 2 and isinstance(args[1], int | float) else None
+        if name == "add" and number == 3 and _is_vector(given):
+            return Term("shifted", (given,))
+        if name == "relu6" and given.kind == "shifted":
+            return Term("clipped", given.of)
+        if given.kind == "clipped" and (name, number) in (("truediv", 6), ("div", 6), ("mul", 1 / 6)):
+            return Term("act", given.of, ("hard_sigmoid", 1 / 6, 0.5))
+        return None
+
+    def _of_module(self, path: str, given: Value, value: Tensor) -> Term | None:
+        m = self.twin.get_submodule(path)
+        if pools_to_one(m):
+            return Term("pool", how=("avg", "first")) if given.term is X else None
+        if isinstance(m, nn.Conv1d) and (m.in_channels, m.out_channels) == (1, 1) and given.value.shape[1:2] == (1,):
+            padded = {"zeros": False, "circular": True}.get(m.padding_mode)
+            odd = m.kernel_size[0] % 2 == 1 and m.padding == (m.kernel_size[0] // 2,)
+            plain = odd and m.stride == m.dilation == (1,) and padded is not None
+            return Term("along", (given.term,), (path, padded)) if plain and _is_vector(given.term) else None
+        if isinstance(m, LAYERS):
+            layer(self.twin, path)
+            if given.term is X and isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) and m.out_channels == 1:
+                return Term("pixel", how=path)
+            return Term("layer", (given.term,), path) if _is_vector(given.term) else None
+        if type(m) is nn.ReLU6:
+            return Term("clipped", given.term.of) if given.term.kind == "shifted" else None
+        if isinstance(m, nn.Identity | nn.Flatten):
+            return given.term if type(m) is nn.Identity else self._same_vector(given, value)
+        return Term("act", (given.term,), path) if given.term is not X and spec_of(m) is not None else None
+
+    def _same_vector(self, given: Value, value: Tensor) -> Term | None:
+        """The term of a vector that was reshaped, or repeated to the map's shape."""
+        if given.term in (X, Term("flat")):
+            return None
+        v, S = given.value, self.x.shape[2:]
+        if _is_of_pixels(given.term):
+            same = value.shape in (v.shape, self.x.shape) and torch.equal(value, v.expand_as(value))
+            return given.term if same else None
+        flat = v if v.dim() == 2 else v.flatten(1)
+        if v.shape == self.x.shape:
+            return None
+        if value.shape[0] == v.shape[0] and torch.equal(value.flatten(1), flat):
+            return given.term
+        if flat.shape != self.x.shape[:2] or value.shape != self.x.shape:
+            return None
+        return given.term if torch.equal(value, flat.reshape(*flat.shape, *[1] * len(S)).expand_as(value)) else None
+
+    def _flat(self, given: Value, value: Tensor) -> Term | None:
+        same = given.term is X and value.shape == self.x.flatten(2).shape and torch.equal(value, self.x.flatten(2))
+        return Term("flat") if same else None
+
+    def _pooled(self, node: fx.Node, name: str, value: Tensor) -> Term | None:
+        """A mean or maximum of each channel over all pixels, whatever their number."""
+        kind = _POOLS.get(name)
+        if kind is None or value.shape[:2] != self.x.shape[:2] or value.numel() != 2 * self.channels:
+            return None
+        if (name in _WINDOWS) != (len(node.all_input_nodes) > 1):  # a window of the size of the map, whatever it is
+            return None
+        expected = self.x.flatten(2).mean(2) if kind[0] == "avg" else self.x.flatten(2).amax(2)
+        return Term("pool", how=kind) if torch.allclose(value.flatten(1), expected, rtol=1e-12, atol=0) else None
+
+    def _activated(self, name: str, args, kwargs, given: Value) -> Term | None:
+        spec = _ACTIVATIONS.get(name)
+        if spec is None:
+            return None
+        options = {**dict(zip(_OPTIONS.get(name, ()), args[1:], strict=False)), **kwargs}
+        options.pop("inplace", None)
+        options.pop("input", None)
+        if name == "leaky_relu":
+            spec = (spec, float(options.pop("negative_slope", 0.01)), 0.0)
+        elif name == "gelu" and options.pop("approximate", "none") != "none":
+            return None
+        else:
+            spec = (spec, ACTIVATIONS[spec].a, ACTIVATIONS[spec].b)
+        return None if options or len(args) > 1 + len(_OPTIONS.get(name, ())) else Term("act", (given.term,), spec)
+
+    def _of_two(self, name: str, maps: list[Value], value: Tensor) -> Term | None:
+        """A map times its gate, sums of gated maps, the larger of two."""
+        if value.shape != self.x.shape:
+            return None
+        terms = [v.term for v in maps]
+        if name == "mul" and X in terms:
+            gate, ones = maps[1 - terms.index(X)], [1] * (self.x.dim() - 2)
+            narrow = (2, 1, *self.x.shape[2:]) if _is_of_pixels(gate.term) else (2, self.channels, *ones)
+            known = gate.value.shape in (narrow, self.x.shape) and gate.term.kind not in _MAPS
+            return Term("product", (gate.term,)) if known else None
+        if any(v.value.shape != self.x.shape for v in maps):
+            return None
+        if name == "add" and X in terms and maps[1 - terms.index(X)].term.kind == "product":
+            return Term("residual", (maps[1 - terms.index(X)].term,))
+        if all(t.kind == "product" for t in terms):
+            return {"add": Term("sum", tuple(terms)), "max": Term("larger", tuple(terms))}.get(name)
+        return None
+
+
+_MAPS = ("x", "flat", "product", "sum", "larger", "residual")
+ENDS = {"mul", "add", "iadd", "add_", "max"}
+_RESHAPES = {"view", "reshape", "flatten", "squeeze", "unsqueeze", "expand", "expand_as", "contiguous", "getitem"}
+_RESHAPES |= {"transpose", "permute", "swapaxes", "unflatten", "view_as", "reshape_as"}
+_POOLS = {"mean": ("avg", "first"), "amax": ("max", "split")}
+_POOLS |= {f"adaptive_avg_pool{d}d": ("avg", "first") for d in (1, 2, 3)}
+_WINDOWS = {f"avg_pool{d}d" for d in (1, 2, 3)}
+_POOLS |= {name: ("avg", "first") for name in _WINDOWS}
+_ACTIVATIONS = {"sigmoid": "sigmoid", "relu": "relu", "relu_": "relu", "sigmoid_": "sigmoid", "tanh": "tanh"}
+_ACTIVATIONS |= {"hardsigmoid": "hard_sigmoid", "silu": "silu", "hardswish": "hardswish", "gelu": "gelu"}
+_ACTIVATIONS |= {"leaky_relu": "leaky_relu"}
+_OPTIONS = {"relu": ("inplace",), "silu": ("inplace",), "hardsigmoid": ("inplace",), "hardswish": ("inplace",)}
+_OPTIONS |= {"leaky_relu": ("negative_slope", "inplace")}
+_SYNONYMS = {"multiply": "mul", "maximum": "max", "hard_sigmoid": "hardsigmoid", "_hardsigmoid": "hardsigmoid"}
+_IN_PLACE = {"iadd": "add", "add_": "add"}
+
+
+def name_of(node: fx.Node) -> str:
+    """The operation's name, of functions of torch, operators and methods alike."""
+    if node.op == "call_module":
+        return f"the module {node.target}"
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    return _SYNONYMS.get(name, name)
+
+
+def _is_vector(term: Term) -> bool:
+    """Whether it is one value a channel, or a layer's outputs, of each image."""
+    return term.kind in ("pool", "layer", "along", "act") and not _is_of_pixels(term)
+
+
+def _is_of_pixels(term: Term) -> bool:
+    return term.kind == "pixel" or (bool(term.of) and any(map(_is_of_pixels, term.of)))

@@ -1,0 +1,532 @@
+"""Gates as people copy them, which are known by their graph; and look-alikes, which compute something else."""
+
+import math
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+C, R = 8, 2
+
+
+class Gate(nn.Module):
+    """Layers that the forwards below use: two convolutions, two linear layers, activations, a pool."""
+
+    def __init__(self, bias=True):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(C, R, 1, bias=bias), nn.Conv2d(R, C, 1, bias=bias)
+        self.avg_pool, self.relu, self.sigmoid = nn.AdaptiveAvgPool2d(1), nn.ReLU(inplace=True), nn.Sigmoid()
+
+
+class Linears(nn.Module):
+    def __init__(self, bias=False, act=nn.ReLU):
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(nn.Linear(C, R, bias=bias), act(), nn.Linear(R, C, bias=bias), nn.Sigmoid())
+
+
+class Moskomule(Linears):
+    def forward(self, x):
+        b, c, _, _ = x.size()
+        y = self.avg_pool(x).view(b, c)
+        y = self.fc(y).view(b, c, 1, 1)
+        return x * y.expand_as(x)
+
+
+class Reshaped(Linears):
+    def forward(self, feature):
+        y = self.fc(torch.flatten(self.avg_pool(feature), 1))
+        return feature * y.unsqueeze(2).unsqueeze(3)
+
+
+class Indexed(Linears):
+    def forward(self, x):
+        return x * self.fc(x.mean((2, 3)))[:, :, None, None]
+
+
+class MeanOfPixels(Linears):
+    def forward(self, x):
+        b, c = x.shape[0], x.shape[1]
+        y = self.fc(x.view(b, c, -1).mean(dim=2)).reshape(b, c, 1, 1)
+        return torch.mul(y, x)
+
+
+class Squeezed(Linears):
+    def forward(self, x):
+        y = self.fc(self.avg_pool(x).squeeze(-1).squeeze(-1))
+        return x.mul(y.view(x.size(0), x.size(1), 1, 1))
+
+
+class Convolved(Gate):
+    def forward(self, x):
+        return x * self.sigmoid(self.conv2(self.relu(self.conv1(self.avg_pool(x)))))
+
+
+class Functional(Gate):
+    def forward(self, x):
+        y = F.adaptive_avg_pool2d(x, 1)
+        y = F.relu(self.conv1(y), inplace=True)
+        return torch.sigmoid(self.conv2(y)) * x
+
+
+class Methods(Gate):
+    def forward(self, x):
+        return x * self.conv2(self.conv1(x.mean(dim=[-2, -1], keepdim=True)).relu()).sigmoid()
+
+
+class Window(Gate):
+    """A window as large as the map."""
+
+    def forward(self, x):
+        y = F.avg_pool2d(x, x.size()[2:])
+        return x * torch.sigmoid(self.conv2(F.relu(self.conv1(y))))
+
+
+class WindowOfTwo(Gate):
+    def forward(self, x):
+        y = F.avg_pool2d(x, (x.size(2), x.size(3)), stride=(x.size(2), x.size(3)))
+        return x * torch.sigmoid(self.conv2(F.relu(self.conv1(y))))
+
+
+class HardSigmoid(Gate):
+    def forward(self, x):
+        return F.hardsigmoid(self.conv2(F.leaky_relu(self.conv1(self.avg_pool(x)), 0.2))) * x
+
+
+class h_sigmoid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU6(inplace=True)
+
+    def forward(self, x):
+        return self.relu(x + 3) / 6
+
+
+class MobileNetV3(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(nn.Linear(C, R), nn.ReLU(inplace=True), nn.Linear(R, C), h_sigmoid())
+
+    forward = Moskomule.forward
+
+
+class HardSigmoidWritten(Gate):
+    def forward(self, x):
+        return x * (F.relu6(self.conv2(F.relu(self.conv1(self.avg_pool(x)))) + 3.0, inplace=True) / 6.0)
+
+
+class Silu(Gate):
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv2(F.silu(self.conv1(self.avg_pool(x)))))
+
+
+class Maximum(Gate):
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv2(F.relu(self.conv1(x.amax((2, 3), keepdim=True)))))
+
+
+class OneLayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Conv2d(C, C, 1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+
+
+class Residual(Gate):
+    def forward(self, x):
+        y = x * self.sigmoid(self.conv2(self.relu(self.conv1(self.avg_pool(x)))))
+        return y + x
+
+
+class Option(Gate):
+    """Attributes that decide: known as long as they stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.use_se, self.slope = True, 0.2
+
+    def forward(self, x):
+        if not self.use_se:
+            return x
+        return x * torch.sigmoid(self.conv2(F.leaky_relu(self.conv1(self.avg_pool(x)), self.slope)))
+
+
+class ECALayer(nn.Module):
+    def __init__(self, k=3):
+        super().__init__()
+        self.avg_pool, self.sigmoid = nn.AdaptiveAvgPool2d(1), nn.Sigmoid()
+        self.conv = nn.Conv1d(1, 1, kernel_size=k, padding=(k - 1) // 2, bias=False)
+
+    def forward(self, x):
+        y = self.avg_pool(x)
+        y = self.conv(y.squeeze(-1).transpose(-1, -2)).transpose(-1, -2).unsqueeze(-1)
+        y = self.sigmoid(y)
+        return x * y.expand_as(x)
+
+
+class ECAPermuted(ECALayer):
+    def forward(self, x):
+        y = self.avg_pool(x).squeeze(-1).permute(0, 2, 1)
+        return x * self.sigmoid(self.conv(y)).permute(0, 2, 1).unsqueeze(-1)
+
+
+class SSE(nn.Module):
+    def __init__(self, bias=False):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(C, 1, kernel_size=1, bias=bias), nn.Sigmoid()
+
+    def forward(self, U):
+        q = self.norm(self.conv(U))
+        return U * q
+
+
+class SSEFunction(SSE):
+    def forward(self, x):
+        return torch.mul(x, torch.sigmoid(self.conv(x)).expand_as(x))
+
+
+class SCSE(nn.Module):
+    """Of two modules of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.cSE, self.sSE = Convolved(), SSE(bias=True)
+
+    def forward(self, U):
+        return self.cSE(U) + self.sSE(U)
+
+
+class SCSEMax(SCSE):
+    def forward(self, U):
+        return torch.max(self.cSE(U), self.sSE(U))
+
+
+class SCSEInOne(Gate):
+    def __init__(self):
+        super().__init__()
+        self.spatial = nn.Conv2d(C, 1, 1)
+
+    def forward(self, x):
+        channels = torch.sigmoid(self.conv2(F.relu(self.conv1(self.avg_pool(x)))))
+        return x * torch.sigmoid(self.spatial(x)) + x * channels
+
+
+class Volume(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool, self.fc1, self.fc2 = nn.AdaptiveAvgPool3d(1), nn.Linear(C, R), nn.Linear(R, C)
+
+    def forward(self, x):
+        v = torch.sigmoid(self.fc2(torch.relu(self.fc1(self.pool(x).flatten(1)))))
+        return x * v.view(x.size(0), x.size(1), 1, 1, 1)
+
+
+COPIES = {  # class -> the function that its graph is
+    **dict.fromkeys((Moskomule, Reshaped, Indexed, MeanOfPixels, Squeezed, Convolved), "squeeze_excite"),
+    **dict.fromkeys((Functional, Methods, Window, WindowOfTwo, HardSigmoid, Silu, Maximum), "squeeze_excite"),
+    **dict.fromkeys((OneLayer, Residual, Option, Volume, MobileNetV3, HardSigmoidWritten), "squeeze_excite"),
+    **dict.fromkeys((ECALayer, ECAPermuted), "eca"),
+    **dict.fromkeys((SSE, SSEFunction), "spatial_gate"),
+    **dict.fromkeys((SCSE, SCSEMax, SCSEInOne), "scse"),
+}
+
+
+class Dropout(Linears):
+    def __init__(self):
+        super().__init__()
+        self.fc.insert(1, nn.Dropout(0.5))
+
+    forward = Moskomule.forward
+
+
+class DropoutOfNothing(Dropout):
+    def __init__(self):
+        super().__init__()
+        self.fc[1].p = 0.0
+
+    forward = Indexed.forward
+
+
+class Twice(Convolved):
+    """A gate that is used twice."""
+
+    def forward(self, x):
+        g = self.sigmoid(self.conv2(self.relu(self.conv1(self.avg_pool(x)))))
+        return x * g + x * g
+
+
+class Squared(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x * g * g
+
+
+class FixedPool(Gate):
+    def __init__(self):
+        super().__init__()
+        self.avg_pool = nn.AvgPool2d((5, 4))  # the whole of a map of 5 x 4
+
+    forward = Convolved.forward
+
+
+class FixedWindow(Gate):
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv2(F.relu(self.conv1(F.avg_pool2d(x, (5, 7))))))
+
+
+class Corner(Gate):
+    """Not of all pixels."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv2(F.relu(self.conv1(x[:, :, :2, :2].mean((2, 3), keepdim=True)))))
+
+
+class Training(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        if self.training:
+            return x * g
+        return g * x
+
+
+class Shuffled(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x.flip(1) * g
+
+
+class ShuffledGate(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x * g.view(-1, 2, C // 2, 1, 1).transpose(1, 2).reshape(-1, C, 1, 1)
+
+
+class State(Gate):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class Remembers(State):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(1)
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class Random(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x * g * torch.rand(())
+
+
+class RandomInPython(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x * g if random.random() > 0 else x
+
+
+class BranchOnValues(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x * g if x.sum() > 0 else x
+
+
+class BranchOnSizes(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x * g if x.size(2) < 100 else x
+
+
+class MeanOfBatch(Gate):
+    def forward(self, x):
+        v = x.mean((0, 2, 3), keepdim=True).expand(x.size(0), -1, -1, -1)
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(v))))
+
+
+class NoGrad(Gate):
+    def forward(self, x):
+        with torch.no_grad():
+            v = self.avg_pool(x)
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(v))))
+
+
+class NoGradDecorated(Gate):
+    @torch.no_grad()
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class GradSetInC(Gate):
+    def forward(self, x):
+        torch._C._set_grad_enabled(False)
+        v = self.avg_pool(x)
+        torch._C._set_grad_enabled(True)
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(v))))
+
+
+class Detached(Gate):
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x).detach()))))
+
+
+class Autocast(Gate):
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class InPlace(Gate):
+    def forward(self, x):
+        return x.mul_(torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x))))))
+
+
+class InPlaceOperator(Gate):
+    def forward(self, x):
+        x *= torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x
+
+
+class InPlaceSum(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        x += x * g
+        return x
+
+
+class InPlaceAct(Gate):
+    """The ReLU of the map is written into it."""
+
+    def forward(self, x):
+        x = F.relu(x, inplace=True)
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class TwoOutputs(Gate):
+    def forward(self, x):
+        g = torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x * g, g
+
+
+class OnlyTheGate(Gate):
+    def forward(self, x):
+        return torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class TheMapItself(Gate):
+    def forward(self, x):
+        torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return x
+
+
+class Scaled(Gate):
+    def forward(self, x):
+        return 2.0 * x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class SumWithAlpha(Gate):
+    def forward(self, x):
+        y = x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+        return torch.add(y, x, alpha=2)
+
+
+class Residue(Gate):
+    """The slope is a value of the map."""
+
+    def forward(self, x):
+        h = F.leaky_relu(self.conv1(self.avg_pool(x)), x.mean().item())
+        return x * torch.sigmoid(self.conv2(h))
+
+
+class OwnFunction(Gate):
+    def squash(self, z):
+        return torch.sigmoid(z)
+
+    def forward(self, x):
+        return x * self.squash(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class Rounded(Gate):
+    def forward(self, x):
+        v = x.mean((2, 3), keepdim=True, dtype=torch.float32).to(x.dtype)
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(v))))
+
+
+class WrongAxis(nn.Module):
+    """The gate lies along the rows: of as many as there are channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Linear(5, 5), nn.Sigmoid())
+
+    def forward(self, x):
+        return x * self.fc(self.pool(x).flatten(1)).view(x.size(0), 1, -1, 1)
+
+
+class ThreeLayers(Gate):
+    def __init__(self):
+        super().__init__()
+        self.conv3 = nn.Conv2d(C, C, 1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv3(torch.relu(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))))
+
+
+class Unscaled(Gate):
+    """Another activation."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv2(F.mish(self.conv1(self.avg_pool(x)))) / math.pi)
+
+
+class HardSigmoidAlmost(Gate):
+    """Another shift."""
+
+    def forward(self, x):
+        return x * (F.relu6(self.conv2(F.relu(self.conv1(self.avg_pool(x)))) + 2.0) / 6.0)
+
+
+class HardSigmoidShared(Gate):
+    """The clip is divided by another number."""
+
+    def forward(self, x):
+        return x * (F.relu6(self.conv2(F.relu(self.conv1(self.avg_pool(x)))) + 3.0) / 3.0)
+
+
+class Flag(Gate):
+    def forward(self, x, gated: bool = True):
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x))))) if gated else x
+
+
+class Parameter(Gate):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.gain * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class Cast(Gate):
+    def forward(self, x):
+        return (x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))).float()
+
+
+LOOKALIKES = (
+    (Dropout, DropoutOfNothing, Twice, Squared, FixedPool, FixedWindow, Corner, Training, Shuffled, ShuffledGate, State)
+    + (Remembers, Random, RandomInPython, BranchOnValues, BranchOnSizes, MeanOfBatch, NoGrad, NoGradDecorated, Detached)
+    + (GradSetInC, Autocast, InPlace, InPlaceOperator, InPlaceSum, InPlaceAct, TwoOutputs, OnlyTheGate, TheMapItself)
+    + (Scaled, SumWithAlpha, Residue, OwnFunction, Rounded, WrongAxis, ThreeLayers, Unscaled, Flag, Parameter, Cast)
+    + (HardSigmoidAlmost, HardSigmoidShared)
+)
