@@ -8,6 +8,9 @@
 # make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
 #                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
+# make h200      all that fifteen minutes of a GPU are good for, the most valuable first, in BUDGET (540) seconds: nothing
+#                is fetched; again, it goes on; an archive of the results is renewed in OUT while it runs
+# make h200-keep ARCHIVE=...  its records, plots and tuned table into the places from which they are committed
 # make newest    the default share of the kernels' tests in the interpreter of the newest Triton
 # make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
@@ -19,10 +22,12 @@ OUT ?= report
 ARGS ?=
 MINUTES ?= 7
 NEWEST ?= 3.9.0
+BUDGET ?= 540
+ARCHIVE ?= $(OUT)/results.tar.gz
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell smoke test test-full properties fuzz gpu-test nightly conformance check static versions newest lint docs build
+.PHONY: help report shell smoke test test-full properties fuzz gpu-test h200 h200-keep nightly conformance check static versions newest lint docs build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -62,6 +67,15 @@ gpu-test:
 	wait $$huge || failed=1
 	$$run tests --ignore tests/gpu --ignore tests/kernels/test_static.py -n $(WORKERS) $(ARGS) || failed=1
 	exit $$failed
+
+h200:
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --no-index --disable-pip-version-check -e .
+	$(PYTHON) -m segattn_triton.perf.prepared measure --budget $(BUDGET) --pack $(OUT) $(ARGS)
+
+h200-keep:
+	python=$$($(PYTHON) bootstrap.py --extras perf)
+	$$python -m segattn_triton.perf.prepared keep $(ARCHIVE)
+	$$python -m segattn_triton.perf.report.render.readme README.md
 
 test-full:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)

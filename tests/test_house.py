@@ -108,6 +108,17 @@ ARROWS = {  # layer -> the layers it may import
         "perf.torchvision_cpu",
         "viz",
     },
+    "perf.prepared": {
+        "catalog",
+        "perf.folder",
+        "perf.measure",
+        "perf.models",
+        "perf.options",
+        "perf.records",
+        "perf.report",
+        "perf.tune",
+        "tuning",
+    },
     "perf.report": {
         "catalog",
         "perf.compiler",

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import candidates
+from . import candidates, child
 
 
 @contextlib.contextmanager
@@ -166,6 +166,15 @@ class Cuda(Cpu):
         return capability(self.device)
 
     verified, compiled = staticmethod(candidates.verified), staticmethod(candidates.compiled)
+    runs_kernels = True
+
+    def kernel(self, launch: Callable[[], Any], nbytes: int = 0) -> Call:
+        """The launch of a kernel that is no op's."""
+        return Call(launch, "kernel", nbytes)
+
+    def answers(self, work: Callable, pieces: Sequence, workers: int, seconds: float, each: float) -> Iterator[tuple]:
+        """(piece, answer) from processes that serve the module of `work`, as they come."""
+        return child.shared(work.__module__, pieces, workers, seconds, each)
 
     def table(self, out: Path) -> Path | None:
         """Where a report in OUT keeps what it tunes: None for the user's table."""
@@ -218,6 +227,7 @@ class Rehearsal(Cpu):
     LAUNCH = 1e-5  # seconds of the host per call
     COMPILE = 3.0
     capability = 90
+    runs_kernels = False
 
     def __init__(self, memory: int = 2**37, largest: tuple[int, int] = (8, 12), seed: int = 0):
         """Memory in bytes; the largest (C, side) that tensors really get."""
@@ -277,6 +287,21 @@ class Rehearsal(Cpu):
     def table(self, out: Path) -> Path | None:
         return out / "tuned.json"
 
+    def kernel(self, launch: Callable[[], Any], nbytes: int = 0) -> Call:
+        return Call(lambda: None, "kernel", nbytes)
+
+    def answers(self, work: Callable, pieces: Sequence, workers: int, seconds: float, each: float) -> Iterator[tuple]:
+        """Each takes a second of a process, and what it takes of this clock, shared by all."""
+        end = self.host + seconds
+        for piece in pieces:
+            begin = self.host
+            answer = work(piece, self)
+            self.host = begin + (1.0 + self.host - begin) / workers
+            if self.host > end:
+                self.host = end
+                return
+            yield piece, answer
+
     def verified(self, pieces: Sequence, device: str, seconds: float) -> list[str | None]:
         self.host += 0.05 * len(pieces)
         return [None] * len(pieces)
@@ -286,11 +311,10 @@ class Rehearsal(Cpu):
         return [None] * len(pieces)
 
     def candidate(self, unit: Any, index: int, cost: float) -> Call:
-        """Costs what the model says, more or less."""
+        """Costs what the model says, more or less; a penalty by which it rules out a config is no time."""
         made_up = random.Random(f"{unit.choice.key} {index}").uniform(0.8, 1.25)
-        return Call(
-            lambda: None, "segattn", int(unit.choice.pixels * 256 * made_up * cost / min(unit.choice.costs().values()))
-        )
+        relative = min(cost / min(unit.choice.costs().values()), 20.0)
+        return Call(lambda: None, "segattn", int(unit.choice.pixels * 256 * made_up * relative))
 
     def peak_memory(self, call: Call) -> int | None:
         call()

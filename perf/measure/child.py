@@ -6,6 +6,7 @@ A crash costs the piece that it happened on, a deadline those that were not done
 import contextlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -46,6 +47,26 @@ def results(
         if idle == 2:  # an exception ends it before the first piece: it cannot even start
             yield from ({DIED: child.reason()} for _ in todo)
             return
+
+
+def shared(
+    module: str, pieces: Sequence[Mapping], workers: int, seconds: float, each: float
+) -> Iterator[tuple[Mapping, dict]]:
+    """(piece, result) of pieces that so many processes share, as they come."""
+    answers: queue.SimpleQueue = queue.SimpleQueue()
+    shares = [pieces[i::workers] for i in range(min(workers, len(pieces)))]
+
+    def ask(share: Sequence[Mapping]) -> None:
+        try:
+            for piece, answer in zip(share, results(module, share, {}, seconds, each), strict=False):
+                answers.put((piece, answer))
+        finally:
+            answers.put(None)
+
+    for share in shares:
+        threading.Thread(target=ask, args=(share,), daemon=True).start()
+    for _ in shares:
+        yield from iter(answers.get, None)
 
 
 class _Child:

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from ... import accelerate
-from .. import terminal
+from .. import terminal, torchvision_cpu
 from ..log import Log
 from ..measure import backends, env
 from ..measure.backends import Call, tuned_convolutions
@@ -38,6 +38,7 @@ COMPILED = ("compiled", "both")
 
 def _smp(architecture: str, encoder: str, **options) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
+        models_or_usage()
         import segmentation_models_pytorch as smp
 
         made = getattr(smp, architecture)
@@ -47,6 +48,7 @@ def _smp(architecture: str, encoder: str, **options) -> Callable[[], nn.Module]:
 
 
 def _lraspp() -> nn.Module:
+    torchvision_cpu.install()
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
     return lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=CLASSES)
@@ -107,8 +109,9 @@ def run(
         if not cpu and (problem := env.unusable_gpu()):
             raise Usage(problem)
         backend = backends.find(cpu)
-    models_or_usage()
-    settings = settings or (GPU if backend.gpu else CPU)[preset]
+    if settings is None:
+        models_or_usage()
+        settings = (GPU if backend.gpu else CPU)[preset]
     console = console or terminal.console()
     described = {"device": backend.name, "settings": asdict(settings)}
     log = Log(writable(Path(out)), "models", env.collect() | described, resume=resume)

@@ -63,24 +63,24 @@ class Report:
         for aside in self.folder.set_aside:
             self.console.print(f"an earlier report is kept as {aside} (--resume continues one)", markup=False)
         self.records, self.save = self.folder.records, self.folder.save
+        bfloat16 = backend.device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        self.jobs = plan.schedule(options, gpu=backend.gpu, bfloat16=bfloat16)
         self.problem: str | None = None
 
     def measure(self) -> None:
         """Every job that fits into the time."""
-        bfloat16 = self.backend.device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-        jobs = plan.schedule(self.options, gpu=self.backend.gpu, bfloat16=bfloat16)
         self.backend.wake()
         try:
             if self.backend.gpu and self.options.tune:
-                self._tune(jobs)
-            for job in self._order(jobs):
+                self._tune(self.jobs)
+            for job in self._order(self.jobs):
                 if points := self._affordable(job):
                     self._attempt(job.only(points))
         except KeyboardInterrupt:
             self.problem = "interrupted; --resume continues"
         except measure.DeviceLost as error:
             self.problem = f"the device is lost: {error}; --resume goes on in a new process"
-        left_out = Counter(_name(p) for job in jobs for p in job.points if p not in self.records)
+        left_out = Counter(_name(p) for job in self.jobs for p in job.points if p not in self.records)
         after = {"gpu_after": env.gpu()} if self.backend.device.type == "cuda" and self.problem is None else {}
         self.folder.describe(left_out=dict(left_out), finished=env.now(), **after)
 
