@@ -295,7 +295,7 @@ def plan_chain_dx(
     """dpooled (N, K, C) of the pool over the pixels, or (N, 2 K, C) of both; highest, place (N, C) as in `d_pool`."""
     reads_x = peak is not None or highest is not None
     m = maps(*(t for t in (dy, x if reads_x else None, dx) if t is not None))
-    live = 2.2 + 1.5 * reads_x + (dpooled is not None)
+    live = 2.2 + 1.5 * reads_x + (dpooled is not None) + (2 if m.C > WHOLE else 0)
     if m.layout.align == 1:  # every element has its own address in each of the maps
         live = max(live, 3.5 * (2 + reads_x))
     config = chain_config("chain_dx", m, x, loads=1 + reads_x, live=live)
