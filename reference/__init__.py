@@ -3,6 +3,7 @@
 Same names and signatures as `segattn_triton.functional`, less `backend` and the checks of the arguments.
 """
 
+from .attention_gate import attention_gate
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
 from .channel import channel_gate, eca, squeeze_excite
 from .local import local_gate, local_pool_gate
@@ -11,6 +12,7 @@ from .scse import scse
 from .spatial import spatial_gate, spatial_pool_gate
 
 __all__ = [
+    "attention_gate",
     "cbam",
     "cbam_channel_gate",
     "cbam_spatial_gate",

@@ -41,6 +41,13 @@ def cbam(x: Shape, w1: Shape, b1: Shape | None, w2: Shape | None, b2: Shape | No
     return 7 * E + window, 16 * E + 2 * window
 
 
+def attention_gate(x: Shape, g: Shape, wx: Shape, *_) -> tuple[int, int]:
+    """wx (F, C): both projections, computed again backward, and two products of each for the gradients."""
+    E, F = prod(x), wx[0]
+    projections, logits = 2 * F * (E + prod(g)), 3 * F * (E // x[1])
+    return projections + logits + E, 3 * projections + 2 * logits + 4 * E
+
+
 def eca(x: Shape, *_) -> tuple[int, int]:
     E = prod(x)
     return 2 * E, 5 * E

@@ -180,7 +180,9 @@ def matches(
     return [compare(*values) for values in zip(labels, *planes, whole, strict=True)]
 
 
-def _module_matches(module: nn.Module, inputs: Sequence[Tensor], backend: str) -> list[Match]:
+def _module_matches(
+    module: nn.Module, inputs: Sequence[Tensor], maps: Mapping[str, Tensor], backend: str
+) -> list[Match]:
     rows = [r for r in ROWS if type(module) is r.module]
     if len(rows) > 1:
         rows = [r for r in rows if r.fits(*_row_tensors(r, module, inputs[0]))]
@@ -199,10 +201,11 @@ def _module_matches(module: nn.Module, inputs: Sequence[Tensor], backend: str) -
         twin = twin if wide is None else twin.to(wide)
         named = dict(twin.named_parameters())
         leaves = [(t.detach() * scale).to(wide or t.dtype).requires_grad_() for t in inputs]
-        y = twin(*leaves)
+        others = {n: (t.detach() * scale).to(wide or t.dtype).requires_grad_() for n, t in maps.items()}
+        y = twin(*leaves, **others)
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.device, dtype).to(y.dtype)
-        labels[:] = ["y", *[f"d input {i}" for i in range(len(leaves))], *[f"d {n}" for n in named]]
-        return [y, *torch.autograd.grad(y, [*leaves, *named.values()], dy)]
+        labels[:] = ["y", *[f"d input {i}" for i in range(len(leaves))], *[f"d {n}" for n in (*others, *named)]]
+        return [y, *torch.autograd.grad(y, [*leaves, *others.values(), *named.values()], dy)]
 
     with without_tf32():
         got = run(None, 1.0, backend)
@@ -222,14 +225,16 @@ def assert_matches_reference(
     """Raise AssertionError unless every output and gradient agrees with the reference within the budget.
 
     `op_or_module` is a function of `segattn_triton.functional`, with its tensors and options, or a module of
-    segattn_triton, with its input. Runs where the kernels can run: on CUDA tensors, or on CPU tensors in Triton's
-    interpreter (TRITON_INTERPRET=1 in the environment before the first import); elsewhere RuntimeError.
+    segattn_triton, with its input, and by name the maps that it needs beside. Runs where the kernels
+    can run: on CUDA tensors, or on CPU tensors in Triton's interpreter (TRITON_INTERPRET=1 in the environment before
+    the first import); elsewhere RuntimeError.
     Returns the matches, whose `use` says how much of the budget each tensor needed.
     """
     if isinstance(op_or_module, nn.Module):
-        if options:
-            raise TypeError(f"options: got {', '.join(options)} with a module, expected them on the module itself")
-        name, found = type(op_or_module).__name__, _module_matches(op_or_module, inputs, backend)
+        wrong = [name for name, value in options.items() if not isinstance(value, Tensor)]
+        if wrong:
+            raise TypeError(f"options: got {', '.join(wrong)} with a module, expected them on the module itself")
+        name, found = type(op_or_module).__name__, _module_matches(op_or_module, inputs, options, backend)
     else:
         row = row_of(op_or_module, *inputs)
         inputs = (*inputs, *[None] * (len(row.inputs) - len(inputs)))

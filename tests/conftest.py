@@ -147,7 +147,7 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    if support.checked:
+    if support.checked and not config.getoption("smoke"):
         terminalreporter.write_line(support.summary(config.getoption("share")))
     if config.getoption("readme") and exitstatus == 0:
         support.write_summary(config.getoption("readme"), config.getoption("share"))

@@ -127,6 +127,20 @@ def light_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, wei
     return x * torch.sigmoid(F.conv2d(half, weight, bias, padding=weight.shape[2] // 2))
 
 
+def skip_listing(x: Tensor, g: Tensor, wx: Tensor, wg: Tensor, b: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """LeeJunHyun's and MONAI's in eval, the norms folded: three 1x1 convolutions."""
+    wx, wg, weight = (w.reshape(*w.shape[:2], *[1] * (x.dim() - 2)) for w in (wx, wg, weight))
+    conv = F.conv3d if x.dim() == 5 else F.conv2d
+    return x * torch.sigmoid(conv(F.relu(conv(g, wg, b) + conv(x, wx)), weight, bias))
+
+
+def skip_best(x: Tensor, g: Tensor, wx: Tensor, wg: Tensor, b: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Two products of matrices, and a sum over the projections that Inductor fuses with both and with the gate."""
+    h = torch.relu(wx.flatten(1) @ x.flatten(2) + wg.flatten(1) @ g.flatten(2) + b[:, None])
+    z = (h * weight.reshape(-1, 1)).sum(1, keepdim=True) + bias
+    return x * torch.sigmoid(z).unflatten(2, x.shape[2:])
+
+
 def scse_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """segmentation_models_pytorch's: both gates by 1x1 convolutions, the sum of both products."""
     v = F.adaptive_avg_pool2d(x, 1)
@@ -239,6 +253,7 @@ RIVALS = {
     "cbam_spatial_gate": Rivals(cbam_spatial_listing, cbam_spatial_best),
     "cbam": Rivals(cbam_listing, cbam_best),
     "cbam_light": Rivals(light_listing),
+    "attention_gate": Rivals(skip_listing, skip_best),
     "scse": Rivals(scse_listing, scse_best),
     "local_gate": Rivals(local_listing),
     "local_gate_depthwise": Rivals(depthwise_listing, depthwise_best),

@@ -12,7 +12,6 @@ WITHOUT_KERNEL = {  # gates by their class, for which `functional` has nothing
     "timm.layers.global_context.GlobalContext": "global context",
     "timm.layers.selective_kernel.SelectiveKernel": "selective kernels",
     "timm.layers.split_attn.SplitAttn": "split attention",
-    "monai.networks.nets.attentionunet.AttentionBlock": "attention gates",
     "mmcv.cnn.bricks.context_block.ContextBlock": "global context",
 }
 _NAME = re.compile(r"squeeze|excit|^c?se_?(layer|block|module|attention|gate)?(2d|3d)?$|channel_?(gate|att)", re.I)

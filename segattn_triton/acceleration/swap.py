@@ -42,6 +42,7 @@ def read(module: nn.Module, gate: Gate) -> Parts | str | None:
         return str(reason)
 
 
+BESIDE = {"attention_gate": ("g",)}  # the maps that a function takes before its weights
 SINKS: dict[int, list[Callable[[Tensor], None]]] = {}  # id of a gate -> who gets its map; filled by capture_attention
 
 
@@ -50,11 +51,12 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
     options = {**parts.options, **more}
     if options.get("shortcut") is True:  # the gate's own input
         options["shortcut"] = x
-    kernel = getattr(functional, parts.kernel or gate.kernel)
+    name = parts.kernel or gate.kernel
+    kernel = functools.partial(getattr(functional, name), x, *map(options.pop, BESIDE.get(name, ())))
     sinks = SINKS.get(id(module)) if SINKS and parts.kernel is None else None  # the map is that of the whole gate
     if not sinks:
-        return kernel(x, *parts.tensors, **options)
-    y, gate_map = kernel(x, *parts.tensors, **options, return_map=True)
+        return kernel(*parts.tensors, **options)
+    y, gate_map = kernel(*parts.tensors, **options, return_map=True)
     for sink in sinks:
         sink(gate_map.detach())
     return y

@@ -8,6 +8,7 @@ axes, and one image without a batch, (C, *spatial). Rank decides, never sizes. O
 made.
 """
 
+from .attention_gate import AttentionGate, GridAttentionGate
 from .cbam import CBAM, CBAMChannelAttention, CBAMSpatialAttention
 from .channel import ChannelAttention, EffectiveSE
 from .eca import ECA
@@ -22,10 +23,12 @@ __all__ = [
     "CBAM",
     "ECA",
     "SCSE",
+    "AttentionGate",
     "CBAMChannelAttention",
     "CBAMSpatialAttention",
     "ChannelAttention",
     "EffectiveSE",
+    "GridAttentionGate",
     "LocalAttention",
     "LocalPoolAttention",
     "NeighborhoodAttention2d",

@@ -5,10 +5,14 @@ from torch import Tensor, nn
 
 from ..reference.activations import Spec, activate
 
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by the number of spatial axes
+BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_PLAIN = (nn.Linear, *CONVOLUTIONS.values(), *BATCH_NORMS.values())
+
 
 def is_plain(*children: nn.Module) -> bool:
     """No hooks, no parametrization, no subclass: using the children's parameters is the same as calling them."""
-    return all(type(m) in (nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm2d) and is_untouched(m) for m in children)
+    return all(type(m) in _PLAIN and is_untouched(m) for m in children)
 
 
 def is_untouched(m: nn.Module) -> bool:
@@ -27,3 +31,21 @@ def apply_gate(gate: str | Spec, x: Tensor, z: Tensor, return_map: bool):
     g = activate(gate, z)
     y = (x * g.reshape(*g.shape, *[1] * (x.dim() - g.dim()))).to(x.dtype)
     return (y, g.to(x.dtype)) if return_map else y
+
+
+def uses_batch(bn: nn.Module) -> bool:
+    """Whether a batch norm normalises by the statistics of the batch."""
+    return bn.training or bn.running_mean is None
+
+
+def folded(conv: nn.Module, bn: nn.Module) -> tuple[Tensor, Tensor]:
+    """The weight and bias of bn(conv(x)) by the running statistics, in at least float32."""
+    wide = torch.promote_types(conv.weight.dtype, torch.float32)
+    weight, bias, mean, var, gain, shift = (
+        None if t is None else t.to(wide)
+        for t in (conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    )
+    scale = torch.rsqrt(var + bn.eps)
+    scale = scale if gain is None else gain * scale
+    bias = (-mean if bias is None else bias - mean) * scale
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), bias if shift is None else bias + shift

@@ -10,7 +10,7 @@ from ..reference.activations import Spec, activate
 from ..reference.cbam import pools_of_pixels
 from ..reference.channel import pools
 from ..runtime import checks as check
-from ._children import apply_gate, call, is_plain, is_untouched
+from ._children import apply_gate, call, folded, is_plain, is_untouched, uses_batch
 from ._gate import GateModule, by_rank
 from .reduction import hidden_channels
 
@@ -114,8 +114,8 @@ class CBAMSpatialAttention(GateModule):
     def run(self, function: Callable, x: Tensor, *tensors: Tensor | None, return_map: bool, **options):
         """The function of x and these tensors, then of the window and its norm."""
         conv, bn = self.conv, self.bn
-        if bn is None or not _uses_batch(bn):
-            window = (conv.weight, conv.bias) if bn is None else _folded(conv, bn)
+        if bn is None or not uses_batch(bn):
+            window = (conv.weight, conv.bias) if bn is None else folded(conv, bn)
             return function(x, *tensors, *window, **options, return_map=return_map)
         weight = x.new_ones(1) if bn.weight is None else bn.weight
         window = conv.weight, conv.bias, weight, bn.bias
@@ -181,11 +181,6 @@ class CBAM(GateModule):
         return (y, gate_map) if return_map else y
 
 
-def _uses_batch(bn: nn.BatchNorm2d) -> bool:
-    """Whether it normalises by the statistics of the batch."""
-    return bn.training or bn.running_mean is None
-
-
 @torch.no_grad()
 def _update(bn: nn.BatchNorm2d, stats: Tensor, count: int) -> None:
     """The running statistics as bn itself moves them: with the unbiased variance, or as averages without momentum."""
@@ -194,11 +189,3 @@ def _update(bn: nn.BatchNorm2d, stats: Tensor, count: int) -> None:
     weight = 1.0 / bn.num_batches_tracked.to(mean.dtype) if bn.momentum is None else bn.momentum
     bn.running_mean.lerp_(mean[None], weight)
     bn.running_var.lerp_(var[None] * (count / (count - 1)), weight)
-
-
-def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The weight and bias of bn(conv(x)) by the running statistics."""
-    scale = torch.rsqrt(bn.running_var + bn.eps)
-    scale = scale if bn.weight is None else bn.weight * scale
-    bias = (-bn.running_mean if conv.bias is None else conv.bias - bn.running_mean) * scale
-    return conv.weight * scale[:, None, None, None], bias if bn.bias is None else bias + bn.bias

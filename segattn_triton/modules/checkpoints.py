@@ -3,11 +3,12 @@
 A family is how a library names the layers of a gate, in the order in which the gate applies them.
 """
 
+import itertools
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from . import CBAM, ECA, SCSE, ChannelAttention, EffectiveSE, SpatialAttention, SqueezeExcite
+from . import CBAM, ECA, SCSE, AttentionGate, ChannelAttention, EffectiveSE, SpatialAttention, SqueezeExcite
 
 TWO_LAYERS = {
     "monai": ("fc.0", "fc.2"),  # also CGNet and the many copies of the first public listing
@@ -56,6 +57,10 @@ PIXEL = {
     "smp": ("sSE.0",),
     "toolbelt": ("squeeze",),
 }
+SKIP = {  # the norms that a gate leaves out are left out of its family
+    "own": ("W_g.0", "W_g.1", "W_x.0", "W_x.1", "psi.0", "psi.1"),  # also LeeJunHyun and PaddleSeg
+    "monai_attention": ("W_g.0.conv", "W_g.1", "W_x.0.conv", "W_x.1", "psi.0.conv", "psi.1"),
+}
 BAND = {
     "timm": ("conv",),  # also the authors' ECA
 }
@@ -67,6 +72,7 @@ MADE = {  # the table of families -> the modules that come in them
     "CBAM(norm=True)": CHANNEL_THEN_PIXEL_AND_NORM,
     "CBAM(norm=False)": CHANNEL_THEN_PIXEL,
     "CBAM(hidden=0)": ONE_LAYER_THEN_PIXEL,
+    "AttentionGate": SKIP,
 }
 LINEAR = {
     "monai",
@@ -75,6 +81,8 @@ LINEAR = {
     "quicknat",
     "cbam",
 }  # weights (out, in), those of the pixels' gate excepted
+TENSORS = {name: name for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+TENSORS |= {"_mean": "running_mean", "_variance": "running_var"}  # Paddle's names
 Family = tuple[str, ...]
 
 
@@ -85,6 +93,10 @@ def _families(module: nn.Module) -> tuple[dict[str, Family], Family] | None:
     if isinstance(module, CBAM):
         tables = CHANNEL_THEN_PIXEL if module.spatial.bn is None else CHANNEL_THEN_PIXEL_AND_NORM
         tables = ONE_LAYER_THEN_PIXEL if module.channel.fc2 is None else tables
+        return tables, tables["own"]
+    if isinstance(module, AttentionGate):
+        there = [hasattr(module.get_submodule(layer[:-2]), layer[-1]) for layer in SKIP["own"]]
+        tables = {name: tuple(itertools.compress(layers, there)) for name, layers in SKIP.items()}
         return tables, tables["own"]
     kinds = {
         ChannelAttention: (TWO_LAYERS, TWO_LAYERS["monai"]),
@@ -160,13 +172,13 @@ def _check_biases(state_dict: Mapping, prefix: str, own: Family, wanted: Mapping
 
 def _rename(state_dict: dict, source: str, target: str, wanted: Mapping[str, Tensor], linear: bool) -> None:
     """In place: the tensors of one layer, in the shape of the module's, or of a Linear or a 1x1 convolution."""
-    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        if f"{source}{name}" not in state_dict:
+    for theirs, name in TENSORS.items():
+        if f"{source}{theirs}" not in state_dict:
             continue
-        value, like = state_dict.pop(f"{source}{name}"), wanted.get(f"{target}{name}")
+        value, like = state_dict.pop(f"{source}{theirs}"), wanted.get(f"{target}{name}")
         if like is not None and like.numel() != value.numel():
             raise ValueError(
-                f"{source}{name}: got shape {tuple(value.shape)}, expected as many values as {tuple(like.shape)}"
+                f"{source}{theirs}: got shape {tuple(value.shape)}, expected as many values as {tuple(like.shape)}"
             )
         if like is not None:
             value = value.reshape(like.shape)

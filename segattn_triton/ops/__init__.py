@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..runtime.operator import OPERATORS
+from .attention_gate import attention_gate
 from .cbam import cbam, cbam_spatial_gate
 from .channel import squeeze_excite
 from .eca import eca
@@ -21,6 +22,7 @@ def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, **options):
 
 __all__ = [
     "OPERATORS",
+    "attention_gate",
     "cbam",
     "cbam_spatial_gate",
     "eca",

@@ -99,6 +99,15 @@ def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None)
         raise TypeError(f"{name}: got dtype {t.dtype}, expected x's {x.dtype}")
 
 
+def beside(name: str, t, x: Tensor) -> None:
+    """A map beside x, of its dtype, device, batch and pixels, and of any channels."""
+    tensor(name, t)
+    if t.dim() != x.dim() or not t.shape[1] or (t.shape[0], *t.shape[2:]) != (x.shape[0], *x.shape[2:]):
+        form = ", ".join(map(str, (x.shape[0], "channels", *x.shape[2:])))
+        raise ValueError(f"{name}: got shape {shape(t)}, expected ({form}) for x of shape {shape(x)}")
+    second_map(name, t, x, tuple(t.shape))
+
+
 def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
     """Two layers from the channels of the source to those of x, or one with w2=None."""
     C = x.shape[1]
@@ -169,6 +178,11 @@ def activation(name: str, value: str | Spec, allowed: Sequence[str]) -> Spec:
 def odd(name: str, value) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
         raise ValueError(f"{name}: got {value!r}, expected an odd number")
+
+
+def at_least_one(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected an int of at least 1")
 
 
 def module_options(**options) -> None:

@@ -91,6 +91,13 @@ eca = Schema(
     outputs=("y", "map", "pooled", "z"),
     flops=flops.eca,
 )
+attention_gate = Schema(
+    "attention_gate",
+    tensors=("x", "g", "wx", "wg", "b?", "weight", "bias?"),
+    options="str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map", "z"),
+    flops=flops.attention_gate,
+)
 cbam = Schema(
     "cbam",
     tensors=("x", "w1", "b1?", "w2?", "b2?", "weight", "bias?", "norm_weight?", "norm_bias?"),

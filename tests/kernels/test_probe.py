@@ -170,6 +170,11 @@ SIZES = (
     {"N": 3, "C": 1, "S": (1, 5), "Cr": 1},  # axes of one
 )
 TILES = {"N": 2, "C": 20, "S": (19, 23), "Cr": 5}  # several programs an image, the last ones cut off
+GATED = (  # attention gates whose backward takes several kernels: many channels, many of g alone, many projections
+    {"N": 2, "C": 70, "S": (5, 9), "Cr": 40, "G": 70},
+    {"N": 1, "C": 5, "S": (4, 7), "Cr": 3, "G": 150},
+    {"N": 2, "C": 6, "S": (3, 5), "Cr": 300, "G": 8},
+)
 ATTENTION = (  # kernels and branches that other windows, heads and head dimensions choose
     ({"N": 1, "C": 16, "S": (6, 9), "heads": 1}, {"return_lse": True}),  # tensor cores
     ({"N": 1, "C": 16, "S": (6, 9), "heads": 1}, {"border": "mask"}),
@@ -243,6 +248,17 @@ def test_what_is_left_out(row, layout, record_property):
         assert_no_faults(row, without(row, inputs, absent), record_property)
     for wanted in range(len(inputs)):
         assert_no_faults(row, inputs, record_property, [i == wanted for i in range(len(inputs))], **row.both)
+
+
+@pytest.mark.parametrize("layout", testing.LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("sizes", GATED, ids=lambda sizes: f"C{sizes['C']}G{sizes['G']}F{sizes['Cr']}")
+def test_attention_gates_that_do_not_fit_on_chip(sizes, dtype, layout, record_property):
+    row = BY_NAME["attention_gate"]
+    inputs = testing.make_inputs(row, sizes, dtype, layout=layout)
+    assert_no_faults(row, inputs, record_property, **row.both)
+    for wanted in range(len(inputs)) if layout == "contiguous" else ():
+        assert_no_faults(row, inputs, record_property, [i == wanted for i in range(len(inputs))])
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -335,6 +351,9 @@ def test_no_kernel_is_forgotten(monkeypatch):
     for sizes, options in ATTENTION:
         row = BY_NAME["neighborhood_attention"]
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16), **options)
+    for sizes in GATED:
+        row = BY_NAME["attention_gate"]
+        plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16))
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)
     plan(functional.cbam, testing.make_inputs(normed("cbam"), sizes_of(normed("cbam"), **SIZES[0])))

@@ -19,6 +19,7 @@ OURS = {  # the table of families -> a gate that comes in them, and its own laye
     "CHANNEL_THEN_PIXEL_AND_NORM": lambda: sat.CBAM(C, 4),
     "ONE_LAYER_THEN_PIXEL": lambda: sat.CBAM(C, hidden=0, pool="avg", norm=False),
     "PIXEL": lambda: sat.SpatialAttention(C),
+    "SKIP": lambda: sat.AttentionGate(C),
     "BAND": lambda: sat.ECA(C),
 }
 FAMILIES = [(table, family) for table in OURS for family in getattr(checkpoints, table)]

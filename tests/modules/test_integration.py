@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from network import C, assert_all_close, assert_all_equal, gradients, images, network
-from support import DEVICE, assert_equal, each_row, module_of
+from support import DEVICE, Alone, assert_equal, each_row, module_of
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.export import Dim
@@ -41,7 +41,7 @@ def test_no_hidden_copy_inside_a_compiled_network(row, memory_format):
     from torch._inductor.utils import run_and_get_code
 
     torch._dynamo.reset()
-    module = nn.Sequential(nn.Conv2d(3, C, 3), module_of(row, C), nn.Conv2d(C, 2, 3)).to(DEVICE)
+    module = nn.Sequential(nn.Conv2d(3, C, 3), Alone(row, module_of(row, C)), nn.Conv2d(C, 2, 3)).to(DEVICE)
     module = module.to(memory_format=memory_format).requires_grad_(False)
     x = images(S=(9, 10)).contiguous(memory_format=memory_format)
     seen: list[tuple[int, ...]] = []

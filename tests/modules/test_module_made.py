@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, each_row, module_of
+from support import DEVICE, assert_equal, beside, each_row, module_of
 
 from segattn_triton import SpatialAttention
 from segattn_triton.catalog import ROWS
@@ -25,7 +25,8 @@ OPTIONS = {  # a wrong value of each option -> what the message says
     "num_heads": (3, "num_heads: got 3, expected a divisor of in_channels 4"),
     "rule": ("mine", "rule: got 'mine', expected one of 'timm'"),
 }
-parameters = {row.name: set(inspect.signature(row.module).parameters) for row in ROWS}
+signatures = {row.name: inspect.signature(row.module).parameters for row in ROWS}
+parameters = {name: set(known) for name, known in signatures.items()}
 each_option_of_modules = pytest.mark.parametrize(
     ("row", "name"),
     [
@@ -56,6 +57,7 @@ def test_the_repr_shows_what_a_module_was_made_with(row):
         "dtype",
         "bias",
         "spatial_bias",
+        "bias_x",
         "qkv_bias",
         "rel_pos_bias",
         "scale",
@@ -74,20 +76,24 @@ def test_one_image_is_a_batch_of_one(row, d):
     """With spatial_dims, whatever the sizes: as many channels as rows, too. Other ranks are errors."""
     S = tuple(max(s, row.smallest) for s in (C, 5, 6)[:d])
     module, x = module_of(row, C, spatial_dims=d), torch.randn(C, *S, device=DEVICE)
-    for got, expected in zip(module(x, return_map=True), module(x[None], return_map=True), strict=True):
+    maps = beside(row, x[None])
+    one = {name: t[0] for name, t in maps.items()}
+    for got, expected in zip(module(x, **one, return_map=True), module(x[None], **maps, return_map=True), strict=True):
         assert_equal(got, expected[0])
     for wrong in (x[0], x[None, None]):
         with pytest.raises(ValueError, match=rf"x: got {wrong.dim()} axes.*expected \(N, C, .*spatial_dims={d}"):
-            module(wrong)
+            module(wrong, **one)
 
 
 @each_row
 def test_without_spatial_dims_rank_3_is_an_error_that_names_both_readings(row):
     x = torch.randn(C, C, C, device=DEVICE)
     module = module_of(row, C)
-    if "spatial_dims" not in parameters[row.name]:  # two-dimensional by its nature: one image
+    known = signatures[row.name].get("spatial_dims")
+    if known is None or known.default is not None:  # two-dimensional by its nature, or unless it is told: one image
         x = torch.randn(C, 6, 7, device=DEVICE)
-        return assert_equal(module(x), module(x[None])[0])
+        maps = beside(row, x[None])
+        return assert_equal(module(x, **{name: t[0] for name, t in maps.items()}), module(x[None], **maps)[0])
     with pytest.raises(ValueError, match=r"x: got 3 axes.*x\[None\].*spatial_dims=1"):
         module(x)
 
@@ -98,7 +104,8 @@ def test_channels_last_of_another_library_is_an_error(row):
     if "in_channels" not in parameters[row.name]:
         return
     with pytest.raises(ValueError, match=r"permute\(0, 3, 1, 2\)|expected \(N, 4, H, W\)"):
-        module_of(row, C)(torch.randn(2, 6, 7, C, device=DEVICE))
+        x = torch.randn(2, 6, 7, C, device=DEVICE)
+        module_of(row, C)(x, **beside(row, x))
 
 
 @each_row
@@ -112,11 +119,12 @@ def test_torch_jit_script_names_torch_export(row):
 def test_a_gate_without_bias():
     for row in ROWS:
         if "bias" in parameters[row.name]:
-            plain = module_of(row, C, bias=False)
+            plain = module_of(row, C, **dict.fromkeys(parameters[row.name] & {"bias", "spatial_bias"}, False))
             assert not [name for name, _ in plain.named_parameters() if name.endswith("bias")], row.name
             x = torch.randn(2, C, 6, 7, device=DEVICE)
             with torch.no_grad():
                 for p in (whole := module_of(row, C, bias=True)).named_parameters():
                     p[1].copy_(plain.get_parameter(p[0]) if not p[0].endswith("bias") else torch.zeros_like(p[1]))
-            torch.testing.assert_close(plain(x), whole(x))
+            maps = beside(row, x)
+            torch.testing.assert_close(plain(x, **maps), whole(x, **maps))
     assert SpatialAttention(3, bias=False).conv.bias is None

@@ -5,7 +5,18 @@ import pickle
 
 import pytest
 import torch
-from support import DEVICE, GATES, assert_equal, each_gate, each_option_of_gates, each_row, made, module_of, names
+from support import (
+    DEVICE,
+    GATES,
+    assert_equal,
+    beside,
+    each_gate,
+    each_option_of_gates,
+    each_row,
+    made,
+    module_of,
+    names,
+)
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
@@ -32,14 +43,15 @@ def state(row, module) -> list[torch.Tensor]:
 @each_option_of_gates
 def test_the_function_on_the_modules_state(row, options):
     module, x = module_of(row, C, **options), image()
+    maps = beside(row, x)
     for got, expected in zip(
-        module(x, return_map=True),
-        row.op(x, *state(row, module), backend="triton", return_map=True, **options),
+        module(x, **maps, return_map=True),
+        row.op(x, *maps.values(), *state(row, module), backend="triton", return_map=True, **options),
         strict=True,
     ):
         assert_equal(got, expected)
-    assert_equal(module(x), module(x, return_map=True)[0])
-    assert_matches_reference(module, x)
+    assert_equal(module(x, **maps), module(x, **maps, return_map=True)[0])
+    assert_matches_reference(module, x, **maps)
 
 
 @each_gate
@@ -54,7 +66,8 @@ def test_state_dict(row):
     assert module.state_dict().keys() == wanted.keys()
     twin = module_of(row, C)
     twin.load_state_dict(module.state_dict(), strict=True)
-    assert_equal(twin(image()), module(image()))
+    maps = beside(row, image())
+    assert_equal(twin(image(), **maps), module(image(), **maps))
 
 
 @with_parameters
@@ -68,15 +81,17 @@ def test_initialisation_is_torchs(row):
         elif isinstance(child, nn.Conv1d):
             fresh = nn.Conv1d(child.in_channels, child.out_channels, child.kernel_size)
         elif isinstance(child, nn.Conv2d):
-            fresh = nn.Conv2d(child.in_channels, child.out_channels, child.kernel_size, groups=child.groups)
+            how = dict(groups=child.groups, bias=child.bias is not None)
+            fresh = nn.Conv2d(child.in_channels, child.out_channels, child.kernel_size, **how)
         else:
             continue
         assert_equal(child.weight.cpu(), fresh.weight)
-        assert_equal(child.bias.cpu(), fresh.bias)
+        if child.bias is not None:
+            assert_equal(child.bias.cpu(), fresh.bias)
 
 
 def children(module) -> list[nn.Module]:
-    return [child for child in module.modules() if isinstance(child, (nn.Conv1d, nn.Conv2d, nn.Linear))]
+    return [child for child in module.modules() if isinstance(child, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))]
 
 
 CHANGES = {
@@ -97,10 +112,11 @@ def test_changed_weights_are_used(row, change):
     with torch.no_grad():
         for p in module.parameters():
             p.mul_(1.5)
-    y, gate_map = module(x, return_map=True)
+    maps = beside(row, x)
+    y, gate_map = module(x, **maps, return_map=True)
     module.eval()
-    expected, expected_map = row.reference(x, *state(row, module), return_map=True)
-    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
+    expected, expected_map = row.reference(x, *maps.values(), *state(row, module), return_map=True)
+    torch.testing.assert_close(module(x, **maps), expected, rtol=1e-5, atol=1e-6)
     if change == "prune":
         torch.testing.assert_close((y, gate_map), (expected, expected_map), rtol=1e-5, atol=1e-6)
     y.sum().backward()
@@ -117,12 +133,13 @@ def test_hooks_run_and_count(row, S):
     known = {} if row.dims == (2,) else {"spatial_dims": len(S)}
     module, x, calls = module_of(row, C, **known), image(S=S), []
     *others, weight, bias = [t.detach().clone() for t in state(row, module)]
-    expected = row.reference(x, *others, 2 * weight, 2 * bias)
+    maps = beside(row, x)
+    expected = row.reference(x, *maps.values(), *others, 2 * weight, 2 * bias)
     last = children(module)[-1]
     last.register_forward_pre_hook(lambda *_: calls.append("pre"))
     last.register_forward_hook(lambda _m, _args, out: 2 * out)
     last.register_full_backward_hook(lambda *_: calls.append("backward"))
-    y = module(x.requires_grad_())
+    y = module(x.requires_grad_(), **maps)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
     y.sum().backward()
     assert calls == ["pre", "backward"]
@@ -132,20 +149,22 @@ def test_hooks_run_and_count(row, S):
 def test_a_replaced_forward_or_child_runs(row):
     """Libraries that place weights replace `forward` on the instance; users replace children by their own."""
     module, x = module_of(row, C), image()
-    expected = module(x)
+    maps = beside(row, x)
+    expected = module(x, **maps)
     for child in children(module):
         child.forward = lambda t, f=child.forward: f(t) * 0
-    zero = row.reference(x, *(t * 0 for t in state(row, module)))
-    torch.testing.assert_close(module(x), zero, rtol=1e-5, atol=1e-6)
+    zero = row.reference(x, *maps.values(), *(t * 0 for t in state(row, module)))
+    torch.testing.assert_close(module(x, **maps), zero, rtol=1e-5, atol=1e-6)
     assert not torch.equal(expected, zero)
 
 
 @with_parameters
 def test_a_child_with_hooks_in_another_dtype(row):
     module = module_of(row, C)
-    expected = module(image(torch.bfloat16), return_map=True)
+    maps = beside(row, image(torch.bfloat16))
+    expected = module(image(torch.bfloat16), **maps, return_map=True)
     children(module)[0].register_forward_hook(lambda *_: None)
-    for got, want in zip(module(image(torch.bfloat16), return_map=True), expected, strict=True):
+    for got, want in zip(module(image(torch.bfloat16), **maps, return_map=True), expected, strict=True):
         assert got.dtype == torch.bfloat16
         torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2)
 
@@ -154,21 +173,22 @@ def test_a_child_with_hooks_in_another_dtype(row):
 def test_copies(row):
     """deepcopy and pickle give a module of its own, as an average of weights or a saved model needs."""
     module, x = module_of(row, C), image()
-    expected = module(x)
+    maps = beside(row, x)
+    expected = module(x, **maps)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert_equal(twin(x), expected)
+        assert_equal(twin(x, **maps), expected)
         with torch.no_grad():
             for p in twin.parameters():
                 p.zero_()
-        assert_equal(module(x), expected)
-        assert torch.equal(twin(x), expected) != bool(row.parameters)
+        assert_equal(module(x, **maps), expected)
+        assert torch.equal(twin(x, **maps), expected) != bool(row.parameters)
 
 
 @each_row
 def test_hooks_of_the_gate_itself(row):
     module, seen = module_of(row, C), []
     module.register_forward_hook(lambda _m, _args, out: seen.append(out))
-    y = module(image())
+    y = module(image(), **beside(row, image()))
     assert seen[0] is y
 
 
@@ -176,20 +196,23 @@ def test_hooks_of_the_gate_itself(row):
 def test_device_and_dtype(row):
     module = made(row, C, device="meta", dtype=torch.float64)
     assert all(p.device.type == "meta" and p.dtype == torch.float64 for p in module.parameters())
-    y = module(torch.empty(2, C, 5, 6, device="meta", dtype=torch.float64))
+    x = torch.empty(2, C, 5, 6, device="meta", dtype=torch.float64)
+    y = module(x, **beside(row, x))
     assert (y.device.type, y.shape) == ("meta", (2, C, 5, 6))
     module.to_empty(device=DEVICE)
     assert all(p.device.type == DEVICE for p in module.parameters())
     half = module_of(row, C).to(torch.bfloat16)
-    assert half(image(torch.bfloat16)).dtype == torch.bfloat16
+    x = image(torch.bfloat16)
+    assert half(x, **beside(row, x)).dtype == torch.bfloat16
 
 
 @each_gate
 def test_functional_call(row):
     module, x = module_of(row, C), image()
     changed = {name: p.detach() * 2 for name, p in module.named_parameters()}
-    y = torch.func.functional_call(module, changed, (x,))
-    assert_equal(y, row.op(x, *(2 * t for t in state(row, module)), backend="triton"))
+    maps = beside(row, x)
+    y = torch.func.functional_call(module, changed, (x,), maps)
+    assert_equal(y, row.op(x, *maps.values(), *(2 * t for t in state(row, module)), backend="triton"))
 
 
 def test_printed():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, each_gate, each_row, module_of, outputs_and_gradients, problem
+from support import DEVICE, assert_equal, beside, each_gate, each_row, module_of, outputs_and_gradients, problem
 
 from segattn_triton.testing import make_map
 
@@ -36,7 +36,7 @@ def test_modules(row, dtype, hooked):
             child.register_forward_hook(lambda *_: None)
     x = make_map((2, 4, 5, 6), "contiguous", torch.Generator().manual_seed(0), dtype, DEVICE)
     with torch.autocast(DEVICE, torch.bfloat16):
-        y, gate_map = module(x, return_map=True)
+        y, gate_map = module(x, **beside(row, x), return_map=True)
     assert y.dtype == gate_map.dtype == dtype
-    expected = module(x)
+    expected = module(x, **beside(row, x))
     torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, each_row, module_of, names, problem
+from support import DEVICE, Alone, assert_equal, each_row, module_of, names, problem
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 
@@ -73,7 +73,7 @@ def test_gradient_transform_inside():
 
 
 def exported(row, C: int = 4):
-    module = module_of(row, C)
+    module = Alone(row, module_of(row, C))
     x = make_map((2, C, 5, 6), "contiguous", torch.Generator().manual_seed(0), torch.float32, DEVICE)
     least = {"min": row.smallest} if row.smallest > 1 else {}
     shapes = {"x": {0: Dim("N"), 2: Dim("H", **least), 3: Dim("W", **least)}}

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from support import DEVICE, GATES, each_gate, each_row, module_of, names, one_map, problem
+from support import DEVICE, GATES, beside, each_gate, each_row, module_of, names, one_map, problem
 
 from segattn_triton import SCSE, ChannelAttention, SqueezeExcite, functional
 from segattn_triton.catalog import BY_NAME
@@ -51,11 +51,11 @@ def test_maps(row, wrong):
 
 PARAMETERS = {
     "integer": (lambda t: t.int(), ("{name}: got dtype torch.int32", "float16, bfloat16, float32 or float64")),
-    "half": (lambda t: t.half(), ("{name}: got dtype torch.float16", "expected x's torch.float32")),
+    "half": (lambda t: t.half(), ("{name}: got dtype torch.float16", "expected {map}'s torch.float32")),
     "list": (lambda t: t.tolist(), ("{name}: got list", "torch.Tensor")),
     "sparse": (lambda t: t.to_sparse(), ("{name}: got layout torch.sparse_coo", "{name}.to_dense()")),
-    "meta": (lambda t: t.to("meta"), ("{name}: is on meta, x is on", "one device")),
-    "one_more": (lambda t: torch.cat([t, t]), ("{name}: got shape (", "expected (", "for x of shape (2, 5, 5, 6)")),
+    "meta": (lambda t: t.to("meta"), ("{name}: is on meta, {map} is on", "one device")),
+    "one_more": (lambda t: torch.cat([t, t]), ("{name}: got shape (", "expected (", "for {map} of shape (2, 5, 5, 6)")),
     "another_axis": (lambda t: t[..., None].expand(*t.shape, 2), ("{name}: got shape (", "expected (")),
     "fewer_axes": (lambda t: t.sum(), ("{name}: got shape ()", "expected (")),
 }
@@ -65,12 +65,15 @@ each_parameter = pytest.mark.parametrize(
 )
 
 
+HIDDEN = {"w1": "w2", "wx": "wg"}  # the parameter that says how many hidden channels there are, and another of them
+
+
 @each_parameter
 def test_the_expected_shape_of_a_parameter(row, name):
-    """The message states the shape that would have been right, channel by channel; of w1 hidden channels are free."""
+    """The message states the shape that would have been right, channel by channel; hidden channels are free."""
     inputs = one_map(row, problem(row))
     right = dict(zip(names(row), inputs, strict=True))[name]
-    if name == "w1" and "w2" in names(row):
+    if name in HIDDEN and HIDDEN[name] in names(row):
         wrong, expected = right[:, :-1], (right.shape[0], right.shape[1])
     else:
         wrong, expected = torch.cat([right, right]), right.shape
@@ -87,9 +90,10 @@ def test_parameters(row, name, wrong):
     change, said = PARAMETERS[wrong]
     inputs = one_map(row, problem(row))
     changed = [change(t) if n == name else t for n, t in zip(names(row), inputs, strict=True)]
-    if name == "w1" and wrong == "one_more" and "w2" in names(row):
-        name = "b1"  # more rows of w1 mean more hidden channels, which b1 has not
-    refuses(row, changed, *(s.format(name=name) for s in said))
+    if name in HIDDEN and wrong == "one_more" and HIDDEN[name] in names(row):
+        name = {"w1": "b1"}.get(name, HIDDEN[name])  # more rows mean more hidden channels, which another has not
+    read = {"wg": "g"}.get(name, "x")  # the map that the parameter fits
+    refuses(row, changed, *(s.format(name=name, map=read) for s in said))
 
 
 OTHER_MAPS = {
@@ -147,8 +151,9 @@ with_channels = pytest.mark.parametrize("row", [r for r in GATES if r.counts_cha
 def test_channels_that_do_not_fit(row):
     fives, sixes = problem(row, C=5), problem(row, C=6)
     x, *parameters = [b if n in row.maps else a for n, a, b in zip(names(row), fives, sixes, strict=True)]
-    parameters = parameters[: len(row.parameters)]
-    refuses(row, [x, *parameters], f"{names(row)[1]}: got shape (", "expected (", "for x of shape (2, 6, 5, 6)")
+    parameters = parameters[: len(row.parameters) + len(beside(row, x))]
+    first = next(n for n in names(row) if n not in row.maps)
+    refuses(row, [x, *parameters], f"{first}: got shape (", "expected (", "for x of shape (2, 6, 5, 6)")
 
 
 @with_channels
@@ -156,7 +161,8 @@ def test_channels_last_by_shape(row):
     """(N, H, W, C) where (N, C, H, W) is meant: the message gives the permute, which then works."""
     x, *parameters = one_map(row, problem(row, S=(7, 9), C=5))
     given = x.permute(0, 2, 3, 1)
-    refuses(row, [given, *parameters], "x.permute(0, 3, 1, 2)", "(2, 7, 9, 5)")
+    others = [t.permute(0, 2, 3, 1) for t in parameters[: len(beside(row, x))]]
+    refuses(row, [given, *others, *parameters[len(others) :]], "x.permute(0, 3, 1, 2)", "(2, 7, 9, 5)")
     assert torch.equal(row.op(given.permute(0, 3, 1, 2), *parameters), row.op(x, *parameters))
 
 
@@ -208,10 +214,11 @@ def test_an_unknown_argument(row):
 def test_modules_name_the_argument_too(row):
     module = module_of(row, 6)
     with pytest.raises(ValueError, match="x: got 2 axes"):
-        module(torch.ones(2, 6, device=DEVICE))
+        module(torch.ones(2, 6, device=DEVICE), **beside(row, torch.ones(2, 6, 5, 6, device=DEVICE)))
     if row.counts_channels or not row.is_gate:
         with pytest.raises(ValueError, match=r"got shape \(.*expected \("):
-            module(torch.ones(2, 8, 5, 6, device=DEVICE))
+            x = torch.ones(2, 8, 5, 6, device=DEVICE)
+            module(x, **beside(row, x))
 
 
 def test_assert_matches_reference_reports():

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from network import C, assert_all_equal, gradients, images, network
-from support import INTERPRETED, each_row, module_of, problem
+from support import INTERPRETED, Alone, each_row, module_of, problem
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -104,7 +104,7 @@ def in_threads(work) -> None:
 @each_row
 def test_threads_on_the_reference(row):
     """One module, many threads, as nn.DataParallel and servers use it."""
-    module = module_of(row, C, backend="reference")
+    module = Alone(row, module_of(row, C, backend="reference"))
     inputs = [images(2, (5 + i, 6), seed=i).mean(1, keepdim=True).repeat(1, C, 1, 1) for i in range(THREADS)]
 
     def run(x: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """All gates in one network, for the tests of the company that networks keep."""
 
 import torch
-from support import DEVICE, assert_equal, module_of
+from support import DEVICE, Alone, assert_equal, module_of
 from torch import Tensor, nn
 
 from segattn_triton.catalog import ROWS
@@ -16,7 +16,7 @@ class Network(nn.Module):
     def __init__(self, rows=ROWS, backend: str | None = "triton"):
         super().__init__()
         self.stem = nn.Conv2d(3, C, 3, padding=1)
-        self.gates = nn.ModuleList(module_of(row, C, backend=backend) for row in rows)
+        self.gates = nn.ModuleList(Alone(row, module_of(row, C, backend=backend)) for row in rows)
         self.head = nn.Conv2d(C, 2, 1)
 
     def forward(self, x: Tensor, run=lambda gate, x: gate(x)) -> Tensor:

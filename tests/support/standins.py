@@ -160,6 +160,23 @@ class ChannelSELayer(nn.Module):
         return y + x if self.add_residual else y
 
 
+@stands_for("monai.networks.nets.attentionunet.AttentionBlock")
+class AttentionBlock(nn.Module):
+    def __init__(self, inner=4, gating=6, C=8):
+        super().__init__()
+
+        def layer(inputs, outputs, *more):
+            conv = nn.Sequential()
+            conv.add_module("conv", nn.Conv2d(inputs, outputs, 1))
+            return nn.Sequential(conv, nn.BatchNorm2d(outputs), *more)
+
+        self.W_g, self.W_x, self.psi = layer(gating, inner), layer(C, inner), layer(inner, 1, nn.Sigmoid())
+        self.relu = nn.ReLU()
+
+    def forward(self, g, x):
+        return x * self.psi(self.relu(self.W_g(g) + self.W_x(x)))
+
+
 @stands_for("mmcv.cnn.bricks.hsigmoid.HSigmoid")
 class HSigmoid(nn.Module):
     def __init__(self, bias=3.0, divisor=6.0):

@@ -96,13 +96,34 @@ def without(row: Op, inputs: Sequence[Tensor], absent: Sequence[str]) -> list[Te
 
 
 def one_map(row: Op, inputs: Sequence[Tensor]) -> list[Tensor | None]:
-    """Without the maps beside the first: y is then x times the gate."""
-    return without(row, inputs, row.maps[1:])
+    """Without the optional maps beside the first: y is then x times the gate."""
+    return without(row, inputs, [name for name in row.maps if f"{name}?" in row.inputs])
+
+
+def beside(row: Op, x: Tensor) -> dict[str, Tensor]:
+    """The maps that the row's module needs beside a map x (N, C, *S), by name: x itself in another order."""
+    return {name: x.detach().flip(1) for name in _needed(row)}
+
+
+def _needed(row: Op) -> list[str]:
+    taken = inspect.signature(row.module.forward).parameters
+    return [name for name in row.maps[1:] if name in taken and name in row.inputs]
 
 
 def one_product(row: Op) -> dict[str, str]:
     """The options with which y is x times a single gate, rounded once: of two gates the larger."""
     return {"reduce": "max"} if "reduce" in row.options else {}
+
+
+class Alone(nn.Module):
+    """A row's module on one map, which is also what the module needs beside it."""
+
+    def __init__(self, row: Op, module: nn.Module):
+        super().__init__()
+        self.module, self.beside = module, _needed(row)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x, **dict.fromkeys(self.beside, x))
 
 
 def replaced_map(row: Op, inputs: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:

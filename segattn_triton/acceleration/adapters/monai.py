@@ -1,10 +1,11 @@
 """MONAI: its channel gates in 1, 2 and 3 dimensions, the residual blocks of SE-ResNet, SE-ResNeXt and SENet, and the
-block of EfficientNet, with it FlexibleUNet."""
+block of EfficientNet, with it FlexibleUNet, and the attention gate of AttentionUnet."""
 
+import torch
 from torch import Tensor, nn
 
-from ...reference.activations import ACTS
-from .parts import Parts, activation, layer, only, part, pooled_dims, squeeze_excite
+from ...reference.activations import ACTS, GATES
+from .parts import Parts, activation, folded, layer, only, part, pooled_dims, sequence, squeeze_excite
 from .registry import block, gate
 
 _BLOCKS = "monai.networks.blocks.squeeze_and_excitation"
@@ -63,3 +64,32 @@ def _mbconv(m):
     tensors = (*_padded_layer(m, "_se_reduce"), *_padded_layer(m, "_se_expand"))
     options = dict(act=activation(m, "_swish", ACTS), gate="sigmoid")
     return Parts(tensors, options, (pooled_dims(m, "_se_adaptpool"),))
+
+
+def _attention_forward(block: nn.Module, gates, names: dict, g: Tensor, x: Tensor):
+    """x * psi(g, x). Norms in training, and maps that torch would broadcast, are for the own forward."""
+    (gate,) = gates
+    norms = block.W_g[1], block.W_x[1], block.psi[1]
+    known = x.dtype == block.W_x[0].conv.weight.dtype or torch.is_autocast_enabled(x.device.type)
+    alike = g.dtype == x.dtype and g.dim() == x.dim() and g.shape[2:] == x.shape[2:]
+    if not (known and alike) or any(m.training or m.running_mean is None for m in norms):
+        return type(block)._segattn_plain.forward(block, g, x)
+    return gate(x, g=g)
+
+
+@gate(
+    "monai.networks.nets.attentionunet.AttentionBlock",
+    kernel="attention_gate",
+    children="W_g W_x psi relu",
+    inline=_attention_forward,
+    arguments=lambda m, new: (new(m.W_g[0].conv.in_channels), new(m.W_x[0].conv.in_channels)),
+)
+def _attention(m):
+    sequence(m, "W_g", 2)
+    sequence(m, "W_x", 2)
+    sequence(m, "psi", 3)
+    only(m, "relu", nn.ReLU)
+    wg, bg = folded(m, "W_g.0.conv", "W_g.1")
+    wx, bx = folded(m, "W_x.0.conv", "W_x.1")
+    weight, bias = folded(m, "psi.0.conv", "psi.1")
+    return Parts((wx, wg, bg + bx, weight, bias), dict(gate=activation(m, "psi.2", GATES)), (wx.dim() - 2,))

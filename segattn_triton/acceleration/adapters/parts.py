@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...modules._children import folded as fold
 from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 
@@ -78,6 +79,17 @@ def layer(module: nn.Module, path: str) -> tuple[Tensor, Tensor | None]:
     if not weight.numel():
         raise ValueError(f"its child {path!r} has no channels: the reduction is larger than the number of channels")
     return weight, child.bias
+
+
+def folded(module: nn.Module, path: str, norm: str) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a 1x1 convolution on every pixel and of the batch norm after it, by its running statistics."""
+    layer(module, path)
+    child, bn = part(module, path), only(module, norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    if {*child.stride} != {1}:
+        raise ValueError(f"its child {path!r} has strides: {child}")
+    if bn.running_mean is None:
+        raise ValueError(f"its child {norm!r} has no running statistics: {bn}")
+    return fold(child, bn)
 
 
 def pooled_dims(module: nn.Module, path: str) -> int:
@@ -179,14 +191,6 @@ def window(module: nn.Module, path: str, inputs: int) -> nn.Conv2d:
             f"its child {path!r} is not a convolution of {inputs} maps to one that keeps their size: {conv}"
         )
     return conv
-
-
-def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The weight and bias of bn(conv(x)) by the running statistics."""
-    scale = torch.rsqrt(bn.running_var + bn.eps)
-    scale = scale if bn.weight is None else bn.weight * scale
-    bias = (-bn.running_mean if conv.bias is None else conv.bias - bn.running_mean) * scale
-    return conv.weight * scale[:, None, None, None], bias if bn.bias is None else bias + bn.bias
 
 
 def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, gate: str, dims=None, **options):

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from ...modules._children import folded
 from ...reference.activations import ACTS, GATES
-from .parts import Parts, activation, folded, layer, only, part, qualified_name, squeeze_excite, unexpected, window
+from .parts import Parts, activation, layer, only, part, qualified_name, squeeze_excite, unexpected, window
 from .registry import block, gate
 
 

@@ -12,8 +12,9 @@ from ...runtime.maps import maps
 from ...runtime.plan import Plan
 from ...tuning.model import space
 from ..common.activations import Activation
+from ..common.dot import precision
 from ..common.tile import store_tile, tile_ptrs
-from .shared import fwd_args, gate_tile, matmul_config, precision
+from .shared import fwd_args, gate_tile, matmul_config
 
 # No 8 warps: Triton miscompiles convolution loops of pointer loads with them (pytorch/pytorch#173068).
 POINTERS = space(BLOCK_P=(32, 64, 128), BLOCK_C=(16, 32, 64, 128), BLOCK_K=(16, 32, 64), num_stages=(2, 3, 4))

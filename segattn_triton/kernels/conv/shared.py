@@ -10,7 +10,6 @@ wants it). The taps of a tile and the x of its epilogue come from cache. Here is
     conv_pointwise    z comes from the library's convolution, 3 passes (read x and z, write y); and the backward
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,11 +19,8 @@ from ...tuning.choice import config_for
 from ...tuning.model import BYTES_IN_FLIGHT, REGISTERS, SMS, Config
 from ...tuning.target import capability, shared_memory
 from ..common.activations import Activation
+from ..common.dot import DRAM_BYTES, FLOPS, L2_BYTES, STEP_CYCLES, precision, unit_of
 from ..common.tile import load_tile, load_vector, store_tile
-
-L2_BYTES, DRAM_BYTES = 48, 18  # per cycle and SM
-FLOPS = {"tensor": 4096, "tf32": 2048, "cores": 256}  # per cycle and SM
-STEP_CYCLES = 64  # of synchronisation in each step of the reduction
 
 
 @triton.jit
@@ -55,11 +51,6 @@ def gate_tile(
     store_tile(y_ptr, y_stride, n, offs_c, offs_p, x * g, mask, LAYOUT)
 
 
-def precision(x: Tensor) -> str:
-    """Of the dot; torch may let convolutions of float32 run in TF32."""
-    return "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
-
-
 def matmul_config(kernel: str, configs: tuple[Config, ...], x: Tensor, m: Maps, rows: int, row: int) -> Config:
     """For the forward over `rows` runs of `row` pixels that a tile does not cross, in all images together.
 
@@ -67,9 +58,7 @@ def matmul_config(kernel: str, configs: tuple[Config, ...], x: Tensor, m: Maps, 
     its operands from the L2 cache, whichever is longer, and a synchronisation.
     """
     shared, itemsize = shared_memory(x.device), x.element_size()
-    unit = "tf32" if precision(x) == "tf32" else "tensor" if itemsize == 2 else "cores"
-    target = capability(x.device)
-    unit = unit if target >= 80 else "cores"  # Triton does not use Turing's tensor cores
+    unit, target = unit_of(x), capability(x.device)
     longest = 16 if unit == "cores" else 64 if 90 <= target < 120 else 32  # chunk, where registers hold the operands
 
     def cycles(config: Config) -> float | None:

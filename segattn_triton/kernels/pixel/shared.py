@@ -111,7 +111,7 @@ def chain_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, loops
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
     config = config_for(SPACE, footprint, kernel, x, **how)
-    return with_all_registers(config, x.device) if loops and capability(x.device) > 80 else config
+    return with_all_registers(config, x.device) if capability(x.device) > 80 else config
 
 
 def spatial_config(m: Maps, x: Tensor, pool: str, backward: bool) -> Config:

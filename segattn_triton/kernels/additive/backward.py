@@ -1,0 +1,237 @@
+"""Additive attention, backward in one kernel, where all channels and projections fit on chip. See `additive`.
+
+The equations are those of `separate`. 5 passes over the map: read dy, x and g, write dx and dg. A program takes every
+`programs`-th tile of pixels whole, and keeps its share of the gradients of both weights in registers; `finish` adds the
+shares. Of one image all of dz is at hand: nothing between is in memory.
+"""
+
+from math import ceil
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import Maps, accumulator, maps, partials
+from ...runtime.plan import Plan
+from ...tuning.choice import config_for
+from ...tuning.model import SMS, Config, space
+from ..common.activations import Activation, d_relu, relu
+from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
+from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
+from .shared import dot_stages, load_weight
+
+SPACE = space(BLOCK_P=(16, 32, 64))
+PROGRAMS = 2 * SMS
+MOST_SUMS = 32  # gradients of the weights that a thread keeps
+
+
+@triton.jit
+def load_operand(x_ptr, x_stride, n, offs_c, offs_p, mask_p, C: tl.constexpr, LAYOUT: tl.constexpr):
+    """[BLOCK_C, BLOCK_P] of a map in its own dtype."""
+    mask = (offs_c < C)[:, None] & mask_p[None, :]
+    return tl.load(tile_ptrs(x_ptr, x_stride, n, offs_c, offs_p, LAYOUT), mask, other=0.0)
+
+
+@triton.jit
+def _additive_bwd_kernel(
+    dy_ptr,
+    dmap_ptr,
+    x_ptr,
+    g_ptr,
+    wx_ptr,
+    wg_ptr,
+    b_ptr,
+    weight_ptr,
+    z_ptr,
+    dx_ptr,
+    dg_ptr,
+    dwx_ptr,
+    dwg_ptr,
+    dweight_ptr,
+    db_ptr,
+    dy_stride,
+    x_stride,
+    g_stride,
+    dx_stride,
+    dg_stride,
+    pixels,
+    tiles,
+    all_tiles,
+    programs,
+    C: tl.constexpr,
+    G: tl.constexpr,
+    F: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    LAYOUT_G: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    P = num_pixels(pixels, LAYOUT)
+    offs_c = tl.arange(0, BLOCK_C)
+    offs_g = tl.arange(0, BLOCK_G)
+    offs_f = tl.arange(0, BLOCK_F)
+    weight = load_vector(weight_ptr, offs_f, F, ACC)
+    dwx = tl.zeros([BLOCK_F, BLOCK_C], ACC)
+    dwg = tl.zeros([BLOCK_F, BLOCK_G], ACC)
+    dweight = tl.zeros([BLOCK_F], ACC)
+    db = tl.zeros([BLOCK_F], ACC)
+    dbias = tl.zeros([BLOCK_P], ACC)
+    for tile in tl.range(tl.program_id(0), all_tiles, programs, num_stages=STAGES):
+        n = tile // tiles
+        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask_p = offs_p < P
+        x = load_operand(x_ptr, x_stride, n, offs_c, offs_p, mask_p, C, LAYOUT)
+        g = load_operand(g_ptr, g_stride, n, offs_g, offs_p, mask_p, G, LAYOUT_G)
+        dy = load_operand(dy_ptr, dy_stride, n, offs_c, offs_p, mask_p, C, LAYOUT).to(ACC)
+        wx = load_weight(wx_ptr, offs_f, offs_c, F, C, x.dtype)  # [BLOCK_C, BLOCK_F]
+        wg = load_weight(wg_ptr, offs_f, offs_g, F, G, x.dtype)
+        h = tl.dot(tl.trans(x), wx, input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_P, BLOCK_F]
+        h = tl.dot(tl.trans(g), wg, h, input_precision=PRECISION, out_dtype=ACC)
+        if b_ptr is not None:
+            h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
+        ds = tl.sum(x.to(ACC) * dy, 0)
+        image = n.to(tl.int64) * P
+        if dmap_ptr is not None:
+            ds += tl.load(dmap_ptr + image + offs_p, mask_p, other=0.0).to(ACC)
+        z = tl.load(z_ptr + image + offs_p, mask_p, other=0.0)
+        dlogit = tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
+        dz = tl.where(mask_p[:, None], d_relu(dlogit[:, None] * weight[None, :], h, 0.0, 0.0), 0.0)
+        dweight += tl.sum(tl.where(mask_p[:, None], dlogit[:, None] * relu(h, 0.0, 0.0), 0.0), 0)
+        db += tl.sum(dz, 0)
+        dbias += dlogit
+        dz = dz.to(x.dtype)
+        if dx_ptr is not None:
+            dx = tl.dot(wx, tl.trans(dz), input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_C, BLOCK_P]
+            dx += dy * GATE.f(z, GATE.a, GATE.b)[None, :]
+            mask = (offs_c < C)[:, None] & mask_p[None, :]
+            store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
+        if dg_ptr is not None:
+            dg = tl.dot(wg, tl.trans(dz), input_precision=PRECISION, out_dtype=ACC)
+            mask = (offs_g < G)[:, None] & mask_p[None, :]
+            store_tile(dg_ptr, dg_stride, n, offs_g, offs_p, dg, mask, LAYOUT_G)
+        if dwx_ptr is not None:
+            dwx = tl.dot(tl.trans(dz), tl.trans(x), dwx, input_precision=PRECISION, out_dtype=ACC)
+        if dwg_ptr is not None:
+            dwg = tl.dot(tl.trans(dz), tl.trans(g), dwg, input_precision=PRECISION, out_dtype=ACC)
+    row = tl.program_id(0).to(tl.int64)
+    mask_f = offs_f < F
+    if dwx_ptr is not None:
+        dwx_ptrs = dwx_ptr + row * (F * C) + offs_f[:, None] * C + offs_c[None, :]
+        tl.store(dwx_ptrs, dwx, mask_f[:, None] & (offs_c < C)[None, :])
+    if dwg_ptr is not None:
+        dwg_ptrs = dwg_ptr + row * (F * G) + offs_f[:, None] * G + offs_g[None, :]
+        tl.store(dwg_ptrs, dwg, mask_f[:, None] & (offs_g < G)[None, :])
+    if dweight_ptr is not None:
+        tl.store(dweight_ptr + row * (F + 1) + offs_f, dweight, mask_f)
+        tl.store(dweight_ptr + row * (F + 1) + F, tl.sum(dbias, 0))
+    if db_ptr is not None:
+        tl.store(db_ptr + row * F + offs_f, db, mask_f)
+
+
+def _block(size: int) -> int:
+    """The dimension of a product that holds so many."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def _most(x: Tensor, most: int) -> int:
+    """Values of a thread: fewer of those that take two registers, or whose operands are in registers."""
+    return most if unit_of(x) == "tensor" else most // 2 if x.element_size() <= 4 else most // 4
+
+
+def fits_on_chip(x: Tensor, g: Tensor, F: int) -> bool:
+    """Whether the gradients of both weights fit into the registers of a program, and its tiles beside them: in 16 bits
+    128 channels of both maps together with 32 projections, in float32 half of that, in float64 a quarter."""
+    channels, F = _block(x.shape[1]) + _block(g.shape[1]), _block(F)
+    return channels * F <= _most(x, MOST_SUMS) * 128 and channels <= 4 * MOST_SUMS
+
+
+def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
+    """The model: cycles of the fullest SM, which moves each tile, and synchronises after each of six products."""
+    nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
+    tiles = 2 if takes_shared_operands(x) else 1  # of their values a thread has room for, in units of its sums
+
+    def cycles(config: Config) -> float | None:
+        p = config.blocks["BLOCK_P"]
+        if p > 16 and p * channels > _most(x, tiles * MOST_SUMS) * 128:
+            return None
+        return float(ceil(m.N * ceil(m.P / p) / SMS) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES))
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), G, F), exact=m.N)
+    return config_for(SPACE, cycles, "additive_bwd", x, **how)
+
+
+def plan_additive_bwd(
+    dy: Tensor,
+    dmap: Tensor | None,
+    x: Tensor,
+    g: Tensor,
+    wx: Tensor,
+    wg: Tensor,
+    b: Tensor | None,
+    weight: Tensor,
+    z: Tensor,
+    dx: Tensor | None,
+    dg: Tensor | None,
+    with_dwx: bool,
+    with_dwg: bool,
+    with_dweight: bool,
+    with_db: bool,
+    gate: Activation,
+) -> Plan:
+    """Makes the partial sums of each program that are asked for: dwx, dwg, dweight with dbias in one row, and db."""
+    m, mg, F = maps(*(t for t in (dy, x, dx) if t is not None)), maps(*(t for t in (g, dg) if t is not None)), len(wx)
+    config = _config(x, m, mg.C, F)
+    (block_p,) = config.blocks.values()
+    tiles = -(-m.P // block_p)
+    programs = min(m.N * tiles, PROGRAMS)
+    turned = not (m.layout.channels_last and mg.layout.channels_last)
+    args = dict(
+        dy_ptr=dy,
+        dmap_ptr=dmap,
+        x_ptr=x,
+        g_ptr=g,
+        wx_ptr=wx,
+        wg_ptr=wg,
+        b_ptr=b,
+        weight_ptr=weight,
+        z_ptr=z,
+        dx_ptr=dx,
+        dg_ptr=dg,
+        dwx_ptr=partials(x, programs, F * m.C) if with_dwx else None,
+        dwg_ptr=partials(x, programs, F * mg.C) if with_dwg else None,
+        dweight_ptr=partials(x, programs, F + 1) if with_dweight else None,
+        db_ptr=partials(x, programs, F) if with_db else None,
+        dy_stride=m.strides[0],
+        x_stride=m.strides[1],
+        g_stride=mg.strides[0],
+        dx_stride=m.strides[-1],
+        dg_stride=mg.strides[-1],
+        pixels=m.pixels,
+        tiles=tiles,
+        all_tiles=m.N * tiles,
+        programs=programs,
+        C=m.C,
+        G=mg.C,
+        F=F,
+        GATE=gate,
+        LAYOUT=m.layout,
+        LAYOUT_G=mg.layout,
+        ACC=accumulator(x),
+        PRECISION=precision(x),
+        STAGES=dot_stages(x, (2 * m.C + mg.C) * block_p, m.layout.align, turned=turned),
+        BLOCK_C=_block(m.C),
+        BLOCK_G=_block(mg.C),
+        BLOCK_F=_block(F),
+    )
+    each = m.N * tiles
+    traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr"), (1, 0))
+    traffic |= dict(wx_ptr=(each, 0), wg_ptr=(each, 0), b_ptr=(each, 0), weight_ptr=(programs, 0))
+    made = ("dwx", "dwg", "dweight", "db")
+    traffic |= dict.fromkeys(("dx_ptr", "dg_ptr", *(f"{name}_ptr" for name in made)), (0, 1))
+    return Plan(_additive_bwd_kernel, args, config, programs, traffic, made)

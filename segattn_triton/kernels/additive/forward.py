@@ -1,0 +1,131 @@
+"""Additive attention, forward: y = x * gate(z), and z where the backward wants it. See `additive`.
+
+3 passes over the map: read x and g, write y. What a program reads again, x for the product and both maps for the next
+chunk of projections, comes from the cache.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import accumulator, maps
+from ...runtime.plan import Plan
+from ...tuning.model import space
+from ..common.activations import Activation, relu
+from ..common.dot import precision
+from ..common.tile import chunk_at, load_tile, load_vector, num_pixels, store_tile
+from .shared import dot_config, dot_stages, project
+
+SPACE = space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128, 256), BLOCK_K=(16, 32, 64))
+
+
+@triton.jit
+def _additive_fwd_kernel(
+    x_ptr,
+    g_ptr,
+    wx_ptr,
+    wg_ptr,
+    b_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    map_ptr,
+    z_ptr,
+    x_stride,
+    g_stride,
+    y_stride,
+    pixels,
+    tiles,
+    C: tl.constexpr,
+    G: tl.constexpr,
+    F: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    LAYOUT_G: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    n = tl.program_id(0) // tiles
+    P = num_pixels(pixels, LAYOUT)
+    offs_p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    mask_p = offs_p < P
+    z = tl.zeros([BLOCK_P], ACC)
+    for first in range(0, F, BLOCK_F):
+        offs_f = first + tl.arange(0, BLOCK_F)
+        h = tl.zeros([BLOCK_P, BLOCK_F], ACC)
+        h = project(h, x_ptr, x_stride, wx_ptr, n, offs_f, offs_p, mask_p, C, F, LAYOUT, PRECISION, STAGES, BLOCK_K)
+        h = project(h, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
+        if b_ptr is not None:
+            h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
+        weighted = relu(h, 0.0, 0.0) * load_vector(weight_ptr, offs_f, F, ACC)[None, :]
+        z += tl.sum(tl.where((offs_f < F)[None, :], weighted, 0.0), 1)
+    if bias_ptr is not None:
+        z += tl.load(bias_ptr).to(ACC)
+    gate = GATE.f(z, GATE.a, GATE.b)
+    image = n.to(tl.int64) * P
+    if map_ptr is not None:
+        tl.store(map_ptr + image + offs_p, gate.to(map_ptr.dtype.element_ty), mask_p)
+    if z_ptr is not None:
+        tl.store(z_ptr + image + offs_p, z, mask_p)
+    for k in tl.range(0, C, BLOCK_K, num_stages=STAGES):
+        offs_k, mask = chunk_at(k, mask_p, C, BLOCK_K)
+        x = load_tile(x_ptr, x_stride, n, offs_k, offs_p, mask, LAYOUT, ACC)
+        store_tile(y_ptr, y_stride, n, offs_k, offs_p, x * gate[None, :], mask, LAYOUT)
+
+
+def plan_additive_fwd(
+    x: Tensor,
+    g: Tensor,
+    wx: Tensor,
+    wg: Tensor,
+    b: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    gate_map: Tensor | None,
+    z: Tensor | None,
+    gate: Activation,
+) -> Plan:
+    """x and y lie alike; z (N, P) where it is wanted."""
+    m, mg, F = maps(x, y), maps(g), wx.shape[0]
+    nbytes = (2 * m.C + mg.C) * m.P * x.element_size()
+    size = (max(m.P, 1), F, m.C + mg.C)
+    config = dot_config("additive_fwd", SPACE, x, m, size, nbytes, m.N, (mg.C, F))
+    block_p, block_f, block_k = config.blocks.values()
+    tiles = -(-m.P // block_p)
+    turned = not (m.layout.channels_last and mg.layout.channels_last)
+    args = dict(
+        x_ptr=x,
+        g_ptr=g,
+        wx_ptr=wx,
+        wg_ptr=wg,
+        b_ptr=b,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        y_ptr=y,
+        map_ptr=gate_map,
+        z_ptr=z,
+        x_stride=m.strides[0],
+        g_stride=mg.strides[0],
+        y_stride=m.strides[1],
+        pixels=m.pixels,
+        tiles=tiles,
+        C=m.C,
+        G=mg.C,
+        F=F,
+        GATE=gate,
+        LAYOUT=m.layout,
+        LAYOUT_G=mg.layout,
+        ACC=accumulator(x),
+        PRECISION=precision(x),
+        STAGES=dot_stages(x, (block_p + block_f) * block_k, m.layout.align, turned=turned),
+    )
+    grid, blocks = m.N * tiles, -(-F // block_f)
+    traffic = dict(x_ptr=(blocks + 1, 0), g_ptr=(blocks, 0))
+    traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr", "weight_ptr", "bias_ptr"), (grid, 0))
+    traffic |= dict.fromkeys(("y_ptr", "map_ptr", "z_ptr"), (0, 1))
+    return Plan(_additive_fwd_kernel, args, config, grid, traffic)
