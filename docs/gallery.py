@@ -37,15 +37,17 @@ def write(folder: Path) -> None:
 
 @torch.no_grad()
 def gate_map(row: Op, x: torch.Tensor) -> torch.Tensor:
-    """That of the row's module, made from a fixed seed."""
+    """That of the row's module, made from a fixed seed; a map that it needs beside is x in another order."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         known = inspect.signature(row.module).parameters
         sized = {name: value for name, value in {"in_channels": C, "num_heads": 2}.items() if name in known}
         module = row.module(**{**sized, **row.fixed})
-    with segattn_triton.capture_attention(nn.Sequential(module)) as maps:
-        module(x)
-    return maps["0"]
+    needed = inspect.signature(module.forward).parameters
+    beside = {name: x.flip(1) for name in row.maps[1:] if name in needed and name in row.inputs}
+    with segattn_triton.capture_attention(nn.ModuleDict({"gate": module})) as maps:
+        module(x, **beside)
+    return maps["gate"]
 
 
 def section(row: Op) -> str:

@@ -2,12 +2,15 @@
 files about the project agree. `make docs` builds it, and fails on a warning."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 import segattn_triton
 from segattn_triton import modules
+from segattn_triton.catalog import ROWS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -39,6 +42,17 @@ def test_docstrings_become_restructured_text():
     assert as_rst("y = x * gate(<w, x_p> + b), `a_b`") == [r"y = x \* gate(\<w, x\_p\> + b), ``a_b``", "", ""]
     assert as_rst("Both:\n- one,\n  or\n- `two`")[:5] == [r"Both\:", "", "- one,", "  or", "- ``two``"]
     assert as_rst("It is\n\n    y = *x*")[-4:] == ["::", "", "        y = *x*", ""]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_the_gallery_has_every_gate(row):
+    """Whatever its module takes beside the map."""
+    pytest.importorskip("matplotlib")
+    gallery = runpy.run_path(str(DOCS / "gallery.py"))
+    x = torch.randn(1, gallery["C"], 8, 8, generator=torch.Generator().manual_seed(0))
+    gate_map = gallery["gate_map"](row, x)
+    assert gate_map.shape[0] == 1 and gate_map.unique().numel() > 1
+    assert f"```text\n{row.equation}\n```" in gallery["section"](row)
 
 
 def test_the_version_is_one():
