@@ -116,14 +116,15 @@ def one_product(row: Op) -> dict[str, str]:
 
 
 class Alone(nn.Module):
-    """A row's module on one map, which is also what the module needs beside it."""
+    """A row's module on one map, of which another order is what the module needs beside it: torch.compile breaks the
+    graph where a function is called with one tensor twice."""
 
     def __init__(self, row: Op, module: nn.Module):
         super().__init__()
         self.module, self.beside = module, _needed(row)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.module(x, **dict.fromkeys(self.beside, x))
+        return self.module(x, **{name: x.flip(1) for name in self.beside})
 
 
 def replaced_map(row: Op, inputs: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
