@@ -52,7 +52,7 @@ def numerics(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
     wrong = 0
     for point, answer in in_processes(pieces, backend, seconds):
         record = Record(**{**answer["record"], "point": point}) if "record" in answer else None
-        record = record or measure.blank(point, status=f"failed: {answer[child.DIED]}")
+        record = record or measure.blank(point, status=f"failed: {answer.get(child.DIED) or answer['failure']}")
         records.save(record)
         if record.failed:
             wrong += 1

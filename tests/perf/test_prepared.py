@@ -54,6 +54,17 @@ def test_rivals_are_compiled_in_a_short_step(tmp_path):
     assert backend.now() <= 41
 
 
+@pytest.mark.parametrize("answer", [{child.DIED: "killed"}, {"failure": "killed"}])
+def test_a_check_that_dies_is_a_failed_one(answer, tmp_path):
+    class Dying(Rehearsal):
+        def answers(self, work, pieces, workers, seconds, each):
+            return [(pieces[0], answer)]
+
+    steps.numerics(tmp_path, Dying(), 60.0, QUIET)
+    (found,) = load(tmp_path / folder.RECORDS)
+    assert found.status == "failed: killed"
+
+
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
     """(folder, clock) after a first call, and after a second."""
