@@ -47,7 +47,7 @@ def _allocate_pixels(x: Tensor, weight: Tensor, norm_weight: Tensor | None, ties
     N, _, H, W = x.shape
     acc, split = torch.promote_types(x.dtype, torch.float32), ties == "split"
     return (
-        x.new_empty((N, weight.shape[1], H, W), dtype=acc),
+        x.new_empty((N, weight.shape[1], H * W), dtype=acc),  # never of x's shape, whose strides it would get
         x.new_empty((N, H, W) if split else (0,), dtype=acc),
         x.new_empty((N, H, W), dtype=torch.int32),
         x.new_empty((N, H, W), dtype=acc),

@@ -82,6 +82,14 @@ def test_norm_over_the_batch(row, layout, dtype):
         assert_right(row, *shifted)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@with_norm
+def test_as_many_channels_as_pools(row, layout):
+    """What is saved of the pixels has then as many values as the map, but not its strides."""
+    for C in (1, 2):
+        assert_right(row, *problem(row, C=C, layout=layout))
+
+
 @with_norm
 def test_statistics_of_the_norm(row):
     """Mean and biased variance, in float32 or wider, whatever the map; without a gradient."""

@@ -146,7 +146,7 @@ def plan_convolve_fwd(
     pools: Tensor, weight: Tensor, bias: Tensor | None, z: Tensor, gate_map: Tensor | None, gate: Activation
 ) -> Plan:
     """Fills z (N, H, W), and the map with its gate."""
-    N, M, H, W = pools.shape
+    (N, H, W), M = z.shape, pools.shape[1]
     k = weight.shape[2]
     config = _config("convolve_fwd", z, M, k)
     tiles = -(-H * W // config.blocks["BLOCK_P"])
@@ -172,7 +172,7 @@ def plan_convolve_fwd(
 
 def plan_convolve_bwd(dz: Tensor, pools: Tensor, weight: Tensor, dpools: Tensor | None, with_dparam: bool) -> Plan:
     """Of dz (N, H, W) fills dpools; makes dparam (programs, M k^2 + 1), if asked for."""
-    N, M, H, W = pools.shape
+    (N, H, W), M = dz.shape, pools.shape[1]
     k = weight.shape[2]
     config = _config("convolve_bwd", dz, M, k)
     tiles = -(-H * W // config.blocks["BLOCK_P"])
