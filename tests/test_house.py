@@ -224,7 +224,9 @@ def test_tests_and_perf_never_meet():
 
 
 @pytest.mark.parametrize(
-    "path", sorted(p for f in (*FOLDERS.values(), ROOT / "tests") for p in f.rglob("*.py")), ids=str
+    "path",
+    sorted(p for f in (*FOLDERS.values(), ROOT / "tests") for p in f.rglob("*.py")),
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_no_second_copy(path):
     """`import reference` or `import perf` works from the repository's root and is another copy of the module."""

@@ -23,7 +23,8 @@ def is_untouched(m: nn.Module) -> bool:
 
 def call(child: nn.Module, x: Tensor) -> Tensor:
     """The child, hooks and all, in its own dtype."""
-    return child(x if torch.is_autocast_enabled(x.device.type) else x.to(next(child.parameters(), x).dtype))
+    casts = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    return child(x if casts else x.to(next(child.parameters(), x).dtype))
 
 
 def apply_gate(gate: str | Spec, x: Tensor, z: Tensor, return_map: bool):
