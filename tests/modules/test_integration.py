@@ -116,7 +116,9 @@ def test_activation_checkpointing(use_reentrant):
     def run(gate, t):
         return checkpoint(gate, t, use_reentrant=use_reentrant)
 
-    assert_all_equal(gradients(module, x, lambda t: module(t, run)), gradients(module, x))
+    # a gate of two maps adds up x's gradients before the rest of the network does
+    same = assert_all_close if use_reentrant else assert_all_equal
+    same(gradients(module, x, lambda t: module(t, run)), gradients(module, x))
 
 
 def test_deepcopy_and_pickle():

@@ -155,10 +155,11 @@ def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
     """The model: cycles of the fullest SM, which moves each tile, and synchronises after each of six products."""
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
     tiles = 2 if takes_shared_operands(x) else 1  # of their values a thread has room for, in units of its sums
+    most = _most(x, tiles * MOST_SUMS) * 128
 
     def cycles(config: Config) -> float | None:
         p = config.blocks["BLOCK_P"]
-        if p > 16 and p * channels > _most(x, tiles * MOST_SUMS) * 128:
+        if p > 16 and p * channels > most:
             return None
         return float(ceil(m.N * ceil(m.P / p) / SMS) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES))
 
