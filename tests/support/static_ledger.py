@@ -47,6 +47,12 @@ SAMPLE = 9  # problems of each architecture that a commit draws
 ASKED = f"{inspect.getsource(static.compile_plan)}{inspect.getsource(static.Compiled.faults)}{SHARED} {REGISTERS}"
 
 
+NARROW = {  # kernels whose accesses may be narrow on an architecture, and why
+    (name, 75): "the operands of a product on ordinary cores are loaded a value at a time"
+    for name in ("additive_fwd", "additive_dz", "additive_dx", "additive_dw", "additive_bwd")
+}
+
+
 class Job(NamedTuple):
     row: str
     case: str
@@ -174,6 +180,8 @@ def compiled(task: tuple[Job, list[int] | None]) -> list[list[str]]:
         try:
             kernel = static.compile_plan(plan, job.arch)
             faults = kernel.faults(sizes) if isinstance(job.arch, int) else []
+            if (plan.name, job.arch) in NARROW:
+                faults = [fault for fault in faults if not fault.endswith("128-bit accesses")]
         except Exception as error:
             while error.__cause__ is not None:
                 error = error.__cause__

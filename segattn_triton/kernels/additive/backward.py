@@ -15,6 +15,7 @@ from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config, space
+from ...tuning.target import capability, with_all_registers
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
@@ -154,8 +155,9 @@ def fits_on_chip(x: Tensor, g: Tensor, F: int) -> bool:
 def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
     """The model: cycles of the fullest SM, which moves each tile, and synchronises after each of six products."""
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
-    tiles = 2 if takes_shared_operands(x) else 1  # of their values a thread has room for, in units of its sums
-    most = _most(x, tiles * MOST_SUMS) * 128
+    most = (
+        _most(x, 48 if takes_shared_operands(x) else MOST_SUMS) * 128
+    )  # values of the tiles that a thread has room for
 
     def cycles(config: Config) -> float | None:
         p = config.blocks["BLOCK_P"]
@@ -164,7 +166,8 @@ def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
         return float(ceil(m.N * ceil(m.P / p) / SMS) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES))
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), G, F), exact=m.N)
-    return config_for(SPACE, cycles, "additive_bwd", x, **how)
+    config = config_for(SPACE, cycles, "additive_bwd", x, **how)
+    return with_all_registers(config, x.device) if capability(x.device) < 80 else config
 
 
 def plan_additive_bwd(

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...runtime.maps import Maps
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config
-from ...tuning.target import stages_of
+from ...tuning.target import capability, stages_of, with_all_registers
 from ..common.dot import DRAM_BYTES, FLOPS, L2_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import chunk_at, tile_ptrs
 
@@ -86,4 +86,5 @@ def dot_config(
         return work / r * ceil(programs * r / SMS)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), *also), exact=(size, nbytes, programs))
-    return config_for(configs, cycles, kernel, x, **how)
+    config = config_for(configs, cycles, kernel, x, **how)
+    return with_all_registers(config, x.device) if capability(x.device) < 80 else config

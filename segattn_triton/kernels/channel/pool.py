@@ -182,7 +182,7 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
     config = config_for(SPACE, footprint, kernel, x, **how)
     held = kernel == "pool_fwd" and live > 4  # sum, maximum and place
-    return with_all_registers(config, x.device, hopper=held) if capability(x.device) > 80 else config
+    return with_all_registers(config, x.device, hopper=held) if held or capability(x.device) > 80 else config
 
 
 def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
