@@ -101,9 +101,12 @@ def blocks(m: Maps, config: Config) -> tuple[int, int]:
 def chain_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, loops: bool = False) -> Config:
     """Of a kernel that has all channels of its pixels, with one tile of an image or every T-th."""
     itemsize, block_c = x.element_size(), channels_at_once(m.C)
+    few = m.C > WHOLE and m.layout.channels_last and capability(x.device) >= 100
 
-    def footprint(config: Config) -> Footprint:
+    def footprint(config: Config) -> Footprint | None:
         block_p, (tiles, share) = config.blocks["BLOCK_P"], blocks(m, config)
+        if few and block_c * block_p > 512 * config.num_warps:  # Blackwell keeps less, and spills
+            return None
         share = share if loops else tiles
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         waste = -(-tiles // max(share, 1)) * share * block_p / max(m.P, 1)
