@@ -167,7 +167,7 @@ def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), G, F), exact=m.N)
     config = config_for(SPACE, cycles, "additive_bwd", x, **how)
-    return with_all_registers(config, x.device) if capability(x.device) < 80 else config
+    return with_all_registers(config, x.device) if not 80 <= capability(x.device) < 100 else config
 
 
 def plan_additive_bwd(

@@ -87,4 +87,4 @@ def dot_config(
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), *also), exact=(size, nbytes, programs))
     config = config_for(configs, cycles, kernel, x, **how)
-    return with_all_registers(config, x.device) if capability(x.device) < 80 else config
+    return with_all_registers(config, x.device) if not 80 <= capability(x.device) < 100 else config
