@@ -52,6 +52,14 @@ NARROW = {  # kernels whose accesses may be narrow on an architecture, and why
     for name in ("additive_fwd", "additive_dz", "additive_dx", "additive_dw", "additive_bwd")
 }
 
+SPILLS = {  # bytes of stack that are known, and why
+    (
+        "additive_fwd",
+        120,
+        8,
+    ): "products of float32 in NCHW on ordinary cores: the smallest tile keeps one value too many"
+}
+
 
 class Job(NamedTuple):
     row: str
@@ -182,6 +190,8 @@ def compiled(task: tuple[Job, list[int] | None]) -> list[list[str]]:
             faults = kernel.faults(sizes) if isinstance(job.arch, int) else []
             if (plan.name, job.arch) in NARROW:
                 faults = [fault for fault in faults if not fault.endswith("128-bit accesses")]
+            if (plan.name, job.arch, kernel.spills if isinstance(job.arch, int) else 0) in SPILLS:
+                faults = [fault for fault in faults if not fault.endswith("bytes of stack")]
         except Exception as error:
             while error.__cause__ is not None:
                 error = error.__cause__

@@ -15,7 +15,7 @@ from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config, space
-from ...tuning.target import capability, with_all_registers
+from ...tuning.target import with_all_registers
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
@@ -167,7 +167,7 @@ def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), G, F), exact=m.N)
     config = config_for(SPACE, cycles, "additive_bwd", x, **how)
-    return with_all_registers(config, x.device) if not 80 <= capability(x.device) < 100 else config
+    return with_all_registers(config, x.device)
 
 
 def plan_additive_bwd(

@@ -72,9 +72,16 @@ def dot_config(
     multiply or bring their operands from the L2 cache, whichever is longer, and synchronise.
     """
     itemsize, unit = x.element_size(), unit_of(x)
-    roomy = unit == "tensor" and takes_shared_operands(x)
-    most = most if roomy else min(most, 48) if unit == "tensor" else most // 2 if itemsize <= 4 else most // 4
-    longest = 16 if unit == "cores" else 64 if roomy else 32
+    from_shared = takes_shared_operands(x)
+    if unit == "tensor":
+        most, longest = (most, 64) if from_shared else (min(most, 48), 32)
+    elif itemsize <= 4 and from_shared:
+        most, longest = most // 2, 16 if unit == "cores" else 32
+    else:
+        most, longest = (
+            most // (8 if itemsize <= 4 and capability(x.device) >= 120 else 4),
+            16,
+        )  # desktop Blackwell spills first
 
     def cycles(config: Config) -> float | None:
         blocks = rows, cols, depth = tuple(config.blocks.values())
@@ -87,4 +94,4 @@ def dot_config(
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), *also), exact=(size, nbytes, programs))
     config = config_for(configs, cycles, kernel, x, **how)
-    return with_all_registers(config, x.device) if not 80 <= capability(x.device) < 100 else config
+    return with_all_registers(config, x.device)
