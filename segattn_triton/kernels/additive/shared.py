@@ -78,10 +78,8 @@ def dot_config(
     elif itemsize <= 4 and from_shared:
         most, longest = most // 2, 16 if unit == "cores" else 32
     else:
-        most, longest = (
-            most // (8 if itemsize <= 4 and capability(x.device) >= 120 else 4),
-            16,
-        )  # desktop Blackwell spills first
+        desktop = itemsize <= 4 and capability(x.device) >= 120  # of Blackwell, which spills first
+        most, longest = most // (8 if desktop else 4), 16
 
     def cycles(config: Config) -> float | None:
         blocks = rows, cols, depth = tuple(config.blocks.values())
