@@ -11,7 +11,7 @@
 # make h200      all that fifteen minutes of a GPU are good for, the most valuable first, in BUDGET (540) seconds: nothing
 #                is fetched; again, it goes on; an archive of the results is renewed in OUT while it runs
 # make h200-keep ARCHIVE=...  its records, plots and tuned table into the places from which they are committed
-# make newest    the default share of the kernels' tests in the interpreter of the newest Triton
+# make newest    every operation against the reference, in the interpreter of the newest Triton
 # make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # make docs      the site, into docs/build; a warning is an error, and no network is used once its tools are installed
@@ -111,8 +111,7 @@ newest:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	folder=build/triton-$(NEWEST)
 	[ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$(NEWEST)
-	PYTHONPATH=$$folder $$python -m pytest -n 2 tests/kernels tests/runtime tests/modules \
-	  --ignore tests/kernels/test_static.py --ignore tests/kernels/test_probe.py $(ARGS)
+	$$python tests/support/versions.py $$folder --numerics-only
 
 lint:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,dev)

@@ -72,14 +72,14 @@ def dot_config(
     multiply or bring their operands from the L2 cache, whichever is longer, and synchronise.
     """
     itemsize, unit = x.element_size(), unit_of(x)
-    from_shared = takes_shared_operands(x)
+    from_shared = takes_shared_operands(x) and capability(x.device) < 100  # Blackwell spills with as much
     if unit == "tensor":
         most, longest = (most, 64) if from_shared else (min(most, 48), 32)
     elif itemsize <= 4 and from_shared:
         most, longest = most // 2, 16 if unit == "cores" else 32
     else:
-        desktop = itemsize <= 4 and capability(x.device) >= 120  # of Blackwell, which spills first
-        most, longest = most // (8 if desktop else 4), 16
+        few = itemsize <= 4 and capability(x.device) >= 100  # registers: Blackwell spills first
+        most, longest = most // (8 if few else 4), 16
 
     def cycles(config: Config) -> float | None:
         blocks = rows, cols, depth = tuple(config.blocks.values())
