@@ -25,6 +25,13 @@ ONE_LAYER = dict.fromkeys(  # left out together
 )
 CONSTANTS = {"hard_sigmoid": ("hard_sigmoid", 0.25, 0.375), "leaky_relu": ("leaky_relu", 0.2, 0.0)}
 
+
+def _values(row: Op) -> tuple[str, ...]:
+    """A softmax of huge scores is a jump; and a library's convolution may spread NaN past its window, as torch's does
+    of bfloat16 on a CPU."""
+    return VALUES[:4] if not row.is_gate else VALUES[:5] if row.name == "local_gate" else VALUES
+
+
 axis = st.sampled_from((1, 2, 3, 4, 5))
 
 
@@ -96,7 +103,7 @@ def calls(draw, row: Op, dtype: torch.dtype) -> dict:
         "sizes": sizes,
         "seed": draw(st.integers(0, 2**16)),
         "layout": draw(st.one_of(st.sampled_from(LAYOUTS), strides(2 + dims))),
-        "values": draw(st.sampled_from(VALUES if row.is_gate else VALUES[:4])),  # a softmax of huge scores is a jump
+        "values": draw(st.sampled_from(_values(row))),
         "parameters": {
             name: (draw(st.sampled_from(("normal", "ties", "zeros"))), draw(st.sampled_from((dtype, torch.float32))))
             for name in names(row)
