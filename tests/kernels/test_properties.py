@@ -27,9 +27,9 @@ CONSTANTS = {"hard_sigmoid": ("hard_sigmoid", 0.25, 0.375), "leaky_relu": ("leak
 
 
 def _values(row: Op) -> tuple[str, ...]:
-    """A softmax of huge scores is a jump. A library's convolution may spread NaN past its window, as torch's does of
-    bfloat16 on a CPU, and gives the gradient of a float32 weight through x's dtype, where huge values overflow."""
-    return VALUES if row.is_gate and row.name != "local_gate" else VALUES[:4]
+    """A softmax of huge scores is a jump. What a convolution of the library does with extreme values is its affair: of
+    16 bits on a CPU it spreads NaN past its window, flushes subnormals, and overflows in a gradient of its weight."""
+    return VALUES[:3] if row.name == "local_gate" else VALUES if row.is_gate else VALUES[:4]
 
 
 axis = st.sampled_from((1, 2, 3, 4, 5))
