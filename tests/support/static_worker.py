@@ -58,7 +58,7 @@ def matrix_instructions(variant: str, dtype: str, layout: str) -> list[str]:
     """Those of the forward of a dense local gate for sm_90, and "stack" if it spills."""
 
     def gate(*tensors, backend):
-        return local_gate_dense(*tensors, gate=("sigmoid", 0.0, 0.0), return_map=False, variant=variant)
+        return local_gate_dense(*tensors, gate=("sigmoid", 0.0, 0.0), return_map=False, variant=variant)()
 
     x = static.meta_map((8, 64, 64, 64), getattr(torch, dtype), layout)
     with planning_for(90):
