@@ -1,6 +1,6 @@
 """From a forward and a backward over plain tensors to a PyTorch operator: implementations, fakes, autograd.
 
-`segattn::<name>` and `segattn::<name>_bwd` are two registered operators, with schemas of `_schemas`. Above the forward
+`segattn::<name>` and `segattn::<name>_bwd` are two registered operators, with schemas of `schemas`. Above the forward
 stands an `autograd.Function`; the backward is called through its own, whose backward raises, because without it a
 double backward would be silently zero.
 """
@@ -113,7 +113,6 @@ class DifferentiableOp:
 
     def _outputs(self, args: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
         """All that the schema returns; None for each output that nobody wants, unless they are to be complete."""
-
         given = args[: self.num_tensors]
         if (outputs := repeated(key, given)) is not None:
             return outputs
@@ -134,7 +133,6 @@ class DifferentiableOp:
 
     def _gradients(self, arguments: Sequence, key: tuple | None, complete: bool = False) -> list[Tensor | None]:
         """One per tensor argument of the forward; None where it is not needed, unless they are to be complete."""
-
         given = arguments[: self.differentiable + len(self.saved) + self.num_tensors]
         if (grads := repeated(key, given)) is not None:
             return grads

@@ -1,6 +1,6 @@
 """The operators as torch knows them, from the package's import on: their schemas.
 
-`segattn::<name>` and `segattn::<name>_bwd` get what they do from `_register`, once the first of them is wanted: that
+`segattn::<name>` and `segattn::<name>_bwd` get what they do from `operator`, once the first of them is wanted: that
 needs Triton.
 """
 

@@ -15,7 +15,7 @@ from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config, space
-from ...tuning.target import with_all_registers
+from ...tuning.target import capability, with_all_registers
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
@@ -155,9 +155,8 @@ def fits_on_chip(x: Tensor, g: Tensor, F: int) -> bool:
 def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
     """The model: cycles of the fullest SM, which moves each tile, and synchronises after each of six products."""
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
-    most = (
-        _most(x, 48 if takes_shared_operands(x) else MOST_SUMS) * 128
-    )  # values of the tiles that a thread has room for
+    sums = 48 if takes_shared_operands(x) else MOST_SUMS if capability(x.device) >= 80 else MOST_SUMS // 2
+    most = _most(x, sums) * 128  # values of the tiles that its threads have room for
 
     def cycles(config: Config) -> float | None:
         p = config.blocks["BLOCK_P"]

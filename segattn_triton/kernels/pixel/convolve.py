@@ -17,6 +17,7 @@ from ...runtime.maps import accumulator, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import REGISTERS, SMS, STEP, Config, space
+from ...tuning.target import capability
 from ..common.activations import Activation
 
 SPACE = space(BLOCK_P=(64, 128, 256, 512, 1024, 2048, 4096), num_warps=(1, 2, 4, 8))
@@ -122,11 +123,13 @@ def _config(kernel: str, z: Tensor, M: int, k: int) -> Config:
     """A tap takes a few instructions a pixel, and some a thread; backward a sum over the program, and then its row."""
     N, P, backward = z.shape[0], z.shape[1:].numel(), kernel == "convolve_bwd"
 
+    widest = 4 if capability(z.device) >= 100 else 32  # pixels of a thread: Blackwell keeps less, and spills
+
     def microseconds(config: Config) -> float | None:
         block_p, warps = config.blocks["BLOCK_P"], config.num_warps
         programs, values = N * -(-P // block_p), block_p / (32 * warps)
         registers = 32 + values * (8 + 2 * M)
-        if values < 1 or registers > 232:
+        if values < 1 or registers > 232 or values > widest:
             return None
         once = 8 + (M * (12 if warps == 1 else 40) if backward else 0)
         issue = programs * block_p * k * k * (10 + (3 if backward else 2) * M + once / values) / ISSUE
