@@ -1,7 +1,8 @@
 # make report    measure on the GPU (or all that can be done without one) and write report/index.html
 # make shell     a shell in which `python` has the modules and `segattn` is a command
 # make smoke     a test of every property, in 60 seconds on two cores
-# make test      a fixed eighth of the cases of every property, in minutes
+# make test      a fixed share of the cases of every property, in minutes
+# make interop   what needs another tool: ONNX, installed libraries' models, the blocks of the docs, a type checker
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
 # make fuzz      10,000 random calls of every operation against the reference
@@ -27,7 +28,7 @@ ARCHIVE ?= $(OUT)/results.tar.gz
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell smoke test test-full properties fuzz gpu-test h200 h200-keep nightly conformance check static versions newest lint docs build
+.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance check static versions newest lint docs build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -47,6 +48,10 @@ smoke:
 test:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
 	$$python -m pytest -n 2 $(ARGS)
+
+interop:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
+	$$python -m pytest -n 2 -m interop --share 1 $(ARGS)
 
 properties:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)

@@ -24,6 +24,7 @@ from smoke import Smoke
 import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before a test changes the environment
 from segattn_triton import functional
 from segattn_triton.acceleration.adapters import ADAPTERS, registry
+from segattn_triton.catalog import ROWS
 
 torch.set_num_threads(1)
 if support.INTERPRETED:
@@ -81,22 +82,30 @@ def pytest_configure(config):
         config.pluginmanager.register(Smoke(seconds))
     config.addinivalue_line("markers", "interpreter: kernels on CPU tensors, where there is no GPU")
     config.addinivalue_line("markers", "gpu: kernels compiled and run on a GPU")
+    config.addinivalue_line(
+        "markers", "interop: needs another tool, such as an exporter, a type checker or an installed library"
+    )
     config.addinivalue_line("markers", "huge: takes tens of gigabytes of a GPU's memory, so that one runs at a time")
     config.addinivalue_line("filterwarnings", "ignore:.* encountered in .*:RuntimeWarning:triton")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--share", type=int, default=8, help="run one in SHARE of the parametrised cases; 1 runs all")
-
+    text = "run one in SHARE of the parametrised cases; 1 runs all; without it fewer, the more rows there are"
+    parser.addoption("--share", type=int, help=text)
     parser.addoption("--smoke", type=float, help="a test of every file, none started after so many seconds")
     parser.addoption("--readme", type=Path, help="write what a run without failures has checked into this README")
+
+
+def share(config) -> int:
+    """One in how many cases runs: a new row makes the default run no longer. Smoke chooses of all."""
+    return config.getoption("share") or (1 if config.getoption("smoke") else max(8, len(ROWS) // 2))
 
 
 def pytest_ignore_collect(collection_path, config):
     """With commands of their own, `make properties` and `make conformance`: in full runs, or asked for by name."""
     long = {"test_properties.py", "test_natten_conformance.py"}
     named = any(collection_path.name in argument for argument in config.args)
-    return True if collection_path.name in long and config.getoption("share") > 1 and not named else None
+    return True if collection_path.name in long and config.getoption("share") != 1 and not named else None
 
 
 def pytest_collection_modifyitems(config, items):
@@ -104,28 +113,35 @@ def pytest_collection_modifyitems(config, items):
         for marker, missing in (("interpreter", not support.INTERPRETED), ("gpu", support.INTERPRETED)):
             if missing and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"not the place of {marker} tests: {support.DEVICE}"))
-    kept = _share_of(items, config.getoption("share"))
+    kept = _share_of(items, share(config))
+    if config.getoption("share") != 1 and "interop" not in config.getoption("markexpr"):
+        kept -= {item for item in items if item.get_closest_marker("interop")}  # `make interop` has them
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 
 
 def _share_of(items: list, share: int) -> set:
-    """One in `share` of the cases by a checksum of their names; of each test, and each variant of one, at least one
-    that is not skipped."""
-    kept = {item for item in items if "[" not in item.nodeid or _checksum(item) % share == 0}
+    """Of each test, and each variant of one, one in `share` of the cases that are not skipped, and at least one: in the
+    order of their rows, so that these have equal shares, from a place that is the test's own."""
     tests = defaultdict(list)
     for item in items:
-        variant = item.callspec.params.get("variant") if hasattr(item, "callspec") else None
+        variant = _parameter(item, "variant")
         tests[item.nodeid.partition("[")[0], variant].append(item)
-    for cases in tests.values():
+    kept: set = set()
+    for (name, _), cases in tests.items():
         running = [item for item in cases if not item.get_closest_marker("skip")]
-        if running and not kept.intersection(running):
-            kept.add(min(running, key=_checksum))
+        running.sort(key=lambda item: (getattr(_parameter(item, "row"), "name", ""), _checksum(item.nodeid)))
+        kept.update(running[_checksum(name) % share % max(1, len(running)) :: share])
+        kept.update(item for item in cases if "[" not in item.nodeid)
     return kept
 
 
-def _checksum(item) -> int:
-    return zlib.crc32(item.nodeid.encode())
+def _parameter(item, name: str):
+    return item.callspec.params.get(name) if hasattr(item, "callspec") else None
+
+
+def _checksum(name: str) -> int:
+    return zlib.crc32(name.encode())
 
 
 def pytest_sessionfinish(session):
@@ -148,6 +164,6 @@ def pytest_runtest_logreport(report):
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if support.checked and not config.getoption("smoke"):
-        terminalreporter.write_line(support.summary(config.getoption("share")))
+        terminalreporter.write_line(support.summary(share(config)))
     if config.getoption("readme") and exitstatus == 0:
-        support.write_summary(config.getoption("readme"), config.getoption("share"))
+        support.write_summary(config.getoption("readme"), share(config))

@@ -3,7 +3,12 @@
 import re
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+
+import conftest
 
 HERE = Path(__file__).parent
 ABSENT = {"the models extra is not installed", "no README in this tree"}  # what a test may skip for by itself
@@ -19,7 +24,7 @@ def collected(*options: str) -> list[str]:
 
 def test_no_test_is_left_out():
     """Neither a function nor a variant of a kernel, such as the one that reads by descriptors."""
-    every, default = collected("--share", "1"), collected()
+    every, default = collected("--share", "1", "-m", "not interop"), collected()
     assert len(default) < len(every) / 3
     assert {case.partition("[")[0] for case in every} == {case.partition("[")[0] for case in default}
     variants = [
@@ -27,6 +32,29 @@ def test_no_test_is_left_out():
         for cases in (every, default)
     ]
     assert variants[0] == variants[1] == {"pointers", "descriptors", "library"}
+
+
+def test_shares_are_spread_over_rows():
+    """Of a test of several cases a row, no row gets more than its share; and more rows make no longer run."""
+
+    def item(test: str, row: str, i: int):
+        callspec = SimpleNamespace(params={"row": SimpleNamespace(name=row)})
+        return Item(f"tests/a.py::{test}[{row}-{i}]", callspec)
+
+    items = [item(t, r, i) for t in ("one", "two", "six") for r in ("a", "b", "c", "d") for i in range(16)]
+    kept = conftest._share_of(items, 8)
+    counts = Counter((i.nodeid.partition("[")[0], i.callspec.params["row"].name) for i in kept)
+    assert len(counts) == 12 and set(counts.values()) == {2}
+    assert len(conftest._share_of([item("few", "a", i) for i in range(3)], 8)) == 1
+
+
+@dataclass(eq=False)
+class Item:
+    nodeid: str
+    callspec: SimpleNamespace
+
+    def get_closest_marker(self, name):
+        return None
 
 
 def test_no_case_skips_for_what_it_is():

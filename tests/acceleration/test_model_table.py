@@ -6,6 +6,7 @@ import model_table
 import pytest
 
 
+@pytest.mark.interop
 def test_the_page_is_what_is_counted():
     """Of other releases than the page names, no model has fewer gates taken than it says."""
     for library in ("segmentation_models_pytorch", "torchvision", "timm", "monai"):

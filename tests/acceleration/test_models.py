@@ -185,6 +185,7 @@ def watched_kernels():
         yield calls
 
 
+@pytest.mark.interop
 def test_counts_keys_and_restore():
     """Of every model, also where a fixed share of the cases runs."""
     for name, (_, kernels) in MODELS.items():

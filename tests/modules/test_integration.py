@@ -89,6 +89,7 @@ def test_export_saved_and_loaded():
         assert_all_close([plain.module()(images(N, S))], expected)
 
 
+@pytest.mark.interop
 @pytest.mark.parametrize("backend", [None, "triton"])
 @each_row
 def test_onnx(row, backend, tmp_path):

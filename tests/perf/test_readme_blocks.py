@@ -70,6 +70,7 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= LIMIT
 
 
+@pytest.mark.interop
 @pytest.mark.parametrize("page", with_python())
 def test_python_blocks_run_in_their_order(page, tmp_path):
     """Those of the models without a network: from random weights, beside a CPU build of torch, too. A page may begin
@@ -84,6 +85,7 @@ def test_python_blocks_run_in_their_order(page, tmp_path):
         assert (tmp_path / picture).stat().st_size > 10_000
 
 
+@pytest.mark.interop
 def test_the_workflow_runs(tmp_path):
     (block,) = (block for kind, block in BLOCKS if kind == "yaml")
     assert 'TRITON_INTERPRET: "1"' in block and not [name for name, text in PAGES.items() if "OWNER" in text]

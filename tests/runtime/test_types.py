@@ -26,6 +26,7 @@ def checked(tmp_path: Path, text: str, *options: str) -> str:
     ).stdout
 
 
+@pytest.mark.interop
 @pytest.mark.parametrize("version", PYTHONS)
 def test_a_type_checker_sees_the_parameters(version, tmp_path):
     """Through the decorator: a name that a function does not have is an error, and so is a wrong type."""
