@@ -441,7 +441,7 @@ def neighborhood_attention(
         check.head_dim(name, t, q.shape[4])
     if k.shape != v.shape:
         raise ValueError(f"v: got shape {check.shape(v)}, expected k's {check.shape(k)}")
-    check.neighborhood(kernel_size, dilation, border, q)
+    dilation = check.neighborhood(kernel_size, dilation, border, q)
     check.score_options(rel_bias, scale, q, kernel_size)
     run = implementation("neighborhood_attention", backend, q)
     window = dict(kernel_size=kernel_size, dilation=dilation, border=border)
@@ -470,7 +470,7 @@ def neighborhood_qk(
     check.heads_last("k", k, q)
     check.head_groups("k", k, q)
     check.head_dim("k", k, q.shape[4])
-    check.neighborhood(kernel_size, dilation, border, q)
+    dilation = check.neighborhood(kernel_size, dilation, border, q)
     check.score_options(rel_bias, scale, q, kernel_size)
     run = implementation("neighborhood_qk", backend, q)
     return run(q, k, rel_bias, kernel_size=kernel_size, dilation=dilation, border=border, scale=scale)
@@ -495,7 +495,7 @@ def neighborhood_av(
     check.heads_last("v", v, attn, "attn")
     check.head_groups("v", v, attn, "attn")
     check.head_dim("v", v)
-    check.neighborhood(kernel_size, dilation, border, v)
+    dilation = check.neighborhood(kernel_size, dilation, border, v)
     if attn.shape[4] != kernel_size * kernel_size:
         expected = f"(N, H, W, heads, {kernel_size * kernel_size}) for kernel_size {kernel_size}"
         raise ValueError(f"attn: got shape {check.shape(attn)}, expected {expected}")

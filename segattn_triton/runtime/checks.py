@@ -215,6 +215,7 @@ _MODULE_OPTIONS = {
 }
 HEAD_DIM = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128, torch.float64: 128}
 BORDERS = ("shift", "mask", "zero")
+WIDE = 255  # pixels along an axis of a window that may reach past every pixel of a smaller image
 
 
 def heads_last(name: str, t, like: Tensor | None = None, like_name: str = "q") -> None:
@@ -248,8 +249,8 @@ def head_dim(name: str, t: Tensor, D: int | None = None) -> None:
         raise ValueError(f"{name}: got D = {t.shape[4]}, expected at most {HEAD_DIM[t.dtype]} in {t.dtype}")
 
 
-def neighborhood(kernel_size, dilation, border: str, t: Tensor) -> None:
-    """The window exists in the image of t (N, H, W, ...)."""
+def neighborhood(kernel_size, dilation, border: str, t: Tensor) -> int:
+    """The window exists in the image of t (N, H, W, ...). The dilation, no larger than what leaves each pixel alone."""
     choice("border", border, BORDERS)
     for name, value in (("kernel_size", kernel_size), ("dilation", dilation)):
         if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < 1:
@@ -262,6 +263,12 @@ def neighborhood(kernel_size, dilation, border: str, t: Tensor) -> None:
             f"kernel_size: got {kernel_size} with dilation {dilation} for an image of {H} x {W}; the border "
             f'"shift" needs at least {kernel_size * dilation} pixels along both axes: use border="mask" or "zero"'
         )
+    if kernel_size > WIDE and kernel_size > (most := 2 * max(H, W) - 1):
+        raise ValueError(
+            f"kernel_size: got {kernel_size} for an image of {H} x {W}, expected at most {max(WIDE, most)}: a larger "
+            "window reaches no pixel more"
+        )
+    return dilation if dilation == 1 else min(dilation, max(H, W))
 
 
 def score_options(rel_bias, scale, q: Tensor, kernel_size: int) -> None:

@@ -14,6 +14,7 @@ from segattn_triton import NeighborhoodAttention2d, reference
 from segattn_triton import functional as F
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.compat import natten as compat
+from segattn_triton.runtime.plan import recorded
 from segattn_triton.testing import assert_matches_reference, compare, exact_and_error
 from segattn_triton.testing import outputs_and_gradients as run_on
 
@@ -99,8 +100,6 @@ def test_scale(scale):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_views_of_a_projection(channels_last, dtype):
     """The three parts of a qkv map, no copy: kernels read the memory of the map itself."""
-    from segattn_triton.runtime.plan import recorded
-
     x = rand(1, 3 * 32, 5, 6, dtype=dtype)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     views = x.unflatten(1, (3, 2, 16)).permute(1, 0, 4, 5, 2, 3).unbind(0)
@@ -113,8 +112,6 @@ def test_views_of_a_projection(channels_last, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_the_module_copies_no_projection(channels_last, dtype):
     """q, k and v of the kernels, forward and backward, are views of the one map that the projection made."""
-    from segattn_triton.runtime.plan import recorded
-
     attention = NeighborhoodAttention2d(32, 2, backend="triton").to(DEVICE, dtype)
     x = rand(2, 32, 5, 6, dtype=dtype)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
@@ -356,6 +353,11 @@ BAD = {
     "no kernel": (lambda q, k, v, b: ((q, k, v), {"kernel_size": 0}), ValueError, "kernel_size: got 0"),
     "kernel too large": (lambda q, k, v, b: ((q, k, v), {"kernel_size": 7}), ValueError, "5 x 6"),
     "dilation too large": (lambda q, k, v, b: ((q, k, v), {"dilation": 2}), ValueError, "5 x 6"),
+    "kernel past every pixel": (
+        lambda q, k, v, b: ((q, k, v), {"kernel_size": 2**31 + 1, "border": "mask"}),
+        ValueError,
+        "expected at most 255",
+    ),
     "no dilation": (lambda q, k, v, b: ((q, k, v), {"dilation": 0}), ValueError, "dilation: got 0"),
     "border": (lambda q, k, v, b: ((q, k, v), {"border": "wrap"}), ValueError, "border: got 'wrap'"),
     "scale NaN": (lambda q, k, v, b: ((q, k, v), {"scale": math.nan}), ValueError, "scale: got nan"),
@@ -377,6 +379,17 @@ def test_bad_input(name):
     for backend in (None, "triton", "reference"):
         with pytest.raises(error, match=said.replace("(", r"\(")):
             F.neighborhood_attention(*tensors, backend=backend, **options)
+
+
+@pytest.mark.parametrize("border", ["mask", "zero"])
+@pytest.mark.parametrize("size", [(4, 5), (1, 7)], ids=str)
+def test_a_dilation_that_reaches_nothing_costs_nothing(size, border):
+    """Each pixel is alone in its class: as many programs as pixels and heads, however far the dilation goes."""
+    inputs = qkv(*size, heads=2)
+    for dilation in (max(size), 1000, 10**9, 2**62):
+        with recorded() as plans:
+            assert_right(ROW, *inputs, border=border, dilation=dilation)
+        assert max(plan.grid for plan in plans if "q_ptr" in plan.args) == 2 * math.prod(size)
 
 
 def test_bad_scores_and_weights():

@@ -58,12 +58,13 @@ def locate(size, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
     pid = pid // tiles_x
     y0 = pid % tiles_y * BLOCK_Y
     pid = pid // tiles_y
-    gx = pid % dilation
-    pid = pid // dilation
-    gy = pid % dilation
+    classes_y, classes_x = tl.minimum(dilation, H), tl.minimum(dilation, W)  # those with a pixel
+    gx = pid % classes_x
+    pid = pid // classes_x
+    gy = pid % classes_y
     rows = (H - gy + dilation - 1) // dilation
     cols = (W - gx + dilation - 1) // dilation
-    return (pid // dilation, head, gy, gx, dilation), rows, cols, y0, x0
+    return (pid // classes_y, head, gy, gx, dilation), rows, cols, y0, x0
 
 
 @triton.jit
@@ -228,7 +229,12 @@ def tiles(t: Tensor, heads: int, dilation: int, BLOCK_Y: int, BLOCK_X: int) -> t
     """`size` of `locate`, and the grid, for tiles over the positions of t (N, H, W, ...)."""
     N, H, W = t.shape[:3]
     tiles_y, tiles_x = triton.cdiv(triton.cdiv(H, dilation), BLOCK_Y), triton.cdiv(triton.cdiv(W, dilation), BLOCK_X)
-    return (H, W, heads, dilation, tiles_y, tiles_x), N * heads * dilation * dilation * tiles_y * tiles_x
+    return (H, W, heads, dilation, tiles_y, tiles_x), N * heads * classes(H, W, dilation) * tiles_y * tiles_x
+
+
+def classes(H: int, W: int, dilation: int) -> int:
+    """How many classes have a pixel."""
+    return min(dilation, H) * min(dilation, W)
 
 
 def row_model(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: int, live: float) -> Model:
@@ -247,7 +253,7 @@ def row_model(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: int
         padding = count * block_y * block_x / max(rows * cols, 1)
         halo = (block_y + kernel_size - 1) * (block_x + kernel_size - 1) / (block_y * block_x)
         row_bytes = (block_x if w_contiguous else D * heads) * itemsize
-        programs = N * heads * dilation * dilation * count
+        programs = N * heads * classes(H, W, dilation) * count
         tile = block_y * block_x * block_d
         return Footprint(tile, itemsize, loads, live, programs, padding * halo**0.5, row_bytes)
 

@@ -47,10 +47,15 @@ def _offsets_to_queries(first: int, last: int, length: int, kernel_size: int, bo
     return high - min(j - _last_query(j, length, kernel_size, border) for j in range(first, last + 1)) + 1
 
 
+def _lengths(size: int, dilation: int) -> list[int]:
+    """The pixels along an axis of every class that has one."""
+    return [(size - g + dilation - 1) // dilation for g in range(min(dilation, size))]
+
+
 @lru_cache(4096)
 def _visited(count: Callable, size: int, tiles: int, block: int, kernel_size: int, dilation: int, border: str) -> int:
     """The offsets along an axis, over all tiles of all classes; a tile past the end of its class visits one."""
-    lengths = [(size - g + dilation - 1) // dilation for g in range(dilation)]
+    lengths = _lengths(size, dilation)
     return sum(
         count(start, min(start + block, length) - 1, length, kernel_size, border)
         if start < length
@@ -80,7 +85,7 @@ def bias_loads(
 
 @lru_cache(4096)
 def _patch(size: int, tiles: int, dilation: int, border: str) -> int:
-    lengths = [(size - g + dilation - 1) // dilation for g in range(dilation)]
+    lengths = _lengths(size, dilation)
     return sum(
         max(
             0,
