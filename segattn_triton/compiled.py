@@ -182,6 +182,9 @@ class Compiled:
             f"atomics: {self.atomics}": self.atomics,
             f"{self.shared} bytes of shared memory": self.shared > SHARED[self.arch],
             f"{self.registers} registers for {self.threads} threads": self.programs_per_sm < 1,
+            f"{self.plan.config.programs} programs planned an SM, {self.programs_per_sm} fit": (
+                self.plan.config.programs > self.programs_per_sm
+            ),
             f"{wide or 0:.0%} of the bytes in 128-bit accesses": aligned and wide is not None and wide < 0.85,
         }
         return [fault for fault, present in found.items() if present]

@@ -82,7 +82,8 @@ def report(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int, m
 
 def _words(config) -> str:
     blocks = " ".join(f"{k.removeprefix('BLOCK_')}{v}" for k, v in config.blocks.items())
-    return f"{blocks} w{config.num_warps} s{config.num_stages}"
+    programs = f" p{config.programs}" if config.programs else ""
+    return f"{blocks} w{config.num_warps} s{config.num_stages}{programs}"
 
 
 def _choices(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int) -> Iterator[tuple]:

@@ -277,4 +277,5 @@ def _floor_bytes(plan) -> int:
 
 def _words(config: Config) -> str:
     blocks = " ".join(f"{name.removeprefix('BLOCK_')}{value}" for name, value in config.blocks.items())
-    return f"{blocks} w{config.num_warps} s{config.num_stages}"
+    programs = f" p{config.programs}" if config.programs else ""
+    return f"{blocks} w{config.num_warps} s{config.num_stages}{programs}"

@@ -70,7 +70,7 @@ def config_for(
     A table knows the problem by kernel, dtype, layout, alignment, C, `also`, and log2 of the pixels. The model may
     read `exact`, too: with the rest, it stands for all that the model reads.
     """
-    problem = (kernel, like.dtype, like.device, layout, C, pixels, also, exact, target.aimed)
+    problem = (kernel, like.dtype, like.device, layout, C, pixels, also, exact, target.aimed, target.sms(like.device))
     config = _chosen.get(problem)
     if config is None:
         if len(_chosen) >= MOST_CHOICES:
@@ -90,7 +90,8 @@ def _decide(configs, model: Model, kernel: str, like: Tensor, C, pixels, layout,
         raise CannotRun(f"{key}: config {index} of its space cannot run {pixels} pixels")
     if index is None:
         index, known = configs.index(choose(configs, model)), False
-    return replace(configs[index], choice=Choice(kernel, key, pixels, index, known, model))
+    made = Choice(kernel, key, pixels, index, known, model)
+    return replace(configs[index], choice=made, maxnreg=target.registers_of(configs[index], like.device))
 
 
 def _from_tables(configs, model: Model, kernel: str, key: str, pixels: int, device: torch.device) -> int | None:
@@ -109,8 +110,8 @@ def _price(config: Config, model: Model) -> float | None:
 @lru_cache
 def digest(configs: tuple[Config, ...]) -> str:
     """What a tuned table knows a space by: an index means nothing in another."""
-    text = repr([(dict(c.blocks), c.num_warps, c.num_stages) for c in configs])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    numbers = [(dict(c.blocks), c.num_warps, c.num_stages, *([c.programs] if c.programs else [])) for c in configs]
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]
 
 
 def tables(device: torch.device) -> Sequence[tuned.Table]:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, log2
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,7 @@ class Config:
     blocks: Mapping[str, int]
     num_warps: int = 4
     num_stages: int = 1
+    programs: int = 0  # on an SM at a time, of a kernel that loops; 0 of one with a program for every tile
     maxnreg: int | None = None  # registers that a thread may have; None: as many as the compiler finds best
     choice: Any = field(default=None, compare=False, repr=False)  # the `choice.Choice` that it came from
 
@@ -30,7 +31,7 @@ class Config:
         return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages, **most}
 
     def __hash__(self) -> int:
-        return hash((*self.blocks.items(), self.num_warps, self.num_stages))
+        return hash((*self.blocks.items(), self.num_warps, self.num_stages, self.programs))
 
 
 def space(*, num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, ...] = (1,), **blocks) -> tuple[Config, ...]:
@@ -39,6 +40,16 @@ def space(*, num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, ...] = (1
     return tuple(
         Config(MappingProxyType(dict(zip(names, values, strict=True))), warps, stages)
         for *values, warps, stages in itertools.product(*blocks.values(), num_warps, num_stages)
+    )
+
+
+def looping(configs: tuple[Config, ...]) -> tuple[Config, ...]:
+    """Each config with the numbers of programs that an SM may have at a time: 8 to 32 warps together."""
+    return tuple(
+        replace(c, programs=warps // c.num_warps)
+        for c in configs
+        for warps in (8, 16, 24, 32)
+        if not warps % c.num_warps
     )
 
 
@@ -54,27 +65,32 @@ class Footprint:
     waste: float = 1.0  # elements computed over elements wanted
     row_bytes: int = 128  # contiguous bytes of one tile row
     side: float = 0.0  # bytes of other operands, from the L2 cache, for each element of the tile
+    ahead: float = 1  # rounds of a loop that are on their way together
+    sms: int = SMS  # of the GPU, where `programs` follows from them
 
 
 Model = Callable[[Config], Footprint | float | None]
 
 
 def registers(config: Config, f: Footprint) -> float:
-    """An estimate of the registers per thread: indices and masks, the live values, a quarter more for each load."""
+    """An estimate of the registers per thread: indices and masks, the live values, a quarter more for each load; of a
+    loop its counters, too, and the addresses of its copies, or what it loads, where no copies are ahead of it."""
     values = f.tile / (32 * config.num_warps)
-    return 24 + values * (f.live * max(1.0, f.itemsize / 4) + f.loads / 4)
+    fixed, each = (36, f.itemsize / (8 if f.ahead >= 1 else 4)) if config.programs else (24, 1 / 4)
+    return fixed + values * (f.live * max(1.0, f.itemsize / 4) + f.loads * each)
 
 
 def cost(config: Config, f: Footprint) -> float:
     """Relative time. Every factor is 1 at its best, and says what is lost otherwise."""
     threads = 32 * config.num_warps
     values = f.tile / threads
-    needed, limit = registers(config, f), min(232, REGISTERS // threads)
+    needed, limit = registers(config, f), min(232, REGISTERS // (threads * max(config.programs, 1)))
     if needed > limit:
         return 1e6 * needed / limit
-    resident = max(1, min(REGISTERS // (threads * -(-int(needed) // 8) * 8), 2048 // threads, 32))
-    nbytes = f.tile * f.itemsize * f.loads
-    per_sm = max(f.programs, 1) / SMS
+    fit = max(1, min(REGISTERS // (threads * -(-int(needed) // 8) * 8), 2048 // threads, 32))
+    resident = config.programs or fit
+    nbytes = f.tile * f.itemsize * f.loads * f.ahead
+    per_sm = max(f.programs, 1) / f.sms
     moved = 1 + f.side / (f.itemsize * (f.loads + 1))  # bytes from the L2 cache, of the map's own
     in_flight = min(resident, per_sm) * nbytes / max(f.waste, 1.0)
     return (

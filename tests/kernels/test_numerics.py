@@ -27,6 +27,7 @@ from segattn_triton.runtime.maps import native
 from segattn_triton.testing import LAYOUTS, make_inputs
 from segattn_triton.tuning import choice as tuning
 from segattn_triton.tuning.model import space
+from segattn_triton.tuning.target import planning_for
 
 
 @each_dtype
@@ -208,14 +209,11 @@ def test_many_tiles(row, layout, dtype):
 
 
 @each_gate
-def test_programs_that_loop_over_tiles(row, monkeypatch):
+def test_programs_that_loop_over_tiles(row):
     """On one SM a program takes several tiles, and adds up the partial sums of all of them."""
-    looping = [module for module in support.kernel_modules() if hasattr(module, "SMS")]
-    assert len(looping) > 5
-    for module in looping:
-        monkeypatch.setattr(module, "SMS", 1)
-    for layout in ("contiguous", "channels_last"):
-        assert_right(row, *problem(row, S=(17, 29), C=3, N=5, layout=layout))
+    with planning_for(90, sms=1):
+        for layout in ("contiguous", "channels_last"):
+            assert_right(row, *problem(row, S=(17, 29), C=3, N=5, layout=layout))
 
 
 @each_row

@@ -25,11 +25,11 @@ from support import (
 from segattn_triton import compiled, functional, testing
 from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
-from segattn_triton.kernels.pixel import norm
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
 from segattn_triton.runtime.plan import MAX_GRID, Plan, launch
 from segattn_triton.tuning.model import SMS, Config
+from segattn_triton.tuning.target import planning_for
 
 pytestmark = pytest.mark.interpreter
 
@@ -229,13 +229,10 @@ def test_every_kernel_touches_what_its_plan_states(row, dtype, layout, record_pr
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("sms", [SMS, 1], ids=["one tile a program", "programs that loop"])
 @each_row
-def test_several_tiles(row, sms, dtype, layout, record_property, monkeypatch):
-    for family in kernel_modules():
-        for name, value in (("SMS", sms), ("PROGRAMS", 8 * sms)):
-            if hasattr(family, name):
-                monkeypatch.setattr(family, name, value)
+def test_several_tiles(row, sms, dtype, layout, record_property):
     sizes = sizes_of(row, **TILES)
-    assert_no_faults(row, testing.make_inputs(row, sizes, dtype, layout=layout), record_property, **row.both)
+    with planning_for(90, sms):
+        assert_no_faults(row, testing.make_inputs(row, sizes, dtype, layout=layout), record_property, **row.both)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -272,15 +269,15 @@ def test_one_layer(name, layout, record_property):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @with_norm
-def test_norm_over_the_batch(row, layout, record_property, monkeypatch):
+def test_norm_over_the_batch(row, layout, record_property):
     """Also where a program takes several tiles, and where only some gradients are wanted."""
-    for programs, sizes in ((4 * SMS, SIZES[0]), (1, TILES | {"S": (33, 35)})):
-        monkeypatch.setattr(norm, "PROGRAMS", programs)
+    for sms, sizes in ((SMS, SIZES[0]), (1, TILES | {"S": (33, 35)})):
         inputs = testing.make_inputs(row, sizes_of(row, **sizes), layout=layout)
-        assert_no_faults(row, inputs, record_property, **row.both)
-        assert_no_faults(row, without(row, inputs, ("norm_bias",)), record_property)
-        for wanted in ("x", "weight", "norm_weight", "norm_bias"):
-            assert_no_faults(row, inputs, record_property, [name == wanted for name in names(row)])
+        with planning_for(90, sms):
+            assert_no_faults(row, inputs, record_property, **row.both)
+            assert_no_faults(row, without(row, inputs, ("norm_bias",)), record_property)
+            for wanted in ("x", "weight", "norm_weight", "norm_bias"):
+                assert_no_faults(row, inputs, record_property, [name == wanted for name in names(row)])
 
 
 @each_dense_variant

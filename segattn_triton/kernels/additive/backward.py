@@ -5,6 +5,7 @@ The equations are those of `separate`. 5 passes over the map: read dy, x and g, 
 shares. Of one image all of dz is at hand: nothing between is in memory.
 """
 
+from dataclasses import replace
 from math import ceil
 
 import triton
@@ -14,15 +15,15 @@ from torch import Tensor
 from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import SMS, Config, space
-from ...tuning.target import capability, with_all_registers
+from ...tuning.grids import sharing
+from ...tuning.model import Config, space
+from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
 from .shared import dot_stages, load_weight
 
-SPACE = space(BLOCK_P=(16, 32, 64))
-PROGRAMS = 2 * SMS
+SPACE = tuple(replace(c, programs=programs) for programs in (2, 1) for c in space(BLOCK_P=(16, 32, 64)))
 MOST_SUMS = 32  # gradients of the weights that a thread keeps
 
 
@@ -157,16 +158,16 @@ def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
     sums = 48 if takes_shared_operands(x) else MOST_SUMS if capability(x.device) >= 80 else MOST_SUMS // 2
     most = _most(x, sums) * 128  # values of the tiles that its threads have room for
+    size = sms(x.device)
 
     def cycles(config: Config) -> float | None:
         p = config.blocks["BLOCK_P"]
         if p > 16 and p * channels > most:
             return None
-        return float(ceil(m.N * ceil(m.P / p) / SMS) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES))
+        return float(ceil(m.N * ceil(m.P / p) / size) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES))
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), G, F), exact=m.N)
-    config = config_for(SPACE, cycles, "additive_bwd", x, **how)
-    return with_all_registers(config, x.device)
+    return config_for(SPACE, cycles, "additive_bwd", x, **how)
 
 
 def plan_additive_bwd(
@@ -192,7 +193,7 @@ def plan_additive_bwd(
     config = _config(x, m, mg.C, F)
     (block_p,) = config.blocks.values()
     tiles = -(-m.P // block_p)
-    programs = min(m.N * tiles, PROGRAMS)
+    programs = sharing(m.N * tiles, config, sms(x.device))
     turned = not (m.layout.channels_last and mg.layout.channels_last)
     args = dict(
         dy_ptr=dy,
@@ -227,7 +228,7 @@ def plan_additive_bwd(
         LAYOUT_G=mg.layout,
         ACC=accumulator(x),
         PRECISION=precision(x),
-        STAGES=dot_stages(x, (2 * m.C + mg.C) * block_p, m.layout.align, turned=turned),
+        STAGES=dot_stages(x, (2 * m.C + mg.C) * block_p, m.layout.align, turned=turned, programs=config.programs),
         BLOCK_C=_block(m.C),
         BLOCK_G=_block(mg.C),
         BLOCK_F=_block(F),

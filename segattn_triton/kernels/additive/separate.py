@@ -14,15 +14,17 @@ from torch import Tensor
 
 from ...runtime.maps import accumulator, maps, partials
 from ...runtime.plan import Plan
+from ...tuning.grids import sharing
 from ...tuning.model import SMS, space
+from ...tuning.target import sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import precision
 from ..common.tile import chunk_at, load_tile, load_vector, num_pixels, store_tile, tile_ptrs
-from .shared import dot_config, dot_stages, load_weight, project
+from .shared import dot_config, dot_stages, load_weight, project, side_by_side
 
-DZ = space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128), BLOCK_K=(16, 32, 64))
+DZ = side_by_side(space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128), BLOCK_K=(16, 32, 64)))
 DX = space(BLOCK_P=(32, 64, 128), BLOCK_C=(16, 32, 64, 128), BLOCK_K=(16, 32, 64))
-DW = space(BLOCK_F=(16, 32, 64, 128), BLOCK_C=(16, 32, 64, 128), BLOCK_P=(16, 32, 64))
+DW = side_by_side(space(BLOCK_F=(16, 32, 64, 128), BLOCK_C=(16, 32, 64, 128), BLOCK_P=(16, 32, 64)))
 
 
 @triton.jit
@@ -217,7 +219,7 @@ def plan_additive_dz(
     config = dot_config("additive_dz", DZ, x, m, size, nbytes, m.N, (mg.C, F), most=32)
     block_p, block_f, block_k = config.blocks.values()
     tiles, blocks = -(-m.P // block_p), -(-F // block_f)
-    programs = min(m.N * tiles, 8 * SMS)
+    programs = sharing(m.N * tiles, config, sms(x.device), blocks)
     turned = not (m.layout.channels_last and mg.layout.channels_last)
     args = dict(
         dy_ptr=dy,
@@ -247,7 +249,9 @@ def plan_additive_dz(
         LAYOUT_G=mg.layout,
         ACC=accumulator(x),
         PRECISION=precision(x),
-        STAGES=dot_stages(x, (2 * block_p + block_f) * block_k, m.layout.align, turned=turned),
+        STAGES=dot_stages(
+            x, (2 * block_p + block_f) * block_k, m.layout.align, turned=turned, programs=config.programs
+        ),
     )
     each = m.N * tiles
     traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr"), (blocks, 0))
@@ -297,7 +301,7 @@ def plan_additive_dw(dz: Tensor, x: Tensor) -> Plan:
     config = dot_config("additive_dw", DW, x, m, (F, m.C, share), nbytes, 4 * SMS, (F,))
     block_f, block_c, block_p = config.blocks.values()
     tiles, blocks = -(-m.P // block_p), -(-F // block_f) * -(-m.C // block_c)
-    programs = min(m.N * tiles, max(4 * SMS // blocks, 1))
+    programs = sharing(m.N * tiles, config, sms(x.device), blocks)
     args = dict(
         dz_ptr=dz,
         x_ptr=x,
@@ -312,7 +316,7 @@ def plan_additive_dw(dz: Tensor, x: Tensor) -> Plan:
         LAYOUT=m.layout,
         ACC=accumulator(x),
         PRECISION=precision(x),
-        STAGES=dot_stages(x, (block_f + block_c) * block_p, m.layout.align, turned=True),
+        STAGES=dot_stages(x, (block_f + block_c) * block_p, m.layout.align, turned=True, programs=config.programs),
     )
     traffic = dict(dz_ptr=(-(-m.C // block_c), 0), x_ptr=(-(-F // block_f), 0), dw_ptr=(0, 1))
     return Plan(_additive_dw_kernel, args, config, programs * blocks, traffic, ("dw",))

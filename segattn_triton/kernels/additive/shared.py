@@ -1,6 +1,7 @@
 """What the kernels of additive attention share: a projection of a map, and the choice of block sizes."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from math import ceil
 
 import triton
@@ -48,10 +49,15 @@ def project(
     return h
 
 
-def dot_stages(x: Tensor, elements: int, align: int, *, turned: bool) -> int:
+def side_by_side(configs: tuple[Config, ...]) -> tuple[Config, ...]:
+    """Of kernels that loop over tiles: two programs an SM, or four of the smaller configs."""
+    return tuple(replace(c, programs=programs) for programs in (4, 2) for c in configs)
+
+
+def dot_stages(x: Tensor, elements: int, align: int, *, turned: bool, programs: int = 0) -> int:
     """Of a loop with so many elements a round. Where tiles are `turned` on their way to the tensor cores, asynchronous
     copies would move float32 one by one: a plain loop then."""
-    return 1 if turned and x.element_size() > 2 else stages_of(x, elements, align)
+    return 1 if turned and x.element_size() > 2 else stages_of(x, elements, align, programs)
 
 
 def dot_config(
@@ -83,13 +89,15 @@ def dot_config(
 
     def cycles(config: Config) -> float | None:
         blocks = rows, cols, depth = tuple(config.blocks.values())
-        if rows * cols > most * 32 * config.num_warps or depth > longest:
+        few = most // 4 if config.programs > 2 else most
+        if rows * cols > few * 32 * config.num_warps or depth > longest:
             return None
         r, c, d = (-(-s // b) for s, b in zip(size, blocks, strict=True))
         step = max(2 * rows * cols * depth / FLOPS[unit], (rows + cols) * depth * itemsize / L2_BYTES) + STEP_CYCLES
         work = r * c * d * step + r * rows / size[0] * nbytes / DRAM_BYTES
-        return work / r * ceil(programs * r / SMS)
+        gaps = 1 + 0.2 / config.programs if config.programs else 1  # which the steps of another program fill
+        return work / r * ceil(programs * r / SMS) * gaps
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), *also), exact=(size, nbytes, programs))
     config = config_for(configs, cycles, kernel, x, **how)
-    return with_all_registers(config, x.device)
+    return config if config.programs else with_all_registers(config, x.device)

@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...tuning.choice import config_for
-from ...tuning.model import L2_BANDWIDTH, SM_BANDWIDTH, SMS, STEP, Config, space
-from ...tuning.target import capability, with_all_registers
+from ...tuning.model import L2_BANDWIDTH, SM_BANDWIDTH, STEP, Config, space
+from ...tuning.target import capability, sms, with_all_registers
 
 SPACE = space(BLOCK_R=(4, 8, 16, 32, 64), BLOCK_C=(16, 32, 64, 128, 256, 512, 1024), num_warps=(4, 8))
 SPLITS = 64  # partial results of z and dpooled that the next kernel sums, at most
@@ -46,7 +46,7 @@ def tiles_at_once(tiles: int, config: Config) -> int:
 
 def mlp_config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1: Tensor, pools: int) -> Config:
     """A program's steps are bound by latency and by what one SM reads; each split is read again for every tile."""
-    itemsize = w1.element_size()
+    itemsize, size = w1.element_size(), sms(w1.device)
 
     def microseconds(config: Config) -> float | None:
         block_r, block_c, block_t = config.blocks["BLOCK_R"], config.blocks["BLOCK_C"], tiles_at_once(tiles, config)
@@ -55,7 +55,7 @@ def mlp_config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1:
         if parts > max(SPLITS, -(-R // 64)) or values > 64 or not (fits(R, block_r) and fits(C, block_c)):
             return None
         nbytes = 2 * block_r * block_c * itemsize + 4 * finishes * block_t * block_c
-        rounds = max(1.0, N * parts / SMS)
+        rounds = max(1.0, N * parts / size)
         steps = chunks * ((2 + finishes) * STEP + rounds * nbytes / SM_BANDWIDTH)
         return steps + 4 * N * parts * C * max(1.0, pixels / TILE) / L2_BANDWIDTH + 1e-3 * values
 

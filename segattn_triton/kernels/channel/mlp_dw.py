@@ -13,7 +13,8 @@ from torch import Tensor
 from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import L2_BANDWIDTH, SMS, STEP, Config, space
+from ...tuning.model import L2_BANDWIDTH, STEP, Config, space
+from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.tile import load_vector, only_when
 from .mlp import fits
@@ -87,6 +88,7 @@ def _blocks(R: int, width: int, config: Config) -> tuple[int, int]:
 
 def _config(N: int, R: int, width: int, C: int, pooled: Tensor) -> Config:
     """The images follow one another, each a latency apart; every block reads its rows or columns of all of them."""
+    size = sms(pooled.device)
 
     def microseconds(config: Config) -> float | None:
         block_r, block_c = config.blocks["BLOCK_R"], config.blocks["BLOCK_C"]
@@ -95,7 +97,7 @@ def _config(N: int, R: int, width: int, C: int, pooled: Tensor) -> Config:
         if values > 8 or not (fits(R, block_r) and fits(width, block_c)):
             return None
         nbytes = 8 * rows * cols * N * (block_r + block_c)
-        return STEP * N * max(1.0, rows * cols / (8 * SMS)) + nbytes / L2_BANDWIDTH + 1e-3 * values
+        return STEP * N * max(1.0, rows * cols / (8 * size)) + nbytes / L2_BANDWIDTH + 1e-3 * values
 
     return config_for(DW_SPACE, microseconds, "mlp_dw", pooled, C=C, pixels=N, also=(f"R{R}",))
 

@@ -20,17 +20,14 @@ from torch import Tensor
 from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import SMS, Config, Footprint, space
-from ...tuning.target import capability, stages_of, with_all_registers
+from ...tuning.grids import sharing
+from ...tuning.model import Config, Footprint, looping, space
+from ...tuning.target import capability, rounds_ahead, sms, stages_for
 from ..common.activations import Activation
 from ..common.tile import is_peak, load_tile, load_vector, nan_max, num_pixels, store_tile, tile_ptrs
 
-SPACE = tuple(
-    c
-    for c in space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
-    if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 8192
-)
-PROGRAMS = 8 * SMS  # one wave that hides the latency of memory; more would only add partials
+TILES = space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
+SPACE = looping(tuple(c for c in TILES if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 8192))
 PARTIALS = 16384  # values per image that the second stage has to read, at most
 
 
@@ -154,42 +151,44 @@ def _pool_bwd_kernel(
         tl.store(total_ptr + row.to(tl.int64) * C + offs_c, tl.sum(total, 1), offs_c < C)
 
 
-def _blocks(m: Maps, config: Config) -> tuple[int, int, int]:
+def _blocks(m: Maps, config: Config, sms: int) -> tuple[int, int, int]:
     """Channel blocks, pixel blocks, and the programs T that share the pixel blocks of an image."""
     chunks, blocks = -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
-    return chunks, blocks, min(blocks, -(-PROGRAMS // max(m.N * chunks, 1)), max(PARTIALS // m.C, 1))
+    return chunks, blocks, sharing(blocks, config, sms, m.N * chunks, PARTIALS // m.C)
 
 
-def _stages(x: Tensor, m: Maps, config: Config, loads: int) -> int:
-    return stages_of(x, loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"], m.layout.align)
+def _stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads: int) -> int:
+    elements = loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"]
+    return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
 def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
-    itemsize = x.element_size()
+    itemsize, size, device = x.element_size(), sms(x.device), x.device
     few = kernel == "pool_bwd" and itemsize >= 4 and capability(x.device) >= 100
 
     def footprint(config: Config) -> Footprint | None:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         if few and block_c * block_p > 4096:  # Blackwell keeps less, and spills
             return None
-        chunks, _, tiles = _blocks(m, config)
+        chunks, _, tiles = _blocks(m, config, size)
         rounds = -(-m.P // (block_p * tiles))
         waste = chunks * block_c / m.C * rounds * tiles * block_p / m.P
-        waste += 4 / itemsize * tiles * SMS / max(m.N * m.P, 1)  # the second stage, one program an image
+        waste += 4 / itemsize * tiles * size / max(m.N * m.P, 1)  # the second stage, one program an image
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * tiles, waste, row)
+        ahead = rounds_ahead(_stages(device, itemsize, m, config, loads))
+        return Footprint(
+            block_c * block_p, itemsize, loads, live, m.N * chunks * tiles, waste, row, ahead=ahead, sms=size
+        )
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
-    config = config_for(SPACE, footprint, kernel, x, **how)
-    held = kernel == "pool_fwd" and live > 4  # sum, maximum and place
-    return with_all_registers(config, x.device, hopper=held) if held or capability(x.device) > 80 else config
+    return config_for(SPACE, footprint, kernel, x, **how)
 
 
 def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
     """Makes total, peak and at (N, T, C), of what is asked for."""
     m = maps(x)
     config = _config("pool_fwd", m, x, loads=1, live=0.2 + mean + 3 * peak)
-    chunks, blocks, tiles = _blocks(m, config)
+    chunks, blocks, tiles = _blocks(m, config, sms(x.device))
     args = dict(
         x_ptr=x,
         total_ptr=partials(x, m.N, tiles, m.C) if mean else None,
@@ -203,7 +202,7 @@ def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
         SPLIT=split,
         LAYOUT=m.layout,
         ACC=accumulator(x),
-        STAGES=_stages(x, m, config, 1),
+        STAGES=_stages(x.device, x.element_size(), m, config, 1),
     )
     traffic = dict(x_ptr=(1, 0), total_ptr=(0, 1), peak_ptr=(0, 1), at_ptr=(0, 1))
     return Plan(_pool_fwd_kernel, args, config, m.N * tiles * chunks, traffic, ("total", "peak", "at"))
@@ -233,10 +232,10 @@ def plan_pool_bwd(
     strides = dict(zip(given, m.strides, strict=True))
     loads = sum(name in given for name in ("dy_ptr", "x_ptr", "shortcut_ptr"))
     live = 1.2 + (loads - 1 if out else 0) + 0.8 * ((du is not None) + (dx is not None))
-    if m.layout.align == 1 and len(given) > 2:  # every element has its own address in each of the maps
-        live = 3.5 * len(given)
+    if m.layout.align == 1:  # every element has its own address in each of the maps
+        live = 3.5 * len(given) if len(given) > 2 else live + 1
     config = _config("pool_bwd", m, x, loads, live)
-    chunks, blocks, tiles = _blocks(m, config)
+    chunks, blocks, tiles = _blocks(m, config, sms(x.device))
     args = needed | dict(
         z_ptr=z if out or dx is not None else None,
         total_ptr=partials(x, m.N, tiles, m.C) if with_total else None,
@@ -248,7 +247,7 @@ def plan_pool_bwd(
         OUT=out,
         LAYOUT=m.layout,
         ACC=accumulator(x),
-        STAGES=_stages(x, m, config, loads),
+        STAGES=_stages(x.device, x.element_size(), m, config, loads),
     )
     args |= {name.replace("_ptr", "_stride"): strides.get(name, m.strides[0]) for name in needed}
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "shortcut_ptr"), (1, 0)) | {"z_ptr": (tiles, 0)}

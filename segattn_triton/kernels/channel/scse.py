@@ -11,6 +11,7 @@ partial. gp and dzp (N, P), for the pass that forms dx, come in the accumulator'
 above, the tile is read again, from cache.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,8 +19,9 @@ from torch import Tensor
 from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import SMS, Config, Footprint, space
-from ...tuning.target import capability, stages_of, with_all_registers
+from ...tuning.grids import sharing
+from ...tuning.model import Config, Footprint, looping, space
+from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.activations import Activation
 from ..common.tile import (
     WHOLE,
@@ -33,7 +35,7 @@ from ..common.tile import (
     store_chunks,
 )
 
-SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024), num_warps=(2, 4, 8, 16))
+SPACE = looping(space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024), num_warps=(2, 4, 8, 16)))
 PARTIALS = 16384  # values per image that the second stage has to read, at most
 
 
@@ -128,26 +130,34 @@ def _scse_bwd_kernel(
         tl.store(dparam + C, tl.sum(db, 0))
 
 
-def _blocks(m: Maps, config: Config) -> tuple[int, int]:
+def _blocks(m: Maps, config: Config, sms: int) -> tuple[int, int]:
     """Pixel tiles, and the programs T that share those of an image."""
     tiles = -(-m.P // config.blocks["BLOCK_P"])
-    return tiles, min(tiles, -(-8 * SMS // max(m.N, 1)), max(PARTIALS // m.C, 1))
+    return tiles, sharing(tiles, config, sms, m.N, PARTIALS // m.C)
+
+
+def _stages(device: torch.device, itemsize: int, m: Maps, config: Config) -> int:
+    """A program with all channels of its pixels has both maps on their way."""
+    if m.C > WHOLE:
+        return 1
+    elements = 2 * channels_at_once(m.C) * config.blocks["BLOCK_P"]
+    return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
 def _config(m: Maps, x: Tensor, block_c: int, reduce: str) -> Config:
-    itemsize = x.element_size()
+    itemsize, device, size = x.element_size(), x.device, sms(x.device)
     scattered = m.layout.align == 1  # every element has its own address and mask
     live = 6.2 if m.C > WHOLE or scattered or m.layout.channels_last else 4.2 if reduce == "max" else 3.2
 
     def footprint(config: Config) -> Footprint:
-        block_p, (tiles, share) = config.blocks["BLOCK_P"], _blocks(m, config)
-        rounds = -(-tiles // share)
+        block_p, (tiles, share) = config.blocks["BLOCK_P"], _blocks(m, config, size)
+        waste = -(-tiles // share) * share * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        return Footprint(block_c * block_p, itemsize, 2, live, m.N * share, rounds * share * block_p / m.P, row)
+        ahead = rounds_ahead(_stages(device, itemsize, m, config))
+        return Footprint(block_c * block_p, itemsize, 2, live, m.N * share, waste, row, ahead=ahead, sms=size)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(reduce,), exact=m.N)
-    config = config_for(SPACE, footprint, "scse_bwd", x, **how)
-    return with_all_registers(config, x.device) if m.layout.channels_last and capability(x.device) > 80 else config
+    return config_for(SPACE, footprint, "scse_bwd", x, **how)
 
 
 def plan_scse_bwd(
@@ -167,7 +177,7 @@ def plan_scse_bwd(
     m = maps(dy, x)
     block_c = channels_at_once(m.C)
     config = _config(m, x, block_c, reduce)
-    tiles, share = _blocks(m, config)
+    tiles, share = _blocks(m, config, sms(x.device))
     args = dict(
         dy_ptr=dy,
         dmap_ptr=dmap,
@@ -190,7 +200,7 @@ def plan_scse_bwd(
         LAYOUT=m.layout,
         ACC=accumulator(x),
         CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
-        STAGES=stages_of(x, 2 * block_c * config.blocks["BLOCK_P"], m.layout.align) if block_c >= m.C else 1,
+        STAGES=_stages(x.device, x.element_size(), m, config),
         BLOCK_C=block_c,
     )
     each, again = m.N * tiles, 1 if block_c >= m.C else 2 + with_dparam

@@ -6,6 +6,7 @@ Backward, 5 passes: read x, z, dy, write dz and the direct term of dx:
     dz = (dy x + dmap) gate'(z + b),    direct = dy gate(z + b),    db_c = sum_np dz
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -13,13 +14,15 @@ from torch import Tensor
 from ...runtime.maps import Maps, accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import SMS, Config, Footprint, space
-from ...tuning.target import capability, stages_of, with_all_registers
+from ...tuning.grids import sharing
+from ...tuning.model import Config, Footprint, looping, space
+from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.activations import Activation
 from ..common.tile import load_tile, load_vector, num_pixels, store_tile
 from .shared import fwd_args, gate_tile
 
 POINTWISE = space(BLOCK_C=(1, 4, 16, 64, 256), BLOCK_P=(1, 4, 16, 64, 256, 1024), num_warps=(4, 8))
+LOOPING = looping(POINTWISE)
 
 
 @triton.jit
@@ -101,17 +104,43 @@ def _conv_bwd_kernel(
         tl.store(db_ptr + first * C + offs_c, tl.sum(db, 1), offs_c < C)
 
 
-def _pointwise_config(kernel: str, x: Tensor, m: Maps, loads: int, live: float) -> Config:
+def _fwd_config(x: Tensor, m: Maps) -> Config:
     itemsize = x.element_size()
 
     def footprint(config: Config) -> Footprint:
         p, c = config.blocks["BLOCK_P"], config.blocks["BLOCK_C"]
         tiles = -(-m.P // p) * -(-m.C // c)
         row = (min(c, m.C) if m.layout.channels_last else min(p, m.P)) * itemsize
-        return Footprint(p * c, itemsize, loads, live, m.N * tiles, tiles * p * c / (m.P * m.C), row)
+        return Footprint(p * c, itemsize, 2, 1.5, m.N * tiles, tiles * p * c / (m.P * m.C), row)
 
-    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(f"{live:g}",), exact=m.N)
-    return config_for(POINTWISE, footprint, kernel, x, **how)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=("1.5",), exact=m.N)
+    return config_for(POINTWISE, footprint, "conv_library_fwd", x, **how)
+
+
+def _grid(m: Maps, config: Config, sms: int) -> tuple[int, int, int]:
+    """The tiles of an image, the blocks of channels, and the programs that share the tiles of all images in each."""
+    tiles, blocks = -(-m.P // config.blocks["BLOCK_P"]), -(-m.C // config.blocks["BLOCK_C"])
+    return tiles, blocks, sharing(m.N * tiles, config, sms, blocks)
+
+
+def _stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads: int) -> int:
+    elements = loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"]
+    return stages_for(device, itemsize, elements, m.layout.align, config.programs)
+
+
+def _bwd_config(x: Tensor, m: Maps, loads: int, live: float) -> Config:
+    itemsize, device, size = x.element_size(), x.device, sms(x.device)
+
+    def footprint(config: Config) -> Footprint:
+        p, c, (tiles, blocks, programs) = *(config.blocks[b] for b in ("BLOCK_P", "BLOCK_C")), _grid(m, config, size)
+        rounds = -(-m.N * tiles // programs)
+        row = (min(c, m.C) if m.layout.channels_last else min(p, m.P)) * itemsize
+        waste = rounds * programs * p * blocks * c / (m.N * m.P * m.C)
+        ahead = rounds_ahead(_stages(device, itemsize, m, config, loads))
+        return Footprint(p * c, itemsize, 3, live, programs * blocks, waste, row, ahead=ahead, sms=size)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(f"{live:g}",), exact=(m.N, loads))
+    return config_for(LOOPING, footprint, "conv_bwd", x, **how)
 
 
 def plan_conv_library_fwd(
@@ -119,7 +148,7 @@ def plan_conv_library_fwd(
 ) -> Plan:
     """z, y and the map lie alike."""
     m = maps(x, y)
-    config = _pointwise_config("conv_library_fwd", x, m, loads=2, live=1.5)
+    config = _fwd_config(x, m)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
     args = fwd_args(x, bias, y, gate_map, z, m, gate) | dict(pixels=m.pixels, tiles=tiles)
@@ -142,11 +171,8 @@ def plan_conv_bwd(
     """z, dz and direct lie alike. Makes db (programs, C), partial sums, if asked for."""
     m = maps(x, z, dy, *(() if dmap is None else (dmap,)))
     loads = 3 if dmap is None else 4
-    config = _pointwise_config("conv_bwd", x, m, loads=3, live=3 + with_db)
-    config = with_all_registers(config, x.device) if capability(x.device) >= 100 else config
-    tiles = -(-m.P // config.blocks["BLOCK_P"])
-    blocks = -(-m.C // config.blocks["BLOCK_C"])
-    programs = min(m.N * tiles, -(-8 * SMS // blocks))  # enough for every SM; few, so that the partial sums stay small
+    config = _bwd_config(x, m, loads, live=3 + with_db)
+    tiles, blocks, programs = _grid(m, config, sms(x.device))
     args = dict(
         dy_ptr=dy,
         dmap_ptr=dmap,
@@ -168,7 +194,7 @@ def plan_conv_bwd(
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
-        STAGES=stages_of(x, loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"], m.layout.align),
+        STAGES=_stages(x.device, x.element_size(), m, config, loads),
     )
     traffic = dict(dy_ptr=(1, 0), dmap_ptr=(1, 0), x_ptr=(1, 0), z_ptr=(1, 0), bias_ptr=(m.N * tiles, 0))
     traffic |= dict(dz_ptr=(0, 1), direct_ptr=(0, 1), db_ptr=(0, 1))

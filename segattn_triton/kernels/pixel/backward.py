@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...runtime.maps import accumulator, maps, partials
 from ...runtime.plan import Plan
-from ...tuning.model import SMS
+from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.tile import (
     add_chunk,
@@ -23,7 +23,7 @@ from ..common.tile import (
     store_chunks,
     store_tile,
 )
-from .shared import at_peak, load_weights, logit_of, nothing_yet, spatial_config, squeeze
+from .shared import at_peak, load_weights, logit_of, nothing_yet, spatial_bwd_config, squeeze, tiles_and_programs
 
 
 @triton.jit
@@ -122,9 +122,8 @@ def plan_spatial_bwd(
 ) -> Plan:
     """Makes dparam (programs, C + 1), partial dweight and dbias, if asked for."""
     m, block_c = maps(*(t for t in (dy, x, dx) if t is not None)), channels_at_once(x.shape[1])
-    config = spatial_config(m, x, pool, backward=True)
-    tiles = -(-m.P // config.blocks["BLOCK_P"])
-    grid = min(m.N * tiles, 8 * SMS)  # enough for every SM; few, so that the partial sums stay small
+    config = spatial_bwd_config(m, x, pool)
+    tiles, grid = tiles_and_programs(m, config, sms(x.device))
     args = dict(
         dy_ptr=dy,
         dmap_ptr=dmap,

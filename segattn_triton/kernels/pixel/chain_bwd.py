@@ -16,10 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...runtime.maps import Maps, accumulator, maps, partials
+from ...runtime.maps import accumulator, maps, partials
 from ...runtime.plan import Plan
-from ...tuning.model import Config
-from ...tuning.target import stages_of
+from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.tile import (
     WHOLE,
@@ -34,7 +33,7 @@ from ..common.tile import (
     store_tile,
 )
 from .pair import d_pair
-from .shared import at_peak, blocks, chain_config
+from .shared import at_peak, blocks, chain_config, chain_stages, looping_config
 
 
 @triton.jit
@@ -201,11 +200,6 @@ def _chain_dx_kernel(
         store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
 
 
-def _stages(x: Tensor, m: Maps, loads: int, config: Config) -> int:
-    block_c = channels_at_once(m.C)
-    return stages_of(x, loads * block_c * config.blocks["BLOCK_P"], m.layout.align) if block_c >= m.C else 1
-
-
 def plan_chain_sums(
     dy: Tensor,
     dmap: Tensor | None,
@@ -222,11 +216,11 @@ def plan_chain_sums(
     """The first plan fills dz; with dpools, which follow from dz, both fill the partial sums dgc (N, T, C), new."""
     m, block_c = maps(dy, x), channels_at_once(x.shape[1])
     wide = m.C > WHOLE or m.layout.align == 1 or m.layout.channels_last
-    config = chain_config("chain_sums", m, x, loads=2, live=6.2 if wide else 3.2, loops=True)
-    tiles, share = blocks(m, config)
+    config = looping_config("chain_sums", m, x, loads=2, live=6.2 if wide else 3.2)
+    tiles, share = blocks(m, config, sms(x.device))
     live = (4.2 if wide else 2.2) + (peak is not None)
-    config_back = chain_config("chain_back", m, x, loads=1, live=live, loops=True)
-    tiles_back, share_back = blocks(m, config_back)
+    config_back = looping_config("chain_back", m, x, loads=1, live=live)
+    tiles_back, share_back = blocks(m, config_back, sms(x.device))
     rows = share + share_back
     dgc = None if dpools is None else partials(x, m.N, rows, m.C)
     common = dict(
@@ -251,7 +245,7 @@ def plan_chain_sums(
         tiles=tiles,
         share=share,
         GATE=gate,
-        STAGES=_stages(x, m, 2, config),
+        STAGES=chain_stages(x.device, x.element_size(), m, config, 2),
     )
     traffic = dict(
         dy_ptr=(1, 0), dmap_ptr=(1, 0), x_ptr=(1, 0), gc_ptr=(tiles, 0), z_ptr=(1, 0), dz_ptr=(0, 1), dgc_ptr=(0, 1)
@@ -267,7 +261,7 @@ def plan_chain_sums(
         tiles=tiles_back,
         share=share_back,
         POOL=pool,
-        STAGES=_stages(x, m, 1, config_back),
+        STAGES=chain_stages(x.device, x.element_size(), m, config_back, 1),
     )
     traffic = dict.fromkeys(("x_ptr", "dpools_ptr", "peak_ptr", "found_ptr"), (1, 0))
     traffic |= dict(gc_ptr=(0 if peak is None else tiles_back, 0), dgc_ptr=(0, 1))

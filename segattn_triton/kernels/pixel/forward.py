@@ -80,7 +80,7 @@ def plan_spatial_fwd(
 ) -> Plan:
     """With zc, the channels' logits of which `logit` (N, C) takes the sum, y is the sum or maximum of both gates' x."""
     m, block_c = maps(x, y), channels_at_once(x.shape[1])
-    config = spatial_config(m, x, pool, backward=False)
+    config = spatial_config(m, x, pool)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     args = dict(
         x_ptr=x,

@@ -15,12 +15,14 @@ from torch import Tensor
 from ...runtime.maps import accumulator, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import SMS, STEP, Config, Footprint, space
+from ...tuning.grids import sharing
+from ...tuning.model import STEP, Config, Footprint, looping, space
+from ...tuning.target import sms
 from ..common.activations import Activation
 
 SPACE = space(BLOCK=(256, 512, 1024, 2048, 4096, 8192), num_warps=(1, 2, 4, 8))
 MERGE_SPACE = space(BLOCK=(64, 128, 256, 512, 1024, 2048), num_warps=(1, 2, 4, 8))
-PROGRAMS = 4 * SMS  # partial results, at most
+LOOPING = tuple(c for c in looping(SPACE) if c.programs <= 4)  # few, so that the partial results stay few
 
 
 @triton.jit
@@ -150,26 +152,26 @@ def _norm_bwd_kernel(
     tl.store(dz_ptr + offs, (scale * tl.load(weight_ptr).to(ACC)) * (du - dbias - zhat * dweight), mask)
 
 
-def _config(kernel: str, z: Tensor, loads: int, programs: int | None = None) -> tuple[Config, int, int]:
-    """The config, the tiles, and the programs that take them, at most so many."""
-    size = z.numel()
+def _config(kernel: str, z: Tensor, loads: int, loops: bool = False) -> tuple[Config, int, int]:
+    """The config, the tiles, and the programs that take them."""
+    numel, itemsize, size = z.numel(), z.element_size(), sms(z.device)
 
     def grid(config: Config) -> tuple[int, int]:
-        tiles = -(-size // config.blocks["BLOCK"])
-        return tiles, tiles if programs is None else min(tiles, programs)
+        tiles = -(-numel // config.blocks["BLOCK"])
+        return tiles, sharing(tiles, config, size) if loops else tiles
 
     def footprint(config: Config) -> Footprint:
         (tiles, shared), block = grid(config), config.blocks["BLOCK"]
-        waste = -(-tiles // max(shared, 1)) * shared * block / max(size, 1)
-        return Footprint(block, z.element_size(), loads, 3, shared, waste, block * z.element_size())
+        waste = -(-tiles // max(shared, 1)) * shared * block / max(numel, 1)
+        return Footprint(block, itemsize, loads, 3, shared, waste, block * itemsize, sms=size)
 
-    config = config_for(SPACE, footprint, kernel, z, C=1, pixels=size)
+    config = config_for(LOOPING if loops else SPACE, footprint, kernel, z, C=1, pixels=numel)
     return config, *grid(config)
 
 
 def plan_norm_moments(z: Tensor) -> Plan:
     """Makes partial (programs, 3): see `plan_norm_merge`."""
-    config, tiles, programs = _config("norm_moments", z, 1, PROGRAMS)
+    config, tiles, programs = _config("norm_moments", z, 1, loops=True)
     partial = partials(z, programs, 3)
     args = dict(z_ptr=z, partial_ptr=partial, size=z.numel(), tiles=tiles, programs=programs)
     args |= dict(ACC=accumulator(z), STAGES=2)
@@ -208,7 +210,7 @@ def plan_norm_apply(
 
 def plan_norm_sums(du: Tensor, z: Tensor, stats: Tensor, eps: float) -> Plan:
     """Makes partial (programs, 2), of dweight and dbias."""
-    config, tiles, programs = _config("norm_sums", z, 2, PROGRAMS)
+    config, tiles, programs = _config("norm_sums", z, 2, loops=True)
     args = dict(du_ptr=du, z_ptr=z, stats_ptr=stats, partial_ptr=partials(z, programs, 2))
     args |= dict(size=z.numel(), tiles=tiles, programs=programs, EPS=eps, ACC=accumulator(z), STAGES=2)
     traffic = dict(du_ptr=(1, 0), z_ptr=(1, 0), stats_ptr=(programs, 0), partial_ptr=(0, 1))

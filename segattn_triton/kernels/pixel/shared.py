@@ -6,17 +6,20 @@ x, y (N, C, P); map (N, P); weight (C,); bias (1,). Up to C = 1024 a program hol
 it takes them in chunks, and reads the tile a second time, from cache.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...runtime.maps import Maps
 from ...tuning.choice import config_for
-from ...tuning.model import SMS, Config, Footprint, space
-from ...tuning.target import capability, with_all_registers
+from ...tuning.grids import sharing
+from ...tuning.model import Config, Footprint, looping, space
+from ...tuning.target import capability, rounds_ahead, sms, stages_for, with_all_registers
 from ..common.tile import WHOLE, channels_at_once, is_peak, load_vector, nan_max
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
+LOOPING = looping(SPACE)
 
 
 @triton.jit
@@ -92,34 +95,68 @@ def _live(m: Maps, pool: str, backward: bool) -> float:
 PARTIALS = 16384  # values per image that the second stage of a reduction has to read, at most
 
 
-def blocks(m: Maps, config: Config) -> tuple[int, int]:
+def blocks(m: Maps, config: Config, sms: int) -> tuple[int, int]:
     """Pixel tiles, and the programs T that share those of an image."""
     tiles = -(-m.P // config.blocks["BLOCK_P"])
-    return tiles, min(tiles, -(-8 * SMS // max(m.N, 1)), max(PARTIALS // m.C, 1))
+    return tiles, sharing(tiles, config, sms, m.N, PARTIALS // m.C)
 
 
-def chain_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, loops: bool = False) -> Config:
-    """Of a kernel that has all channels of its pixels, with one tile of an image or every T-th."""
+def chain_stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads: int) -> int:
+    """Of the loop over tiles of a program that has all channels of its pixels at once; 1 of one that has not."""
+    if m.C > WHOLE:
+        return 1
+    elements = loads * channels_at_once(m.C) * config.blocks["BLOCK_P"]
+    return stages_for(device, itemsize, elements, m.layout.align, config.programs)
+
+
+def chain_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+    """Of a kernel that has all channels of its pixels, one tile of an image."""
     itemsize, block_c = x.element_size(), channels_at_once(m.C)
-    few = m.C > WHOLE and m.layout.channels_last and capability(x.device) >= 100
+    few = _spills_first(m, x)
 
     def footprint(config: Config) -> Footprint | None:
-        block_p, (tiles, share) = config.blocks["BLOCK_P"], blocks(m, config)
-        if few and block_c * block_p > 512 * config.num_warps:  # Blackwell keeps less, and spills
+        block_p, tiles = config.blocks["BLOCK_P"], -(-m.P // config.blocks["BLOCK_P"])
+        if few and block_c * block_p > 512 * config.num_warps:
             return None
-        share = share if loops else tiles
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        waste = -(-tiles // max(share, 1)) * share * block_p / max(m.P, 1)
-        return Footprint(block_c * block_p, itemsize, loads, live, m.N * share, waste, row)
+        return Footprint(block_c * block_p, itemsize, loads, live, m.N * tiles, tiles * block_p / max(m.P, 1), row)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
     return with_all_registers(config_for(SPACE, footprint, kernel, x, **how), x.device)
 
 
-def spatial_config(m: Maps, x: Tensor, pool: str, backward: bool) -> Config:
-    kernel, itemsize = "spatial_bwd" if backward else "spatial_fwd", x.element_size()
-    block_c, live = channels_at_once(m.C), _live(m, pool, backward)
-    ampere = 80 <= capability(x.device) < 90 and m.layout.channels_last and not backward
+def looping_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+    """Of a kernel that has all channels of its pixels, every T-th tile of an image."""
+    itemsize, block_c, device, size = x.element_size(), channels_at_once(m.C), x.device, sms(x.device)
+    few = _spills_first(m, x)
+
+    def footprint(config: Config) -> Footprint | None:
+        block_p, (tiles, share) = config.blocks["BLOCK_P"], blocks(m, config, size)
+        if few and block_c * block_p > 512 * config.num_warps:
+            return None
+        row = (block_c if m.layout.channels_last else block_p) * itemsize
+        waste = -(-tiles // max(share, 1)) * share * block_p / max(m.P, 1)
+        ahead = rounds_ahead(chain_stages(device, itemsize, m, config, loads))
+        return Footprint(block_c * block_p, itemsize, loads, live, m.N * share, waste, row, ahead=ahead, sms=size)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
+    return config_for(LOOPING, footprint, kernel, x, **how)
+
+
+def _spills_first(m: Maps, x: Tensor) -> bool:
+    """Blackwell keeps fewer values of many channels, where each of them is contiguous."""
+    return m.C > WHOLE and m.layout.channels_last and capability(x.device) >= 100
+
+
+def tiles_and_programs(m: Maps, config: Config, sms: int) -> tuple[int, int]:
+    """The tiles of an image, and the programs that share those of all images."""
+    tiles = -(-m.P // config.blocks["BLOCK_P"])
+    return tiles, sharing(m.N * tiles, config, sms)
+
+
+def spatial_config(m: Maps, x: Tensor, pool: str) -> Config:
+    itemsize, block_c, live = x.element_size(), channels_at_once(m.C), _live(m, pool, backward=False)
+    ampere = 80 <= capability(x.device) < 90 and m.layout.channels_last
 
     def footprint(config: Config) -> Footprint | None:
         block_p = config.blocks["BLOCK_P"]
@@ -127,9 +164,21 @@ def spatial_config(m: Maps, x: Tensor, pool: str, backward: bool) -> Config:
             return None
         tiles = -(-m.P // block_p)
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        waste = tiles * block_p / max(m.P, 1)
-        return Footprint(block_c * block_p, itemsize, 1 + backward, live, m.N * tiles, waste, row)
+        return Footprint(block_c * block_p, itemsize, 1, live, m.N * tiles, tiles * block_p / max(m.P, 1), row)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(pool,), exact=m.N)
-    config = config_for(SPACE, footprint, kernel, x, **how)
+    config = config_for(SPACE, footprint, "spatial_fwd", x, **how)
     return with_all_registers(config, x.device) if ampere and itemsize == 2 else config
+
+
+def spatial_bwd_config(m: Maps, x: Tensor, pool: str) -> Config:
+    itemsize, block_c, live, size = x.element_size(), channels_at_once(m.C), _live(m, pool, True), sms(x.device)
+
+    def footprint(config: Config) -> Footprint:
+        block_p, (tiles, programs) = config.blocks["BLOCK_P"], tiles_and_programs(m, config, size)
+        row = (block_c if m.layout.channels_last else block_p) * itemsize
+        waste = -(-m.N * tiles // max(programs, 1)) * programs * block_p / max(m.N * m.P, 1)
+        return Footprint(block_c * block_p, itemsize, 2, live, programs, waste, row, sms=size)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(pool,), exact=m.N)
+    return config_for(LOOPING, footprint, "spatial_bwd", x, **how)
