@@ -58,7 +58,16 @@ def layer(module: str) -> str:
 
 
 ARROWS = {  # layer -> the layers it may import
-    "__init__": {"modules", "functional", "reference", "runtime", "acceleration", "tuning"},
+    "__init__": {
+        "acceleration",
+        "functional",
+        "modules",
+        "reference",
+        "runtime.counting",
+        "runtime.dispatch",
+        "runtime.known",
+        "tuning",
+    },
     "acceleration": {"acceleration", "functional", "modules", "reference", "runtime.checks"},
     "modules": {"modules", "functional", "runtime.checks", "reference"},
     "functional": {"runtime.checks", "runtime.dispatch", "reference"},
@@ -74,7 +83,7 @@ ARROWS = {  # layer -> the layers it may import
     "viz": set(),
     "runtime.dispatch": {"reference", "ops", "runtime.plan", "runtime.call"},
     "runtime.call": {"runtime.operator", "runtime.description", "runtime.known", "runtime.program"},
-    "runtime.operator": {"runtime.schemas", "runtime.description", "runtime.run", "runtime.maps"},
+    "runtime.operator": {"kernels", "runtime.schemas", "runtime.description", "runtime.run", "runtime.maps"},
     "runtime.run": {"runtime.known", "runtime.program", "runtime.plan", "runtime.maps"},
     "runtime.description": {"runtime.known", "runtime.plan", "tuning"},
     "runtime.program": {"runtime.plan"},

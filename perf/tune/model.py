@@ -86,15 +86,10 @@ def _problem_of(name: str, args: Sequence) -> Problem | None:
     """The problem of a call of an operator, None of one that no row of the catalog describes."""
     if name not in OPERATORS or name not in BY_NAME:
         return None
-    op, row = OPERATORS[name], BY_NAME[name]
-    tensors, options = args[: op.num_tensors], dict(zip(op.options, args[op.num_tensors :], strict=True))
-    if len(row.inputs) != len(tensors) or not row.fits(*tensors) or not set(row.options) <= set(options):
+    row, (tensors, options) = BY_NAME[name], OPERATORS[name].schema.named(args)
+    if len(row.inputs) != len(tensors) or not row.fits(*tensors) or not set(row.options) <= set(options._fields):
         return None
-    keywords = {
-        k: (options[k], options[f"{k}_a"], options[f"{k}_b"]) if f"{k}_a" in options else options[k]
-        for k in (*row.options, *WINDOW)
-        if k in options
-    }
+    keywords = {k: getattr(options, k) for k in (*row.options, *WINDOW) if k in options._fields}
     sizes = _sizes(row, tensors)
     x, given = row.as_map(next(iter(row.inputs.values())), tensors[0]), [t for t in tensors[1:] if t is not None]
     N, C, *S = x.shape

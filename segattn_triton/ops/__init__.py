@@ -1,4 +1,4 @@
-"""The operations as compositions of kernels, by name, with the signatures of `segattn_triton.reference`."""
+"""The operations as compositions of kernels, by name. Each takes tensors, and options as the public function has."""
 
 from torch import Tensor
 

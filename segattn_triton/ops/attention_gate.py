@@ -20,30 +20,30 @@ from torch import Tensor
 from ..kernels.additive.backward import fits_on_chip, plan_additive_bwd
 from ..kernels.additive.forward import plan_additive_fwd
 from ..kernels.additive.separate import plan_additive_dw, plan_additive_dx, plan_additive_dz
-from ..kernels.common.activations import Spec, activation
 from ..kernels.common.finish import plan_finish
 from ..runtime import schemas
-from ..runtime.operator import Call, DifferentiableOp
+from ..runtime.operator import DifferentiableOp
 
 
-def _allocate(x, g, wx, wg, b, weight, bias, gate, gate_a, gate_b, return_map):
+def _allocate(tensors, options):
+    x = tensors.x
     pixels = x.shape[0], *x.shape[2:]
     return (
         torch.empty_like(x),
-        x.new_empty((x.shape[0], 1, *x.shape[2:]) if return_map else (0,)),
+        x.new_empty((x.shape[0], 1, *x.shape[2:]) if options.return_map else (0,)),
         x.new_empty(pixels, dtype=torch.promote_types(x.dtype, torch.float32)),  # z
     )
 
 
-def _forward(run, outputs, x, g, wx, wg, b, weight, bias, gate, gate_a, gate_b, return_map):
-    y, gate_map, z = outputs
-    gate_map = gate_map if return_map else None
-    run.launch(plan_additive_fwd(x, g, wx, wg, b, weight, bias, y, gate_map, z, activation(gate, gate_a, gate_b)))
+def _forward(run, outputs, tensors, options):
+    gate_map = outputs.map if options.return_map else None
+    run.launch(plan_additive_fwd(*tensors, outputs.y, gate_map, outputs.z, options.gate))
 
 
-def _backward(run, grads, douts, saved, x, g, wx, wg, b, weight, bias, gate, gate_a, gate_b, return_map):
-    (dx, dg, dwx, dwg, db, dweight, dbias), (dy, dmap), (z,) = grads, douts, saved
-    given, gates = (dy, dmap, x, g, wx, wg, b, weight, z), activation(gate, gate_a, gate_b)
+def _backward(run, grads, douts, saved, tensors, options):
+    dx, dg, dwx, dwg, db, dweight, dbias = grads
+    x, g, wx, wg, b, weight, _ = tensors
+    given, gates = (*douts, x, g, wx, wg, b, weight, saved.z), options.gate
     of_logits = dweight is not None or dbias is not None
     maps = dx, dg, dwx is not None, dwg is not None
     products = (_on_chip if fits_on_chip(x, g, wx.shape[0]) else _separate)(run, given, *maps, of_logits, db, gates)
@@ -81,16 +81,5 @@ _attention_gate = DifferentiableOp(
 )
 
 
-def attention_gate(
-    x: Tensor,
-    g: Tensor,
-    wx: Tensor,
-    wg: Tensor,
-    b: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    gate: Spec,
-    return_map: bool,
-):
-    return Call(_attention_gate, (x, g, wx, wg, b, weight, bias, *gate, return_map), return_map)
+def attention_gate(*tensors: Tensor | None, **options):
+    return _attention_gate.call(tensors, options, options["return_map"])

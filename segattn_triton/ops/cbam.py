@@ -14,6 +14,8 @@ them. The gate of the pixels alone has 3 passes and 4, with shared ties 5. Saved
 `channel`), gc, and of every pixel both pools, the place of the maximum, and z, before a norm and after it.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,6 @@ from ..kernels.channel.mlp_bwd import plan_mlp_bwd
 from ..kernels.channel.mlp_dw import plan_mlp_dw
 from ..kernels.channel.mlp_fwd import plan_mlp_fwd
 from ..kernels.channel.pool import plan_pool_fwd
-from ..kernels.common.activations import Activation, Spec, activation
 from ..kernels.common.finish import plan_finish
 from ..kernels.pixel.chain import plan_chain_fwd
 from ..kernels.pixel.chain_bwd import plan_chain_dx, plan_chain_sums
@@ -35,8 +36,7 @@ from ..kernels.pixel.norm import (
 )
 from ..kernels.pixel.pair import plan_pair
 from ..runtime import schemas
-from ..runtime.operator import Call, DifferentiableOp
-from ..runtime.run import Run
+from ..runtime.operator import DifferentiableOp
 
 BOTH = "avg+max"
 
@@ -73,13 +73,11 @@ def _wanted(t: Tensor) -> Tensor | None:
     return None if t.shape == (0,) else t
 
 
-def _pixels_forward(
-    run: Run, x, zc, logit, gc, window, outputs, pool: str, eps: float, residual: bool, gate: Activation
-):
+def _pixels_forward(run, x, zc, logit, gc, window, outputs, pool: str, residual: bool, options):
     """The gate of the pixels, of x or of what the gate of the channels leaves of it, and the product of all."""
     weight, bias, norm_weight, norm_bias = window
     y, gate_map, stats, pools, peak, found, z, raw = outputs
-    split, gate_map = peak.dim() == 3, _wanted(gate_map)
+    split, gate_map, gate, eps = peak.dim() == 3, _wanted(gate_map), options.gate, options.eps
     run.launch(plan_pair(x, zc, logit, gc, pools, _wanted(peak), found, _maps_in(weight, pool), split, gate))
     if norm_weight is None:
         run.launch(plan_convolve_fwd(pools, weight, bias, z, gate_map, gate))
@@ -91,7 +89,7 @@ def _pixels_forward(
     run.launch(plan_chain_fwd(x, gc, z, y, residual, gate))
 
 
-def _norm_backward(run: Run, du: Tensor, raw: Tensor, stats: Tensor, norm_weight: Tensor, dnorm, eps: float) -> Tensor:
+def _norm_backward(run, du: Tensor, raw: Tensor, stats: Tensor, norm_weight: Tensor, dnorm, eps: float) -> Tensor:
     """dz of the convolution, and the gradients of the norm's parameters where they are wanted."""
     sums = run.launch(plan_norm_sums(du, raw, stats, eps))
     both, dz = run.empty(torch.empty_like(stats)), run.empty(torch.empty_like(raw))
@@ -104,9 +102,7 @@ def _norm_backward(run: Run, du: Tensor, raw: Tensor, stats: Tensor, norm_weight
     return dz
 
 
-def _pixels_backward(
-    run: Run, douts, x, gc, window, saved, dwindow, back: bool, pool: str, eps: float, gate: Activation
-):
+def _pixels_backward(run, douts, x, gc, window, saved, dwindow, back: bool, pool: str, options):
     """(dpools, partial dgc), of which the first and, with gc, the second are there if something goes `back` to them."""
     weight, _, norm_weight, _ = window
     dweight, dbias, *dnorm = dwindow
@@ -115,12 +111,12 @@ def _pixels_backward(
     dz, dpools = run.empty(torch.empty_like(z)), run.empty(torch.empty_like(pools)) if back else None
     dpools_of_sums = dpools if gc is not None else None
     how = _maps_in(weight, pool)
-    sums, more, dgc = plan_chain_sums(dy, dmap, x, gc, z, dz, dpools_of_sums, _wanted(peak), found, how, gate)
+    sums, more, dgc = plan_chain_sums(dy, dmap, x, gc, z, dz, dpools_of_sums, _wanted(peak), found, how, options.gate)
     if dgc is not None:
         run.empty(dgc)
     run.launch(sums)
     if norm_weight is not None:
-        dz = _norm_backward(run, dz, raw, stats, norm_weight, dnorm, eps)
+        dz = _norm_backward(run, dz, raw, stats, norm_weight, dnorm, options.eps)
     with_dparam = dweight is not None or dbias is not None
     convolve = run.launch(plan_convolve_bwd(dz, pools, weight, dpools, with_dparam))
     if with_dparam:
@@ -131,161 +127,73 @@ def _pixels_backward(
     return dpools, dgc
 
 
-def _allocate_spatial(x, weight, bias, norm_weight, norm_bias, pool, ties, gate, gate_a, gate_b, eps, return_map):
-    return *_allocate_y(x, norm_weight, return_map), *_allocate_pixels(x, weight, norm_weight, ties)
+def _allocate_spatial(tensors, options):
+    x, weight, _, norm_weight, _ = tensors
+    return *_allocate_y(x, norm_weight, options.return_map), *_allocate_pixels(x, weight, norm_weight, options.ties)
 
 
-def _forward_spatial(
-    run, outputs, x, weight, bias, norm_weight, norm_bias, pool, ties, gate, gate_a, gate_b, eps, return_map
-):
-    window, channels = (weight, bias, norm_weight, norm_bias), (None, None, None)
-    _pixels_forward(run, x, *channels, window, outputs, pool, eps, False, activation(gate, gate_a, gate_b))
+def _forward_spatial(run, outputs, tensors, options):
+    x, *window = tensors
+    _pixels_forward(run, x, None, None, None, window, outputs, options.pool, False, options)
 
 
-def _backward_spatial(
-    run,
-    grads,
-    douts,
-    saved,
-    x,
-    weight,
-    bias,
-    norm_weight,
-    norm_bias,
-    pool,
-    ties,
-    gate,
-    gate_a,
-    gate_b,
-    eps,
-    return_map,
-):
-    (dx, *dwindow), gates = grads, activation(gate, gate_a, gate_b)
-    window, back = (weight, bias, norm_weight, norm_bias), dx is not None
-    dpools, _ = _pixels_backward(run, douts, x, None, window, saved, dwindow, back, pool, eps, gates)
+def _backward_spatial(run, grads, douts, saved, tensors, options):
+    (dx, *dwindow), (x, *window), back = grads, tensors, grads.x is not None
+    dpools, _ = _pixels_backward(run, douts, x, None, window, saved, dwindow, back, options.pool, options)
     if back:
-        _, _, peak, found, z, _ = saved
-        how, channels = _maps_in(weight, pool), (None, False, False, None, None)
+        (_, _, peak, found, z, _), gates = saved, options.gate
+        how, channels = _maps_in(tensors.weight, options.pool), (None, False, False, None, None)
         run.launch(plan_chain_dx(douts[0], x, None, z, dpools, _wanted(peak), found, how, *channels, dx, False, gates))
 
 
-def _allocate(
-    x,
-    w1,
-    b1,
-    w2,
-    b2,
-    weight,
-    bias,
-    norm_weight,
-    norm_bias,
-    pool,
-    spatial_pool,
-    act,
-    act_a,
-    act_b,
-    gate,
-    gate_a,
-    gate_b,
-    ties,
-    residual,
-    eps,
-    return_map,
-):
+def _allocate(tensors, options):
+    x, norm_weight, pool = tensors.x, tensors.norm_weight, options.pool
     N, C = x.shape[:2]
     acc, pools = torch.promote_types(x.dtype, torch.float32), 1 + (pool == BOTH)
-    split = pool != "avg" and ties == "split"
+    split = pool != "avg" and options.ties == "split"
     return (
-        *_allocate_y(x, norm_weight, return_map),
+        *_allocate_y(x, norm_weight, options.return_map),
         x.new_empty((N, pools * C), dtype=acc),  # v
         x.new_empty((N, C), dtype=acc),  # zc
-        x.new_empty((0,) if w2 is None else (N, pools * w1.shape[0]), dtype=acc),  # z1
+        x.new_empty((0,) if tensors.w2 is None else (N, pools * tensors.w1.shape[0]), dtype=acc),  # z1
         x.new_empty((N, C) if split else (0,), dtype=acc),  # the maximum
         x.new_empty((0,) if pool == "avg" else (N, C), dtype=torch.int32),  # its first pixel, or its count
         x.new_empty((N, C), dtype=acc),  # gc
-        *_allocate_pixels(x, weight, norm_weight, ties),
+        *_allocate_pixels(x, tensors.weight, norm_weight, options.ties),
     )
 
 
-def _forward(
-    run,
-    outputs,
-    x,
-    w1,
-    b1,
-    w2,
-    b2,
-    weight,
-    bias,
-    norm_weight,
-    norm_bias,
-    pool,
-    spatial_pool,
-    act,
-    act_a,
-    act_b,
-    gate,
-    gate_a,
-    gate_b,
-    ties,
-    residual,
-    eps,
-    return_map,
-):
+def _forward(run, outputs, tensors, options):
+    x, layers, window, pool = tensors.x, tensors[1:5], tensors[5:], options.pool
     *first, pooled, zc, z1, highest, place, gc = outputs[:9]
-    of_pixels, window = (*first, *outputs[9:]), (weight, bias, norm_weight, norm_bias)
-    split, acts, gates = ties == "split", activation(act, act_a, act_b), activation(gate, gate_a, gate_b)
+    of_pixels, split = (*first, *outputs[9:]), options.ties == "split"
     z1, highest, place = map(_wanted, (z1, highest, place))
     sums = run.launch(plan_pool_fwd(x, pool != "max", pool != "avg", split))
     partial = sums.total, sums.peak, sums.at
-    pixels, layers = x.shape[2:].numel(), (w1, b1, w2, b2)
-    mlp = run.launch(plan_mlp_fwd(*partial, pixels, *layers, pooled, highest, place, z1, acts, split, pool == BOTH))
-    channels = mlp.z, zc, gc
-    _pixels_forward(run, x, *channels, window, of_pixels, spatial_pool, eps, residual, gates)
+    size, made = x.shape[2:].numel(), (pooled, highest, place, z1)
+    mlp = run.launch(plan_mlp_fwd(*partial, size, *layers, *made, options.act, split, pool == BOTH))
+    channels, how = (mlp.z, zc, gc), (options.spatial_pool, options.residual)
+    _pixels_forward(run, x, *channels, window, of_pixels, *how, options)
 
 
-def _backward(
-    run,
-    grads,
-    douts,
-    saved,
-    x,
-    w1,
-    b1,
-    w2,
-    b2,
-    weight,
-    bias,
-    norm_weight,
-    norm_bias,
-    pool,
-    spatial_pool,
-    act,
-    act_a,
-    act_b,
-    gate,
-    gate_a,
-    gate_b,
-    ties,
-    residual,
-    eps,
-    return_map,
-):
-    (dx, *dlayers), dwindow, window = grads[:5], grads[5:], (weight, bias, norm_weight, norm_bias)
+def _backward(run, grads, douts, saved, tensors, options):
+    (dx, *dlayers), dwindow = grads[:5], grads[5:]
+    x, w1, _, w2, _, *window = tensors
     stats, pooled, zc, z1, highest, place, gc, *pixels = saved
     z1, highest, place = map(_wanted, (z1, highest, place))
-    acts, gates = activation(act, act_a, act_b), activation(gate, gate_a, gate_b)
+    acts, gates, pool, spatial_pool = options.act, options.gate, options.pool, options.spatial_pool
     both, back = pool == BOTH, dx is not None or any(d is not None for d in dlayers)
     of_pixels = window, (stats, *pixels), dwindow
-    dpools, dgc = _pixels_backward(run, douts, x, gc, *of_pixels, back, spatial_pool, eps, gates)
+    dpools, dgc = _pixels_backward(run, douts, x, gc, *of_pixels, back, spatial_pool, options)
     if not back:
         return
     size, layers = x.shape[2:].numel(), (w1, w2)
     mlp = run.launch(plan_mlp_bwd(dgc, size, None, zc, z1, *layers, dx is not None, acts, gates, both))
     if dx is not None:
         _, peak, found, z, _ = pixels
-        how, channels = _maps_in(weight, spatial_pool), (mlp.dpooled, pool != "max", both, highest, place)
-        run.launch(plan_chain_dx(douts[0], x, gc, z, dpools, _wanted(peak), found, how, *channels, dx, residual, gates))
+        how, channels = _maps_in(tensors.weight, spatial_pool), (mlp.dpooled, pool != "max", both, highest, place)
+        of_pixels, made = (z, dpools, _wanted(peak), found), (dx, options.residual)
+        run.launch(plan_chain_dx(douts[0], x, gc, *of_pixels, how, *channels, *made, gates))
     if any(d is not None for d in dlayers):
         run.launch(plan_mlp_dw(mlp.dz, mlp.dz1, z1, pooled, *dlayers, acts, both))
 
@@ -299,51 +207,20 @@ _cbam_spatial_gate = DifferentiableOp(
 )
 
 
-def _asked(return_map: bool, return_stats: bool) -> bool | tuple[int, ...]:
+def _asked(options: Mapping) -> bool | tuple[int, ...]:
     """The places of what is returned; False of y alone."""
-    places = 0, *([1] if return_map else []), *([2] if return_stats else [])
+    places = 0, *([1] if options["return_map"] else []), *([2] if options["return_stats"] else [])
     return places if len(places) > 1 else False
 
 
-def cbam(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor | None,
-    b2: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    *,
-    pool: str,
-    spatial_pool: str,
-    act: Spec,
-    gate: Spec,
-    ties: str,
-    residual: bool,
-    eps: float,
-    return_map: bool,
-    return_stats: bool,
-):
-    tensors = x, w1, b1, w2, b2, weight, bias, norm_weight, norm_bias
-    options = pool, spatial_pool, *act, *gate, ties, residual, eps, return_map
-    return Call(_cbam, (*tensors, *options), _asked(return_map, return_stats))
+def _without_stats(options: Mapping) -> dict:
+    """The operator always gives the statistics of a norm."""
+    return {name: value for name, value in options.items() if name != "return_stats"}
 
 
-def cbam_spatial_gate(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    *,
-    pool: str,
-    gate: Spec,
-    ties: str,
-    eps: float,
-    return_map: bool,
-    return_stats: bool,
-):
-    tensors, options = (x, weight, bias, norm_weight, norm_bias), (pool, ties, *gate, eps, return_map)
-    return Call(_cbam_spatial_gate, (*tensors, *options), _asked(return_map, return_stats))
+def cbam(*tensors: Tensor | None, **options):
+    return _cbam.call(tensors, _without_stats(options), _asked(options))
+
+
+def cbam_spatial_gate(*tensors: Tensor | None, **options):
+    return _cbam_spatial_gate.call(tensors, _without_stats(options), _asked(options))

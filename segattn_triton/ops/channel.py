@@ -20,27 +20,26 @@ from ..kernels.channel.mlp_bwd import plan_mlp_bwd
 from ..kernels.channel.mlp_dw import plan_mlp_dw
 from ..kernels.channel.mlp_fwd import plan_mlp_fwd
 from ..kernels.channel.pool import plan_pool_bwd, plan_pool_fwd
-from ..kernels.common.activations import Spec, activation
+from ..kernels.common.activations import activation
 from ..runtime import schemas
-from ..runtime.operator import Call, DifferentiableOp
+from ..runtime.operator import DifferentiableOp
 
 BOTH = "avg+max"
 
 
-def _allocate(
-    x, w1, b1, w2, b2, source, shortcut, pool, act, act_a, act_b, gate, gate_a, gate_b, out_act, ties, return_map
-):
+def _allocate(tensors, options):
+    x, source, pool = tensors.x, tensors.source, options.pool
     N, C = x.shape[:2]
     inputs, pools = C if source is None else source.shape[1], 1 + (pool == BOTH)
     squeezed = (N, inputs)
     acc = torch.promote_types(x.dtype, torch.float32)
-    split = pool != "avg" and ties == "split"
+    split = pool != "avg" and options.ties == "split"
     return (
         torch.empty_like(x),
-        x.new_empty((N, C) if return_map else (0,)),
+        x.new_empty((N, C) if options.return_map else (0,)),
         x.new_empty((N, pools * inputs), dtype=acc),  # v
         x.new_empty((N, C), dtype=acc),  # z
-        x.new_empty((0,) if w2 is None else (N, pools * w1.shape[0]), dtype=acc),  # z1
+        x.new_empty((0,) if tensors.w2 is None else (N, pools * tensors.w1.shape[0]), dtype=acc),  # z1
         x.new_empty(squeezed if split else (0,), dtype=acc),  # the maximum
         x.new_empty((0,) if pool == "avg" else squeezed, dtype=torch.int32),  # its first pixel, or its count
     )
@@ -54,66 +53,25 @@ def _out(name: str):
     return None if name == "identity" else activation(name, 0.0, 0.0)
 
 
-def _forward(
-    run,
-    outputs,
-    x,
-    w1,
-    b1,
-    w2,
-    b2,
-    source,
-    shortcut,
-    pool,
-    act,
-    act_a,
-    act_b,
-    gate,
-    gate_a,
-    gate_b,
-    out_act,
-    ties,
-    return_map,
-):
+def _forward(run, outputs, tensors, options):
+    x, *layers, source, shortcut = tensors
     y, gate_map, pooled, z, *saved = outputs
     z1, highest, found = map(_wanted, saved)
     source = x if source is None else source
-    split, pixels, layers = ties == "split", source.shape[2:].numel(), (w1, b1, w2, b2)
-    sums, acts = run.launch(plan_pool_fwd(source, pool != "max", pool != "avg", split)), activation(act, act_a, act_b)
+    pool, split, pixels = options.pool, options.ties == "split", source.shape[2:].numel()
+    sums = run.launch(plan_pool_fwd(source, pool != "max", pool != "avg", split))
     partial, saved = (sums.total, sums.peak, sums.at), (pooled, highest, found, z1)
-    mlp = run.launch(plan_mlp_fwd(*partial, pixels, *layers, *saved, acts, split, pool == BOTH))
-    gates = activation(gate, gate_a, gate_b)
+    mlp = run.launch(plan_mlp_fwd(*partial, pixels, *layers, *saved, options.act, split, pool == BOTH))
     added = run.native(shortcut, x)
-    run.launch(plan_apply_fwd(x, mlp.z, y, z, _wanted(gate_map), gates, added, _out(out_act)))
+    run.launch(plan_apply_fwd(x, mlp.z, y, z, _wanted(gate_map), options.gate, added, _out(options.out_act)))
 
 
-def _backward(
-    run,
-    grads,
-    douts,
-    saved,
-    x,
-    w1,
-    b1,
-    w2,
-    b2,
-    source,
-    shortcut,
-    pool,
-    act,
-    act_a,
-    act_b,
-    gate,
-    gate_a,
-    gate_b,
-    out_act,
-    ties,
-    return_map,
-):
+def _backward(run, grads, douts, saved, tensors, options):
     (dx, *dparams, dsource, dshortcut), (dy, dmap) = grads, douts
+    x, w1, _, w2, _, source, shortcut = tensors
     pooled, z = saved[:2]
     z1, highest, found = map(_wanted, saved[2:])
-    acts, gates, out = activation(act, act_a, act_b), activation(gate, gate_a, gate_b), _out(out_act)
+    pool, acts, gates, out = options.pool, options.act, options.gate, _out(options.out_act)
     dmix = dx if source is None else dsource  # of the map that is pooled
     both = pool == BOTH
     with_sums = dmix is not None or any(d is not None for d in dparams)
@@ -136,36 +94,15 @@ def _backward(
         run.launch(plan_mlp_dw(mlp.dz, mlp.dz1, z1, pooled, *dparams, acts, both))
 
 
-def _adds(pool, act, act_a, act_b, gate, gate_a, gate_b, out_act, ties, return_map) -> str | None:
-    """The shortcut, where no activation follows the sum."""
-    return "shortcut" if out_act == "identity" else None
-
-
 _squeeze_excite = DifferentiableOp(
     schemas.squeeze_excite,
     allocate=_allocate,
     forward=_forward,
     backward=_backward,
     maps=("x", "source", "shortcut"),
-    adds=_adds,
+    adds=("shortcut", "out_act", "identity"),
 )
 
 
-def squeeze_excite(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor | None,
-    b2: Tensor | None,
-    source: Tensor | None,
-    shortcut: Tensor | None,
-    *,
-    pool: str,
-    act: Spec,
-    gate: Spec,
-    out_act: str,
-    ties: str,
-    return_map: bool,
-):
-    tensors = x, w1, b1, w2, b2, source, shortcut
-    return Call(_squeeze_excite, (*tensors, pool, *act, *gate, out_act, ties, return_map), return_map)
+def squeeze_excite(*tensors: Tensor | None, **options):
+    return _squeeze_excite.call(tensors, options, options["return_map"])

@@ -13,29 +13,29 @@ from torch import Tensor
 from ..kernels.channel.apply import plan_apply_bwd, plan_apply_fwd
 from ..kernels.channel.band import plan_band_bwd, plan_band_dw, plan_band_fwd
 from ..kernels.channel.pool import plan_pool_bwd, plan_pool_fwd
-from ..kernels.common.activations import Spec, activation
 from ..runtime import schemas
-from ..runtime.operator import Call, DifferentiableOp
+from ..runtime.operator import DifferentiableOp
 
 
-def _allocate(x, weight, bias, circular, gate, gate_a, gate_b, return_map):
+def _allocate(tensors, options):
+    x = tensors.x
     shape = x.shape[:2]
     acc = torch.promote_types(x.dtype, torch.float32)
-    gate_map = x.new_empty(shape if return_map else (0,))
+    gate_map = x.new_empty(shape if options.return_map else (0,))
     return torch.empty_like(x), gate_map, x.new_empty(shape, dtype=acc), x.new_empty(shape, dtype=acc)
 
 
-def _forward(run, outputs, x, weight, bias, circular, gate, gate_a, gate_b, return_map):
-    y, gate_map, pooled, z = outputs
+def _forward(run, outputs, tensors, options):
+    (x, weight, bias), (y, gate_map, pooled, z) = tensors, outputs
     sums = run.launch(plan_pool_fwd(x, True, False, False))
-    band = run.launch(plan_band_fwd(sums.total, x.shape[2:].numel(), weight, bias, circular, pooled))
-    gate_map = gate_map if return_map else None
-    run.launch(plan_apply_fwd(x, band.z, y, z, gate_map, activation(gate, gate_a, gate_b)))
+    band = run.launch(plan_band_fwd(sums.total, x.shape[2:].numel(), weight, bias, options.circular, pooled))
+    gate_map = gate_map if options.return_map else None
+    run.launch(plan_apply_fwd(x, band.z, y, z, gate_map, options.gate))
 
 
-def _backward(run, grads, douts, saved, x, weight, bias, circular, gate, gate_a, gate_b, return_map):
-    (dx, dweight, dbias), (dy, dmap), (pooled, z) = grads, douts, saved
-    gates, with_dparam = activation(gate, gate_a, gate_b), dweight is not None or dbias is not None
+def _backward(run, grads, douts, saved, tensors, options):
+    (dx, dweight, dbias), (dy, dmap), (pooled, z), (x, weight, _) = grads, douts, saved, tensors
+    circular, gates, with_dparam = options.circular, options.gate, dweight is not None or dbias is not None
     sums = run.launch(plan_pool_bwd(dy, x))
     band = run.launch(plan_band_bwd(sums.total, dmap, z, weight, circular, with_dparam, dx is not None, gates))
     if dx is not None:
@@ -52,5 +52,5 @@ _eca = DifferentiableOp(
 )
 
 
-def eca(x: Tensor, weight: Tensor, bias: Tensor | None, *, circular: bool, gate: Spec, return_map: bool):
-    return Call(_eca, (x, weight, bias, circular, *gate, return_map), return_map)
+def eca(*tensors: Tensor | None, **options):
+    return _eca.call(tensors, options, options["return_map"])

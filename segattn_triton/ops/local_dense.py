@@ -18,14 +18,13 @@ through that dtype.
 import torch
 from torch import Tensor
 
-from ..kernels.common.activations import Spec, activation
 from ..kernels.common.finish import plan_finish
 from ..kernels.conv.descriptors import plan_conv_descriptors_fwd, takes_descriptors
 from ..kernels.conv.pointers import plan_conv_pointers_fwd
 from ..kernels.conv.pointwise import plan_conv_bwd, plan_conv_library_fwd
 from ..runtime import schemas
 from ..runtime.maps import is_channels_last, native
-from ..runtime.operator import Call, DifferentiableOp, needs_grad
+from ..runtime.operator import DifferentiableOp, needs_grad
 from ..tuning.target import capability
 
 VARIANTS = ("pointers", "descriptors", "library")
@@ -47,12 +46,12 @@ def choose_variant(x: Tensor, variant: str = "auto") -> str:
     return "descriptors" if target >= 90 and rows_fit and takes_descriptors(x) else "pointers"
 
 
-def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor, Tensor]:
-    save, return_map = args[-2:]
+def _allocate(tensors, options):
+    x = tensors.x
     return (
         torch.empty_like(x),
-        torch.empty_like(x) if return_map else x.new_empty((0,)),
-        torch.empty_like(x) if save else x.new_empty((0,)),
+        torch.empty_like(x) if options.return_map else x.new_empty((0,)),
+        torch.empty_like(x) if options.save else x.new_empty((0,)),
     )
 
 
@@ -80,39 +79,36 @@ def _taps(x: Tensor, weight: Tensor) -> Tensor:
     return taps.copy_(weight.permute(2, 3, 0, 1)).flatten(0, 1)
 
 
-def _forward(run, outputs, x, weight, bias, gate, gate_a, gate_b, variant, save, return_map):
+def _forward(run, outputs, tensors, options):
+    (x, weight, bias), (y, gate_map, z) = tensors, outputs
     if x.numel() == 0:
         return
-    y, gate_map, z = outputs
-    gate_map = gate_map if return_map else None
-    function = activation(gate, gate_a, gate_b)
-    variant = choose_variant(x, variant)
+    gate_map = gate_map if options.return_map else None
+    variant = choose_variant(x, options.variant)
     if variant == "library":
         conv = run.call(_library_conv, x, weight)
         if conv.stride() != y.stride():  # an unusual batch stride
             conv = run.call(Tensor.copy_, run.empty(torch.empty_like(y)), conv)
-        run.launch(plan_conv_library_fwd(x, conv, bias, y, gate_map, function))
-        if save:
+        run.launch(plan_conv_library_fwd(x, conv, bias, y, gate_map, options.gate))
+        if options.save:
             run.call(Tensor.set_, z, conv)  # no copy of the library's result
         return
     plan = plan_conv_descriptors_fwd if variant == "descriptors" else plan_conv_pointers_fwd
-    run.launch(plan(x, run.call(_taps, x, weight), bias, y, gate_map, z if save else None, function))
+    run.launch(plan(x, run.call(_taps, x, weight), bias, y, gate_map, z if options.save else None, options.gate))
 
 
-def _backward(run, grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, variant, save, return_map):
+def _backward(run, grads, douts, saved, tensors, options):
+    (dx, dweight, dbias), (dy, dmap), (x, weight, bias) = grads, douts, tensors
     if x.numel() == 0:
         for grad in grads:
             if grad is not None:
                 run.call(Tensor.zero_, grad)
         return
-    dx, dweight, dbias = grads
-    dy, dmap = douts
     dmap = run.native(dmap, x)
     with_conv = dx is not None or dweight is not None
     dz = run.empty(torch.empty_like(x)) if with_conv else None
-    z = run.native(saved[0], x)
-    function = activation(gate, gate_a, gate_b)
-    sums = run.launch(plan_conv_bwd(dy, dmap, x, z, bias, dz, dx, dbias is not None, function))
+    z = run.native(saved.z, x)
+    sums = run.launch(plan_conv_bwd(dy, dmap, x, z, bias, dz, dx, dbias is not None, options.gate))
     if dbias is not None:
         run.launch(plan_finish(sums.db, dbias))
     if with_conv:
@@ -136,8 +132,7 @@ def _saves(*tensors: Tensor | None) -> bool:
     return (torch.is_grad_enabled() and torch.compiler.is_compiling()) or needs_grad(tensors)
 
 
-def local_gate_dense(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, gate: Spec, return_map: bool, variant: str = "auto"
-):
+def local_gate_dense(*tensors: Tensor | None, variant: str = "auto", **options):
     """`variant` names the forward, for tests and measurements; "descriptors" only where `takes_descriptors`."""
-    return Call(_local_gate, (x, weight, bias, *gate, variant, _saves(x, weight, bias), return_map), return_map)
+    how = dict(options, variant=variant, save=_saves(*tensors))
+    return _local_gate.call(tensors, how, options["return_map"])

@@ -9,31 +9,28 @@ dweight_cij = sum_nhw dz(h, w) x(h+i-1, w+j-1), dbias_c = sum_nhw dz. Nothing is
 import torch
 from torch import Tensor
 
-from ..kernels.common.activations import Spec, activation
 from ..kernels.common.finish import plan_finish
 from ..kernels.stencil.backward import plan_stencil_bwd
 from ..kernels.stencil.forward import plan_stencil_fwd
 from ..runtime import schemas
-from ..runtime.operator import Call, DifferentiableOp
+from ..runtime.operator import DifferentiableOp
 
 
-def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
-    return_map = args[-1]
-    return torch.empty_like(x), torch.empty_like(x) if return_map else x.new_empty((0,))
+def _allocate(tensors, options):
+    x = tensors.x
+    return torch.empty_like(x), torch.empty_like(x) if options.return_map else x.new_empty((0,))
 
 
-def _forward(run, outputs, x, weight, bias, gate, gate_a, gate_b, return_map):
-    y, gate_map = outputs
-    gate_map = gate_map if return_map else None
-    run.launch(plan_stencil_fwd(x, weight, bias, y, gate_map, "dot", activation(gate, gate_a, gate_b)))
+def _forward(run, outputs, tensors, options):
+    gate_map = outputs.map if options.return_map else None
+    run.launch(plan_stencil_fwd(*tensors, outputs.y, gate_map, "dot", options.gate))
 
 
-def _backward(run, grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, return_map):
-    dx, dweight, dbias = grads
-    dy, dmap = douts
-    dmap = run.native(dmap, x)
+def _backward(run, grads, douts, saved, tensors, options):
+    (dx, dweight, dbias), (dy, dmap) = grads, douts
+    dmap = run.native(dmap, tensors.x)
     wanted = dweight is not None, dbias is not None
-    plan, partial = plan_stencil_bwd(dy, dmap, x, weight, bias, dx, *wanted, "dot", activation(gate, gate_a, gate_b))
+    plan, partial = plan_stencil_bwd(dy, dmap, *tensors, dx, *wanted, "dot", options.gate)
     run.empty(partial)
     run.launch(plan)
     sums = [t for t in (dweight, dbias) if t is not None]
@@ -50,5 +47,5 @@ _local_gate_depthwise = DifferentiableOp(
 )
 
 
-def local_gate_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, *, gate: Spec, return_map: bool):
-    return Call(_local_gate_depthwise, (x, weight, bias, *gate, return_map), return_map)
+def local_gate_depthwise(*tensors: Tensor | None, **options):
+    return _local_gate_depthwise.call(tensors, options, options["return_map"])

@@ -9,31 +9,27 @@ the dz of those windows whose maximum x is. Nothing is saved but x: the backward
 import torch
 from torch import Tensor
 
-from ..kernels.common.activations import Spec, activation
 from ..kernels.stencil.backward import plan_stencil_bwd
 from ..kernels.stencil.forward import plan_stencil_fwd
 from ..runtime import schemas
-from ..runtime.operator import Call, DifferentiableOp
+from ..runtime.operator import DifferentiableOp
 
 
-def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
-    return_map = args[-1]
-    return torch.empty_like(x), torch.empty_like(x) if return_map else x.new_empty((0,))
+def _allocate(tensors, options):
+    x = tensors.x
+    return torch.empty_like(x), torch.empty_like(x) if options.return_map else x.new_empty((0,))
 
 
-def _forward(run, outputs, x, pool, ties, gate, gate_a, gate_b, return_map):
-    y, gate_map = outputs
-    gate_map = gate_map if return_map else None
-    run.launch(plan_stencil_fwd(x, None, None, y, gate_map, pool, activation(gate, gate_a, gate_b)))
+def _forward(run, outputs, tensors, options):
+    gate_map = outputs.map if options.return_map else None
+    run.launch(plan_stencil_fwd(tensors.x, None, None, outputs.y, gate_map, options.pool, options.gate))
 
 
-def _backward(run, grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_map):
-    dy, dmap = douts
+def _backward(run, grads, douts, saved, tensors, options):
+    x, (dy, dmap) = tensors.x, douts
     dmap = run.native(dmap, x)
-    stencil = ties if pool == "max" else pool
-    plan, _ = plan_stencil_bwd(
-        dy, dmap, x, None, None, grads[0], False, False, stencil, activation(gate, gate_a, gate_b)
-    )
+    stencil = options.ties if options.pool == "max" else options.pool
+    plan, _ = plan_stencil_bwd(dy, dmap, x, None, None, grads.x, False, False, stencil, options.gate)
     run.launch(plan)
 
 
@@ -45,5 +41,5 @@ _local_pool_gate = DifferentiableOp(
 )
 
 
-def local_pool_gate(x: Tensor, *, pool: str, gate: Spec, ties: str, return_map: bool):
-    return Call(_local_pool_gate, (x, pool, ties, *gate, return_map), return_map)
+def local_pool_gate(*tensors: Tensor | None, **options):
+    return _local_pool_gate.call(tensors, options, options["return_map"])

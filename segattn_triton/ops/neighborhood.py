@@ -9,7 +9,7 @@ delta_i); qk and av save nothing but their inputs. From ds: dq_i = scale sum_j d
 drel_bias_o = sum of ds at offset o. Of av: dv_j = sum_i a_ij dy_i, da_ij = <dy_i, v_j>.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..kernels.neighborhood.forward import plan_neighborhood_fwd
 from ..kernels.neighborhood.split import plan_neighborhood_dot, plan_neighborhood_sum
 from ..runtime import schemas
 from ..runtime.maps import partials
-from ..runtime.operator import Call, DifferentiableOp, needs_grad
+from ..runtime.operator import DifferentiableOp, needs_grad
 
 
 def _empty_in_order_of(t: Tensor, shape: Sequence[int]) -> Tensor:
@@ -34,60 +34,65 @@ def _finish_bias(run, dbias: Tensor | None, drel_bias: Tensor | None) -> None:
         run.launch(plan_finish(dbias, drel_bias))
 
 
-def _allocate(q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
+def _window(options) -> tuple[int, int, str]:
+    return options.kernel_size, options.dilation, options.border
+
+
+def _allocate(tensors, options):
+    q = tensors.q
     acc = torch.promote_types(q.dtype, torch.float32)
-    return torch.empty_like(q), q.new_empty(q.shape[:4] if return_lse else (0,), dtype=acc)
+    return torch.empty_like(q), q.new_empty(q.shape[:4] if options.return_lse else (0,), dtype=acc)
 
 
-def _forward(run, outputs, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
-    y, lse = outputs
-    run.launch(
-        plan_neighborhood_fwd(q, k, v, rel_bias, y, lse if return_lse else None, kernel_size, dilation, border, scale)
-    )
+def _forward(run, outputs, tensors, options):
+    lse = outputs.lse if options.return_lse else None
+    run.launch(plan_neighborhood_fwd(*tensors, outputs.y, lse, *_window(options), options.scale))
 
 
-def _backward(run, grads, douts, saved, q, k, v, rel_bias, kernel_size, dilation, border, scale, return_lse):
-    (dq, dk, dv, drel_bias), (dy, dlse), (y, lse) = grads, douts, saved
-    delta = run.empty(partials(q, *q.shape[:4]))
-    run.launch(plan_neighborhood_delta(y, dy, dlse, delta))
-    plan = plan_neighborhood_bwd(
-        dy, q, k, v, rel_bias, lse, delta, dq, dk, dv, drel_bias is not None, kernel_size, dilation, border, scale
-    )
+def _backward(run, grads, douts, saved, tensors, options):
+    *dqkv, drel_bias = grads
+    dy, dlse = douts
+    delta = run.empty(partials(tensors.q, *tensors.q.shape[:4]))
+    run.launch(plan_neighborhood_delta(saved.y, dy, dlse, delta))
+    forward, bias = (*tensors, saved.lse), drel_bias is not None
+    plan = plan_neighborhood_bwd(dy, *forward, delta, *dqkv, bias, *_window(options), options.scale)
     _finish_bias(run, run.launch(plan).dbias, drel_bias)
 
 
-def _qk_allocate(q, k, rel_bias, kernel_size, dilation, border, scale):
-    return (_empty_in_order_of(q, (*q.shape[:4], kernel_size * kernel_size)),)
+def _qk_allocate(tensors, options):
+    q = tensors.q
+    return (_empty_in_order_of(q, (*q.shape[:4], options.kernel_size * options.kernel_size)),)
 
 
-def _qk_forward(run, outputs, q, k, rel_bias, kernel_size, dilation, border, scale):
-    exclude = border == "mask"
-    run.launch(plan_neighborhood_dot(q, k, rel_bias, outputs[0], kernel_size, dilation, border, scale, exclude))
+def _qk_forward(run, outputs, tensors, options):
+    exclude = options.border == "mask"
+    run.launch(plan_neighborhood_dot(*tensors, outputs.scores, *_window(options), options.scale, exclude))
 
 
-def _qk_backward(run, grads, douts, saved, q, k, rel_bias, kernel_size, dilation, border, scale):
-    (dq, dk, drel_bias), (ds,) = grads, douts
+def _qk_backward(run, grads, douts, saved, tensors, options):
+    (dq, dk, drel_bias), (ds,), window = grads, douts, (*_window(options), options.scale)
     if dq is not None or drel_bias is not None:
-        plan = plan_neighborhood_sum(ds, k, dq, drel_bias is not None, kernel_size, dilation, border, scale)
+        plan = plan_neighborhood_sum(ds, tensors.k, dq, drel_bias is not None, *window)
         _finish_bias(run, run.launch(plan).dbias, drel_bias)
     if dk is not None:
-        run.launch(plan_neighborhood_sum(ds, q, dk, False, kernel_size, dilation, border, scale, to_keys=True))
+        run.launch(plan_neighborhood_sum(ds, tensors.q, dk, False, *window, to_keys=True))
 
 
-def _av_allocate(attn, v, kernel_size, dilation, border):
+def _av_allocate(tensors, options):
+    attn, v = tensors
     return (_empty_in_order_of(v, (*attn.shape[:4], v.shape[4])),)
 
 
-def _av_forward(run, outputs, attn, v, kernel_size, dilation, border):
-    run.launch(plan_neighborhood_sum(attn, v, outputs[0], False, kernel_size, dilation, border, 1.0))
+def _av_forward(run, outputs, tensors, options):
+    run.launch(plan_neighborhood_sum(*tensors, outputs.y, False, *_window(options), 1.0))
 
 
-def _av_backward(run, grads, douts, saved, attn, v, kernel_size, dilation, border):
-    (dattn, dv), (dy,) = grads, douts
+def _av_backward(run, grads, douts, saved, tensors, options):
+    (dattn, dv), (dy,), window = grads, douts, (*_window(options), 1.0)
     if dattn is not None:
-        run.launch(plan_neighborhood_dot(dy, v, None, dattn, kernel_size, dilation, border, 1.0, False))
+        run.launch(plan_neighborhood_dot(dy, tensors.v, None, dattn, *window, False))
     if dv is not None:
-        run.launch(plan_neighborhood_sum(attn, dy, dv, False, kernel_size, dilation, border, 1.0, to_keys=True))
+        run.launch(plan_neighborhood_sum(tensors.attn, dy, dv, False, *window, to_keys=True))
 
 
 _neighborhood_attention = DifferentiableOp(
@@ -113,39 +118,20 @@ _neighborhood_av = DifferentiableOp(
 )
 
 
-def _scale(scale: float | None, q: Tensor) -> float:
-    return q.shape[4] ** -0.5 if scale is None else float(scale)
+def _scaled(options: Mapping, q: Tensor) -> dict:
+    """The options with a scale, d^-1/2 where none is given."""
+    scale = options["scale"]
+    return dict(options, scale=q.shape[4] ** -0.5 if scale is None else float(scale))
 
 
-def neighborhood_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rel_bias: Tensor | None,
-    *,
-    kernel_size: int,
-    dilation: int,
-    border: str,
-    scale: float | None,
-    return_lse: bool,
-):
-    with_lse = return_lse or needs_grad((q, k, v, rel_bias))
-    options = kernel_size, dilation, border, _scale(scale, q), with_lse
-    return Call(_neighborhood_attention, (q, k, v, rel_bias, *options), return_lse)
+def neighborhood_attention(*tensors: Tensor | None, return_lse: bool, **options):
+    how = dict(_scaled(options, tensors[0]), return_lse=return_lse or needs_grad(tensors))
+    return _neighborhood_attention.call(tensors, how, return_lse)
 
 
-def neighborhood_qk(
-    q: Tensor,
-    k: Tensor,
-    rel_bias: Tensor | None,
-    *,
-    kernel_size: int,
-    dilation: int,
-    border: str,
-    scale: float | None,
-):
-    return Call(_neighborhood_qk, (q, k, rel_bias, kernel_size, dilation, border, _scale(scale, q)))
+def neighborhood_qk(*tensors: Tensor | None, **options):
+    return _neighborhood_qk.call(tensors, _scaled(options, tensors[0]))
 
 
-def neighborhood_av(attn: Tensor, v: Tensor, *, kernel_size: int, dilation: int, border: str):
-    return Call(_neighborhood_av, (attn, v, kernel_size, dilation, border))
+def neighborhood_av(*tensors: Tensor | None, **options):
+    return _neighborhood_av.call(tensors, options)

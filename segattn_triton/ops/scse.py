@@ -18,59 +18,38 @@ from ..kernels.channel.mlp_dw import plan_mlp_dw
 from ..kernels.channel.mlp_fwd import plan_mlp_fwd
 from ..kernels.channel.pool import plan_pool_fwd
 from ..kernels.channel.scse import plan_scse_bwd
-from ..kernels.common.activations import Spec, activation
 from ..kernels.common.finish import plan_finish
 from ..kernels.pixel.forward import plan_spatial_fwd
 from ..runtime import schemas
-from ..runtime.operator import Call, DifferentiableOp
+from ..runtime.operator import DifferentiableOp
 
 
-def _allocate(x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map):
+def _allocate(tensors, options):
+    x, w1 = tensors.x, tensors.w1
     N, C = x.shape[:2]
     acc = torch.promote_types(x.dtype, torch.float32)
     return (
         torch.empty_like(x),
-        x.new_empty((N, 1, *x.shape[2:]) if return_map else (0,)),
+        x.new_empty((N, 1, *x.shape[2:]) if options.return_map else (0,)),
         x.new_empty((N, C), dtype=acc),  # v
         x.new_empty((N, C), dtype=acc),  # zc
         x.new_empty((N, w1.shape[0]), dtype=acc),  # z1
     )
 
 
-def _forward(
-    run, outputs, x, w1, b1, w2, b2, weight, bias, act, act_a, act_b, gate, gate_a, gate_b, reduce, return_map
-):
-    y, gate_map, pooled, zc, z1 = outputs
+def _forward(run, outputs, tensors, options):
+    (x, *layers, weight, bias), (y, gate_map, pooled, zc, z1) = tensors, outputs
     sums = run.launch(plan_pool_fwd(x, True, False, False))
-    pixels, acts = x.shape[2:].numel(), activation(act, act_a, act_b)
-    mlp = run.launch(plan_mlp_fwd(sums.total, None, None, pixels, w1, b1, w2, b2, pooled, None, None, z1, acts, False))
-    gate_map, gates = gate_map if return_map else None, activation(gate, gate_a, gate_b)
-    run.launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", gates, mlp.z, zc, reduce))
+    pixels, saved = x.shape[2:].numel(), (pooled, None, None, z1)
+    mlp = run.launch(plan_mlp_fwd(sums.total, None, None, pixels, *layers, *saved, options.act, False))
+    gate_map = gate_map if options.return_map else None
+    run.launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", options.gate, mlp.z, zc, options.reduce))
 
 
-def _backward(
-    run,
-    grads,
-    douts,
-    saved,
-    x,
-    w1,
-    b1,
-    w2,
-    b2,
-    weight,
-    bias,
-    act,
-    act_a,
-    act_b,
-    gate,
-    gate_a,
-    gate_b,
-    reduce,
-    return_map,
-):
+def _backward(run, grads, douts, saved, tensors, options):
     (dx, *dparams, dweight, dbias), (dy, dmap), (pooled, zc, z1) = grads, douts, saved
-    acts, gates = activation(act, act_a, act_b), activation(gate, gate_a, gate_b)
+    x, w1, _, w2, _, weight, bias = tensors
+    acts, gates, reduce = options.act, options.gate, options.reduce
     with_mlp = dx is not None or any(d is not None for d in dparams)
     with_dparam = dweight is not None or dbias is not None
     wanted = with_mlp, with_dparam, dx is not None
@@ -97,18 +76,5 @@ _scse = DifferentiableOp(
 )
 
 
-def scse(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    act: Spec,
-    gate: Spec,
-    reduce: str,
-    return_map: bool,
-):
-    return Call(_scse, (x, w1, b1, w2, b2, weight, bias, *act, *gate, reduce, return_map), return_map)
+def scse(*tensors: Tensor | None, **options):
+    return _scse.call(tensors, options, options["return_map"])

@@ -10,45 +10,41 @@ Nothing is saved but the inputs: z is a by-product of the read that the backward
 import torch
 from torch import Tensor
 
-from ..kernels.common.activations import Spec, activation
 from ..kernels.common.finish import plan_finish
 from ..kernels.pixel.backward import plan_spatial_bwd
 from ..kernels.pixel.forward import plan_spatial_fwd
 from ..runtime import schemas
-from ..runtime.operator import Call, DifferentiableOp
+from ..runtime.operator import DifferentiableOp
 
 
-def _allocate(x: Tensor, *args) -> tuple[Tensor, Tensor]:
-    return_map = args[-1]
-    gate_map = x.new_empty((x.shape[0], 1, *x.shape[2:]) if return_map else (0,))
+def _allocate(tensors, options):
+    x = tensors.x
+    gate_map = x.new_empty((x.shape[0], 1, *x.shape[2:]) if options.return_map else (0,))
     return torch.empty_like(x), gate_map
 
 
-def _forward(run, outputs, x, weight, bias, gate, gate_a, gate_b, return_map):
-    y, gate_map = outputs
-    gate_map = gate_map if return_map else None
-    run.launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", activation(gate, gate_a, gate_b)))
+def _forward(run, outputs, tensors, options):
+    gate_map = outputs.map if options.return_map else None
+    run.launch(plan_spatial_fwd(*tensors, outputs.y, gate_map, "dot", options.gate))
 
 
-def _backward(run, grads, douts, saved, x, weight, bias, gate, gate_a, gate_b, return_map):
+def _backward(run, grads, douts, saved, tensors, options):
     dx, dweight, dbias = grads
     with_dparam = dweight is not None or dbias is not None
-    gates = activation(gate, gate_a, gate_b)
-    sums = run.launch(plan_spatial_bwd(*douts, x, weight, bias, dx, with_dparam, "dot", False, gates))
+    sums = run.launch(plan_spatial_bwd(*douts, *tensors, dx, with_dparam, "dot", False, options.gate))
     if with_dparam:
-        dweight = run.empty(torch.empty_like(weight)) if dweight is None else dweight
+        dweight = run.empty(torch.empty_like(tensors.weight)) if dweight is None else dweight
         run.launch(plan_finish(sums.dparam, dweight, dbias))
 
 
-def _pool_forward(run, outputs, x, pool, ties, gate, gate_a, gate_b, return_map):
-    y, gate_map = outputs
-    gate_map = gate_map if return_map else None
-    run.launch(plan_spatial_fwd(x, None, None, y, gate_map, pool, activation(gate, gate_a, gate_b)))
+def _pool_forward(run, outputs, tensors, options):
+    gate_map = outputs.map if options.return_map else None
+    run.launch(plan_spatial_fwd(tensors.x, None, None, outputs.y, gate_map, options.pool, options.gate))
 
 
-def _pool_backward(run, grads, douts, saved, x, pool, ties, gate, gate_a, gate_b, return_map):
-    split = ties == "split"
-    run.launch(plan_spatial_bwd(*douts, x, None, None, grads[0], False, pool, split, activation(gate, gate_a, gate_b)))
+def _pool_backward(run, grads, douts, saved, tensors, options):
+    x, split = tensors.x, options.ties == "split"
+    run.launch(plan_spatial_bwd(*douts, x, None, None, grads.x, False, options.pool, split, options.gate))
 
 
 _spatial_gate = DifferentiableOp(
@@ -65,9 +61,9 @@ _spatial_pool_gate = DifferentiableOp(
 )
 
 
-def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None, *, gate: Spec, return_map: bool):
-    return Call(_spatial_gate, (x, weight, bias, *gate, return_map), return_map)
+def spatial_gate(*tensors: Tensor | None, **options):
+    return _spatial_gate.call(tensors, options, options["return_map"])
 
 
-def spatial_pool_gate(x: Tensor, *, pool: str, gate: Spec, ties: str, return_map: bool):
-    return Call(_spatial_pool_gate, (x, pool, ties, *gate, return_map), return_map)
+def spatial_pool_gate(*tensors: Tensor | None, **options):
+    return _spatial_pool_gate.call(tensors, options, options["return_map"])

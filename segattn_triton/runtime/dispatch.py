@@ -147,16 +147,13 @@ def decompositions() -> dict:
 def _decompose(op, *args):
     """Call the reference with the operator's arguments; what it saves for a backward is left empty."""
     define = getattr(reference, op.reference)
-    tensors, options = args[: op.num_tensors], dict(zip(op.options, args[op.num_tensors :], strict=True))
+    tensors, options = op.schema.named(args)
     known = inspect.signature(define).parameters
-    kwargs = {name: options[name] for name in options if name in known}
-    for name in ("act", "gate"):
-        if name in kwargs:
-            kwargs[name] = (kwargs[name], options[f"{name}_a"], options[f"{name}_b"])
+    kwargs = {name: value for name, value in options._asdict().items() if name in known}
     if "stats" in op.outputs:
         kwargs["return_stats"] = True
     out = define(*tensors, **kwargs)
     out = out if isinstance(out, tuple) else (out,)
-    if "stats" in op.outputs and not options["return_map"]:
+    if "stats" in op.outputs and not options.return_map:
         out = (out[0], tensors[0].new_empty((0,)), out[1])
     return (*out, *(tensors[0].new_empty((0,)) for _ in range(len(op.outputs) - len(out))))

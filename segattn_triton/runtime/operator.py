@@ -5,7 +5,7 @@ stands an `autograd.Function`; the backward is called through its own, whose bac
 double backward would be silently zero.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..kernels.common.activations import activation
 from .description import describe
 from .maps import native
 from .run import Run, perform, repeated
@@ -34,17 +35,19 @@ class Call:
 
 
 class DifferentiableOp:
-    """One operation, whose operators do this.
+    """One operation, whose operators do this. All are values by the names of the schema, options by their public ones;
+    an option `act` or `gate` is the `Activation` that kernels take.
 
-    allocate   (*arguments) -> the outputs, empty; an output that is not wanted has no elements
-    forward    (run, outputs, *arguments) fills them
-    backward   (run, grads, douts, saved, *arguments) fills `grads`, one per tensor argument, None where not needed;
+    allocate   (tensors, options) -> the outputs, empty; an output that is not wanted has no elements
+    forward    (run, outputs, tensors, options) fills them
+    backward   (run, grads, douts, saved, tensors, options) fills `grads`, one per tensor, None where not needed;
                douts are the gradients of the differentiable outputs: dy, then None for each that has none
     maps            the tensors that are feature maps: they come native, each in its own memory order
     views           how many leading tensors the kernels read in any strides: these are the maps then
     reference       the function of `segattn_triton.reference` that defines the op, where it has another name
-    adds            (*options) -> the tensor that is added to y last: its gradient is dy itself, which the autograd
-                    function returns; the operator is not asked for it, because its outputs may not alias its inputs
+    adds            (tensor, option, value): the tensor is added to y last where the option has that value. Its gradient
+                    is dy itself, which the autograd function returns; the operator is not asked for it, because its
+                    outputs may not alias its inputs
     """
 
     def __init__(
@@ -57,10 +60,10 @@ class DifferentiableOp:
         maps: Sequence[str] = ("x",),
         views: int = 0,
         reference: str | None = None,
-        adds: Callable[..., str | None] | None = None,
+        adds: tuple[str, str, str] | None = None,
     ):
+        self.schema, self.tensors, self.outputs = schema, schema.tensors, schema.outputs
         self.name, self.name_bwd, self.op, self.op_bwd = schema.name, schema.name_bwd, schema.op, schema.op_bwd
-        self.tensors, self.options, self.outputs = schema.tensors, schema.options, schema.outputs
         self.num_tensors, self.differentiable, self.saved = schema.num_tensors, schema.differentiable, schema.saved
         self.returned = schema.returned
         self.reference, self.views, self.adds = reference or schema.name, views, adds
@@ -72,6 +75,10 @@ class DifferentiableOp:
         eager = _eager(self, backward)
         self._apply = super(torch.autograd.Function, eager).apply  # the C apply: a quarter of the overhead
         OPERATORS[self.name] = self
+
+    def call(self, tensors: Sequence[Tensor | None], options: Mapping, both: bool | tuple[int, ...] = True) -> Call:
+        """The call with these tensors and options, named as in the public function."""
+        return Call(self, self.schema.arguments(tensors, options), both)
 
     def __call__(self, *args):
         """The outputs for the caller, one alone without a tuple; None for one that is not wanted."""
@@ -118,11 +125,13 @@ class DifferentiableOp:
             return outputs
 
         def work(run: Run) -> list[Tensor | None]:
-            args_native = self._native(run, args)
-            made = [t if t.shape == _UNWANTED and not complete else run.empty(t) for t in self.allocate(*args_native)]
-            self._forward(run, made, *args_native)
-            if args_native[0] is not args[0]:
-                expected = self.allocate(*args)
+            tensors, options = self._named(args)
+            native_tensors = self._native(run, tensors)
+            made = self.allocate(native_tensors, options)
+            made = [t if t.shape == _UNWANTED and not complete else run.empty(t) for t in made]
+            self._forward(run, self.schema.Outputs(*made), native_tensors, options)
+            if native_tensors[0] is not tensors[0]:
+                expected = self.allocate(tensors, options)
                 made = [_in_strides_of(run, e, o) for e, o in zip(expected, made, strict=True)]
             return [o if complete or o.shape != _UNWANTED else None for o in made]
 
@@ -139,12 +148,13 @@ class DifferentiableOp:
 
         def work(run: Run) -> list[Tensor | None]:
             douts, saved, args, needs = self._backward_arguments(arguments)
-            args_native = self._native(run, args)
-            x_native, *_ = tensors = args_native[: self.num_tensors]
-            saved = [_as_made(run, s, x_native) for s in saved]
+            given_tensors, options = self._named(args)
+            tensors = self._native(run, given_tensors)
+            x_native = tensors[0]
+            saved = self.schema.Saved(*[_as_made(run, s, x_native) for s in saved])
             dy, *others = douts
             if dy is None:
-                y = self.allocate(*args_native)[0]
+                y = self.allocate(tensors, options)[0]
                 dy = run.call(_zeros, x_native, y.shape, y.stride())
             elif not self.views:
                 dy = run.native(dy, x_native)
@@ -153,10 +163,10 @@ class DifferentiableOp:
             for grad in grads:
                 if grad is not None:
                     run.empty(grad)
-            self._backward(run, tuple(grads), (dy, *others), saved, *args_native)
+            self._backward(run, self.schema.Tensors(*grads), (dy, *others), saved, tensors, options)
             for i in self.maps:
-                if tensors[i] is not args[i] and needs[i]:
-                    grads[i] = _in_strides_of(run, torch.empty_like(args[i]), grads[i])
+                if tensors[i] is not given_tensors[i] and needs[i]:
+                    grads[i] = _in_strides_of(run, torch.empty_like(given_tensors[i]), grads[i])
             if not complete:
                 return grads
             return [run.empty(x_native.new_empty(_UNWANTED)) if g is None else g for g in grads]
@@ -164,20 +174,25 @@ class DifferentiableOp:
         return perform(key, given, work)
 
     def _fake_forward(self, *args):
-        return _unpacked(self.allocate(*args))
+        return _unpacked(self.allocate(*self._named(args)))
 
     def _fake_backward(self, *arguments):
         _, _, args, needs = self._backward_arguments(arguments)
         return _unpacked(_complete(self._empty_grads(args[: self.num_tensors], needs), args[0]))
 
-    def _native(self, run: Run, args: Sequence) -> tuple:
-        """The arguments as kernels get them: views as they lie, a feature map native, parameters contiguous."""
-        tensors, options = args[: self.num_tensors], args[self.num_tensors :]
-        made = (
-            t if t is None or i < self.views else run.laid(native if i in self.maps else Tensor.contiguous, t)
-            for i, t in enumerate(tensors)
+    def _named(self, args: Sequence) -> tuple[Any, Any]:
+        """The operator's arguments as the values that `allocate`, `forward` and `backward` take."""
+        tensors, options = self.schema.named(args)
+        return tensors, options._replace(**{o: activation(*getattr(options, o)) for o in self.schema.activations})
+
+    def _native(self, run: Run, tensors: Sequence[Tensor | None]) -> Any:
+        """The tensors as kernels get them: views as they lie, a feature map native, parameters contiguous."""
+        return self.schema.Tensors(
+            *(
+                t if t is None or i < self.views else run.laid(native if i in self.maps else Tensor.contiguous, t)
+                for i, t in enumerate(tensors)
+            )
         )
-        return (*made, *options)
 
     def _backward_arguments(self, arguments: Sequence):
         """douts, saved, the arguments of the forward, needs"""
@@ -308,14 +323,12 @@ def _functions(op: DifferentiableOp) -> tuple[type[torch.autograd.Function], typ
 
 
 def _added_by(op: DifferentiableOp) -> Callable[[Sequence], int | None]:
-    """Of the options: the place of the tensor whose gradient is dy itself."""
-    adds, tensors = op.adds, op.tensors
-
-    def added_by(options: Sequence) -> int | None:
-        name = None if adds is None else adds(*options)
-        return None if name is None else tensors.index(name)
-
-    return added_by
+    """Of the operator's options: the place of the tensor whose gradient is dy itself."""
+    if op.adds is None:
+        return lambda options: None
+    tensor, option, value = op.adds
+    added, place = op.tensors.index(tensor), op.schema.flat.index(option)
+    return lambda options: added if options[place] == value else None
 
 
 def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[torch.autograd.Function]:

@@ -4,7 +4,9 @@
 needs Triton.
 """
 
-from collections.abc import Callable, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -40,7 +42,9 @@ class Schema:
     ):
         self.name, self.name_bwd = name, f"{name}_bwd"
         self.tensors, self.num_tensors = [t.removesuffix("?") for t in tensors], len(tensors)
-        self.options, self.outputs = [o.split()[1] for o in options.split(", ")], list(outputs)
+        self.flat, self.outputs = [o.split()[1] for o in options.split(", ")], list(outputs)
+        self.activations = [o for o in self.flat if f"{o}_a" in self.flat]
+        self.options = [o for o in self.flat if o[:-2] not in self.activations]
         self.differentiable, self.returned = differentiable, returned or differentiable
         self.saved = list(outputs[differentiable:] if saved is None else saved)
         typed = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
@@ -53,7 +57,22 @@ class Schema:
         arguments = ", ".join([*douts, *made, *typed])
         self.op_bwd = _define(self.name_bwd, f"({arguments}, {options}, bool[] needs) -> {grads}")
         self.flops = flops
+        self.Tensors, self.Options = namedtuple("Tensors", self.tensors), namedtuple("Options", self.options)
+        self.Outputs, self.Saved = namedtuple("Outputs", self.outputs), namedtuple("Saved", self.saved)
         SCHEMAS.append(self)
+
+    def arguments(self, tensors: Sequence, options: Mapping[str, Any]) -> tuple:
+        """What the operator takes, of tensors and options by their public names."""
+        if options.keys() != set(self.options):
+            raise TypeError(f"{self.name}: got the options {', '.join(options)}, expected {', '.join(self.options)}")
+        spread = [options[o] if o in self.activations else (options[o],) for o in self.options]
+        return (*tensors, *[value for values in spread for value in values])
+
+    def named(self, arguments: Sequence) -> tuple[Any, Any]:
+        """The reverse: (tensors, options), each a value by public names; an activation is (name, a, b)."""
+        rest = iter(arguments[self.num_tensors :])
+        values = [(next(rest), next(rest), next(rest)) if o in self.activations else next(rest) for o in self.options]
+        return self.Tensors(*arguments[: self.num_tensors]), self.Options(*values)
 
 
 def _define(name: str, schema: str) -> torch._ops.OpOverload:

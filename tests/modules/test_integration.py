@@ -48,9 +48,9 @@ def test_no_hidden_copy_inside_a_compiled_network(row, memory_format):
     with pytest.MonkeyPatch.context() as patch:
         for op in operator.OPERATORS.values():
 
-            def spy(*args, allocate=op.allocate):
-                seen.append(args[0].stride())
-                return allocate(*args)
+            def spy(tensors, options, allocate=op.allocate):
+                seen.append(tensors[0].stride())
+                return allocate(tensors, options)
 
             patch.setattr(op, "allocate", spy)
         y, (code,) = run_and_get_code(torch.compile(module, fullgraph=True), x)
