@@ -1,6 +1,6 @@
 """Attention for semantic segmentation whose forward and backward are Triton kernels."""
 
-from . import functional, reference
+from . import functional, layers, reference
 from .acceleration.adapters import register_adapter
 from .acceleration.api import accelerate, accelerated, acceleration_report, restore
 from .acceleration.capture import capture_attention
@@ -51,6 +51,7 @@ __all__ = [
     "convert_state_dict",
     "decompositions",
     "functional",
+    "layers",
     "reference",
     "register_adapter",
     "restore",

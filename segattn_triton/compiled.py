@@ -28,6 +28,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .runtime.operator import OPERATORS
 from .runtime.plan import Plan, recorded
+from .runtime.schemas import library
 from .tuning.model import REGISTERS
 from .tuning.target import AMD, SHARED, planning_for
 
@@ -287,7 +288,7 @@ class _Planning(TorchDispatchMode):
     """The implementations of our operators instead of their fakes: on meta tensors they plan, and launch nothing."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "segattn":
+        if func.namespace == library.ns:
             op = OPERATORS[func._opname.removesuffix("_bwd")]
             return (op.run_forward if func._opname == op.name else op.run_backward)(*args)
         return func(*args, **(kwargs or {}))

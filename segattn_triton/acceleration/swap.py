@@ -146,9 +146,23 @@ class AcceleratedInline(Accelerated):
         parts = _kernel_parts(self, lambda: read(self, gate), maps) if _are_one_batch(maps) else None
         if parts is None:
             return super().forward(*args, **kwargs)
-        names = self._segattn_plain.forward.__globals__
-        gates = [functools.partial(_run_inside, self, gate, one) for one in (parts, *parts.more)]
-        return gate.inline(self, gates, names, *args, **kwargs)
+        return _inside(self, self._segattn_plain, gate, parts, *args, **kwargs)
+
+
+def _inside(block: nn.Module, cls: type[nn.Module], gate: Gate, parts: Parts, *args, **kwargs):
+    """The forward of a block of this class, with kernels for the gates whose layers it holds."""
+    gates = [functools.partial(_run_inside, block, gate, one) for one in (parts, *parts.more)]
+    return gate.inline(block, gates, cls.forward.__globals__, *args, **kwargs)
+
+
+def by_kernel(module: nn.Module, gate: Gate, x: Tensor) -> Tensor:
+    """What the module's class makes of x, by the kernel where it takes the module and x."""
+    parts = _kernel_parts(module, lambda: read(module, gate), (x,))
+    if parts is None:
+        return type(module).forward(module, x)
+    if gate.inline is None:
+        return _run(module, gate, parts, x)
+    return _inside(module, type(module), gate, parts, x)
 
 
 def maps_among(args: Iterable) -> list[Tensor]:

@@ -7,7 +7,7 @@ as soon as both this package and torch's module are imported; importing that her
 import sys
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from .schemas import SCHEMAS, Schema
@@ -25,7 +25,10 @@ def let_torch_count() -> None:
 
 class _Awaiting(MetaPathFinder):
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path) if name == COUNTER else None
+        if name != COUNTER:
+            return None
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :]  # another copy of this package may wait, too
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None:
             spec.loader.exec_module = _then_register(spec.loader.exec_module)
         return spec

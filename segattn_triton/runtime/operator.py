@@ -253,7 +253,7 @@ def _packed(tensors: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _implement(name: str, implementation: Callable, fake: Callable) -> None:
     for key in ("CUDA", "CPU"):
         library.impl(name, implementation, key)
-    torch.library.register_fake(f"segattn::{name}", fake, lib=library)
+    torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
 
 
 def _complete(grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor]:

@@ -12,7 +12,9 @@ import torch
 
 from .. import flops
 
-library = torch.library.Library("segattn", "DEF")
+# a build of the Kernel Hub is loaded under a name of its own, so that several can be in one process
+_PACKAGE = __package__.partition(".")[0]
+library = torch.library.Library("segattn" if _PACKAGE == "segattn_triton" else _PACKAGE, "DEF")
 SCHEMAS: list["Schema"] = []
 
 
@@ -78,7 +80,7 @@ class Schema:
 def _define(name: str, schema: str) -> torch._ops.OpOverload:
     # flexible_layout: a compiled network hands over the layout it computes in, without a copy to the eager one
     library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
-    return getattr(torch.ops.segattn, name).default
+    return getattr(getattr(torch.ops, library.ns), name).default
 
 
 spatial_gate = Schema(

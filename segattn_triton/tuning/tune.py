@@ -21,7 +21,11 @@ def tune(model: nn.Module, *example: Tensor, budget: float = 600.0, out: str | P
     if not example:
         raise ValueError("example: got no input, expected those of a call of the model")
     # perf imports all the rest and is imported by none of it: it is fetched when asked for
-    perf = import_module("segattn_triton.perf.tune.model")
+    try:
+        perf = import_module("..perf.tune.model", __package__)
+    except ModuleNotFoundError as error:  # a build of the Kernel Hub has no perf
+        message = f'{error.name} is not installed: pip install "segattn_triton[perf]"'
+        raise ModuleNotFoundError(message, name=error.name) from error
     try:
         return perf.tune_model(model, example, budget, None if out is None else Path(out))
     except perf.Usage as error:
