@@ -2,7 +2,8 @@
 # make shell     a shell in which `python` has the modules and `segattn` is a command
 # make smoke     a test of every property, in 60 seconds on two cores
 # make test      a fixed share of the cases of every property, in minutes
-# make interop   what needs another tool: ONNX, installed libraries' models, the blocks of the docs, a type checker
+# make interop   what needs another tool: ONNX, OpenVINO, a C++ compiler, the Kernel Hub's package, installed libraries'
+#                models, the blocks of the docs, a type checker
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
 # make fuzz      10,000 random calls of every operation against the reference
@@ -15,6 +16,7 @@
 # make newest    every operation against the reference, in the interpreter of the newest Triton
 # make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
+# make hub       the repository that the builder of the Kernel Hub takes, into build/hub; of a committed tree alone
 # make docs      the site, into docs/build; a warning is an error, and no network is used once its tools are installed
 # PYTHON=... picks the interpreter; ARGS="..." is passed on to the command.
 
@@ -28,7 +30,7 @@ ARCHIVE ?= $(OUT)/results.tar.gz
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance check static versions newest lint docs build
+.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance check static versions newest lint hub docs build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -50,7 +52,7 @@ test:
 	$$python -m pytest -n 2 $(ARGS)
 
 interop:
-	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop,deploy)
 	$$python -m pytest -n 2 -m interop --share 1 $(ARGS)
 
 properties:
@@ -122,6 +124,9 @@ lint:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,dev)
 	$$python -m ruff check .
 	$$python -m ruff format --check .
+
+hub:
+	$(PYTHON) hub/write.py build/hub
 
 docs:
 	python=$$($(PYTHON) bootstrap.py --extras perf,docs)

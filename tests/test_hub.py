@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision_cpu  # noqa: F401, before torchvision
+import torchvision_cpu
 from gates import C, make_map, results
 from support import assert_equal
 from torch import nn
@@ -195,7 +195,8 @@ def test_loaded_by_the_hubs_package(writer, tree, tmp_path):
 def test_kernelize(writer, tree, tmp_path):
     """A torchvision model with SE, for training and torch.compile: equal outputs and gradients, and no fallback."""
     kernels = pytest.importorskip("kernels")
-    models = pytest.importorskip("torchvision").models
+    torchvision_cpu.install()
+    from torchvision import models
     from torchvision.ops import SqueezeExcitation
 
     segattn = built(writer, tmp_path / "hub", "kernelize")
