@@ -6,6 +6,7 @@ Kernels see (N, C, P) and for each map a tuple (batch stride, stride of the axis
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -71,8 +72,13 @@ class Maps(NamedTuple):
     N: int
     C: int
     P: int
-    strides: tuple[tuple[int, int], ...]  # per map: (batch, other axis), in units of align
+    stride: Mapping[str, tuple[int, int]]  # of a map by its name: (batch, other axis), in units of align
     layout: Layout
+
+    @property
+    def strides(self) -> dict[str, tuple[int, int]]:
+        """As kernels name them: `x_stride` of a map x."""
+        return {f"{name}_stride": stride for name, stride in self.stride.items()}
 
     @property
     def pixels(self) -> int:
@@ -80,19 +86,23 @@ class Maps(NamedTuple):
         return self.P if self.layout.channels_last else self.P // self.layout.align
 
 
-def maps(*tensors: Tensor) -> Maps:
-    """The common description of native maps of one shape and memory order."""
-    N, C, *S = tensors[0].shape
+def maps(**tensors: Tensor | None) -> Maps:
+    """The common description of native maps of one shape and memory order, by name. One that is None has the stride
+    of the first of the others, which kernels ignore."""
+    given = {name: t for name, t in tensors.items() if t is not None}
+    first = next(iter(given))
+    N, C, *S = given[first].shape
     P = math.prod(S)
     if P >= MOST_PIXELS:
         raise ValueError(f"x: got {P} pixels in an image, expected fewer than {MOST_PIXELS}: split the image")
-    channels_last = any(map(is_channels_last, tensors))
-    strides = [_strides(t, channels_last) for t in tensors]
-    common = math.gcd(*(s for pair in strides for s in pair), C if channels_last else P)
+    channels_last = any(map(is_channels_last, given.values()))
+    strides = {name: _strides(t, channels_last) for name, t in given.items()}
+    common = math.gcd(*(s for pair in strides.values() for s in pair), C if channels_last else P)
     align = next(a for a in ALIGNMENTS if common % a == 0)
-    far = max(stride for _, stride in strides) * (P if channels_last else C) + max(C, P)
-    in_units = tuple((batch // align, stride // align) for batch, stride in strides)
-    return Maps(N, C, P, in_units, Layout(channels_last, align, far >= 2**31))
+    far = max(stride for _, stride in strides.values()) * (P if channels_last else C) + max(C, P)
+    in_units = {name: (batch // align, stride // align) for name, (batch, stride) in strides.items()}
+    by_name = {name: in_units.get(name, in_units[first]) for name in tensors}
+    return Maps(N, C, P, by_name, Layout(channels_last, align, far >= 2**31))
 
 
 def accumulator(t: Tensor):

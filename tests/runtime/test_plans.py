@@ -58,7 +58,14 @@ def test_the_last_offset_of_an_image_decides(C, P, channels_last):
         step = -(-last // (rows - 1))
         stride = (0, 1, step, step) if channels_last else (0, step, 1, 1)
         x = torch.empty(0, device="meta").as_strided((1, C, P, 1), stride)
-        assert maps(x).layout == (channels_last, maps(x).layout.align, int64)
+        assert maps(x=x).layout == (channels_last, maps(x=x).layout.align, int64)
+
+
+def test_strides_come_by_name():
+    """In units of the alignment; one that is None has the first's, whatever stands before it."""
+    x, dy = (torch.empty(2, c, 8, 8, device="meta")[:, :6] for c in (6, 10))
+    assert maps(dx=None, x=x, dy=dy).strides == {"dx_stride": (48, 8), "x_stride": (48, 8), "dy_stride": (80, 8)}
+    assert maps(dy=dy, dx=None, x=x).strides == {"dy_stride": (80, 8), "dx_stride": (80, 8), "x_stride": (48, 8)}
 
 
 @each_row

@@ -189,7 +189,7 @@ def plan_additive_bwd(
     gate: Activation,
 ) -> Plan:
     """Makes the partial sums of each program that are asked for: dwx, dwg, dweight with dbias in one row, and db."""
-    m, mg, F = maps(*(t for t in (dy, x, dx) if t is not None)), maps(*(t for t in (g, dg) if t is not None)), len(wx)
+    m, mg, F = maps(x=x, dy=dy, dx=dx), maps(g=g, dg=dg), len(wx)
     config = _config(x, m, mg.C, F)
     (block_p,) = config.blocks.values()
     tiles = -(-m.P // block_p)
@@ -211,11 +211,8 @@ def plan_additive_bwd(
         dwg_ptr=partials(x, programs, F * mg.C) if with_dwg else None,
         dweight_ptr=partials(x, programs, F + 1) if with_dweight else None,
         db_ptr=partials(x, programs, F) if with_db else None,
-        dy_stride=m.strides[0],
-        x_stride=m.strides[1],
-        g_stride=mg.strides[0],
-        dx_stride=m.strides[-1],
-        dg_stride=mg.strides[-1],
+        **m.strides,
+        **mg.strides,
         pixels=m.pixels,
         tiles=tiles,
         all_tiles=m.N * tiles,

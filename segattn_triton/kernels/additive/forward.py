@@ -91,7 +91,7 @@ def plan_additive_fwd(
     gate: Activation,
 ) -> Plan:
     """x and y lie alike; z (N, P) where it is wanted."""
-    m, mg, F = maps(x, y), maps(g), wx.shape[0]
+    m, mg, F = maps(x=x, y=y), maps(g=g), wx.shape[0]
     nbytes = (2 * m.C + mg.C) * m.P * x.element_size()
     size = (max(m.P, 1), F, m.C + mg.C)
     config = dot_config("additive_fwd", SPACE, x, m, size, nbytes, m.N, (mg.C, F))
@@ -109,9 +109,8 @@ def plan_additive_fwd(
         y_ptr=y,
         map_ptr=gate_map,
         z_ptr=z,
-        x_stride=m.strides[0],
-        g_stride=mg.strides[0],
-        y_stride=m.strides[1],
+        **m.strides,
+        **mg.strides,
         pixels=m.pixels,
         tiles=tiles,
         C=m.C,

@@ -212,7 +212,7 @@ def plan_additive_dz(
     gate: Activation,
 ) -> Plan:
     """Makes dweight (programs, F + 1), partial dweight and dbias, and db (programs, F), those that are asked for."""
-    m, mg, F = maps(dy, x), maps(g), wx.shape[0]
+    m, mg, F = maps(dy=dy, x=x), maps(g=g), wx.shape[0]
     itemsize = x.element_size()
     size = max(m.P, 1), F, m.C + mg.C
     nbytes = (2 * m.C + mg.C + F) * m.P * itemsize
@@ -234,9 +234,8 @@ def plan_additive_dz(
         dz_ptr=dz,
         dweight_ptr=partials(x, programs, F + 1) if with_dweight else None,
         db_ptr=partials(x, programs, F) if with_db else None,
-        dy_stride=m.strides[0],
-        x_stride=m.strides[1],
-        g_stride=mg.strides[0],
+        **m.strides,
+        **mg.strides,
         pixels=m.pixels,
         tiles=tiles,
         all_tiles=m.N * tiles,
@@ -264,7 +263,7 @@ def plan_additive_dx(
     dy: Tensor | None, z: Tensor | None, dz: Tensor, w: Tensor, dx: Tensor, gate: Activation | None
 ) -> Plan:
     """dx of a map with the weight w (F, channels); of g, that is without dy, z and gate."""
-    m, F = maps(dx) if dy is None else maps(dx, dy), w.shape[0]
+    m, F = maps(dx=dx, dy=dy), w.shape[0]
     size = max(m.P, 1), m.C, F
     nbytes = (m.C * (1 if dy is None else 2) + F) * m.P * dx.element_size()
     config = dot_config("additive_dx", DX, dx, m, size, nbytes, m.N, (F, dy is None))
@@ -276,8 +275,7 @@ def plan_additive_dx(
         dz_ptr=dz,
         w_ptr=w,
         dx_ptr=dx,
-        dy_stride=m.strides[-1],
-        dx_stride=m.strides[0],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         C=m.C,
@@ -295,7 +293,7 @@ def plan_additive_dx(
 
 def plan_additive_dw(dz: Tensor, x: Tensor) -> Plan:
     """Makes dw (programs, F * channels), partial gradients of the weight of a map x."""
-    m, F = maps(x), dz.shape[-1]
+    m, F = maps(x=x), dz.shape[-1]
     share = max(m.N * m.P // (4 * SMS), 1)  # pixels of a program that has all channels
     nbytes = (m.C + F) * share * x.element_size()
     config = dot_config("additive_dw", DW, x, m, (F, m.C, share), nbytes, 4 * SMS, (F,))
@@ -306,7 +304,7 @@ def plan_additive_dw(dz: Tensor, x: Tensor) -> Plan:
         dz_ptr=dz,
         x_ptr=x,
         dw_ptr=partials(x, programs, F * m.C),
-        x_stride=m.strides[0],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         all_tiles=m.N * tiles,

@@ -189,7 +189,7 @@ def plan_apply_fwd(
     out: Activation | None = None,
 ) -> Plan:
     """y = out(x * gate(sum_k z) + shortcut); the sum also fills `logit` (N, C), and its gate the map."""
-    m = maps(*(t for t in (x, shortcut, y) if t is not None))
+    m = maps(y=y, x=x, shortcut=shortcut)
     config = _config("apply_fwd", m, x, loads=1 + (shortcut is not None), live=1.2 if shortcut is None else 6.2)
     chunks, blocks = _blocks(m, config)
     args = dict(
@@ -199,9 +199,7 @@ def plan_apply_fwd(
         y_ptr=y,
         logit_ptr=logit,
         map_ptr=gate_map,
-        x_stride=m.strides[0],
-        shortcut_stride=m.strides[1],
-        y_stride=m.strides[-1],
+        **m.strides,
         pixels=m.pixels,
         images=m.N,
         C=m.C,
@@ -238,7 +236,7 @@ def plan_apply_bwd(
     """
     reads_x = highest is not None or (pixel_gate is not None and reduce == "max")
     weight, gp, dzp = pixel_gate or (None, None, None)
-    m = maps(*(t for t in (du, x if reads_x else None, dx) if t is not None))
+    m = maps(du=du, x=x if reads_x else None, dx=dx)
     live = 1.2 + (highest is not None) + (0 if pixel_gate is None else 2.5 if reduce == "max" else 0.5)
     by_pixel = 0 if gp is None else gp.element_size() + dzp.element_size()
     config = _config("apply_bwd", m, x, max(1, (du is not None) + reads_x), live, by_pixel)
@@ -254,9 +252,7 @@ def plan_apply_bwd(
         gp_ptr=gp,
         dzp_ptr=dzp,
         dx_ptr=dx,
-        du_stride=m.strides[0],
-        x_stride=m.strides[-2 if reads_x else 0],
-        dx_stride=m.strides[-1],
+        **m.strides,
         pixels=m.pixels,
         images=m.N,
         C=m.C,

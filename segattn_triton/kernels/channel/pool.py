@@ -186,7 +186,7 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
 
 def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
     """Makes total, peak and at (N, T, C), of what is asked for."""
-    m = maps(x)
+    m = maps(x=x)
     config = _config("pool_fwd", m, x, loads=1, live=0.2 + mean + 3 * peak)
     chunks, blocks, tiles = _blocks(m, config, sms(x.device))
     args = dict(
@@ -194,7 +194,7 @@ def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
         total_ptr=partials(x, m.N, tiles, m.C) if mean else None,
         peak_ptr=partials(x, m.N, tiles, m.C) if peak else None,
         at_ptr=x.new_empty((m.N, tiles, m.C), dtype=torch.int32) if peak else None,
-        x_stride=m.strides[0],
+        **m.strides,
         pixels=m.pixels,
         blocks=blocks,
         tiles=tiles,
@@ -220,25 +220,19 @@ def plan_pool_bwd(
     with_total: bool = True,
 ) -> Plan:
     """z (N, C). Makes total (N, T, C), if asked for."""
-    needed = dict(
-        dy_ptr=dy,
-        x_ptr=x if with_total or out else None,
-        shortcut_ptr=shortcut if out else None,
-        du_ptr=du,
-        dx_ptr=dx,
-    )
-    given = {name: t for name, t in needed.items() if t is not None}
-    m = maps(*given.values())
-    strides = dict(zip(given, m.strides, strict=True))
-    loads = sum(name in given for name in ("dy_ptr", "x_ptr", "shortcut_ptr"))
+    needed = dict(dy=dy, x=x if with_total or out else None, shortcut=shortcut if out else None, du=du, dx=dx)
+    given = {name for name, t in needed.items() if t is not None}
+    m = maps(**needed)
+    loads = len(given & {"dy", "x", "shortcut"})
     live = 1.2 + (loads - 1 if out else 0) + 0.8 * ((du is not None) + (dx is not None))
     if m.layout.align == 1:  # every element has its own address in each of the maps
         live = 3.5 * len(given) if len(given) > 2 else live + 1
     config = _config("pool_bwd", m, x, loads, live)
     chunks, blocks, tiles = _blocks(m, config, sms(x.device))
-    args = needed | dict(
+    args = {f"{name}_ptr": t for name, t in needed.items()} | dict(
         z_ptr=z if out or dx is not None else None,
         total_ptr=partials(x, m.N, tiles, m.C) if with_total else None,
+        **m.strides,
         pixels=m.pixels,
         blocks=blocks,
         tiles=tiles,
@@ -249,7 +243,6 @@ def plan_pool_bwd(
         ACC=accumulator(x),
         STAGES=_stages(x.device, x.element_size(), m, config, loads),
     )
-    args |= {name.replace("_ptr", "_stride"): strides.get(name, m.strides[0]) for name in needed}
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "shortcut_ptr"), (1, 0)) | {"z_ptr": (tiles, 0)}
     traffic |= dict.fromkeys(("total_ptr", "du_ptr", "dx_ptr"), (0, 1))
     return Plan(_pool_bwd_kernel, args, config, m.N * tiles * chunks, traffic, ("total",))

@@ -174,7 +174,7 @@ def plan_scse_bwd(
     gate: Activation,
 ) -> Plan:
     """Makes, where wanted, total (N, T, C), dparam (N T, C + 1), gp and dzp (N, P)."""
-    m = maps(dy, x)
+    m = maps(dy=dy, x=x)
     block_c = channels_at_once(m.C)
     config = _config(m, x, block_c, reduce)
     tiles, share = _blocks(m, config, sms(x.device))
@@ -189,8 +189,7 @@ def plan_scse_bwd(
         dparam_ptr=partials(x, m.N * share, m.C + 1) if with_dparam else None,
         gp_ptr=partials(x, m.N, m.P) if with_pixels else None,
         dzp_ptr=partials(x, m.N, m.P) if with_pixels else None,
-        dy_stride=m.strides[0],
-        x_stride=m.strides[1],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         share=share,

@@ -69,8 +69,9 @@ def _conv_descriptors_fwd_kernel(
 
 def takes_descriptors(x: Tensor) -> bool:
     """Whether the tensor memory accelerator can read x: 16-bit, channels_last, all addresses multiples of 16 bytes."""
-    m = maps(x)
-    dense = m.strides[0][0] >= m.strides[0][1] * m.P or m.N == 1
+    m = maps(x=x)
+    batch, pixel = m.stride["x"]
+    dense = batch >= pixel * m.P or m.N == 1
     aligned = m.layout.align == 8 and x.data_ptr() % 16 == 0
     return x.element_size() == 2 and m.layout.channels_last and dense and aligned and m.N > 0
 
@@ -85,11 +86,11 @@ def plan_conv_descriptors_fwd(
     gate: Activation,
 ) -> Plan:
     """weight (9, C, C) in x's dtype. The boxes of the descriptors are the config's blocks."""
-    m, (H, W) = maps(x, y), x.shape[2:]
+    m, (H, W) = maps(x=x, y=y), x.shape[2:]
     config = matmul_config("conv_descriptors_fwd", DESCRIPTORS, x, m, m.N * H, W)
     block_p, block_c, block_k = (config.blocks[name] for name in ("BLOCK_P", "BLOCK_C", "BLOCK_K"))
     tiles, blocks = -(-W // block_p), -(-m.C // block_c)
-    batch, pixel = (stride * m.layout.align for stride in m.strides[0])
+    batch, pixel = (stride * m.layout.align for stride in m.stride["x"])
     batch = batch if m.N > 1 else pixel * m.P
     x_strides = [batch, pixel * W, pixel, 1]
     args = fwd_args(x, bias, y, gate_map, z, m, gate)

@@ -79,7 +79,7 @@ def plan_conv_pointers_fwd(
     gate: Activation,
 ) -> Plan:
     """weight (9, C, C) in x's dtype."""
-    m, (H, W) = maps(x, y), x.shape[2:]
+    m, (H, W) = maps(x=x, y=y), x.shape[2:]
     config = matmul_config("conv_pointers_fwd", POINTERS, x, m, m.N, m.P)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])

@@ -147,7 +147,7 @@ def plan_conv_library_fwd(
     x: Tensor, z: Tensor, bias: Tensor | None, y: Tensor, gate_map: Tensor | None, gate: Activation
 ) -> Plan:
     """z, y and the map lie alike."""
-    m = maps(x, y)
+    m = maps(x=x, y=y)
     config = _fwd_config(x, m)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
@@ -169,7 +169,7 @@ def plan_conv_bwd(
     gate: Activation,
 ) -> Plan:
     """z, dz and direct lie alike. Makes db (programs, C), partial sums, if asked for."""
-    m = maps(x, z, dy, *(() if dmap is None else (dmap,)))
+    m = maps(dy=dy, x=x, z=z, dmap=dmap)
     loads = 3 if dmap is None else 4
     config = _bwd_config(x, m, loads, live=3 + with_db)
     tiles, blocks, programs = _grid(m, config, sms(x.device))
@@ -182,10 +182,7 @@ def plan_conv_bwd(
         dz_ptr=dz,
         direct_ptr=direct,
         db_ptr=partials(x, programs, m.C) if with_db else None,
-        dy_stride=m.strides[2],
-        dmap_stride=m.strides[-1],
-        x_stride=m.strides[0],
-        z_stride=m.strides[1],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         all_tiles=m.N * tiles,

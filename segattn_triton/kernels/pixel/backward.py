@@ -121,7 +121,7 @@ def plan_spatial_bwd(
     gate: Activation,
 ) -> Plan:
     """Makes dparam (programs, C + 1), partial dweight and dbias, if asked for."""
-    m, block_c = maps(*(t for t in (dy, x, dx) if t is not None)), channels_at_once(x.shape[1])
+    m, block_c = maps(x=x, dy=dy, dx=dx), channels_at_once(x.shape[1])
     config = spatial_bwd_config(m, x, pool)
     tiles, grid = tiles_and_programs(m, config, sms(x.device))
     args = dict(
@@ -132,9 +132,7 @@ def plan_spatial_bwd(
         bias_ptr=bias,
         dx_ptr=dx,
         dparam_ptr=partials(x, grid, m.C + 1) if with_dparam else None,
-        dy_stride=m.strides[0],
-        x_stride=m.strides[1],
-        dx_stride=m.strides[-1],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         all_tiles=m.N * tiles,

@@ -54,7 +54,7 @@ def _chain_fwd_kernel(
 
 
 def plan_chain_fwd(x: Tensor, gc: Tensor | None, z: Tensor, y: Tensor, residual: bool, gate: Activation) -> Plan:
-    m = maps(x, y)
+    m = maps(x=x, y=y)
     config = chain_config("chain_fwd", m, x, loads=1, live=2.3 if m.layout.align == 1 else 1.4)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     args = dict(
@@ -62,8 +62,7 @@ def plan_chain_fwd(x: Tensor, gc: Tensor | None, z: Tensor, y: Tensor, residual:
         gc_ptr=gc,
         z_ptr=z,
         y_ptr=y,
-        x_stride=m.strides[0],
-        y_stride=m.strides[1],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         C=m.C,

@@ -214,7 +214,7 @@ def plan_chain_sums(
     gate: Activation,
 ) -> tuple[Plan, Plan | None, Tensor | None]:
     """The first plan fills dz; with dpools, which follow from dz, both fill the partial sums dgc (N, T, C), new."""
-    m, block_c = maps(dy, x), channels_at_once(x.shape[1])
+    m, block_c = maps(dy=dy, x=x), channels_at_once(x.shape[1])
     wide = m.C > WHOLE or m.layout.align == 1 or m.layout.channels_last
     config = looping_config("chain_sums", m, x, loads=2, live=6.2 if wide else 3.2)
     tiles, share = blocks(m, config, sms(x.device))
@@ -226,7 +226,7 @@ def plan_chain_sums(
     common = dict(
         x_ptr=x,
         gc_ptr=gc,
-        x_stride=m.strides[1],
+        x_stride=m.stride["x"],
         pixels=m.pixels,
         rows=rows,
         C=m.C,
@@ -241,7 +241,7 @@ def plan_chain_sums(
         z_ptr=z,
         dz_ptr=dz,
         dgc_ptr=None if dgc is None else dgc[:, :share],
-        dy_stride=m.strides[0],
+        dy_stride=m.stride["dy"],
         tiles=tiles,
         share=share,
         GATE=gate,
@@ -288,7 +288,7 @@ def plan_chain_dx(
 ) -> Plan:
     """dpooled (N, K, C) of the pool over the pixels, or (N, 2 K, C) of both; highest, place (N, C) as in `d_pool`."""
     reads_x = peak is not None or highest is not None
-    m = maps(*(t for t in (dy, x if reads_x else None, dx) if t is not None))
+    m = maps(dy=dy, x=x if reads_x else None, dx=dx)
     live = 2.2 + 1.5 * reads_x + (dpooled is not None) + (2 if m.C > WHOLE else 0)
     if m.layout.align == 1:  # every element has its own address in each of the maps
         live = max(live, 3.5 * (2 + reads_x))
@@ -307,9 +307,7 @@ def plan_chain_dx(
         highest_ptr=highest,
         place_ptr=place,
         dx_ptr=dx,
-        dy_stride=m.strides[0],
-        x_stride=m.strides[-2 if reads_x else 0],
-        dx_stride=m.strides[-1],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         C=m.C,

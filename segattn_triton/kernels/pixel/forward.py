@@ -79,7 +79,7 @@ def plan_spatial_fwd(
     reduce: str = "sum",
 ) -> Plan:
     """With zc, the channels' logits of which `logit` (N, C) takes the sum, y is the sum or maximum of both gates' x."""
-    m, block_c = maps(x, y), channels_at_once(x.shape[1])
+    m, block_c = maps(x=x, y=y), channels_at_once(x.shape[1])
     config = spatial_config(m, x, pool)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     args = dict(
@@ -90,8 +90,7 @@ def plan_spatial_fwd(
         y_ptr=y,
         logit_ptr=logit,
         map_ptr=gate_map,
-        x_stride=m.strides[0],
-        y_stride=m.strides[1],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         C=m.C,

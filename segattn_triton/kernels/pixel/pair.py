@@ -99,7 +99,7 @@ def plan_pair(
     gate: Activation,
 ) -> Plan:
     """Fills pools (N, 1 or 2, P), found (N, P) and, with a split, peak (N, P); of zc also logit and gc (N, C)."""
-    m, block_c = maps(x), channels_at_once(x.shape[1])
+    m, block_c = maps(x=x), channels_at_once(x.shape[1])
     config = chain_config("pair", m, x, loads=1, live=2.3 if block_c < m.C or m.layout.align == 1 else 1.6)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     args = dict(
@@ -110,7 +110,7 @@ def plan_pair(
         pools_ptr=pools,
         peak_ptr=peak,
         found_ptr=found,
-        x_stride=m.strides[0],
+        **m.strides,
         pixels=m.pixels,
         tiles=tiles,
         C=m.C,

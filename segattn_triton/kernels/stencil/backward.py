@@ -147,7 +147,7 @@ def plan_stencil_bwd(
     gate: Activation,
 ) -> tuple[Plan, Tensor]:
     """The plan, and the partial sums that it fills: (tiles, 9 C and C more), columns only for what is wanted."""
-    m = maps(*(t for t in (dy, x, dx, dmap) if t is not None))
+    m = maps(dx=dx, x=x, dy=dy, dmap=dmap)
     geometry = geometry_of(x, m)
     config = stencil_config(x, m, geometry, stencil, backward=True)
     blocks_c, tiles_w, strips = geometry.tiles(config)
@@ -162,10 +162,7 @@ def plan_stencil_bwd(
         dx_ptr=dx,
         dweight_ptr=partial[:, :head] if with_dweight else None,
         dbias_ptr=partial[:, head:] if with_dbias else None,
-        dy_stride=m.strides[0],
-        dmap_stride=m.strides[-1],
-        x_stride=m.strides[1],
-        dx_stride=m.strides[2 if dx is not None else 1],
+        **m.strides,
         row_stride=partial.stride(0),
         **common_args(x, m, geometry, config, stencil, gate),
     )

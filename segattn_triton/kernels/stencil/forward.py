@@ -76,7 +76,7 @@ def plan_stencil_fwd(
     stencil: str,
     gate: Activation,
 ) -> Plan:
-    m = maps(*(t for t in (x, y, gate_map) if t is not None))
+    m = maps(y=y, x=x, map=gate_map)
     geometry = geometry_of(x, m)
     config = stencil_config(x, m, geometry, stencil, backward=False)
     args = dict(
@@ -85,9 +85,7 @@ def plan_stencil_fwd(
         bias_ptr=bias,
         y_ptr=y,
         map_ptr=gate_map,
-        x_stride=m.strides[0],
-        y_stride=m.strides[1],
-        map_stride=m.strides[-1],
+        **m.strides,
         **common_args(x, m, geometry, config, stencil, gate),
     )
     blocks_c, tiles_w, strips = geometry.tiles(config)
