@@ -1,12 +1,15 @@
 """What every gate's module shares: options that are checked when it is made, its repr, and images without a batch."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..runtime import checks as check
+
+NUMBERS = {int: int, int | None: int, float: float, float | None: float}  # annotation -> what is checked
 
 
 class GateModule(nn.Module):
@@ -19,6 +22,11 @@ class GateModule(nn.Module):
         self.shown, self.spatial_dims = shown, spatial_dims
         self.options, self.backend = options, backend
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = of_checked_numbers(cls.__init__)
+
     def extra_repr(self) -> str:
         last = {name: getattr(self, name) for name in ("spatial_dims", "backend")}
         known = {**self.shown, **self.options, **{name: v for name, v in last.items() if v is not None}}
@@ -30,6 +38,25 @@ class GateModule(nn.Module):
             f"torch.jit.script: {type(self).__name__} calls kernels, which TorchScript cannot hold: "
             "use torch.export.export"
         )
+
+
+def of_checked_numbers(make: Callable) -> Callable:
+    """An `__init__` that takes no int below one, or zero where that is the default, and no number without an end."""
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def run(self, *args, **named):
+        try:
+            given = signature.bind(self, *args, **named).arguments
+        except TypeError:  # of names that do not exist Python says more
+            given = {}
+        for name, value in given.items():
+            parameter = signature.parameters[name]
+            if (kind := NUMBERS.get(parameter.annotation)) and not (value is None and parameter.annotation is not kind):
+                check.number(name, value, kind, least=0 if parameter.default == 0 else 1)
+        make(self, *args, **named)
+
+    return run
 
 
 def by_rank(forward: Callable) -> Callable:

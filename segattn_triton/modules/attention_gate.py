@@ -10,7 +10,7 @@ from .. import functional as F
 from ..reference.activations import Spec
 from ..runtime import checks as check
 from ._children import BATCH_NORMS, CONVOLUTIONS, apply_gate, call, folded, is_plain, is_untouched, uses_batch
-from ._gate import GateModule, by_rank
+from ._gate import GateModule, by_rank, of_checked_numbers
 
 NORMS = ("g", "x", "psi")
 
@@ -108,6 +108,7 @@ class GridAttentionGate(nn.Module):
     Source: Oktay et al. 2018, arXiv:1804.03999.
     """
 
+    @of_checked_numbers
     def __init__(
         self,
         in_channels: int,

@@ -34,6 +34,8 @@ class ECA(GateModule):
         device=None,
         dtype=None,
     ):
+        if not gamma > 0:
+            raise ValueError(f"gamma: got {gamma!r}, expected more than 0")
         k = max(int(abs(math.log2(in_channels) + beta) / gamma) | 1, 3) if kernel_size is None else kernel_size
         check.odd("kernel_size", k)
         super().__init__(

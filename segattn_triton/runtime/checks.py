@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -181,8 +182,17 @@ def odd(name: str, value) -> None:
 
 
 def at_least_one(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: got {value!r}, expected an int of at least 1")
+    number(name, value, int, 1)
+
+
+def number(name: str, value, kind: type, least: int) -> None:
+    """A size that a module is made with, before anything is made of it: an int from `least` on, a finite float."""
+    long = isinstance(value, int) and value.bit_length() > 64
+    got = f"an int of {value.bit_length()} bits" if long else f"{value!r}"
+    if kind is int and (isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**31):
+        raise ValueError(f"{name}: got {got}, expected an int of at least {least}" + ", below 2^31" * long)
+    if kind is float and (long or not isinstance(value, Real) or not math.isfinite(value)):
+        raise ValueError(f"{name}: got {got}, expected a finite number")
 
 
 def module_options(**options) -> None:

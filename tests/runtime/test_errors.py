@@ -167,7 +167,7 @@ def test_channels_last_by_shape(row):
 
 
 OPTIONS = {
-    **{"border": "wrap", "gate": "softmax", "act": "gelu", "pool": "median", "ties": "last", "backend": "cuda"},
+    **{"border": "wrap", "gate": "softmax", "act": "swish", "pool": "median", "ties": "last", "backend": "cuda"},
     **{"out_act": "gelu", "reduce": "mean", "circular": "yes"},
 }
 

@@ -10,11 +10,14 @@ a kernel whose space has changed.
 """
 
 import contextlib
+import glob
 import json
 import logging
 import math
 import os
 import re
+import stat
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +25,7 @@ from pathlib import Path
 SCHEMA = 1
 NEAR = 2  # doublings of the pixel count over which an entry still serves
 MOST_BYTES = 16_000_000
+DEAD_SECONDS = 3600  # after which a draft's writer is not at work any more
 log = logging.getLogger("segattn_triton")
 
 
@@ -60,17 +64,26 @@ def user_path(device: str) -> Path:
 def read(path: Path, device: str | None = None) -> Table:
     """The table of a file, for that device; ValueError says why it is none."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"larger than {MOST_BYTES} bytes")
-        found = json.loads(path.read_bytes())
+        found = json.loads(_content(path))
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
+        raise ValueError(f"cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is no table: {' '.join(str(error).split())[:80]}") from None
     table = _parsed(found)
     if device is not None and table.device != device:
         raise ValueError(f"is for {table.device[:80]!r}, this GPU is {device!r}")
     return table
+
+
+def _content(path: Path) -> bytes:
+    """Of a file that is one, and no larger than a table: nothing waits for a pipe, or reads a device to its end."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a file")
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"larger than {MOST_BYTES} bytes")
+    return content
 
 
 def _parsed(found) -> Table:
@@ -97,9 +110,11 @@ def write(path: Path, table: Table) -> Table:
     with locked(path):
         with contextlib.suppress(ValueError):
             table = merged(read(path, table.device), table)
+        _sweep(path)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.unlink(missing_ok=True)
         try:
-            with draft.open("w") as file:
+            with draft.open("x") as file:
                 json.dump({"schema": SCHEMA, **asdict(table)}, file, indent=1, sort_keys=True)
                 file.flush()
                 os.fsync(file.fileno())
@@ -107,6 +122,14 @@ def write(path: Path, table: Table) -> Table:
         finally:
             draft.unlink(missing_ok=True)
     return table
+
+
+def _sweep(path: Path) -> None:
+    """Drafts that killed writers have left."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
+        with contextlib.suppress(OSError):
+            if time.time() - draft.lstat().st_mtime > DEAD_SECONDS:
+                draft.unlink()
 
 
 def merged(old: Table, new: Table) -> Table:
@@ -125,13 +148,14 @@ def kernel_of(key: str) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time, where the system has file locks."""
+    """One process at a time, where the system has file locks. What a link points at is never opened."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with path.with_name(f".{path.name}.lock").open("w") as file:
+    lock = path.with_name(f".{path.name}.lock")
+    with open(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -149,11 +173,11 @@ def tables(device: str, capability: int) -> list[Table]:
 
 
 def _readable(path: Path, device: str | None) -> list[Table]:
-    if not path.exists():
-        return []
     try:
         return [read(path, device)]
     except ValueError as error:
+        if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+            return []
         log.warning("tuned table ignored: %s %s", path, error)
         return []
 

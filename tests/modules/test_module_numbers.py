@@ -1,0 +1,63 @@
+"""A number that no module can be made with is a line that names it, before anything is made."""
+
+import inspect
+
+import numpy as np
+import pytest
+from support import made
+
+from segattn_triton import modules
+from segattn_triton.catalog import ROWS
+from segattn_triton.modules._gate import NUMBERS
+
+CLASSES = [getattr(modules, name) for name in modules.__all__ if isinstance(getattr(modules, name), type)]
+NO_INT = (-1, 2.5, float("nan"), 10**400, 10**5000, 2**31, "8", True)
+NO_FLOAT = (float("nan"), float("inf"), 10**400, 10**5000, "8")
+
+
+def numbers():
+    """(class, name, value) of every number that every module takes, and every value that it is not."""
+    for kind in CLASSES:
+        for name, parameter in inspect.signature(kind).parameters.items():
+            of = NUMBERS.get(parameter.annotation)
+            wrong = {int: NO_INT, float: NO_FLOAT, None: ()}[of]
+            wrong += (0,) * (of is int and parameter.default != 0)
+            wrong += (None,) * (of is parameter.annotation)
+            yield from ((kind, name, value) for value in wrong)
+
+
+def given(kind: type) -> dict:
+    parameters = inspect.signature(kind).parameters
+    return {n: 2 if n == "num_heads" else 8 for n, p in parameters.items() if p.default is p.empty}
+
+
+def label(value) -> str:
+    return f"{value.bit_length()} bits" if isinstance(value, int) and value > 2**31 else repr(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"), [pytest.param(*n, id=f"{n[0].__name__}-{n[1]}-{label(n[2])}") for n in numbers()]
+)
+def test_no_such_number(kind, name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: got .*, expected ") as said:
+        kind(**{**given(kind), name: value})
+    assert len(str(said.value)) < 200
+
+
+def test_every_module_is_checked():
+    assert {row.module for row in ROWS} <= set(CLASSES)
+    tried = {kind for kind, _, _ in numbers()}
+    assert {kind for kind in CLASSES if "in_channels" in inspect.signature(kind).parameters} <= tried
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_numbers_of_numpy_are_numbers(row):
+    if "in_channels" in inspect.signature(row.module).parameters:
+        assert made(row, np.int64(8)).extra_repr()
+
+
+def test_names_that_do_not_exist_are_what_python_says():
+    with pytest.raises(TypeError, match="nothing"):
+        modules.SpatialAttention(8, nothing=1)
+    with pytest.raises(TypeError, match="in_channels"):
+        modules.SpatialAttention()
