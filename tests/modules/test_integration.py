@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from support import DEVICE, Alone, assert_equal, each_row, module_of
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.export import Dim
+from torch.export.passes import move_to_device_pass
 from torch.utils.checkpoint import checkpoint
 
 import segattn_triton
@@ -87,6 +89,19 @@ def test_export_saved_and_loaded():
         expected = [module(images(N, S))]
         assert_all_close([program.module()(images(N, S))], expected)
         assert_all_close([plain.module()(images(N, S))], expected)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="the file is of torch 2.13")
+def test_what_0_1_0_saved_loads():
+    """A module of all gates of that release, each on x, with their results as they were: schemas never change."""
+    program = torch.export.load(Path(__file__).parents[1] / "support" / "saved-0.1.0.pt2")
+    saved = {str(n.target) for n in program.graph.nodes if getattr(n.target, "namespace", "") == "segattn"}
+    assert len(saved) == 9
+    program = move_to_device_pass(program, DEVICE)
+    ((x,), _), expected = program.example_inputs, program.state_dict["expected"]
+    assert_all_close([program.module()(x.to(DEVICE))], [expected])
+    plain = program.run_decompositions(segattn_triton.decompositions())
+    assert_all_close([plain.module()(x.to(DEVICE))], [expected])
 
 
 @pytest.mark.interop
