@@ -137,6 +137,16 @@ class Compiled:
         """Instructions of the machine code, each once: what a thread executes where nothing branches or loops."""
         return len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?!NOP)\S.*;", self.sass, re.M))
 
+    @property
+    def waits_first(self) -> bool:
+        """Whether every thread waits for what was launched before, ahead of its first access to memory: the wait is
+        ahead of all loads, stores and copies of the machine code, and of whatever might jump over it."""
+        wait = re.search(r"\bACQBULK\b", self.sass)
+        reached = re.search(
+            r"\b(LDG|STG|LDGSTS|LD|ST|ATOMG?|RED|UBLKCP|UTMALDG|UTMASTG|BRA|BRX|CALL|EXIT|RET)\b", self.sass
+        )
+        return wait is not None and (reached is None or wait.start() < reached.start())
+
     def has(self, pattern: str) -> bool:
         return re.search(pattern, self.sass) is not None
 
@@ -278,8 +288,7 @@ def target(arch: int | str) -> GPUTarget:
 
 
 def compile_plan(plan: Plan, arch: int | str = 90) -> Compiled:
-    chosen = {name: value for name, value in plan.config.launch_options.items() if name not in plan.config.blocks}
-    options = {**chosen, "enable_fp_fusion": True}
+    options = {name: value for name, value in plan.options.items() if name not in plan.config.blocks}
     kernel = triton.compile(source_of(plan), target=target(arch), options=options)
     return Compiled(plan, arch, kernel.metadata.shared, kernel.asm)
 

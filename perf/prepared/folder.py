@@ -14,13 +14,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ...catalog import BY_NAME
 from ...tuning import choice as tuning
 from ...tuning import tables as tuned
 from ..folder import Folder, identity
 from ..measure import env, timing
 from ..measure.backends import Cpu
 from ..measure.candidates import Problem
-from ..options import Usage
+from ..options import MODES, Usage
 from ..records import Point, Record, append, load
 
 RECORDS, BEFORE, TABLE, FACTS = "records.jsonl", "before.jsonl", "tuned.json", "facts.jsonl"
@@ -74,27 +75,51 @@ def install_table(out: Path, backend: Cpu) -> None:
         tuning.forget()
 
 
-def configs(out: Path, backend: Cpu, problems: Collection[Problem]) -> dict[Problem, list[int]]:
-    """What these problems launch by the folder's table."""
+def configs(out: Path, backend: Cpu, problems: Collection[Problem]) -> dict[Problem, list[tuple[int, bool]]]:
+    """What these problems launch by the folder's table, and whether dependently."""
     own = []
     with contextlib.suppress(ValueError):  # none yet
         own = [tuned.read(out / TABLE, backend.name)]
     with tuning.using([*own, *tuning.tables(backend.device)]):
         return {
-            problem: [p.config.choice.index for p in problem.plans(backend.capability) if p.config.choice is not None]
+            problem: [
+                (c.choice.index, c.dependent) for p in problem.plans(backend.capability) if (c := p.config).choice
+            ]
             for problem in problems
         }
+
+
+def problem_of(p: Point) -> Problem:
+    from ..tune.command import problem
+
+    return problem(p.op, p.dtype, p.layout, p.N, p.C, (p.H, p.W))
+
+
+@contextlib.contextmanager
+def retiming(out: Path, backend: Cpu, why: str) -> Iterator[Callable[[], int]]:
+    """Set aside the times of what launches something else after this, by the folder's table; how many there were."""
+    points = [r.point for r in times(out) if r.point.op in BY_NAME and r.point.mode in MODES]
+    ours, moved = {p: problem_of(p) for p in points}, 0
+    before = configs(out, backend, set(ours.values()))
+    try:
+        yield lambda: moved
+    finally:
+        after = configs(out, backend, set(ours.values()))
+        moved = set_aside(
+            out, why, {p for p, problem in ours.items() if before[problem] != after[problem]}.__contains__
+        )
 
 
 def facts(out: Path) -> dict[str, dict]:
     """What is known of the machine, by name; the last of each."""
     found = {}
-    for values in _lines(out / FACTS):
+    for values in lines(out / FACTS):
         found[values["name"]] = values
     return found
 
 
-def _lines(path: Path) -> Iterator[dict]:
+def lines(path: Path) -> Iterator[dict]:
+    """Of a file of one JSON object a line."""
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             yield json.loads(line)

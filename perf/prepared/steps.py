@@ -12,10 +12,9 @@ from ...catalog import BY_NAME
 from ..measure import child, plan, rivals
 from ..measure import points as measure
 from ..measure.backends import Cpu, tuned_convolutions
-from ..measure.candidates import Problem
 from ..options import LAUNCH, MODES, Options
 from ..records import Point, Record
-from . import facts, folder, missed
+from . import dependent, facts, folder, missed
 
 OPS = ("spatial_gate", "channel_gate", "local_gate", "neighborhood_attention", "squeeze_excite", "scse")
 SIDES = (512, 256, 1024, 128)
@@ -134,26 +133,13 @@ def tune(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
     """The kernels of the points that missed; the times of what has another config since are taken again."""
     from ..tune.tuner import Tuner
 
-    times = folder.times(out)
-    points = [p for p in missed.points(times) if rivals.names(p.op)]
-    ours = {p: problem_of(p) for p in (r.point for r in times) if p.op in BY_NAME and p.mode in MODES}
+    points = [p for p in missed.points(folder.times(out)) if rivals.names(p.op)]
     folder.install_table(out, backend)
     say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     tuner = Tuner(backend, out / folder.TABLE, seconds, say)
-    before = folder.configs(out, backend, set(ours.values()))
-    try:
-        tuner.run(dict.fromkeys(ours[p] for p in points))
-    finally:
-        after = folder.configs(out, backend, set(ours.values()))
-        changed = {p for p, problem in ours.items() if before[problem] != after[problem]}
-        moved = folder.set_aside(out, "tuned since", changed.__contains__)
-        say(f"{tuner.summary()}; {moved} times are taken again")
-
-
-def problem_of(p: Point) -> Problem:
-    from ..tune.command import problem
-
-    return problem(p.op, p.dtype, p.layout, p.N, p.C, (p.H, p.W))
+    with folder.retiming(out, backend, "tuned since") as moved:
+        tuner.run(dict.fromkeys(map(folder.problem_of, points)))
+    say(f"{tuner.summary()}; {moved()} times are taken again")
 
 
 def models(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
@@ -175,6 +161,7 @@ STEPS = (
     Step("times", 180, report(**MAIN), "the founding ops, SE, scSE, attention; both layouts and directions"),
     Step("facts", 45, facts.run, "what the account of time assumes, and that no call is timed warm"),
     Step("launch", 20, report(ops=tuple(BY_NAME), modes=(LAUNCH,)), "the host's time of a call"),
+    Step("dependent", 30, dependent.run, "launches that start early: off until this finds equal bits and less time"),
     Step("tune", 90, tune, "the kernels of what missed"),
     Step("again", 60, report(**MAIN), "what was tuned, and what was left out"),
     Step("models", 90, models, "a whole model"),

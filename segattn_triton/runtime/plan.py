@@ -32,6 +32,7 @@ class Plan:
     grid: int
     traffic: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     makes: Sequence[str] = ()
+    follows: bool = False  # another launch, with nothing but allocations between
 
     @property
     def name(self) -> str:
@@ -41,6 +42,13 @@ class Plan:
     def made(self) -> dict[str, Tensor | None]:
         """The new buffers, None for each that is not wanted."""
         return {name: self.args[f"{name}_ptr"] for name in self.makes}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the launch is given beside the arguments. A kernel that waits by itself may start before what it
+        follows has ended; not behind another library's kernel, which may not have waited for those before it."""
+        early = {"launch_pdl": True} if self.follows and self.args.get("DEPENDENT") else {}
+        return {**self.config.launch_options, **early, "enable_fp_fusion": True}
 
     @property
     def layout(self) -> Any:
@@ -76,7 +84,7 @@ def launch(plan: Plan) -> Any:
     if plan.grid == 0 or device.type == "meta":
         return None
     with _on(device):
-        return plan.kernel[(plan.grid,)](**plan.args, **plan.config.launch_options, enable_fp_fusion=True)
+        return plan.kernel[(plan.grid,)](**plan.args, **plan.options)
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager:

@@ -5,6 +5,7 @@ third on the program runs.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ class Run:
         self.steps: list | None = [] if writes else None
         self.calls = False
         self.refused = False
+        self.follows = False  # what is next comes directly after a launch of ours
 
     def empty(self, made: Tensor) -> Tensor:
         """`made`, which is new, and has no values yet."""
@@ -35,7 +37,7 @@ class Run:
 
     def call(self, func: Callable, *args: Any) -> Any:
         """func(*args): a function of torch, whose results' layouts follow from those of its arguments."""
-        out = func(*args)
+        out, self.follows = func(*args), False
         if self.steps is not None:
             self._note(self._called, func, args, out)
         return out
@@ -43,6 +45,7 @@ class Run:
     def laid(self, func: Callable, t: Tensor, *args: Any) -> Tensor:
         """func(t, *args), which is t itself where that lies as it should."""
         out = func(t, *args)
+        self.follows = self.follows and out is t
         if out is not t and self.steps is not None:
             self._note(self._called, func, (t, *args), out)
         return out
@@ -56,6 +59,8 @@ class Run:
         for made in plan.made.values():
             if made is not None:
                 self.empty(made)
+        plan = replace(plan, follows=self.follows) if plan.args.get("DEPENDENT") else plan
+        self.follows = self.follows or plan.grid > 0
         compiled = launch(plan)
         if self.steps is not None and plan.grid:
             self._note(launching, plan, compiled, self._place)

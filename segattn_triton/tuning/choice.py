@@ -91,7 +91,14 @@ def _decide(configs, model: Model, kernel: str, like: Tensor, C, pixels, layout,
     if index is None:
         index, known = configs.index(choose(configs, model)), False
     made = Choice(kernel, key, pixels, index, known, model)
-    return replace(configs[index], choice=made, maxnreg=target.registers_of(configs[index], like.device))
+    most = target.registers_of(configs[index], like.device)
+    return replace(configs[index], choice=made, maxnreg=most, dependent=_is_dependent(kernel, like.device))
+
+
+def _is_dependent(kernel: str, device: torch.device) -> bool:
+    """Only where a tuned table of this GPU says so, and the GPU can."""
+    said = (table.dependent[kernel] for table in tables(device) if kernel in table.dependent)
+    return next(said, False) and target.takes_dependent_launches(device)
 
 
 def _from_tables(configs, model: Model, kernel: str, key: str, pixels: int, device: torch.device) -> int | None:

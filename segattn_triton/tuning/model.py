@@ -23,6 +23,7 @@ class Config:
     num_stages: int = 1
     programs: int = 0  # on an SM at a time, of a kernel that loops; 0 of one with a program for every tile
     maxnreg: int | None = None  # registers that a thread may have; None: as many as the compiler finds best
+    dependent: bool = False  # whether the kernel may start before what it follows has ended, by a tuned table
     choice: Any = field(default=None, compare=False, repr=False)  # the `choice.Choice` that it came from
 
     @property

@@ -57,6 +57,13 @@ def sms(device: torch.device) -> int:
     return sms_of(device.index or 0) if device.type == "cuda" else SMS
 
 
+def takes_dependent_launches(device: torch.device) -> bool:
+    """NVIDIA's GPUs from Hopper on; not Triton's interpreter."""
+    import triton  # by the first plan: tables are read without it
+
+    return capability(device) >= 90 and not torch.version.hip and not triton.knobs.runtime.interpret
+
+
 def registers_of(config: Config, device: torch.device) -> int | None:
     """What a thread may have so that as many programs as planned are on an SM, whatever the compiler would like."""
     if not config.programs or torch.version.hip:

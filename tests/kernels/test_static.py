@@ -13,6 +13,7 @@ import pytest
 import static_ledger
 import static_worker
 from static_ledger import DTYPES, LAYOUTS
+from support import kernel_modules
 
 from segattn_triton.catalog import ROWS
 
@@ -117,6 +118,16 @@ def test_the_split_pair_compiles_everywhere(ask):
     each += [("float16", "channels_last", arch, 7) for arch in (75, 120, "gfx942")]
     for case, found in zip(each, ask(static_worker.pair_faults, *zip(*each, strict=True)), strict=True):
         assert not found, (case, found)
+
+
+def test_dependent_kernels_wait_first(ask):
+    """All that can be launched dependently, and a kernel made to load before it waits."""
+    found = ask(static_worker.dependent, ["scse", "eca", "spatial_gate"])
+    assert not (wrong := [fault for faults, _ in found for fault in faults]), wrong
+    kernels = [value for module in kernel_modules() for value in vars(module).values()]
+    able = {k.fn.__name__ for k in kernels if "DEPENDENT" in getattr(k, "arg_names", ())} - {"begin"}
+    assert able == {f"_{name}_kernel" for _, names in found for name in names}
+    assert ask(static_worker.loads_before_it_waits, [None]) == [False]
 
 
 def test_guard_can_fail(ask):

@@ -43,6 +43,22 @@ def test_a_repeated_call_launches_the_same(ask):
     assert not wrong, "\n".join(wrong)
 
 
+def test_dependent_launches(ask):
+    """By a tuned table: the attribute of what follows another launch, only where the kernel waits by itself."""
+    problems = [("scse", "float16", "contiguous"), ("squeeze_excite", "bfloat16", "channels_last")]
+    ask(driver_worker.launched_as_planned, problems)  # the kernels are known from here on
+    for wrong, dependent in ask(driver_worker.dependent_launches, problems):
+        assert not wrong, "\n".join(wrong)
+        assert {"mlp_fwd", "mlp_bwd", "apply_bwd", "mlp_dw"} <= set(dependent)
+        assert not {"pool_fwd", "pool_bwd", "scse_bwd"} & set(dependent)  # the first of an op
+
+
+def test_the_prepared_step_has_early_launches(ask):
+    """Every point of it, with its table on, and none with it off."""
+    (found,) = ask(driver_worker.prepared_points, [None])
+    assert len(found) > 20 and all(on and not off for _, off, on in found), found
+
+
 def test_cache_key_follows_the_source_of_an_activation(ask):
     assert ask(driver_worker.compiled_per_source, [None]) == [[0, 1, 0]]
 

@@ -36,6 +36,8 @@ from segattn_triton.kernels.common.activations import Activation
 from segattn_triton.runtime import dispatch, known
 from segattn_triton.runtime.plan import Plan, launch, recorded
 from segattn_triton.testing import make_inputs
+from segattn_triton.tuning import choice as tuning
+from segattn_triton.tuning.tables import Table
 
 torch.set_num_threads(1)
 SIZES = {"N": 2, "C": 32, "S": (8, 64), "Cr": 6}
@@ -45,7 +47,7 @@ DESCRIPTOR = 128  # bytes of a tensor map; the driver leaves the pointer in the 
 
 class _Launch(ctypes.Structure):
     _fields_ = [(n, ctypes.c_uint64) for n in ("function", "where")]
-    _fields_ += [(n, ctypes.c_uint32) for n in ("programs", "threads", "shared", "size")]
+    _fields_ += [(n, ctypes.c_uint32) for n in ("programs", "threads", "shared", "size", "dependent", "padding")]
 
 
 class Launched(NamedTuple):
@@ -55,6 +57,7 @@ class Launched(NamedTuple):
     programs: int
     threads: int
     arguments: bytes
+    dependent: bool = False  # on the GPU before what it follows has ended
 
 
 class Driver:
@@ -91,7 +94,9 @@ class Driver:
         for i in range(self.library.fake_launches()):
             its, arguments = _Launch(), ctypes.create_string_buffer(1 << 14)
             self.library.fake_launch(ctypes.c_uint64(i), ctypes.byref(its), arguments)
-            found.append(Launched(its.function, its.programs, its.threads, arguments.raw[: its.size]))
+            found.append(
+                Launched(its.function, its.programs, its.threads, arguments.raw[: its.size], bool(its.dependent))
+            )
         return found
 
 
@@ -144,7 +149,9 @@ def launched_as_planned(problem: tuple[str, str, str]) -> list[str]:
     with recorded() as plans:
         y = row.op(*inputs, backend="triton", **row.defaults)
         torch.autograd.grad(y, inputs, dy)
-    for plan, (_, programs, threads, arguments) in zip(plans, gpu.launched(), strict=True):
+    for plan, (_, programs, threads, arguments, dependent) in zip(plans, gpu.launched(), strict=True):
+        if dependent != plan.options.get("launch_pdl", False):
+            wrong.append(f"{plan.name}: launched dependently: {dependent}")
         if (programs, threads) != (plan.grid, 32 * plan.config.num_warps):
             wrong.append(f"{plan.name}: launched {programs} programs of {threads} threads")
         if arguments != (expected := planned_bytes(plan)):
@@ -193,7 +200,7 @@ def _differences(repeated: tuple, planned: tuple) -> list[str]:
     pairs, wrong = dict(zip(ours, theirs, strict=True)), []
     for a, b in zip(launches, expected, strict=True):
         u, v = (_without_pointers(run.arguments) for run in (a, b))
-        if a[:3] != b[:3] or u != v:
+        if (*a[:3], a.dependent) != (*b[:3], b.dependent) or u != v:
             wrong.append(f"launched {a[:3]} with {u.hex(' ', 4)}, planned {b[:3]} with {v.hex(' ', 4)}")
         for at in range(0, min(len(u), len(v)) - 7, 4):
             u, v = (int.from_bytes(run.arguments[at : at + 8], "little") for run in (a, b))
@@ -223,6 +230,32 @@ def _problem(name: str, dtype: str, layout: str, seed: int):
     with torch.no_grad():
         dy = torch.zeros_like(row.reference(*inputs, **row.defaults))
     return row, inputs, dy
+
+
+def dependent_launches(problem: tuple[str, str, str]) -> tuple[list[str], list[str]]:
+    """Where launches differ from their plans, and from a repeated call's, with every kernel dependent that can be; and
+    those that were launched so."""
+    with tuning.using([Table("", 90, dependent=dict.fromkeys(tuning.SPACES, True))]):
+        wrong = launched_as_planned(problem) + repeated_as_planned(problem)
+        row, inputs, dy = _problem(*problem, seed=0)
+        with recorded() as plans:
+            torch.autograd.grad(row.op(*inputs, backend="triton", **row.defaults), inputs, dy)
+    return wrong, [plan.name for plan in plans if plan.options.get("launch_pdl")]
+
+
+def prepared_points(_) -> list[tuple[str, list[str], list[str]]]:
+    """Of each point of the prepared step: its name, and what is launched early with its table off, and on."""
+    from segattn_triton.perf.measure.backends import Rehearsal
+    from segattn_triton.perf.prepared import dependent
+
+    backend, found = Rehearsal(), []
+    for p in dependent.points():
+        each = []
+        for on in (False, True):
+            with dependent.choosing(dependent.kernels_of(p, backend), on, backend):
+                each.append(dependent.early(p, backend))
+        found.append((dependent.name(p), *each))
+    return found
 
 
 def compiled_per_source(_) -> list[int]:

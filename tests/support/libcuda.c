@@ -10,7 +10,7 @@
 
 typedef struct {
   uint64_t function, where;  // where its arguments begin among all bytes
-  uint32_t programs, threads, shared, size;
+  uint32_t programs, threads, shared, size, dependent, padding;
 } Launch;
 
 static struct { int count, sizes[MOST_PARAMS]; } *functions;
@@ -40,7 +40,10 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **par
   uint64_t function = (uint64_t)f;
   if (launched == room_launches)
     launches = realloc(launches, (room_launches = 2 * room_launches + 64) * sizeof(Launch));
-  Launch launch = {function, written, config->gridDimX, config->blockDimX, config->sharedMemBytes, 0};
+  Launch launch = {function, written, config->gridDimX, config->blockDimX, config->sharedMemBytes, 0, 0, 0};
+  for (int i = 0; i < config->numAttrs; i++)
+    if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
+      launch.dependent = config->attrs[i].value.programmaticStreamSerializationAllowed;
   for (int i = 0; i < functions[function].count; i++) {
     uint64_t size = functions[function].sizes[i];
     if (written + size > room_bytes) bytes = realloc(bytes, room_bytes = 2 * room_bytes + 4096);

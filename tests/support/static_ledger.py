@@ -128,7 +128,7 @@ def kernel_hash(plan: Plan, sizes: Iterable[int]) -> str:
     """Of the kernel's source with all it calls, types, constants and divisibility (Triton's own), blocks, warps, stages
     registers and programs an SM; and of the arguments whose accesses must be wide."""
     config = plan.config
-    return _hash(static.source_of(plan).hash(), config.launch_options, config.programs, *static.maps_of(plan, sizes))
+    return _hash(static.source_of(plan).hash(), plan.options, config.programs, *static.maps_of(plan, sizes))
 
 
 def job_hash(kernels: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import tempfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,8 +18,9 @@ from segattn_triton import functional
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.ops.local_dense import local_gate_dense
 from segattn_triton.runtime.plan import Plan
-from segattn_triton.tuning.choice import using
+from segattn_triton.tuning.choice import SPACES, using
 from segattn_triton.tuning.model import Config
+from segattn_triton.tuning.tables import Table
 from segattn_triton.tuning.target import AMD, planning_for
 
 DTYPES, LAYOUTS = static_ledger.DTYPES, static_ledger.LAYOUTS
@@ -104,6 +106,35 @@ def pair_faults(dtype: str, layout: str, arch: int | str, kernel_size: int) -> l
         found = compiled.faults(maps) if isinstance(arch, int) else []
         wrong += [f"{plan.name}: {fault}" for fault in found if fault not in ("8 bytes of stack", "16 bytes of stack")]
     return wrong
+
+
+def dependent(name: str) -> tuple[list[str], list[str]]:
+    """What is wrong with the kernels of a row as a tuned table may have them launched, dependently, and their names: a
+    wait ahead of every access where they are, nothing of it where they are not, on older GPUs whatever a table says."""
+    row, wrong = BY_NAME[name], []
+    static.plans(row, row.cases[0].sizes)  # its kernels are in SPACES from here on
+
+    def plans(arch: int, on: bool) -> list[Plan]:
+        with using([Table("", arch, dependent=dict.fromkeys(SPACES, on))]):
+            found = itertools.chain(*static.plans(row, row.cases[0].sizes, torch.float16, LAYOUTS[arch > 90], arch))
+        return [replace(plan, follows=True) for plan in found if "DEPENDENT" in plan.args]
+
+    wrong += [plan.name for plan in plans(80, True) if plan.args["DEPENDENT"] or "launch_pdl" in plan.options]
+    wrong += [plan.name for plan in plans(90, False) if "griddep" in static.compile_plan(plan, 90).asm["ptx"]]
+    for arch in (90, 120):
+        wrong += [plan.name for plan in plans(arch, True) if not static.compile_plan(plan, arch).waits_first]
+    return wrong, [plan.name for plan in plans(90, True)]
+
+
+@triton.jit
+def _hasty_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
+    x = tl.load(x_ptr + tl.arange(0, SIZE))
+    tl.extra.cuda.gdc_wait()
+    tl.store(y_ptr + tl.arange(0, SIZE), x)
+
+
+def loads_before_it_waits(_) -> bool:
+    return static.compile_plan(_plan(_hasty_kernel, 64), 90).waits_first
 
 
 @triton.jit

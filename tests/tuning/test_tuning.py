@@ -182,13 +182,31 @@ def test_the_order_of_the_tables(home, caplog):
     assert not caplog.messages
 
 
-FULL = Table(**H200, triton="3.7.1", spaces={"a_fwd": "0123"}, configs={"a_fwd bfloat16": {18: 3, 20: 5}})
+FULL = Table(
+    **H200,
+    triton="3.7.1",
+    spaces={"a_fwd": "0123"},
+    configs={"a_fwd bfloat16": {18: 3, 20: 5}},
+    dependent={"a_fwd": True, "b": False},
+)
 
 
 def test_a_table_comes_back_as_written(tmp_path):
     tuned.write(tmp_path / "t.json", FULL)
     assert tuned.read(tmp_path / "t.json", "NVIDIA H200") == FULL
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == ["t.json"]
+
+
+def test_a_table_of_the_first_schema_is_read(tmp_path):
+    """Its entries hold, of every kernel whose space is what it was; nothing of it is launched dependently."""
+    plan, path = plans()[0], tmp_path / "t.json"
+    old = table_of(plan, 5)
+    fields = dict(triton="", spaces=dict(old.spaces), configs={k: dict(v) for k, v in old.configs.items()})
+    path.write_text(json.dumps({"schema": 1, **H200, **fields}))
+    with tuning.using([tuned.read(path)]):
+        assert plans()[0].config.choice.index == 5 and not plans()[0].config.dependent
+    tuned.write(path, Table(**H200, dependent={"spatial_fwd": True}))
+    assert tuned.read(path).configs == old.configs and tuned.read(path).dependent == {"spatial_fwd": True}
 
 
 def test_writing_adds_to_what_is_there(tmp_path):
@@ -228,7 +246,9 @@ WRONG = [
     b"{}",
     b"\xff\xfe",
     b"[" * 100_000,
+    json.dumps({"schema": 3, **H200, "triton": "", "spaces": {}, "configs": {}, "dependent": {}}).encode(),
     json.dumps({"schema": 2, **H200, "triton": "", "spaces": {}, "configs": {}}).encode(),
+    json.dumps({"schema": 2, **H200, "triton": "", "spaces": {}, "configs": {}, "dependent": {"k": 1}}).encode(),
     json.dumps({"schema": 1, **H200, "capability": True, "triton": "", "spaces": {}, "configs": {}}).encode(),
     json.dumps({"schema": 1, **H200, "triton": "", "spaces": {}, "configs": {"k": {"3": -1}}}).encode(),
     json.dumps({"schema": 1, **H200, "triton": "", "spaces": {}, "configs": {"k": {"x": 1}}}).encode(),

@@ -23,6 +23,7 @@ from ...tuning.choice import config_for
 from ...tuning.model import Config, Footprint, space
 from ...tuning.target import capability, with_all_registers
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import (
     d_pool,
     load_sum,
@@ -78,9 +79,11 @@ def _apply_fwd_kernel(
     OUT: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     n, offs_c, offs_p, block = _place(images, C, BLOCK_C, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
     x = _load_last(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
@@ -124,9 +127,11 @@ def _apply_bwd_kernel(
     REDUCE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     n, offs_c, offs_p, _ = _place(images, C, BLOCK_C, BLOCK_P)
     P = num_pixels(pixels, LAYOUT)
     mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
@@ -208,6 +213,7 @@ def plan_apply_fwd(
         OUT=out,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
     )
     read = dict(x_ptr=1, z_ptr=blocks, shortcut_ptr=1)
     traffic = {name: (times, 0) for name, times in read.items()}
@@ -263,6 +269,7 @@ def plan_apply_bwd(
         REDUCE=reduce,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
     )
     read = dict(du_ptr=1, x_ptr=1, weight_ptr=m.N * blocks, gp_ptr=chunks, dzp_ptr=chunks)
     read |= dict.fromkeys(("z_ptr", "dpooled_ptr", "highest_ptr", "found_ptr"), blocks)

@@ -19,6 +19,7 @@ from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SM_BANDWIDTH, SMS, START, STEP, Config, space
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import d_logit, finish_sum, load_vector
 
 SPACE = space(BLOCK_C=(8, 16, 32, 64, 128), BLOCK_T=(1, 4, 16, 64, 256), num_warps=(1, 2, 4, 8))
@@ -48,9 +49,11 @@ def _band_fwd_kernel(
     TAPS: tl.constexpr,
     CIRCULAR: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
+    begin(DEPENDENT)
     CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     n = tl.program_id(0) // CHUNKS
     offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -81,9 +84,11 @@ def _band_bwd_kernel(
     CIRCULAR: tl.constexpr,
     GATE: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
+    begin(DEPENDENT)
     CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     n = tl.program_id(0) // CHUNKS
     offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -114,7 +119,9 @@ def _band_dw_kernel(
     CIRCULAR: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    begin(DEPENDENT)
     j = tl.program_id(0)
     dw = tl.zeros([BLOCK], ACC)
     db = tl.zeros([BLOCK], ACC)
@@ -177,6 +184,7 @@ def plan_band_fwd(total: Tensor, pixels: int, w: Tensor, b: Tensor | None, circu
         TAPS=taps,
         CIRCULAR=circular,
         ACC=accumulator(pooled),
+        DEPENDENT=config.dependent,
     )
     traffic = dict(total_ptr=(_inside(C, taps, circular), 0), w_ptr=(N * chunks, 0), b_ptr=(N * chunks, 0))
     traffic |= dict(pooled_ptr=(0, 1), z_ptr=(0, 1))
@@ -209,6 +217,7 @@ def plan_band_bwd(
         CIRCULAR=circular,
         GATE=gate,
         ACC=accumulator(z),
+        DEPENDENT=config.dependent,
     )
     reads = _inside(C, taps, circular) if with_dpooled else 1
     traffic = dict.fromkeys(("ds_ptr", "dmap_ptr", "z_ptr"), (reads, 0)) | {"w_ptr": (N * chunks, 0)}
@@ -238,6 +247,7 @@ def plan_band_dw(dz: Tensor, pooled: Tensor, taps: int, circular: bool, dw: Tens
         TAPS=taps,
         CIRCULAR=circular,
         ACC=accumulator(pooled),
+        DEPENDENT=config.dependent,
     )
     inside = _inside(C, taps, circular)
     traffic = dict(dz_ptr=(programs, 0), pooled_ptr=(inside, 0), dw_ptr=(0, 1), db_ptr=(0, 1))

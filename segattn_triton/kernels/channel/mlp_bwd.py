@@ -14,6 +14,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import d_logit, load_vector, only_when
 from .mlp import load_weight, mlp_config, splits, tiles_at_once
 
@@ -37,10 +38,12 @@ def _mlp_bwd_kernel(
     GATE: tl.constexpr,
     BOTH: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    begin(DEPENDENT)
     K: tl.constexpr = (R + BLOCK_R - 1) // BLOCK_R
     k = tl.program_id(0) % K
     n = tl.program_id(0) // K
@@ -119,6 +122,7 @@ def plan_mlp_bwd(
         GATE=gate,
         BOTH=both,
         ACC=accumulator(z),
+        DEPENDENT=config.dependent,
         BLOCK_T=tiles_at_once(tiles, config),
     )
     reads = 1 if w2 is None else K

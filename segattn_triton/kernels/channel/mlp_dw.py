@@ -16,6 +16,7 @@ from ...tuning.choice import config_for
 from ...tuning.model import L2_BANDWIDTH, STEP, Config, space
 from ...tuning.target import sms
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import load_vector, only_when
 from .mlp import fits
 
@@ -39,9 +40,11 @@ def _mlp_dw_kernel(
     POOLS: tl.constexpr,
     ACT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    begin(DEPENDENT)
     CHUNKS: tl.constexpr = (max(CIN, C) + BLOCK_C - 1) // BLOCK_C
     pid_r = tl.program_id(0) // CHUNKS
     pid_c = tl.program_id(0) % CHUNKS
@@ -137,6 +140,7 @@ def plan_mlp_dw(
         POOLS=pools,
         ACT=act,
         ACC=accumulator(pooled),
+        DEPENDENT=config.dependent,
     )
     traffic = dict(
         dz_ptr=(0 if dw2 is None and db2 is None else rows, 0),

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import finish_sum, is_peak, load_vector, nan_max, only_when
 from .mlp import load_weight, mlp_config, splits, tiles_at_once
 
@@ -92,10 +93,12 @@ def _mlp_fwd_kernel(
     SPLIT: tl.constexpr,
     BOTH: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    begin(DEPENDENT)
     K: tl.constexpr = (R + BLOCK_R - 1) // BLOCK_R
     k = tl.program_id(0) % K
     n = tl.program_id(0) // K
@@ -192,6 +195,7 @@ def plan_mlp_fwd(
         SPLIT=split,
         BOTH=both,
         ACC=accumulator(pooled),
+        DEPENDENT=config.dependent,
         BLOCK_T=tiles_at_once(tiles, config),
     )
     read = dict(total_ptr=K, peak_ptr=K, at_ptr=K, w1_ptr=N, b1_ptr=N, w2_ptr=N, b2_ptr=N)

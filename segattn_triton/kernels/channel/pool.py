@@ -24,6 +24,7 @@ from ...tuning.grids import sharing
 from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import capability, rounds_ahead, sms, stages_for
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import is_peak, load_tile, load_vector, nan_max, num_pixels, store_tile, tile_ptrs
 
 TILES = space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
@@ -65,9 +66,11 @@ def _pool_fwd_kernel(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     row = tl.program_id(0) // CHUNKS  # of the partials: n * tiles + t
     n = row // tiles
@@ -119,9 +122,11 @@ def _pool_bwd_kernel(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     row = tl.program_id(0) // CHUNKS
     n = row // tiles
@@ -165,10 +170,11 @@ def _stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads:
 def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
     itemsize, size, device = x.element_size(), sms(x.device), x.device
     few = kernel == "pool_bwd" and itemsize >= 4 and capability(x.device) >= 100
+    alive = live + 0.75 * few  # Blackwell keeps less, and spills
 
     def footprint(config: Config) -> Footprint | None:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
-        if few and block_c * block_p > 4096:  # Blackwell keeps less, and spills
+        if few and block_c * block_p > 4096:
             return None
         chunks, _, tiles = _blocks(m, config, size)
         rounds = -(-m.P // (block_p * tiles))
@@ -177,7 +183,7 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         ahead = rounds_ahead(_stages(device, itemsize, m, config, loads))
         return Footprint(
-            block_c * block_p, itemsize, loads, live, m.N * chunks * tiles, waste, row, ahead=ahead, sms=size
+            block_c * block_p, itemsize, loads, alive, m.N * chunks * tiles, waste, row, ahead=ahead, sms=size
         )
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
@@ -202,6 +208,7 @@ def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
         SPLIT=split,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         STAGES=_stages(x.device, x.element_size(), m, config, 1),
     )
     traffic = dict(x_ptr=(1, 0), total_ptr=(0, 1), peak_ptr=(0, 1), at_ptr=(0, 1))
@@ -241,6 +248,7 @@ def plan_pool_bwd(
         OUT=out,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         STAGES=_stages(x.device, x.element_size(), m, config, loads),
     )
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "shortcut_ptr"), (1, 0)) | {"z_ptr": (tiles, 0)}

@@ -23,6 +23,7 @@ from ...tuning.grids import sharing
 from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import (
     WHOLE,
     add_chunk,
@@ -77,9 +78,11 @@ def _scse_bwd_kernel(
     ACC: tl.constexpr,
     CHUNKS: tl.constexpr,
     STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     row = tl.program_id(0)  # of the partials: n * share + t
     n = row // share
     P = num_pixels(pixels, LAYOUT)
@@ -198,6 +201,7 @@ def plan_scse_bwd(
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
         STAGES=_stages(x.device, x.element_size(), m, config),
         BLOCK_C=block_c,

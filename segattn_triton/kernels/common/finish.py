@@ -8,6 +8,7 @@ from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import Footprint, space
+from .dependent import begin
 
 SPACE = space(BLOCK_ROWS=(32, 128, 64, 256), BLOCK_COLS=(8, 32, 16), num_warps=(4, 8))
 
@@ -22,9 +23,11 @@ def _finish_kernel(
     head,
     row_stride,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
+    begin(DEPENDENT)
     offs_col = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     mask_col = offs_col < cols
     total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
@@ -61,6 +64,7 @@ def plan_finish(partial: Tensor, out: Tensor, tail: Tensor | None = None) -> Pla
         head=out.numel(),
         row_stride=partial.stride(0),
         ACC=accumulator(partial),
+        DEPENDENT=config.dependent,
     )
     traffic = {"partial_ptr": (cols / partial.shape[1], 0), "out_ptr": (0, 1), "tail_ptr": (0, 1)}
     return Plan(_finish_kernel, args, config, -(-cols // config.blocks["BLOCK_COLS"]), traffic)

@@ -14,6 +14,7 @@ from ...runtime.maps import accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.target import sms
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import (
     add_chunk,
     channels_at_once,
@@ -63,9 +64,11 @@ def _spatial_bwd_kernel(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     CHUNKS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     P = num_pixels(pixels, LAYOUT)
     dw = tl.zeros([CHUNKS, BLOCK_C], ACC)
     db = tl.zeros([BLOCK_P], ACC)
@@ -143,6 +146,7 @@ def plan_spatial_bwd(
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
         BLOCK_C=block_c,
     )

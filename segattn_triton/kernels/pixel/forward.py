@@ -11,6 +11,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import channels_at_once, chunk_at, load_sum, load_tile, maximum, num_pixels, only_when, store_tile
 from .shared import load_weights, logit_of, nothing_yet, spatial_config, squeeze
 
@@ -35,9 +36,11 @@ def _spatial_fwd_kernel(
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     n = tl.program_id(0) // tiles
     P = num_pixels(pixels, LAYOUT)
     offs_p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -100,6 +103,7 @@ def plan_spatial_fwd(
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         BLOCK_C=block_c,
     )
     grid = m.N * tiles

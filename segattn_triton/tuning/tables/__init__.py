@@ -1,12 +1,14 @@
 """Tuned tables: the config that was the fastest on a GPU, by kernel and problem. Shipped ones lie beside this file.
 
-A table is JSON, and holds indices into the spaces of this package, and nothing else that decides:
+A table is JSON, and holds indices into the spaces of this package, which kernels are launched dependently, and nothing
+else that decides:
 
-    {"schema": 1, "device": "NVIDIA H200", "capability": 90, "triton": "3.6.0",
-     "spaces": {kernel: digest of its space}, "configs": {key: {log2 of the pixels: index}}}
+    {"schema": 2, "device": "NVIDIA H200", "capability": 90, "triton": "3.6.0",
+     "spaces": {kernel: digest of its space}, "configs": {key: {log2 of the pixels: index}},
+     "dependent": {kernel: true}}
 
-A file that is not such a table, or belongs to another GPU, is ignored with one line in the log; so are the entries of
-a kernel whose space has changed.
+Schema 1, without the last, is read. A file that is not such a table, or belongs to another GPU, is ignored with one
+line in the log; so are the entries of a kernel whose space has changed.
 """
 
 import contextlib
@@ -19,10 +21,10 @@ import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
 NEAR = 2  # doublings of the pixel count over which an entry still serves
 MOST_BYTES = 16_000_000
 DEAD_SECONDS = 3600  # after which a draft's writer is not at work any more
@@ -36,6 +38,7 @@ class Table:
     triton: str = ""
     spaces: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    dependent: Mapping[str, bool] = field(default_factory=dict)
 
     def index(self, kernel: str, digest: str, key: str, pixels: int) -> int | None:
         """The entry for about that many pixels, None without one for this space."""
@@ -90,8 +93,13 @@ def _parsed(found) -> Table:
     shape = isinstance(found, dict) and {
         "device": str, "capability": int, "triton": str, "spaces": dict, "configs": dict,
     }  # fmt: skip
-    if not shape or found.get("schema") != SCHEMA or any(type(found.get(k)) is not t for k, t in shape.items()):
-        raise ValueError(f"is no table of schema {SCHEMA}")
+    schema = found.get("schema") if shape else None
+    if (
+        type(schema) is not int
+        or not 1 <= schema <= SCHEMA
+        or any(type(found.get(k)) is not t for k, t in shape.items())
+    ):
+        raise ValueError(f"is no table of schema {SCHEMA} or older")
     configs = {}
     for key, entries in found["configs"].items():
         if type(entries) is not dict or not all(
@@ -101,7 +109,10 @@ def _parsed(found) -> Table:
         configs[key] = {int(b): i for b, i in entries.items()}
     if not all(type(digest) is str for digest in found["spaces"].values()):
         raise ValueError("is no table: a digest is no text")
-    return Table(found["device"], found["capability"], found["triton"], found["spaces"], configs)
+    dependent = found.get("dependent") if schema > 1 else {}
+    if type(dependent) is not dict or not all(type(value) is bool for value in dependent.values()):
+        raise ValueError("is no table: it does not say of kernels whether they are dependent")
+    return Table(found["device"], found["capability"], found["triton"], found["spaces"], configs, dependent)
 
 
 def write(path: Path, table: Table) -> Table:
@@ -139,7 +150,7 @@ def merged(old: Table, new: Table) -> Table:
     configs = {key: dict(entries) for key, entries in old.configs.items() if kernel_of(key) in kept}
     for key, entries in new.configs.items():
         configs[key] = {**configs.get(key, {}), **entries}
-    return Table(new.device, new.capability, new.triton, spaces, configs)
+    return Table(new.device, new.capability, new.triton, spaces, configs, {**old.dependent, **new.dependent})
 
 
 def kernel_of(key: str) -> str:
@@ -168,7 +179,7 @@ def tables(device: str, capability: int) -> list[Table]:
     shipped = _readable(Path(__file__).parent / f"{slug(device)}.json", device)
     if not shipped and (near := _nearest(capability)):
         log.warning("no tuned table for %s: using that of %s; `segattn tune` makes one", device, near.device)
-        shipped = [near]
+        shipped = [replace(near, dependent={})]  # another GPU's launches
     return found + shipped
 
 
