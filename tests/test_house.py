@@ -152,9 +152,11 @@ ARROWS = {  # layer -> the layers it may import
         "runtime.checks",
         "tuning",
     },
+    "perf.account": {"compiled"},
     "perf.compiler": {
         "catalog",
         "compiled",
+        "perf.account",
         "perf.measure",
         "perf.options",
         "perf.records",

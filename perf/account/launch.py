@@ -1,0 +1,102 @@
+"""One launch as the account takes it: machine code, arguments, grid. Of a plan of ours; a rival's is made alike."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from ...compiled import Compiled, source_of
+from .sass import Instruction, parse
+
+PARAMETERS = 0x210  # where a kernel's parameters start in the constants, on sm_90
+SIZES = {"i1": 1, "i8": 1, "u8": 1, "i16": 2, "i32": 4, "u32": 4, "fp32": 4, "i64": 8, "u64": 8, "fp64": 8}
+
+
+class NoAccount(ValueError):
+    """The account does not know such a kernel."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor among the arguments, at an address of its own."""
+
+    name: str
+    nbytes: int
+    place: int
+
+    @property
+    def address(self) -> int:
+        return (self.place + 1) << 40
+
+
+@dataclass(frozen=True)
+class Launch:
+    name: str
+    sass: str
+    arguments: Sequence[tuple[str, Any]]  # (type, Buffer or number), in the order of the kernel's parameters
+    grid: Sequence[int]
+    warps: int
+    resident: int  # programs that an SM holds, by registers, threads and shared memory
+
+    @property
+    def programs(self) -> int:
+        return prod(self.grid)
+
+    @cached_property
+    def buffers(self) -> dict[int, Buffer]:
+        """By place."""
+        return {value.place: value for _, value in self.arguments if isinstance(value, Buffer)}
+
+    @cached_property
+    def code(self) -> list[Instruction]:
+        return parse(self.sass)
+
+    @property
+    def constants(self) -> dict[int, int]:
+        """Offset in the constant bank -> word: the sizes of a program and of the grid, and the parameters."""
+        sizes = (32 * self.warps, 1, 1, *self.grid)
+        found, offset = {4 * i: n for i, n in enumerate(sizes)}, PARAMETERS
+        for kind, value in self.arguments:
+            size = 8 if isinstance(value, Buffer) else SIZES[kind]
+            offset += -offset % size
+            number = (value.address if isinstance(value, Buffer) else int(value)) % 2**64
+            found[offset] = number % 2**32
+            if size == 8:
+                found[offset + 4] = number >> 32
+            offset += size
+        return found
+
+    def owner(self, address: int | None) -> Buffer | None:
+        """The buffer that an address lies in."""
+        return None if address is None else self.buffers.get((address >> 40) - 1)
+
+
+def launch_of(compiled: Compiled) -> Launch:
+    plan, known = compiled.plan, {}
+    arguments = []
+    for name, kind, value in _leaves(compiled):
+        if isinstance(value, Tensor):  # two arguments may be one tensor
+            value = known.setdefault(id(value), Buffer(name, value.numel() * value.element_size(), len(known)))
+        arguments.append((kind, value))
+    grid = (plan.grid, 1, 1)
+    return Launch(plan.name, compiled.sass, arguments, grid, plan.config.num_warps, compiled.programs_per_sm)
+
+
+def _leaves(compiled: Compiled) -> Iterator[tuple[str, str, Any]]:
+    """(argument, type, value) of every runtime parameter, tuples flattened, in order."""
+    values = {**compiled.plan.args, **compiled.plan.config.blocks}
+
+    def walk(name: str, kind: Any, value: Any) -> Iterator[tuple[str, str, Any]]:
+        if isinstance(kind, tuple):
+            for part, each in zip(kind, value, strict=True):
+                yield from walk(name, part, each)
+        elif kind.startswith("tensordesc"):
+            raise NoAccount(f"{compiled.plan.name}: what a descriptor loads ({name}) is not in the machine code")
+        elif kind != "constexpr":
+            yield name, kind, value
+
+    for name, kind in source_of(compiled.plan).signature.items():
+        yield from walk(name, kind, values[name])

@@ -1,0 +1,123 @@
+"""Accounts of kernels compiled ahead of time. Runs in processes in which Triton does not interpret."""
+
+import dataclasses
+import itertools
+
+import static_ledger  # noqa: F401, before Triton: it decides that this process compiles
+import torch
+import triton
+import triton.language as tl
+
+from segattn_triton import compiled as static
+from segattn_triton.catalog import BY_NAME
+from segattn_triton.perf.account import assumptions as assumed
+from segattn_triton.perf.account.account import Account, account_of
+from segattn_triton.perf.account.launch import NoAccount, launch_of
+from segattn_triton.perf.account.warp import play
+from segattn_triton.runtime.plan import Plan
+from segattn_triton.tuning.choice import SPACES, using
+from segattn_triton.tuning.model import Config
+
+STEPS = 37  # of the chase
+
+
+@triton.jit
+def _copy_kernel(x_ptr, y_ptr, size, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + offs, tl.load(x_ptr + offs, offs < size), offs < size)
+
+
+@triton.jit
+def _chase_kernel(x_ptr, y_ptr, steps):
+    """Every load waits for the one before it."""
+    at = tl.program_id(0)
+    for _ in range(steps):
+        at = tl.load(x_ptr + at)
+    tl.store(y_ptr + tl.program_id(0), at)
+
+
+@triton.jit
+def _sum_kernel(x_ptr, y_ptr, steps, STAGES: tl.constexpr, BLOCK: tl.constexpr):
+    """So many rounds of a loop, each of which loads a block."""
+    offs = tl.program_id(0) * steps * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for i in tl.range(0, steps, num_stages=STAGES):
+        total += tl.load(x_ptr + offs + i * BLOCK)
+    tl.store(y_ptr + tl.program_id(0), tl.sum(total))
+
+
+def _account(kernel, grid: int, **args) -> Account:
+    plan = Plan(kernel, args, Config({}, 4), grid)
+    return account_of(launch_of(static.compile_plan(plan)))
+
+
+def copy(_) -> tuple[float, float]:
+    """Bytes moved, and the time over that of a device copy of as many."""
+    size = 2**27
+    x, y = (torch.empty(size, dtype=torch.bfloat16, device="meta") for _ in range(2))
+    account = _account(_copy_kernel, size // 2048, x_ptr=x, y_ptr=y, size=size, BLOCK=2048)
+    return account.dram_bytes, account.time / (4 * size / assumed.DRAM)
+
+
+def chase(_) -> dict[float, tuple[int, float]]:
+    """Round trip -> round trips that are exposed, and the time in round trips."""
+    x, y = (torch.empty(2**24, dtype=torch.int32, device="meta") for _ in range(2))
+    account = _account(_chase_kernel, 132, x_ptr=x, y_ptr=y, steps=STEPS)
+    return {t: (account.at(t).warp.trips, account.at(t).time / t) for t in assumed.ROUND_TRIPS}
+
+
+def rounds(stages: int) -> tuple[int, int]:
+    """Of 24 rounds of a loop: round trips exposed, and bytes that the program loads."""
+    x, y = (torch.empty(2**24, dtype=torch.float32, device="meta") for _ in range(2))
+    account = _account(_sum_kernel, 132, x_ptr=x, y_ptr=y, steps=24, STAGES=stages, BLOCK=512)
+    return account.warp.trips, account.work.moved[0][0]
+
+
+def earlier(op: str, kernel: str, layout: str, C: int, side: int, blocks: dict, warps: int) -> tuple[float, str]:
+    """The time of a kernel in one config, its loop a plain range, and the largest of its limits."""
+    row = BY_NAME[op]
+    sizes = {**row.cases[0].sizes, "N": 8, "C": C, "S": (side, side), "Cr": C // 2}
+
+    def plan() -> Plan:
+        both = itertools.chain(*static.plans(row, sizes, torch.bfloat16, layout))
+        return next(p for p in both if p.name == kernel)
+
+    choice = plan().config.choice
+    wanted = [i for i, c in enumerate(SPACES[choice.kernel]) if blocks.items() <= dict(c.blocks).items()]
+    index = next(i for i in wanted if SPACES[choice.kernel][i].num_warps == warps)
+    with using(forced={choice.key: index}):
+        forced = plan()
+    args = {**forced.args, "STAGES": 1} if "STAGES" in forced.args else forced.args
+    account = account_of(launch_of(static.compile_plan(dataclasses.replace(forced, args=args))))
+    return account.time, account.limit
+
+
+def covered(op: str, layout: str) -> list[str]:
+    """What is wrong with the accesses of a row's kernels, when every warp of every program of a small problem plays:
+    an unknown address, one outside of its buffer, or a part of y or dx that none stores."""
+    row, wrong = BY_NAME[op], []
+    sizes = {**row.cases[0].sizes, "N": 1, "C": 16, "S": (8,) * len(row.cases[0].S), "Cr": 8}
+    sizes |= {"heads": 1} if "heads" in sizes else {}
+    for plan in itertools.chain(*static.plans(row, sizes, torch.bfloat16, layout)):
+        try:
+            launch = launch_of(static.compile_plan(plan))
+        except NoAccount:
+            continue
+        stored: dict[str, set[int]] = {}
+        for program, warp in itertools.product(range(plan.grid), range(launch.warps)):
+            for access in play(launch.code, launch.constants, (program, 0, 0), warp).accesses.values():
+                owner = launch.owner(access.address)
+                if access.kind != "shared" and owner is None:
+                    wrong.append(f"{plan.name}: an address is unknown")
+                elif owner is not None and access.kind != "shared":
+                    first, last = min(access.sectors) * 32 - owner.address, max(access.sectors) * 32 - owner.address
+                    wrong += [f"{plan.name}: outside of {owner.name}"] * (first < 0 or last >= max(owner.nbytes, 32))
+                    stored.setdefault(owner.name, set()).update(access.sectors if access.kind == "store" else ())
+        for name in {"y_ptr", "dx_ptr", "dq_ptr"} & stored.keys():
+            if stored[name] and len(stored[name]) * 32 != (size := _size(launch, name)):
+                wrong.append(f"{plan.name}: {len(stored[name]) * 32} of {size} bytes of {name} are stored")
+    return sorted(set(wrong))
+
+
+def _size(launch, name: str) -> int:
+    return next(b.nbytes for b in launch.buffers.values() if b.name == name)
