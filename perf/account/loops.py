@@ -26,7 +26,7 @@ class Loop:
         """What a looping kernel loses time by."""
         filled = self.waves / ceil(self.waves)
         found = {
-            f"{self.in_flight} bytes in flight an SM": self.in_flight < IN_FLIGHT,
+            f"{self.in_flight} bytes in flight": self.in_flight < IN_FLIGHT,
             f"{self.waves:.2f} waves": self.waves > 1 and filled < FILLED,
         }
         return [fault for fault, present in found.items() if present]
@@ -44,6 +44,12 @@ def loop_of(compiled: Compiled, sizes: Collection[int]) -> Loop | None:
     resident = compiled.programs_per_sm
     each = 32 * compiled.plan.config.num_warps * resident
     return Loop(each * (_loaded(body) + _copied(body)), compiled.plan.grid / (assumed.SMS * resident))
+
+
+def faults(compiled: Compiled, sizes: Collection[int]) -> list[str]:
+    """Of the loop over a map, if there is one."""
+    loop = loop_of(compiled, sizes)
+    return [] if loop is None else loop.faults
 
 
 def _bodies(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:

@@ -57,6 +57,14 @@ def test_a_pipelined_loop_exposes_fewer_trips(ask):
     assert 24 // 4 <= plain[0] <= 24 and pipelined[0] <= 24 // 2 + 1
 
 
+def test_the_guard_of_loops_can_fail(ask):
+    """Too few bytes in flight, and a last wave that is nearly empty, are found, each alone."""
+    few, filled, late = ask(account_worker.loop_faults, [("gather", 132), ("sum", 132), ("sum", 132 * 16 + 1)])
+    assert len(few) == 1 and few[0].endswith(" bytes in flight")
+    assert filled == []
+    assert len(late) == 1 and late[0].endswith(" waves")
+
+
 def test_the_account_by_hand_is_met(ask):
     """Within 15 %."""
     *problems, by_hand = zip(*BY_HAND, strict=True)

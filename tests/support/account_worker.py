@@ -11,6 +11,7 @@ import triton.language as tl
 from segattn_triton import compiled as static
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf.account import assumptions as assumed
+from segattn_triton.perf.account import loops
 from segattn_triton.perf.account.account import Account, account_of
 from segattn_triton.perf.account.launch import NoAccount, launch_of
 from segattn_triton.perf.account.warp import play
@@ -46,6 +47,15 @@ def _sum_kernel(x_ptr, y_ptr, steps, STAGES: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(y_ptr + tl.program_id(0), tl.sum(total))
 
 
+@triton.jit
+def _gather_kernel(x_ptr, y_ptr, steps, BLOCK: tl.constexpr):
+    """A loop with a load of four bytes a thread in flight."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for _ in range(steps):
+        at = tl.load(x_ptr + at)
+    tl.store(y_ptr + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), at)
+
+
 def _account(kernel, grid: int, **args) -> Account:
     plan = Plan(kernel, args, Config({}, 4), grid)
     return account_of(launch_of(static.compile_plan(plan)))
@@ -71,6 +81,18 @@ def rounds(stages: int) -> tuple[int, int]:
     x, y = (torch.empty(2**24, dtype=torch.float32, device="meta") for _ in range(2))
     account = _account(_sum_kernel, 132, x_ptr=x, y_ptr=y, steps=24, STAGES=stages, BLOCK=512)
     return account.warp.trips, account.work.moved[0][0]
+
+
+def loop_faults(question: tuple[str, int]) -> list[str]:
+    """What the guard says of the gathering loop, or of a pipelined sum, with so many programs."""
+    name, grid = question
+    if name == "gather":
+        x, y = (torch.empty(1, 2**24, dtype=torch.int32, device="meta") for _ in range(2))
+        plan = Plan(_gather_kernel, dict(x_ptr=x, y_ptr=y, steps=9, BLOCK=128), Config({}, 4), grid)
+    else:
+        x, y = torch.empty(1, 2**24, device="meta"), torch.empty(grid, device="meta")
+        plan = Plan(_sum_kernel, dict(x_ptr=x, y_ptr=y, steps=24, STAGES=3, BLOCK=2048), Config({}, 4), grid)
+    return loops.faults(static.compile_plan(plan), {x.numel()})
 
 
 def earlier(op: str, kernel: str, layout: str, C: int, side: int, blocks: dict, warps: int) -> tuple[float, str]:

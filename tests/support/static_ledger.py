@@ -2,7 +2,8 @@
 
 A line of `static.txt` is a problem (row, case, dtype, layout, and options beside the row's defaults) with hashes and
 their architectures: each of all that the compiled code follows from, and of what is asked of it. What is in the ledger
-was compiled and had no faults. A hash takes a millisecond, a kernel a quarter of a second.
+was compiled and had no faults. On sm_90 a loop over a map must have enough in flight, too, and fill its last wave. A
+hash takes a millisecond, a kernel a quarter of a second.
 
 As a script it compiles what the ledger lacks on all cores, `--all` everything; it says what it finds,
 exits 1 if that is anything, and writes the rest into the ledger (`make static`). `--sample COMMIT` compiles what the
@@ -33,6 +34,7 @@ from triton.runtime.jit import JITCallable
 
 from segattn_triton import compiled as static
 from segattn_triton.catalog import BY_NAME, ROWS
+from segattn_triton.perf.account import loops
 from segattn_triton.runtime.plan import Plan
 from segattn_triton.tuning.model import REGISTERS
 from segattn_triton.tuning.target import SHARED
@@ -45,6 +47,7 @@ LAYOUTS = ("contiguous", "channels_last")
 BATCH = 100  # problems after which the ledger is written
 SAMPLE = 9  # problems of each architecture that a commit draws
 ASKED = f"{inspect.getsource(static.compile_plan)}{inspect.getsource(static.Compiled.faults)}{SHARED} {REGISTERS}"
+ASKED += inspect.getsource(loops)
 
 
 # (kernel, architecture) -> why its accesses may be narrow
@@ -56,6 +59,11 @@ NARROW = dict.fromkeys(
 SPILLS = dict.fromkeys(
     [("additive_fwd", 100, 16), ("additive_fwd", 100, 8), ("additive_fwd", 120, 8)],
     "float32 products in NCHW on ordinary cores: the smallest tile has a few values too many",
+)
+# (kernel, the end of the fault) -> why its loop over a map may have it on sm_90
+LOOPS = dict.fromkeys(
+    [(name, "waves") for name in ("pool_fwd", "pool_bwd", "spatial_bwd", "scse_bwd", "conv_bwd", "additive_dw")],
+    "the grid is a number of programs an SM that does not know how many are resident",
 )
 
 
@@ -183,6 +191,8 @@ def _is_known(kernel: str, arch: int, fault: str) -> bool:
     """Whether it is an exception of the lists above."""
     if fault.endswith("bytes of stack"):
         return (kernel, arch, int(fault.split()[0])) in SPILLS
+    if any(kernel == name and fault.endswith(end) for name, end in LOOPS):
+        return True
     return fault.endswith("128-bit accesses") and (kernel, arch) in NARROW
 
 
@@ -194,6 +204,7 @@ def compiled(task: tuple[Job, list[int] | None]) -> list[list[str]]:
         try:
             kernel = static.compile_plan(plan, job.arch)
             faults = kernel.faults(sizes) if isinstance(job.arch, int) else []
+            faults += loops.faults(kernel, sizes) if job.arch == 90 else []
             faults = [fault for fault in faults if not _is_known(plan.name, job.arch, fault)]
         except Exception as error:
             while error.__cause__ is not None:
@@ -234,7 +245,11 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     forget_lines()
-    kernels = {job: [kernel_hash(plan, sizes) for plan in plans] for job in jobs() for plans, sizes in [plans_of(job)]}
+    kernels = {
+        job: [kernel_hash(plan, sizes, job.arch) for plan in plans]
+        for job in jobs()
+        for plans, sizes in [plans_of(job)]
+    }
     hashes = {job: job_hash(found) for job, found in kernels.items()}
     compiler, known = read() if LEDGER.exists() else ("", {})
     todo = chosen(hashes, known if compiler == triton.__version__ else None, options.all, options.sample)
