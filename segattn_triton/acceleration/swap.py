@@ -67,17 +67,23 @@ def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], 
     if not maps or not isinstance(maps[0], Tensor) or torch.jit.is_tracing() or is_observed(module):
         return None
     parts = reading()
-    known = isinstance(parts, Parts) and all(_takes(x, gate) for x in maps for gate in (parts, *parts.more))
-    return parts if known else None
+    if not isinstance(parts, Parts):
+        return None
+    for gate in (parts, *parts.more):
+        if not all(_takes(x, gate) for x in maps):
+            return None
+    return parts
 
 
 def _takes(x: Tensor, parts: Parts) -> bool:
     """Whether the function takes x beside these weights. Of other dtypes, of no pixels, and of weights that became
     sparse or tensors of a class of their own (quantised, sharded), the own forward knows what to do."""
-    weights = [t for t in parts.tensors if t is not None]
-    plain = all(type(t) in _PLAIN and t.layout is torch.strided for t in weights)
-    same = x.dtype in DTYPES and all(t.dtype in (x.dtype, torch.float32) for t in weights) and not _is_promoted(x)
-    return plain and same and x.layout is torch.strided and x.dim() - 2 in parts.dims and 0 not in x.shape[1:]
+    dtypes = (x.dtype, torch.float32)
+    for t in parts.tensors:
+        if t is not None and (type(t) not in _PLAIN or t.layout is not torch.strided or t.dtype not in dtypes):
+            return False
+    known = x.dtype in DTYPES and not _is_promoted(x) and x.layout is torch.strided
+    return known and x.dim() - 2 in parts.dims and (x.numel() > 0 or 0 not in x.shape[1:])
 
 
 def _is_promoted(x: Tensor) -> bool:

@@ -40,13 +40,13 @@ class Read(NamedTuple):
         if [plain_class(m) for m in _all_of(module)] != self.types:
             return False
         for path, values in self.attributes.items():
-            holder = module.get_submodule(path)
+            holder = _at(module, path)
             for name, value in values.items():
                 now = getattr(holder, name, _VALUES)
                 if type(now) is not type(value) or now != value:
                     return False
         for path, functions in self.methods.items():
-            holder = module.get_submodule(path)
+            holder = _at(module, path)
             cls, own = plain_class(holder), vars(holder)
             for name, function in functions.items():
                 if name in own or getattr(cls, name, None) is not function:
@@ -56,7 +56,16 @@ class Read(NamedTuple):
 
 def _all_of(module: nn.Module) -> list[nn.Module]:
     """The module and all inside; one that is there twice, twice."""
-    return [module, *(inner for child in module._modules.values() if child is not None for inner in _all_of(child))]
+    found = [module]
+    for m in found:
+        found += [child for child in m._modules.values() if child is not None]
+    return found
+
+
+def _at(module: nn.Module, path: str) -> nn.Module:
+    for name in path.split(".") if path else ():
+        module = module._modules[name]
+    return module
 
 
 def is_of_torch(module: nn.Module) -> bool:
