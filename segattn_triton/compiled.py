@@ -43,8 +43,6 @@ POINTERS = {
     torch.int8: "*i8",
 }
 DIVISIBLE = [["tt.divisibility", 16]]
-LANES = 29.6e12  # instructions of threads per second: 132 SMs, 4 x 32 lanes, 1.755 GHz
-BANDWIDTH = 4.3e12  # bytes per second that a device copy moves on an H200
 
 
 def _specialise(path, value, constexprs: dict, attrs: dict):
@@ -133,11 +131,6 @@ class Compiled:
         return _cuobjdump(self.asm["cubin"], "-sass")
 
     @property
-    def instructions(self) -> int:
-        """Instructions of the machine code, each once: what a thread executes where nothing branches or loops."""
-        return len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?!NOP)\S.*;", self.sass, re.M))
-
-    @property
     def waits_first(self) -> bool:
         """Whether every thread waits for what was launched before, ahead of its first access to memory: the wait is
         ahead of all loads, stores and copies of the machine code, and of whatever might jump over it."""
@@ -158,30 +151,6 @@ class Compiled:
         names = self.maps(sizes).keys()
         bits = [a.bits for a in self.accesses if a.args & names]
         return sum(b for b in bits if b >= 128) / sum(bits) if bits else None
-
-    def elements(self, sizes: Collection[int]) -> float | None:
-        """Elements of the map that one thread handles each time it runs the code once: bits accessed over the bits
-        that the plan states for an element. What is stored decides, where anything is: a load may be shared."""
-        for place, ops in ((1, ("store",)), (0, ("load", "copy"))):
-            each = []
-            for name, t in self.maps(sizes).items():
-                bits = sum(a.bits for a in self.accesses if name in a.args and a.op in ops)
-                stated = self.plan.traffic.get(name, (0, 0))[place] * 8 * t.element_size()
-                each += [bits / stated] if bits and stated else []
-            if each:
-                return min(each)
-        return None
-
-    def issue_floor(self, sizes: Collection[int]) -> float | None:
-        """Picoseconds per element of the map below which the instructions cannot be issued, on an H200."""
-        elements = self.elements(sizes)
-        return self.instructions / elements / LANES * 1e12 if elements else None
-
-    def dram_floor(self, sizes: Collection[int]) -> float | None:
-        """Picoseconds per element of the map below which the plan's traffic of it cannot move, on an H200."""
-        maps = self.maps(sizes)
-        nbytes = sum(sum(self.plan.traffic.get(name, (0, 0))) * t.element_size() for name, t in maps.items())
-        return nbytes / BANDWIDTH * 1e12 if nbytes else None
 
     def faults(self, sizes: Collection[int]) -> list[str]:
         """What no kernel of a chosen config may have, on a GPU of NVIDIA's."""

@@ -1,9 +1,10 @@
 """`segattn kernels`: what the compiler makes of every kernel, compiled ahead of time; no GPU is needed, none is used.
 
 One line a kernel of each op's first named case. "wide" is the share of feature-map bytes in accesses of 128 bits or
-more; "per SM" the programs that a multiprocessor holds; "issue" the picoseconds an element of the map below which the
-instructions cannot be issued, counted once each as if nothing looped; "DRAM" those below which the plan's traffic of
-the maps cannot move. Both floors are computed for an H200, not measured.
+more; "per SM" the programs that a multiprocessor holds; "waves" the launch over what all of them hold; "trips" the
+round trips to DRAM that a warp waits for with nothing else to do. "us" is the account of the launch (`perf/account`)
+for an H200, "of floor" the time of its bytes alone over that, and "limit" what limits it: predicted from machine code
+for sm_90, not measured.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..terminal import Row
 
-HEAD = ("", "config", "registers", "spills", "shared", "wide", "per SM", "inst / elem", "issue ps", "DRAM ps")
+HEAD = ("", "config", "registers", "spills", "shared", "wide", "per SM", "waves", "trips", "us", "of floor", "limit")
 LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC"}
 Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run time
 
@@ -82,18 +83,24 @@ def _row(row, plan, arch: int | str) -> "Row":
     compiled = static.compile_plan(plan, arch)
     what = [f"  {plan.name}", f"{blocks} w{plan.config.num_warps} s{plan.config.num_stages}"]
     if not isinstance(arch, int):
-        return Row([*what, "-", "-", str(compiled.shared), *["-"] * 5])
-    maps = static.map_sizes(row, row.cases[0].sizes)
-    wide, elements = compiled.wide_share(maps), compiled.elements(maps)
+        return Row([*what, "-", "-", str(compiled.shared), *["-"] * 7])
+    wide = compiled.wide_share(static.map_sizes(row, row.cases[0].sizes))
     what[1] += "".join(f" {name}" for name in compiled.matrix)
-    floors = (
-        compiled.instructions / elements if elements else None,
-        compiled.issue_floor(maps),
-        compiled.dram_floor(maps),
-    )
     cells = (
         *(str(compiled.registers), str(compiled.spills), str(compiled.shared)),
         *("-" if wide is None else f"{wide:.0%}", str(compiled.programs_per_sm)),
-        *("-" if value is None else f"{value:.3g}" for value in floors),
+        *(_account(compiled) if arch == 90 else ["-"] * 5),
     )
     return Row([*what, *cells], "red" if compiled.spills else None)
+
+
+def _account(compiled) -> list[str]:
+    from ..account.account import account_of
+    from ..account.launch import NoAccount, launch_of
+
+    try:
+        account = account_of(launch_of(compiled))
+    except NoAccount:
+        return ["-"] * 5
+    share = account.floor / account.time
+    return [f"{account.waves:.2f}", str(account.warp.trips), f"{account.time:.3g}", f"{share:.2f}", account.limit]

@@ -1,16 +1,8 @@
-"""`segattn spaces`: how good the choice without a table is, by the compiler's account; no GPU is needed, none is used.
+"""`segattn spaces`: how good the choice without a table is, by the account of time; no GPU is needed, none is used.
 
 The configs that the model of `segattn_triton.tuning` finds cheapest are compiled for sm_90, the choice among them, and
-compared by what the model only estimates: with registers and shared memory as compiled, so many programs are resident
-on an SM, and so many bytes of the maps in flight. A config's *bound*, in picoseconds per element of the map, is
-
-    mean over the waves of max(DRAM floor * bytes needed / bytes in flight, issue floor * warps needed / warps)
-
-with the floors of `segattn kernels` and quotients of at least 1. An SM issues at its rate with 16 warps, four for each
-cycle of latency (CUDA C++ Programming Guide, "Multiprocessor Level"); in the last wave fewer programs are left. It
-orders configs where these limits decide, and is no time: caches, latency within a program and collisions are not in it.
-A config that spills has none, nor has a kernel without a map (its time is latency), or with matrix instructions (which
-loop inside a program).
+compared by the account of `perf/account`: microseconds on an H200, predicted from machine code, not measured. A config
+that spills has none, nor has a kernel whose loads are not in its machine code (tensor descriptors).
 """
 
 import os
@@ -27,8 +19,7 @@ from ..measure import child
 from ..terminal import Progress
 
 ARCH = 90
-WARPS = 16  # per SM, to issue at its rate
-HEAD = ("", "configs", "can run", "compiled", "chosen", "its bound", "best", "its bound", "times")
+HEAD = ("", "configs", "can run", "compiled", "chosen", "its us", "best", "its us", "times")
 Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run time
 
 
@@ -52,22 +43,22 @@ def spaces(
 
 
 def report(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int, most: int) -> list[float]:
-    """Print the table; the bound of each choice over the best one's."""
+    """Print the table; the time of each choice over the best one's."""
     from ...tuning import choice as tuning
     from ..terminal import Row, console, listing
 
     out, times = console(), []
     groups: dict[str, list[Row]] = {}
-    for (name, case, order, choice), found in _bounds(list(_choices(ops, dtype, layouts, cases)), most):
+    for (name, case, order, choice), found in _times(list(_choices(ops, dtype, layouts, cases)), most):
         priced, space = choice.costs(), tuning.SPACES[choice.kernel]
         line = [f"  {choice.kernel}", str(len(space)), str(len(priced))]
-        bounds = {i: answer["ps"] for i, answer in found.items() if answer.get("ps")}
+        us = {i: answer["us"] for i, answer in found.items() if answer.get("us")}
         line.append(str(len(found)))
-        if choice.index in bounds:
-            best = min(bounds, key=lambda i: (bounds[i], i))
-            times.append(bounds[choice.index] / bounds[best])
-            line += [_words(space[choice.index]), f"{bounds[choice.index]:.3g}"]
-            line += [_words(space[best]), f"{bounds[best]:.3g}", f"{times[-1]:.2f}"]
+        if choice.index in us:
+            best = min(us, key=lambda i: (us[i], i))
+            times.append(us[choice.index] / us[best])
+            line += [_words(space[choice.index]), f"{us[choice.index]:.3g}"]
+            line += [_words(space[best]), f"{us[best]:.3g}", f"{times[-1]:.2f}"]
         else:
             line += [_words(space[choice.index]), found[choice.index].get("failure", "none"), "", "", ""]
         layout = {"contiguous": "NCHW"}.get(order, "NHWC")
@@ -75,7 +66,8 @@ def report(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int, m
     out.print(listing(f"Choices without a table for sm_{ARCH}, {dtype}", HEAD, groups, left=(0, 4, 6)))
     if times:
         out.print(
-            f"{len(times)} choices: {median(times):.2f} times the least bound at the median, {max(times):.2f} at worst"
+            f"{len(times)} choices: {median(times):.2f} times the least time at the median, {max(times):.2f} at worst "
+            "(predicted from machine code, not measured)"
         )
     return times
 
@@ -104,7 +96,7 @@ def _choices(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int)
                         yield (name, case.name, layout, choice), problem
 
 
-def _bounds(choices: Sequence[tuple], most: int) -> Iterator[tuple]:
+def _times(choices: Sequence[tuple], most: int) -> Iterator[tuple]:
     """(a choice, {index: what its child said of a config}), in order."""
     indices = [list(dict.fromkeys([what[-1].index, *what[-1].costs()]))[:most] for what, _ in choices]
     pieces = [
@@ -131,40 +123,21 @@ def _ask(pieces: Sequence[Mapping], one_more: Callable[[], None]) -> list[dict]:
     return found
 
 
-def bound(compiled, sizes) -> float | None:
-    """Of the docstring above."""
-    from ...tuning.model import BYTES_IN_FLIGHT, SMS
-
-    dram, issue, resident = compiled.dram_floor(sizes), compiled.issue_floor(sizes), compiled.programs_per_sm
-    if compiled.spills or compiled.matrix or dram is None or issue is None or not resident:
-        return None
-    names = compiled.maps(sizes).keys()
-    loaded = sum(a.bits for a in compiled.accesses if a.op != "store" and a.args & names) / 8 * compiled.threads
-    each_sm = compiled.plan.grid / SMS
-    waves = each_sm / resident
-    shares = [(int(waves), resident), (waves % 1, waves % 1 * resident)]  # (waves, programs per SM in them)
-
-    def during(programs: float) -> float:
-        warps = programs * compiled.threads / 32
-        flying = programs * loaded or BYTES_IN_FLIGHT  # a kernel that only writes waits for nothing
-        return max(dram * max(1.0, BYTES_IN_FLIGHT / flying), issue * max(1.0, WARPS / warps))
-
-    return sum(n * during(programs) for n, programs in shares if n) / waves
-
-
 def _work(piece: dict) -> dict:
     from ... import compiled as static
     from ...tuning import choice as tuning
+    from ..account.account import account_of
+    from ..account.launch import launch_of
     from ..measure.candidates import Problem
 
     problem = Problem.of(piece["problem"])
     try:
         with tuning.using((), {piece["key"]: piece["index"]}):
             plan = next(p for p in problem.plans(ARCH) if p.config.choice.key == piece["key"])
-        sizes = static.map_sizes(problem.row, problem.row.complete(problem.sizes))
-        if not static.Compiled(plan, ARCH, 0, {}).maps(sizes):
-            return {"ps": None}
-        return {"ps": bound(static.compile_plan(plan, ARCH), sizes)}
+        compiled = static.compile_plan(plan, ARCH)
+        if compiled.spills:
+            return {"failure": f"spills {compiled.spills} bytes"}
+        return {"us": account_of(launch_of(compiled)).time}
     except Exception as error:
         return {"failure": child.one_line(error)}
 
