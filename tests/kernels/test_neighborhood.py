@@ -15,7 +15,7 @@ from segattn_triton import functional as F
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.compat import natten as compat
 from segattn_triton.runtime.plan import recorded
-from segattn_triton.testing import assert_matches_reference, compare, exact_and_error
+from segattn_triton.testing import LAYOUTS, assert_matches_reference, compare, exact_and_error, make_inputs
 from segattn_triton.testing import outputs_and_gradients as run_on
 
 ROW = BY_NAME["neighborhood_attention"]
@@ -65,6 +65,31 @@ def test_window_of_five_with_dilation(border):
 
 def test_window_of_seven():
     assert_right(ROW, *qkv(7, 8, D=2, kernel_size=7), kernel_size=7)
+
+
+WIDE = {  # window -> image, dilation; tiles of 4 x 4 and of 2 x 8, in parts; classes of pixels of unequal size
+    5: ((11, 10), 2),
+    7: ((9, 11), 1),
+    9: ((9, 12), 1),
+    13: ((13, 14), 1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kernel_size", WIDE)
+@each_border
+def test_wide_windows_on_tensor_cores(border, kernel_size, dtype):
+    (H, W), dilation = WIDE[kernel_size]
+    inputs = qkv(H, W, 2, 16, 1, dtype=dtype, kernel_size=kernel_size)
+    needs = [kernel_size < 9] * 4  # gradients of more keys than that take minutes in the interpreter
+    assert_right(ROW, *inputs, needs=needs, border=border, kernel_size=kernel_size, dilation=dilation)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_wide_windows_in_every_layout(layout):
+    sizes = {"N": 2, "C": 32, "S": (7, 9), "heads": 2, "T": 13}
+    inputs = make_inputs(ROW, sizes, torch.float16, layout=layout, device=DEVICE)
+    assert_right(ROW, *inputs, needs=[False] * 4, kernel_size=7)
 
 
 def test_a_dilation_in_sixteen_bits():
@@ -146,30 +171,35 @@ def test_two_backward_runs_give_equal_bits():
 # what is not finite
 
 
-def reached(H: int, W: int, y: int, x: int) -> torch.Tensor:
+def reached(H: int, W: int, y: int, x: int, **window) -> torch.Tensor:
     """[H, W]: the pixels whose window contains the pixel (y, x), by the definition."""
     one = torch.zeros(1, H, W, 1, 1, dtype=torch.float64)
     one[0, y, x] = 1.0
-    uniform = torch.ones(1, H, W, 1, 9, dtype=torch.float64)
-    return reference.neighborhood_av(uniform, one)[0, ..., 0, 0] > 0
+    uniform = torch.ones(1, H, W, 1, window["kernel_size"] ** 2, dtype=torch.float64)
+    return reference.neighborhood_av(uniform, one, **window)[0, ..., 0, 0] > 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", [1, 2])
-@pytest.mark.parametrize(("dtype", "D"), [(torch.float16, 16), (torch.float32, 4)], ids=str)
-def test_a_pixel_reaches_only_those_whose_window_has_it(value, which, dtype, D):
+@pytest.mark.parametrize(
+    ("dtype", "D", "kernel_size"), [(torch.float16, 16, 3), (torch.float32, 4, 3), (torch.float16, 16, 7)], ids=str
+)
+@each_border
+def test_a_pixel_reaches_only_those_whose_window_has_it(value, which, dtype, D, kernel_size, border):
     """Of k or v. In tiles of tensor cores, too, where 0 * Inf would spread over the whole tile."""
     H, W = 7, 9
+    window = dict(kernel_size=kernel_size, border=border)
     for y, x in ((3, 4), (0, 0)):
         clean, spoiled = qkv(H, W, D=D, dtype=dtype)[:3], qkv(H, W, D=D, dtype=dtype)[:3]
         spoiled[which][0, y, x] = value
-        near = reached(H, W, y, x).to(DEVICE)
-        expected = F.neighborhood_attention(*clean, backend="triton")
-        got = F.neighborhood_attention(*spoiled, backend="triton")
-        torch.testing.assert_close(got[0][~near], expected[0][~near], rtol=2e-3, atol=2e-3)
-        oracle = F.neighborhood_attention(*spoiled, backend="reference")
-        assert_equal(got.isfinite(), oracle.isfinite())
-        assert_equal(got.isnan(), oracle.isnan())
+        near = reached(H, W, y, x, **window).to(DEVICE)
+        expected = F.neighborhood_attention(*clean, **window, backend="triton", return_lse=True)
+        got = F.neighborhood_attention(*spoiled, **window, backend="triton", return_lse=True)
+        oracle = F.neighborhood_attention(*spoiled, **window, backend="reference", return_lse=True)
+        for ours, before, wanted in zip(got, expected, oracle, strict=True):
+            torch.testing.assert_close(ours[0][~near], before[0][~near], rtol=2e-3, atol=2e-3)
+            assert_equal(ours.isnan(), wanted.isnan())
+        assert_equal(got[0].isfinite(), oracle[0].isfinite())
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, 3])

@@ -179,6 +179,7 @@ ATTENTION = (  # kernels and branches that other windows, heads and head dimensi
     ({"N": 1, "C": 16, "S": (6, 9), "heads": 1}, {"return_lse": True}),  # tensor cores
     ({"N": 1, "C": 16, "S": (6, 9), "heads": 1}, {"border": "mask"}),
     ({"N": 1, "C": 16, "S": (6, 9), "heads": 1}, {"border": "zero"}),
+    ({"N": 1, "C": 16, "S": (7, 9), "heads": 1, "T": 13}, {"kernel_size": 7}),
     ({"N": 1, "C": 3, "S": (7, 8), "heads": 1}, {"dilation": 2}),
     ({"N": 1, "C": 6, "S": (5, 6), "heads": 2, "heads_kv": 1, "D": 3}, {}),
     ({"N": 1, "C": 2, "S": (5, 6), "heads": 1, "T": 9}, {"kernel_size": 5, "border": "mask"}),

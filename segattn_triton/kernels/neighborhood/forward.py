@@ -5,9 +5,7 @@ q, k, v and y; the halo of a tile comes from cache.
 
 Two kernels. Rows: the keys at one offset after another, a running softmax; everything in the accumulator's precision,
 and scores with the bits that the backward computes again: in exp(s - lse) the rounding of a large score cancels.
-Tiles: see `neighborhood_tile`; S = Q K^T [16, 64] per tile, and P V with P rounded to the vectors' dtype. P is 0 for
-the keys that a query does not have, but 0 * Inf is NaN: where a sum is not finite, the program computes it again as
-the row kernel does, which never touches a key outside the window.
+Patches: see `patch`; S = Q K^T and P V on tensor cores, with P rounded to the vectors' dtype.
 """
 
 import triton
@@ -16,8 +14,22 @@ from torch import Tensor
 
 from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
-from ...tuning.model import Config, Footprint, Model, cost, space
-from ...tuning.target import capability
+from ...tuning.model import Config, Footprint, Model, space
+from .patch import (
+    as_column,
+    as_row,
+    as_tiles,
+    exclusion,
+    first_of,
+    is_finite,
+    is_near,
+    load_bias,
+    patch_model,
+    patch_of,
+    patch_positions,
+    takes_products,
+    tile_positions,
+)
 from .shared import (
     LN2,
     LOG2E,
@@ -39,12 +51,10 @@ from .shared import (
     vectors_at,
     window,
 )
-from .tile import near_patch, tile_positions, tile_scores
 from .traffic import bias_loads, keys_per_query, patch_loads
 
-TILES = space(BLOCK_T=(1, 2, 4, 8), num_warps=(1, 2, 4, 8))
+TILES = space(BLOCK_T=(1, 2, 4, 8), BLOCK_J=(16, 32, 64, 128), num_warps=(1, 2, 4, 8))
 ALL = (*TILES, *SPACE)
-ROWS_AFTER_TILES = 1e3  # the cost by the model that rows have beyond tiles, where those suit
 
 
 @triton.jit
@@ -96,34 +106,18 @@ def attend(q, k, v, bias, y, x, rows, cols, INNER: tl.constexpr, WINDOW: tl.cons
 
 
 @triton.jit
-def _neighborhood_fwd_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    bias_ptr,
-    y_ptr,
-    lse_ptr,
-    q_stride,
-    k_stride,
-    v_stride,
-    y_stride,
-    lse_stride,
-    size,
-    WINDOW: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-):
-    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
-    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
+def _attend_rows(
+    q_ptr, k_ptr, v_ptr, bias, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride,
+    place, y, x, rows, cols, inner, WINDOW: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """y and lse of the queries (y, x)."""
     mask = (y < rows) & (x < cols)
-    head = place[1]
+    head, head_kv = place[1], place[1] // WINDOW.group
     q = vectors_at(q_ptr, q_stride, place, head, y, x, WINDOW)
-    k = vectors_at(k_ptr, k_stride, place, head // WINDOW.group, y, x, WINDOW)
-    v = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, y, x, WINDOW)
-    bias = head_bias(bias_ptr, head, WINDOW)
+    k = vectors_at(k_ptr, k_stride, place, head_kv, y, x, WINDOW)
+    v = vectors_at(v_ptr, v_stride, place, head_kv, y, x, WINDOW)
     q_i = load_shifted(q, 0, 0, mask, WINDOW, ACC) * WINDOW.scale
-    if is_inner(y0, x0, rows, cols, BLOCK_Y, BLOCK_X, WINDOW):
+    if inner:
         peak, total, acc = attend(q_i, k, v, bias, y, x, rows, cols, True, WINDOW, ACC)
     else:
         peak, total, acc = attend(q_i, k, v, bias, y, x, rows, cols, False, WINDOW, ACC)
@@ -134,81 +128,98 @@ def _neighborhood_fwd_kernel(
 
 
 @triton.jit
-def _neighborhood_tile_fwd_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    bias_ptr,
-    y_ptr,
-    lse_ptr,
-    q_stride,
-    k_stride,
-    v_stride,
-    y_stride,
-    lse_stride,
-    size,
-    WINDOW: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-):
-    BLOCK_D: tl.constexpr = WINDOW.block_d
-    place, rows, cols, y0, x0 = locate(size, 4, 4 * BLOCK_T)
-    head = place[1]
-    y, x = tile_positions(y0, x0, 4, BLOCK_T)
-    ky, kx = tile_positions(y0 - 2, x0 - 2, 8, BLOCK_T)
+def _neighborhood_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, bias_ptr, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride, size,
+    WINDOW: tl.constexpr, ACC: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
+    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
+    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
+    bias = head_bias(bias_ptr, place[1], WINDOW)
+    inner = is_inner(y0, x0, rows, cols, BLOCK_Y, BLOCK_X, WINDOW)
+    _attend_rows(
+        q_ptr, k_ptr, v_ptr, bias, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride,
+        place, y, x, rows, cols, inner, WINDOW, ACC,
+    )  # fmt: skip
+
+
+@triton.jit
+def _attend_patch(
+    q, k_at, v_at, bias, y, x, patch, rows, cols,
+    WINDOW: tl.constexpr, PATCH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
+):  # fmt: skip
+    """As `attend`, of tiles: peak and total [BLOCK_T, 16] in base 2, acc [BLOCK_T, 16, BLOCK_D]."""
+    ky, kx, row, inside_x = patch
+    dtype = q.dtype
+    near_x = is_near(kx, first_of(x, cols, WINDOW), inside_x, BLOCK_T, WINDOW)
+    excluded_x = exclusion(near_x)
+    first_y = first_of(y, rows, WINDOW)
+    entry = as_row(bias_index(ky, kx, WINDOW), BLOCK_T) - as_column(y * (2 * WINDOW.kernel - 1) + x, BLOCK_T)
+    peak = tl.full([BLOCK_T, 16], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_T, 16], tl.float32)
+    acc = tl.zeros(q.shape, tl.float32)
+    for down in range(0, PATCH.rows, BLOCK_J // PATCH.columns):
+        inside_y = (ky + down >= 0) & (ky + down < rows) & (row + down < PATCH.rows)
+        inside = inside_x & inside_y
+        k = as_tiles(load_shifted(k_at, down, 0, inside, WINDOW, dtype), BLOCK_T)
+        v = as_tiles(load_shifted(v_at, down, 0, inside, WINDOW, dtype), BLOCK_T)
+        near_y = is_near(ky + down, first_y, inside_y, BLOCK_T, WINDOW)
+        s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
+        if bias is not None:
+            s = load_bias(bias, entry + down * (2 * WINDOW.kernel - 1), WINDOW)
+        s = tl.dot(q, tl.trans(k, (0, 2, 1)), s) * (WINDOW.scale * LOG2E)
+        s += excluded_x + exclusion(near_y)
+        higher = tl.maximum(peak, tl.max(s, 2))
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        fade = tl.exp2(peak - base)
+        p = tl.exp2(s - base[:, :, None])
+        total = total * fade + tl.sum(p, 2)
+        acc = tl.dot(p.to(dtype), v, acc * fade[:, :, None])
+        peak = higher
+    return peak, total, acc
+
+
+@triton.jit
+def _neighborhood_patch_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, bias_ptr, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride, size,
+    WINDOW: tl.constexpr, ACC: tl.constexpr, PATCH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
+):  # fmt: skip
+    place, rows, cols, y0, x0 = locate(size, PATCH.tile_y * BLOCK_T, PATCH.tile_x)
+    head, head_kv = place[1], place[1] // WINDOW.group
+    y, x = tile_positions(y0, x0, PATCH, BLOCK_T)
     mask = (y < rows) & (x < cols)
-    near = near_patch(ky, kx, y0, x0, rows, cols, BLOCK_T, WINDOW)
     q_at = vectors_at(q_ptr, q_stride, place, head, y, x, WINDOW)
-    k_at = vectors_at(k_ptr, k_stride, place, head // WINDOW.group, ky, kx, WINDOW)
-    v_at = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, ky, kx, WINDOW)
-    bias = head_bias(bias_ptr, head, WINDOW)
-    dtype = q_ptr.dtype.element_ty
-    q = tl.reshape(load_shifted(q_at, 0, 0, mask, WINDOW, dtype), (BLOCK_T, 16, BLOCK_D))
-    k = tl.reshape(load_shifted(k_at, 0, 0, near, WINDOW, dtype), (BLOCK_T, 64, BLOCK_D))
-    v = tl.reshape(load_shifted(v_at, 0, 0, near, WINDOW, dtype), (BLOCK_T, 64, BLOCK_D))
-    s = tile_scores(q, k, bias, y, x, ky, kx, rows, cols, BLOCK_T, WINDOW)
-    peak = tl.max(s, 2)
-    p = tl.exp2(s - tl.where(peak == float("-inf"), 0.0, peak)[:, :, None])
-    total = tl.sum(p, 2)
-    acc = tl.dot(p.to(dtype), v) / total[:, :, None]  # [BLOCK_T, 16, BLOCK_D]
     y_at = vectors_at(y_ptr, y_stride, place, head, y, x, WINDOW)
-    acc = tl.reshape(acc, (BLOCK_T * 16, BLOCK_D))
-    if tl.max(tl.where(mask[:, None] & (acc - acc != 0.0), 1, 0)) > 0:
-        k_i = vectors_at(k_ptr, k_stride, place, head // WINDOW.group, y, x, WINDOW)
-        v_i = vectors_at(v_ptr, v_stride, place, head // WINDOW.group, y, x, WINDOW)
-        q_i = load_shifted(q_at, 0, 0, mask, WINDOW, ACC) * WINDOW.scale
-        _, row_total, row_acc = attend(q_i, k_i, v_i, bias, y, x, rows, cols, False, WINDOW, ACC)
-        store_at(y_at, row_acc / row_total[:, None], mask, WINDOW)
+    bias = head_bias(bias_ptr, head, WINDOW)
+    patch = patch_positions(y0, x0, rows, cols, PATCH, BLOCK_T, BLOCK_J, WINDOW)
+    k_at = vectors_at(k_ptr, k_stride, place, head_kv, patch[0], patch[1], WINDOW)
+    v_at = vectors_at(v_ptr, v_stride, place, head_kv, patch[0], patch[1], WINDOW)
+    q = as_tiles(load_shifted(q_at, 0, 0, mask, WINDOW, q_ptr.dtype.element_ty), BLOCK_T)
+    peak, total, acc = _attend_patch(q, k_at, v_at, bias, y, x, patch, rows, cols, WINDOW, PATCH, BLOCK_T, BLOCK_J)
+    if is_finite(acc):
+        acc *= (1.0 / total)[:, :, None]
+        store_at(y_at, tl.reshape(acc, (BLOCK_T * 16, WINDOW.block_d)), mask, WINDOW)
+        if lse_ptr is not None:
+            lse = tl.reshape((peak + tl.log2(total)) * LN2, (BLOCK_T * 16,))
+            store_at(rows_at(lse_ptr, lse_stride, place, head, y, x, WINDOW), lse, mask, WINDOW)
     else:
-        store_at(y_at, acc, mask, WINDOW)
-    if lse_ptr is not None:
-        lse = tl.reshape((peak + tl.log2(total)) * LN2, (BLOCK_T * 16,))
-        store_at(rows_at(lse_ptr, lse_stride, place, head, y, x, WINDOW), lse, mask, WINDOW)
+        STEP: tl.constexpr = min(BLOCK_T, max(1, 16 * BLOCK_T // WINDOW.block_d))  # 128 bits a thread
+        for tile in range(0, BLOCK_T, STEP):
+            tile_y, tile_x = tile_positions(y0 + tile * PATCH.tile_y, x0, PATCH, STEP)
+            _attend_rows(
+                q_ptr, k_ptr, v_ptr, bias, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride,
+                place, tile_y, tile_x, rows, cols, False, WINDOW, ACC,
+            )  # fmt: skip
 
 
-def _model(q: Tensor, dilation: int, kernel_size: int) -> Model:
-    """Tensor cores (sm_80 on) for 3 x 3 windows of 16-bit vectors where a tile fits the registers, else rows."""
-    _, H, W, heads, D = q.shape
-    block_d, w_contiguous = triton.next_power_of_2(D), q.stride(2) == 1
-    rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
-    by_rows, target = row_model(q, heads, dilation, kernel_size, loads=4, live=3.5), capability(q.device)
-    suits = q.element_size() == 2 and kernel_size == 3 and D >= 16 and target >= 80
-    most = 240 if target in (86, 89, 100) else 245
+def _model(q: Tensor, dilation: int, kernel_size: int, by_products: bool) -> Model:
+    """Patches where tensor cores can, else rows."""
+    by_rows = row_model(q, q.shape[3], dilation, kernel_size, loads=4, live=3.5)
+    by_patches = patch_model(q, dilation, kernel_size)
 
     def price(config: Config) -> Footprint | float | None:
-        if "BLOCK_T" in config.blocks:
-            return by_tiles(config) if suits else None
-        footprint = by_rows(config)
-        return ROWS_AFTER_TILES + cost(config, footprint) if suits and footprint else footprint
-
-    def by_tiles(config: Config) -> float | None:
-        block_t = config.blocks["BLOCK_T"]
-        registers = 50 + (6 if w_contiguous else 2) * block_d * block_t / config.num_warps
-        if registers > most or config.num_warps < block_t or (block_t > 1 and 4 * block_t >= 2 * cols):
+        if ("BLOCK_T" in config.blocks) != by_products:
             return None
-        covered = triton.cdiv(rows, 4) * 4 * triton.cdiv(cols, 4 * block_t) * 4 * block_t
-        repeated = config.num_warps / block_t  # warps beyond the tiles repeat the products
-        return covered / (rows * cols) * (1 + 1 / (4 * block_t)) * (1 + 0.3 * (repeated - 1)) + 0.01 * block_t
+        return by_patches(config) if by_products else by_rows(config)
 
     return price
 
@@ -227,10 +238,11 @@ def plan_neighborhood_fwd(
 ) -> Plan:
     heads = q.shape[3]
     constants = window(kernel_size, border, scale, heads // k.shape[3], (q, k, v, y))
-    model = _model(q, dilation, kernel_size)
-    config = choose_for("neighborhood_fwd", ALL, model, q, heads, dilation, constants)
-    tiled = "BLOCK_T" in config.blocks
-    blocks = dict(BLOCK_Y=4, BLOCK_X=4 * config.blocks["BLOCK_T"]) if tiled else config.blocks
+    patch, tiled = patch_of(kernel_size), takes_products(q, kernel_size, rel_bias, scale)
+    model = _model(q, dilation, kernel_size, tiled)
+    also = "rows" if takes_products(q, kernel_size, None, scale) and not tiled else ""
+    config = choose_for("neighborhood_fwd", ALL, model, q, heads, dilation, constants, also)
+    blocks = patch.blocks(config.blocks["BLOCK_T"]) if tiled else config.blocks
     size, grid = tiles(q, heads, dilation, **blocks)
     args = dict(
         q_ptr=q,
@@ -247,14 +259,14 @@ def plan_neighborhood_fwd(
         size=size,
         WINDOW=constants,
         ACC=accumulator(q),
+        **(dict(PATCH=patch) if tiled else {}),
     )
     pairs = keys_per_query(q, kernel_size, dilation, border)
     if tiled:
-        reads = patch_loads(q, size, config.blocks["BLOCK_T"], border)
-        found = kernel_size * kernel_size if border == "zero" else pairs
-        bias = q.shape[0] * q.shape[1] * q.shape[2] * found / (2 * kernel_size - 1) ** 2
+        reads = patch_loads(q, size, (patch.tile_y, patch.tile_x), config.blocks["BLOCK_T"], kernel_size, border)
+        bias = grid // heads * patch.products(**config.blocks) / (2 * kernel_size - 1) ** 2
     else:
         reads, bias = pairs, bias_loads(q, size, *config.blocks.values(), kernel_size, border, of_queries=True)
     key = (reads * constants.group, 0)
     traffic = dict(q_ptr=(1, 0), k_ptr=key, v_ptr=key, bias_ptr=(bias, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
-    return Plan(_neighborhood_tile_fwd_kernel if tiled else _neighborhood_fwd_kernel, args, config, grid, traffic)
+    return Plan(_neighborhood_patch_fwd_kernel if tiled else _neighborhood_fwd_kernel, args, config, grid, traffic)

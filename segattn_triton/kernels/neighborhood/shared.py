@@ -48,9 +48,9 @@ def locate(size, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
     """The place of this program, (image, head, class row, class column, dilation), the rows and columns of the class,
     and the first position of the tile.
 
-    size = (H, W, heads, dilation, tiles_y, tiles_x)
+    size = (H, W, heads, dilation, classes_y, classes_x, tiles_y, tiles_x)
     """
-    H, W, heads, dilation, tiles_y, tiles_x = size
+    H, W, heads, dilation, classes_y, classes_x, tiles_y, tiles_x = size
     pid = tl.program_id(0)
     head = pid % heads
     pid = pid // heads
@@ -58,7 +58,6 @@ def locate(size, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
     pid = pid // tiles_x
     y0 = pid % tiles_y * BLOCK_Y
     pid = pid // tiles_y
-    classes_y, classes_x = tl.minimum(dilation, H), tl.minimum(dilation, W)  # those with a pixel
     gx = pid % classes_x
     pid = pid // classes_x
     gy = pid % classes_y
@@ -229,12 +228,14 @@ def tiles(t: Tensor, heads: int, dilation: int, BLOCK_Y: int, BLOCK_X: int) -> t
     """`size` of `locate`, and the grid, for tiles over the positions of t (N, H, W, ...)."""
     N, H, W = t.shape[:3]
     tiles_y, tiles_x = triton.cdiv(triton.cdiv(H, dilation), BLOCK_Y), triton.cdiv(triton.cdiv(W, dilation), BLOCK_X)
-    return (H, W, heads, dilation, tiles_y, tiles_x), N * heads * classes(H, W, dilation) * tiles_y * tiles_x
+    classes_y, classes_x = classes(H, W, dilation)
+    grid = N * heads * classes_y * classes_x * tiles_y * tiles_x
+    return (H, W, heads, dilation, classes_y, classes_x, tiles_y, tiles_x), grid
 
 
-def classes(H: int, W: int, dilation: int) -> int:
-    """How many classes have a pixel."""
-    return min(dilation, H) * min(dilation, W)
+def classes(H: int, W: int, dilation: int) -> tuple[int, int]:
+    """How many classes of rows and of columns have a pixel."""
+    return min(dilation, H), min(dilation, W)
 
 
 def row_model(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: int, live: float) -> Model:
@@ -253,7 +254,7 @@ def row_model(t: Tensor, heads: int, dilation: int, kernel_size: int, loads: int
         padding = count * block_y * block_x / max(rows * cols, 1)
         halo = (block_y + kernel_size - 1) * (block_x + kernel_size - 1) / (block_y * block_x)
         row_bytes = (block_x if w_contiguous else D * heads) * itemsize
-        programs = N * heads * classes(H, W, dilation) * count
+        programs = N * heads * math.prod(classes(H, W, dilation)) * count
         tile = block_y * block_x * block_d
         return Footprint(tile, itemsize, loads, live, programs, padding * halo**0.5, row_bytes)
 
@@ -277,5 +278,7 @@ def choose_for(
     exact = (N, H, W, t.stride(2) == 1)
     how = dict(C=heads * D, pixels=N * H * W, layout=layout, also=what, exact=exact)
     config = config_for(configs, model, kernel, t, **how)
+    if "BLOCK_T" in config.blocks:
+        return with_all_registers(config, t.device, hopper=True)
     squeezed = t.element_size() >= 4 and (constants.kernel > 1 or capability(t.device) >= 100)
     return with_all_registers(config, t.device) if squeezed else config

@@ -72,7 +72,7 @@ def bias_loads(
 ) -> float:
     """Loads of an entry of the bias by kernels whose tiles visit one offset after another: those of the queries to
     their keys, or of the keys to their queries. `size` of `neighborhood.tiles`."""
-    H, W, _, dilation, tiles_y, tiles_x = size
+    H, W, _, dilation, _, _, tiles_y, tiles_x = size
     count = _offsets_to_keys if of_queries else _offsets_to_queries
     rows = _visited(count, H, tiles_y, block_y, kernel_size, dilation, border)
     return (
@@ -84,21 +84,20 @@ def bias_loads(
 
 
 @lru_cache(4096)
-def _patch(size: int, tiles: int, dilation: int, border: str) -> int:
-    lengths = _lengths(size, dilation)
+def _patches(size: int, tiles: int, block: int, kernel_size: int, dilation: int, border: str) -> int:
+    """The keys along an axis that tiles of so many queries load, over all classes."""
     return sum(
-        max(
-            0,
-            min(_first_key(start + 3, length, 3, border) + 2, length - 1)
-            - max(_first_key(start, length, 3, border), 0)
-            + 1,
-        )
-        for length in lengths
-        for start in range(0, 4 * tiles, 4)
+        max(0, min(first + block + kernel_size - 1, length) - max(first, 0))
+        for length in _lengths(size, dilation)
+        for start in range(0, block * tiles, block)
+        for first in (_first_key(start, length, kernel_size, border),)
     )
 
 
-def patch_loads(t: Tensor, size: tuple[int, ...], block_t: int, border: str) -> float:
-    """Loads of a key by tiles of 4 x 4 queries, block_t of them side by side, that load a patch of keys each."""
-    H, W, _, dilation, tiles_y, tiles_x = size
-    return _patch(H, tiles_y, dilation, border) * _patch(W, tiles_x * block_t, dilation, border) / (H * W)
+def patch_loads(
+    t: Tensor, size: tuple[int, ...], tile: tuple[int, int], block_t: int, kernel_size: int, border: str
+) -> float:
+    """Loads of a key by tiles of queries, block_t of them one below the other, that load a patch of keys each."""
+    H, W, _, dilation, _, _, tiles_y, tiles_x = size
+    rows = _patches(H, tiles_y * block_t, tile[0], kernel_size, dilation, border)
+    return rows * _patches(W, tiles_x, tile[1], kernel_size, dilation, border) / (H * W)

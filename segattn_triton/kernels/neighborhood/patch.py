@@ -1,0 +1,152 @@
+"""Neighbourhood attention with tensor cores: tiles of 16 queries, or 16 keys, against the patch that they share.
+
+A tile is 4 x 4 or 2 x 8 positions, whichever has the smaller patch: the pixels in its windows, each row of them padded
+to a power of two. A program takes BLOCK_T tiles, one below the other, a warp each, and walks down their patches
+BLOCK_J pixels at a time, whole rows. The share of the products that is wanted, K * K of the patch:
+
+    K           3      5      7      9      11     13
+    tile        4x4    4x4    2x8    2x8    4x4    4x4
+    patch       6x8    8x8    8x16   10x16  14x16  16x16
+    wanted      19%    39%    38%    51%    54%    66%
+
+Pairs outside the windows are excluded by -inf added to the score. What is not finite survives that, and 0 * Inf is
+NaN: where a sum is not finite, a program computes its tiles again as the row kernels do, which touch no pair outside.
+"""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...tuning.model import Config, Model
+from ...tuning.target import capability
+from .shared import first_key
+
+TILES = ((4, 4), (2, 8))
+
+
+class Patch(NamedTuple):
+    """A tile and the patch of its windows; a constexpr."""
+
+    tile_y: int
+    tile_x: int
+    rows: int
+    columns: int  # padded to a power of two
+
+    def blocks(self, block_t: int) -> dict[str, int]:
+        """Rows and columns of so many tiles."""
+        return {"BLOCK_Y": self.tile_y * block_t, "BLOCK_X": self.tile_x}
+
+    def products(self, BLOCK_T: int, BLOCK_J: int) -> int:
+        """Scores that a program computes."""
+        return 16 * BLOCK_T * triton.cdiv(self.rows * self.columns, BLOCK_J) * BLOCK_J
+
+
+def patch_of(kernel_size: int) -> Patch:
+    """Of the tile with the smallest patch."""
+    patches = [Patch(y, x, y + kernel_size - 1, triton.next_power_of_2(x + kernel_size - 1)) for y, x in TILES]
+    return min(patches, key=lambda patch: patch.rows * patch.columns)
+
+
+def _smallest(q: Tensor, kernel_size: int) -> int:
+    """Values of keys in the smallest chunk of a patch: BLOCK_J is at least a row, and 16."""
+    return max(16, patch_of(kernel_size).columns) * triton.next_power_of_2(q.shape[4])
+
+
+def takes_products(q: Tensor, kernel_size: int, rel_bias: Tensor | None, scale: float) -> bool:
+    """Whether tensor cores (sm_80 on) form the products: of 16-bit vectors that fit the registers. A bias is added
+    before the scale, so that it must be divisible by it."""
+    fits = _smallest(q, kernel_size) <= (1024 if q.stride(2) == 1 else 2048) and q.shape[4] >= 16
+    divisible = rel_bias is None or 2.0**-64 < abs(scale) < 2.0**64
+    return q.element_size() == 2 and kernel_size > 1 and fits and divisible and capability(q.device) >= 80
+
+
+def patch_model(q: Tensor, dilation: int, kernel_size: int) -> Model:
+    """By the instructions of a tile as compiled, in the loop and around it; of blocks that fit the registers."""
+    block_d, patch = triton.next_power_of_2(q.shape[4]), patch_of(kernel_size)
+    rows = triton.cdiv(q.shape[1], dilation)
+    most = max(512 if q.stride(2) == 1 else 2048, _smallest(q, kernel_size))
+
+    def instructions(config: Config) -> float | None:
+        block_t, block_j = config.blocks["BLOCK_T"], config.blocks["BLOCK_J"]
+        too_tall = block_t > 1 and patch.tile_y * block_t >= 2 * rows
+        if config.num_warps != block_t or block_j < patch.columns or block_j * block_d > most or too_tall:
+            return None
+        covered = triton.cdiv(rows, patch.tile_y * block_t) * patch.tile_y * block_t / rows
+        chunk = 2 * block_d + block_j * (5.5 + 0.085 * block_d)
+        code = 550 + chunk * triton.cdiv(patch.rows * patch.columns, block_j)
+        return covered * code * (1 + 0.1 * abs(block_t / 4 - 1))
+
+    return instructions
+
+
+@triton.jit
+def tile_positions(y0, x0, PATCH: tl.constexpr, BLOCK_T: tl.constexpr):
+    """The positions y, x [BLOCK_T * 16] of tiles one below the other."""
+    offs = tl.arange(0, BLOCK_T * PATCH.tile_y * PATCH.tile_x)
+    return y0 + offs // PATCH.tile_x, x0 + offs % PATCH.tile_x
+
+
+@triton.jit
+def patch_positions(
+    y0, x0, rows, cols, PATCH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr, WINDOW: tl.constexpr
+):
+    """Of the first BLOCK_J pixels of every tile's patch [BLOCK_T * BLOCK_J]: positions y, x, the row in the patch, and
+    whether the column is one of the patch and of the image."""
+    offs = tl.arange(0, BLOCK_T * BLOCK_J)
+    row, col = offs % BLOCK_J // PATCH.columns, offs % PATCH.columns
+    y = first_key(y0 + offs // BLOCK_J * PATCH.tile_y, rows, WINDOW) + row
+    x = first_key(x0, cols, WINDOW) + col
+    return y, x, row, (x >= 0) & (x < cols) & (col < PATCH.tile_x + WINDOW.kernel - 1)
+
+
+@triton.jit
+def as_tiles(vectors, BLOCK_T: tl.constexpr):
+    """[BLOCK_T * n, BLOCK_D] as [BLOCK_T, n, BLOCK_D]."""
+    return tl.reshape(vectors, (BLOCK_T, vectors.shape[0] // BLOCK_T, vectors.shape[1]))
+
+
+@triton.jit
+def as_column(values, BLOCK_T: tl.constexpr):
+    """[BLOCK_T * n] as [BLOCK_T, n, 1]."""
+    return tl.reshape(values, (BLOCK_T, values.shape[0] // BLOCK_T, 1))
+
+
+@triton.jit
+def as_row(values, BLOCK_T: tl.constexpr):
+    """[BLOCK_T * n] as [BLOCK_T, 1, n]."""
+    return tl.reshape(values, (BLOCK_T, 1, values.shape[0] // BLOCK_T))
+
+
+@triton.jit
+def first_of(i, length, WINDOW: tl.constexpr):
+    """`first_key` of queries; one outside the image has no key."""
+    return tl.where(i < length, first_key(i, length, WINDOW), 2**30)
+
+
+@triton.jit
+def is_near(j, first, inside, BLOCK_T: tl.constexpr, WINDOW: tl.constexpr):
+    """[BLOCK_T, 16, BLOCK_J]: whether, along one axis, a query has the key at j. inside: whether the image has it."""
+    tap = as_row(j, BLOCK_T) - as_column(first, BLOCK_T)
+    near = (tap >= 0) & (tap < WINDOW.kernel)
+    return near & as_row(inside, BLOCK_T) if WINDOW.border == "mask" else near
+
+
+@triton.jit
+def exclusion(near):
+    """What is added to a score: -inf where a pair is not near."""
+    return tl.where(near, 0.0, float("-inf"))
+
+
+@triton.jit
+def load_bias(bias, entry, WINDOW: tl.constexpr):
+    """Entries of the table, in base 2; any for pairs that are not near. Without a mask: that costs more than a load."""
+    last: tl.constexpr = (2 * WINDOW.kernel - 1) * (2 * WINDOW.kernel - 1) - 1
+    return tl.load(bias + tl.minimum(tl.maximum(entry, 0), last)).to(tl.float32) * (1.0 / WINDOW.scale)
+
+
+@triton.jit
+def is_finite(sums):
+    """Whether all of a tensor is; as a scalar."""
+    return tl.sum(tl.reshape(sums * 0.0, (sums.numel,))) == 0.0
