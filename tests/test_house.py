@@ -74,6 +74,7 @@ ARROWS = {  # layer -> the layers it may import
     "functional": {"runtime.checks", "runtime.dispatch", "reference"},
     "compat": {"compat", "functional", "runtime.checks"},
     "layers": {"acceleration", "functional"},
+    "distributed": {"distributed", "functional", "reference"},
     "catalog": {"catalog", "functional", "modules", "reference", "flops"},
     "testing": {"catalog", "reference"},
     "compiled": {"runtime.operator", "runtime.plan", "runtime.schemas", "tuning"},
