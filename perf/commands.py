@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from .absent import advice, need
+from .compiler.against import against
 from .compiler.kernels import kernels
 from .compiler.spaces import spaces
 
@@ -226,3 +227,4 @@ def env(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) 
 
 main.command()(_one_line()(kernels))
 main.command()(_one_line()(spaces))
+main.command()(_one_line()(against))

@@ -1,5 +1,6 @@
 """One launch as the account takes it: machine code, arguments, grid. Of a plan of ours; a rival's is made alike."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +54,12 @@ class Launch:
     @cached_property
     def code(self) -> list[Instruction]:
         return parse(self.sass)
+
+    @property
+    def digest(self) -> str:
+        """Of the machine code, and of what the launch gives it."""
+        text = f"{[(i.opcode, i.operands, i.control) for i in self.code]}{self.constants}{self.resident}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def constants(self) -> dict[int, int]:

@@ -2,7 +2,7 @@
 `<!-- end:NAME -->`.
 
 `families`, `gates` and `ops` come from the catalog, `headlines`, `results`, `training` and `models` from the records
-under perf/results: no number is typed by hand.
+under perf/results, `predicted` from those of perf/predicted: no number is typed by hand.
 `python -m segattn_triton.perf.report.render.readme README.md` writes them, those of docs/ beside it too.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ....catalog import ROWS, Op
 from ....runtime.checks import DTYPES
+from ...compiler import against
 from ...records import load
 from . import whole, words
 from .frame import from_records
@@ -36,6 +37,7 @@ def _update(page: Path, root: Path, check: bool) -> bool:
     old = page.read_text(encoding="utf-8")
     made = {"families": families_table, "gates": gates_table, "ops": ops_table}
     made |= {"headlines": lambda: headlines_part(root), "results": lambda: results_part(root, page)}
+    made["predicted"] = lambda: predicted_table(root / "perf" / "predicted" / "sm_90.jsonl")
     made |= {name: partial(whole_part, root, name) for name in ("training", "models")}
 
     def renew(part: re.Match) -> str:
@@ -89,6 +91,18 @@ def ops_table(rows: Iterable[Op] = ROWS) -> str:
         )
         for row in rows
     )  # fmt: skip
+    return table(head, body)
+
+
+def predicted_table(file: Path) -> str:
+    """Ours against torch.compile, a line for each op, layout and direction; where it should win, in bold."""
+    head = ("op", "layout", "pass", "ours", "limited by", "compiled", "times", "best", "times", "faster")
+    body = []
+    for line in against.lines(against.read(file.read_text(encoding="utf-8"))):
+        *cells, faster = line.cells()
+        own = line.ours
+        start = (f"`{own.op}`", words.layout(own.layout), words.mode(own.mode))
+        body.append((*start, *cells, f"**{faster}**" if faster == against.RIVAL else faster))
     return table(head, body)
 
 

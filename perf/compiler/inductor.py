@@ -1,0 +1,283 @@
+"""What torch.compile launches for a function on an H200, found without one: Inductor's kernels, and calls of libraries.
+
+AOTAutograd traces the function on tensors without memory and splits it into forward and backward, as torch.compile
+does; their graphs are moved to a GPU that is not there, and Inductor generates its code for that. The code then runs on
+tensors without memory, too: each kernel and each call of a library is noted, and none is launched. Needs a process of
+its own, in which Triton does not interpret.
+"""
+
+import contextlib
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import torch._functorch.config
+import torch._inductor.compile_fx as inductor
+import torch._inductor.config
+import triton
+from torch import Tensor
+from torch._inductor.fx_passes import reinplace
+from torch._inductor.runtime import triton_helpers, triton_heuristics
+from torch._inductor.select_algorithm import extern_kernels
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from triton.compiler import ASTSource
+
+from ...compiled import Compiled, target
+from ..account.launch import Buffer, Launch
+
+H200 = SimpleNamespace(
+    **dict(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, total_memory=141 * 2**30),
+    **dict(max_threads_per_multi_processor=2048, regs_per_multiprocessor=65536, warp_size=32),
+    **dict(shared_memory_per_block=49152, shared_memory_per_block_optin=232448, max_threads_per_block=1024),
+    **dict(shared_memory_per_multiprocessor=233472, L2_cache_size=60 * 2**20, gcnArchName="", is_integrated=False),
+)
+VIEWS = (
+    "empty",
+    "view",
+    "as_strided",
+    "alias",
+    "detach",
+    "t",
+    "transpose",
+    "permute",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of Inductor's, with the tensors and numbers that it is launched with."""
+
+    tuner: Any  # Inductor's own: the function, and the configs that it would time
+    arguments: Sequence[Any]
+
+    def launches(self) -> Iterator[Launch]:
+        """By each of those configs."""
+        for config in self.tuner.configs:
+            yield self._launch(config)
+
+    def _launch(self, config: triton.Config) -> Launch:
+        meta, function = self.tuner.triton_meta, self.tuner.fn
+        constants = {**meta["constants"], **config.kwargs}
+        constants = {name: v for name, v in constants.items() if name in function.arg_names}
+        source = ASTSource(function, meta["signature"], constants, meta["configs"][0])
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+        made = triton.compile(source, target=target(90), options=options)
+        plan: Any = SimpleNamespace(config=SimpleNamespace(num_warps=config.num_warps))
+        compiled = Compiled(plan, 90, made.metadata.shared, made.asm)
+        given = dict(zip([n for n in meta["signature"] if n not in config.kwargs], self.arguments, strict=True))
+        known: dict[int, Buffer] = {}
+        arguments = []
+        for name, value in given.items():
+            if isinstance(value, Tensor):  # of one storage: a buffer that is reused
+                size = value.numel() * value.element_size()
+                value = known.setdefault(value.untyped_storage()._cdata, Buffer(name, size, len(known)))
+            if meta["signature"][name] != "constexpr":
+                arguments.append((meta["signature"][name], value))
+        numbers = {name: v for name, v in given.items() if not isinstance(v, Tensor)}
+        grid = triton_heuristics.GridExpr.from_meta(self.tuner.inductor_meta, config).eval_slow(
+            {**numbers, **constants}
+        )
+        return Launch(
+            function.__name__, compiled.sass, arguments, tuple(grid), config.num_warps, compiled.programs_per_sm
+        )
+
+
+@dataclass(frozen=True)
+class Library:
+    """A call of a library."""
+
+    name: str
+    nbytes: int  # of what goes in and comes out
+    flops: int
+
+
+class Generated(NamedTuple):
+    forward: list[Kernel | Library]
+    backward: list[Kernel | Library]
+
+
+def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
+    """What it launches for inputs like these, all of which need gradients; tensors of the meta device."""
+    codes: list[str] = []
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def capture(graph: Any) -> None:
+        code, _ = graph.codegen()
+        codes.append(code.value)
+        raise _Captured
+
+    def compile_inner(gm: torch.fx.GraphModule, example: Sequence, **options: Any) -> Callable:
+        _to_gpu(gm, mode)
+        moved = [_moved(v, mode) for v in example]
+        with _a_gpu(), mock.patch.object(inductor.GraphLowering, "compile_to_module", capture):
+            try:
+                inductor.compile_fx_inner(gm, moved, **options)
+            except Exception as error:
+                if "_Captured" not in str(error):
+                    raise
+        return lambda *args: None
+
+    with mode:
+        fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in inputs]
+        graph = make_fx(function)(*fakes)
+        fakes = [t.requires_grad_() for t in fakes]
+    ours = dict(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch._inductor.config.patch(force_disable_caches=True))
+        stack.enter_context(torch._functorch.config.patch(**ours))
+        stack.enter_context(_a_gpu())
+        # what Inductor leaves where it is stopped, and says so
+        folder = stack.enter_context(TemporaryDirectory())
+        stack.enter_context(mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder))
+        stack.enter_context(mock.patch.object(torch._inductor.utils.log, "disabled", True))
+        inductor.compile_fx(graph, fakes, inner_compile=compile_inner)
+    forward, backward = codes
+    return Generated(_calls(forward), _calls(backward))
+
+
+class _Captured(RuntimeError):
+    def __str__(self) -> str:
+        return "_Captured"
+
+
+def _moved(value: Any, mode: FakeTensorMode) -> Any:
+    if isinstance(value, FakeTensor):
+        with mode:
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+    return type(value)(_moved(v, mode) for v in value) if isinstance(value, (tuple, list)) else value
+
+
+def _to_gpu(gm: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
+    for node in gm.graph.nodes:
+        node.meta = {name: _moved(v, mode) if name == "val" else v for name, v in node.meta.items()}
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": torch.device("cuda")}
+
+
+@contextlib.contextmanager
+def _a_gpu() -> Iterator[None]:
+    """torch and Triton believe in one."""
+    driver = SimpleNamespace(
+        get_current_target=lambda: target(90),
+        get_current_device=lambda: 0,
+        get_device_capability=lambda *args: (9, 0),
+    )
+    answers = {
+        "is_available": True,
+        "device_count": 1,
+        "current_device": 0,
+        "get_device_properties": H200,
+        "_get_device_properties": H200,
+        "get_device_capability": (9, 0),
+        "synchronize": None,
+        "set_device": None,
+        "_lazy_init": None,
+        "_exchange_device": 0,
+        "_maybe_exchange_device": 0,
+        "get_rng_state": torch.zeros(16, dtype=torch.uint8),
+        "set_rng_state": None,
+    }
+    before = triton.runtime.driver._active if hasattr(triton.runtime.driver, "_active") else None
+    triton.runtime.driver.set_active(driver)
+    with contextlib.ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, lambda *a, v=answer, **k: v, create=True))
+        stack.enter_context(mock.patch.object(triton_helpers, "set_driver_to_gpu", lambda: None))
+        stack.enter_context(mock.patch.object(reinplace, "graph_call_function", _call_function))
+        stack.enter_context(mock.patch.object(FakeTensor, "copy_", lambda t, *args: t, create=True))
+        yield
+    if before is not None:
+        triton.runtime.driver.set_active(before)
+
+
+_call = reinplace.graph_call_function
+
+
+def _call_function(graph: torch.fx.Graph, function: Any, *args: Any, **kwargs: Any) -> torch.fx.Node:
+    """Inductor's, which computes what a new node gives: of a copy that is its target, and a copy would need a GPU."""
+    if function is not torch.ops.aten.copy_.default and "generalized_scatter" not in function.__name__:
+        return _call(graph, function, *args, **kwargs)
+    node = graph.call_function(function, args, kwargs)
+    node.meta["val"] = args[0].meta["val"]
+    return node
+
+
+class _Noting(TorchDispatchMode):
+    """Notes the calls of libraries; views and allocations are none."""
+
+    def __init__(self, calls: list):
+        super().__init__()
+        self.calls = calls
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        if not name.startswith(VIEWS) and name != "t":
+            outputs = result if isinstance(result, (tuple, list)) else [result]
+            tensors = {id(t): t for t in (*args, *kwargs.values(), *outputs) if isinstance(t, Tensor)}
+            nbytes = sum(t.numel() * t.element_size() for t in tensors.values())
+            count = flop_registry.get(func._overloadpacket)
+            flops = count(*args, **{k: v for k, v in kwargs.items() if k != "out"}, out_val=result) if count else 0
+            self.calls.append(Library(name, nbytes, flops))
+        return result
+
+
+def _calls(code: str) -> list[Kernel | Library]:
+    """What the code launches, in order."""
+    calls: list[Kernel | Library] = []
+    with TemporaryDirectory() as folder, _a_gpu():
+
+        def kernel(name: str, source: str, **_: Any) -> Any:
+            tuner = getattr(_module(Path(folder), name, source), name)
+            return SimpleNamespace(run=lambda *args, stream: calls.append(Kernel(tuner, args)))
+
+        body = code[re.search(r"^async_compile = AsyncCompile\(\)$", code, re.M).end() :]
+        body = re.sub(r"^empty_strided_p2p = .*$", "", body, flags=re.M)
+        names: dict[str, Any] = {
+            **dict(torch=torch, aten=torch.ops.aten, extern_kernels=extern_kernels, inf=float("inf"), nan=float("nan")),
+            "async_compile": SimpleNamespace(triton=kernel, wait=lambda scope: None),
+            "empty_strided_cuda": lambda size, stride, dtype: torch.empty_strided(
+                size, stride, dtype=dtype, device="meta"
+            ),
+            "reinterpret_tensor": lambda t, size, stride, offset=0: t.as_strided(
+                size, stride, t.storage_offset() + offset
+            ),
+            "copy_if_misaligned": lambda t: t,
+            "get_raw_stream": lambda index: 0,
+        }
+        names |= dict.fromkeys(("assert_size_stride", "assert_alignment"), lambda *args: None)
+        exec(compile(body, "inductor", "exec"), names)
+        with mock.patch.object(torch._dynamo.testing, "rand_strided", _on_meta), _Noting(calls):
+            arguments = names["get_args"]()
+            calls.clear()
+            with mock.patch.object(torch.cuda, "_DeviceGuard", lambda index: contextlib.nullcontext()):
+                names["call"](arguments)
+    return calls
+
+
+def _on_meta(size, stride, dtype, device=None) -> Tensor:
+    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+
+
+def _module(folder: Path, name: str, source: str) -> ModuleType:
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
