@@ -92,18 +92,14 @@ def _pixels_forward(run, x, zc, logit, gc, window, outputs, pool: str, residual:
 def _norm_backward(run, du: Tensor, raw: Tensor, stats: Tensor, norm_weight: Tensor, dnorm, eps: float) -> Tensor:
     """dz of the convolution, and the gradients of the norm's parameters where they are wanted."""
     sums = run.launch(plan_norm_sums(du, raw, stats, eps))
-    both, dz = run.empty(torch.empty_like(stats)), run.empty(torch.empty_like(raw))
-    run.launch(plan_finish(sums.partial, both))
-    run.launch(plan_norm_bwd(du, raw, stats, norm_weight, both, dz, eps))
-    if any(d is not None for d in dnorm):
-        dweight, dbias = dnorm
-        dweight = run.empty(torch.empty_like(norm_weight)) if dweight is None else dweight
-        run.launch(plan_finish(sums.partial, dweight, dbias))
+    dz = run.empty(torch.empty_like(raw))
+    run.launch(plan_norm_bwd(du, raw, stats, norm_weight, sums.partial, dz, *dnorm, eps))
     return dz
 
 
 def _pixels_backward(run, douts, x, gc, window, saved, dwindow, back: bool, pool: str, options):
-    """(dpools, partial dgc), of which the first and, with gc, the second are there if something goes `back` to them."""
+    """(dpools, partial dgc, what is left to finish): the first and, with gc, the second are there if something goes
+    `back` to them; the third is a partial sum, if the gradients of the convolution are wanted, and where it goes."""
     weight, _, norm_weight, _ = window
     dweight, dbias, *dnorm = dwindow
     stats, pools, peak, found, z, raw = saved
@@ -119,12 +115,16 @@ def _pixels_backward(run, douts, x, gc, window, saved, dwindow, back: bool, pool
         dz = _norm_backward(run, dz, raw, stats, norm_weight, dnorm, options.eps)
     with_dparam = dweight is not None or dbias is not None
     convolve = run.launch(plan_convolve_bwd(dz, pools, weight, dpools, with_dparam))
-    if with_dparam:
-        dweight = run.empty(torch.empty_like(weight)) if dweight is None else dweight
-        run.launch(plan_finish(convolve.dparam, dweight, dbias))
+    if with_dparam and dweight is None:
+        dweight = run.empty(torch.empty_like(weight))
     if more is not None:
         run.launch(more)
-    return dpools, dgc
+    return dpools, dgc, dict(partial=convolve.dparam, sums=(dweight, dbias))
+
+
+def _finish(run, partial: Tensor | None, sums: tuple[Tensor | None, Tensor | None]) -> None:
+    if partial is not None:
+        run.launch(plan_finish(partial, *sums))
 
 
 def _allocate_spatial(tensors, options):
@@ -139,7 +139,8 @@ def _forward_spatial(run, outputs, tensors, options):
 
 def _backward_spatial(run, grads, douts, saved, tensors, options):
     (dx, *dwindow), (x, *window), back = grads, tensors, grads.x is not None
-    dpools, _ = _pixels_backward(run, douts, x, None, window, saved, dwindow, back, options.pool, options)
+    dpools, _, left = _pixels_backward(run, douts, x, None, window, saved, dwindow, back, options.pool, options)
+    _finish(run, **left)
     if back:
         (_, _, peak, found, z, _), gates = saved, options.gate
         how, channels = _maps_in(tensors.weight, options.pool), (None, False, False, None, None)
@@ -184,11 +185,12 @@ def _backward(run, grads, douts, saved, tensors, options):
     acts, gates, pool, spatial_pool = options.act, options.gate, options.pool, options.spatial_pool
     both, back = pool == BOTH, dx is not None or any(d is not None for d in dlayers)
     of_pixels = window, (stats, *pixels), dwindow
-    dpools, dgc = _pixels_backward(run, douts, x, gc, *of_pixels, back, spatial_pool, options)
+    dpools, dgc, left = _pixels_backward(run, douts, x, gc, *of_pixels, back, spatial_pool, options)
     if not back:
+        _finish(run, **left)
         return
     size, layers = x.shape[2:].numel(), (w1, w2)
-    mlp = run.launch(plan_mlp_bwd(dgc, size, None, zc, z1, *layers, dx is not None, acts, gates, both))
+    mlp = run.launch(plan_mlp_bwd(dgc, size, None, zc, z1, *layers, dx is not None, acts, gates, both, **left))
     if dx is not None:
         _, peak, found, z, _ = pixels
         how, channels = _maps_in(tensors.weight, spatial_pool), (mlp.dpooled, pool != "max", both, highest, place)

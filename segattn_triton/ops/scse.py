@@ -54,13 +54,14 @@ def _backward(run, grads, douts, saved, tensors, options):
     with_dparam = dweight is not None or dbias is not None
     wanted = with_mlp, with_dparam, dx is not None
     sums = run.launch(plan_scse_bwd(dy, dmap, x, zc, weight, bias, *wanted, reduce, gates))
-    if with_dparam:
-        dweight = run.empty(torch.empty_like(weight)) if dweight is None else dweight
-        run.launch(plan_finish(sums.dparam, dweight, dbias))
+    if with_dparam and dweight is None:
+        dweight = run.empty(torch.empty_like(weight))
     if not with_mlp:
+        run.launch(plan_finish(sums.dparam, dweight, dbias))
         return
-    pixels = x.shape[2:].numel()
-    mlp = run.launch(plan_mlp_bwd(sums.total, pixels, None, zc, z1, w1, w2, dx is not None, acts, gates))
+    pixels, layers = x.shape[2:].numel(), (z1, w1, w2)
+    finish = dict(partial=sums.dparam, sums=(dweight, dbias))
+    mlp = run.launch(plan_mlp_bwd(sums.total, pixels, None, zc, *layers, dx is not None, acts, gates, **finish))
     if dx is not None:
         pixel_gate = weight, sums.gp, sums.dzp
         run.launch(plan_apply_bwd(dy, x, zc, mlp.dpooled, True, None, None, dx, gates, pixel_gate, reduce))

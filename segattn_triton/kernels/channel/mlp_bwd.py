@@ -3,7 +3,8 @@
     dz = (sum_t ds + dmap) gate'(z),   dz1 = act'(z1) W2^T dz,   dpooled = W1^T dz1 (partial, (N, K, CIN));
     one layer: dz1 = dz;    BOTH: dz1 (N, 2, R) and dpooled (N, 2, K, CIN), of the mean and of the maximum
 
-The parameters' gradients are sums over the images of dz and dz1: see `mlp_dw`. For the sizes see `mlp`.
+The parameters' gradients are sums over the images of dz and dz1: see `mlp_dw`. For the sizes see `mlp`. Programs after
+those of the perceptron finish the sums of a kernel before, which wait for nothing here.
 """
 
 import torch
@@ -13,14 +14,17 @@ from torch import Tensor
 
 from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
+from ...tuning.target import with_all_registers
 from ..common.activations import Activation
 from ..common.dependent import begin
+from ..common.finish import COLS, finish_args, finish_columns, finish_traffic, rows_at_once
 from ..common.tile import d_logit, load_vector, only_when
 from .mlp import load_weight, mlp_config, splits, tiles_at_once
 
 
 @triton.jit
-def _mlp_bwd_kernel(
+def _mlp_bwd(
+    pid,
     ds_ptr,
     dmap_ptr,
     z_ptr,
@@ -38,15 +42,13 @@ def _mlp_bwd_kernel(
     GATE: tl.constexpr,
     BOTH: tl.constexpr,
     ACC: tl.constexpr,
-    DEPENDENT: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    begin(DEPENDENT)
     K: tl.constexpr = (R + BLOCK_R - 1) // BLOCK_R
-    k = tl.program_id(0) % K
-    n = tl.program_id(0) // K
+    k = pid % K
+    n = pid // K
     image = n.to(tl.int64) * C
     POOLS: tl.constexpr = 2 if BOTH else 1
     hidden = n.to(tl.int64) * (POOLS * R)
@@ -82,6 +84,50 @@ def _mlp_bwd_kernel(
                 tl.store(row + K * CIN + offs_c, tl.sum(w * dz1_peak[:, None], 0), offs_c < CIN)
 
 
+@triton.jit
+def _mlp_bwd_kernel(
+    ds_ptr,
+    dmap_ptr,
+    z_ptr,
+    z1_ptr,
+    w1_ptr,
+    w2_ptr,
+    dz_ptr,
+    dz1_ptr,
+    dpooled_ptr,
+    partial_ptr,
+    out_ptr,
+    tail_ptr,
+    tiles,
+    programs,
+    rows,
+    cols,
+    head,
+    row_stride,
+    CIN: tl.constexpr,
+    C: tl.constexpr,
+    R: tl.constexpr,
+    ACT: tl.constexpr,
+    GATE: tl.constexpr,
+    BOTH: tl.constexpr,
+    ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    begin(DEPENDENT)
+    pid = tl.program_id(0)
+    mlp = (ds_ptr, dmap_ptr, z_ptr, z1_ptr, w1_ptr, w2_ptr, dz_ptr, dz1_ptr, dpooled_ptr, tiles)
+    if pid < programs:
+        _mlp_bwd(pid, *mlp, CIN, C, R, ACT, GATE, BOTH, ACC, BLOCK_T, BLOCK_R, BLOCK_C)
+    elif partial_ptr is not None:
+        block = pid - programs
+        finish_columns(partial_ptr, out_ptr, tail_ptr, rows, cols, head, row_stride, block, ACC, ROWS, COLS)
+
+
 def plan_mlp_bwd(
     ds: Tensor,
     pixels: int,
@@ -94,17 +140,22 @@ def plan_mlp_bwd(
     act: Activation,
     gate: Activation,
     both: bool = False,
+    partial: Tensor | None = None,
+    sums: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Plan:
     """Of partials ds (N, T, C). Makes dz (N, C), dz1 (N, R) and dpooled (N, K, CIN).
 
+    `partial` (rows, columns): what another kernel's gradients of parameters are summed of beside this, into `sums`.
     Of both pools, dz1 (N, 2 R) and dpooled (N, 2 K, CIN): first of the mean, then of the maximum.
     """
     N, tiles, C = ds.shape
     R, inputs = w1.shape[:2]
     pools = 1 + both
     config = mlp_config("mlp_bwd", N, max(inputs, C), R, pixels, tiles, w1, pools)
-    K = splits(R, config)
-    args = dict(
+    if partial is not None:  # the compiler would spill a value or two for programs that nothing waits for
+        config = with_all_registers(config, z.device, hopper=True)
+    K, finish = splits(R, config), finish_args(partial, *sums)
+    args = finish | dict(
         ds_ptr=ds,
         dmap_ptr=dmap,
         z_ptr=z,
@@ -115,6 +166,7 @@ def plan_mlp_bwd(
         dz1_ptr=z.new_empty((N, pools * R)),
         dpooled_ptr=z.new_empty((N, pools * K, inputs)) if with_dpooled else None,
         tiles=tiles,
+        programs=N * K,
         CIN=inputs,
         C=C,
         R=R,
@@ -123,10 +175,12 @@ def plan_mlp_bwd(
         BOTH=both,
         ACC=accumulator(z),
         DEPENDENT=config.dependent,
+        ROWS=rows_at_once(finish["rows"], config.num_warps),
+        COLS=COLS,
         BLOCK_T=tiles_at_once(tiles, config),
     )
     reads = 1 if w2 is None else K
-    traffic = dict(
+    traffic = finish_traffic(finish) | dict(
         ds_ptr=(reads, 0),
         dmap_ptr=(reads, 0),
         z_ptr=(reads, 0),
@@ -137,4 +191,5 @@ def plan_mlp_bwd(
         dz1_ptr=(0, 1),
         dpooled_ptr=(0, 1),
     )
-    return Plan(_mlp_bwd_kernel, args, config, N * K, traffic, ("dz", "dz1", "dpooled"))
+    grid = N * K + -(-finish["cols"] // COLS)
+    return Plan(_mlp_bwd_kernel, args, config, grid, traffic, ("dz", "dz1", "dpooled"))

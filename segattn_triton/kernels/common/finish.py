@@ -1,4 +1,9 @@
-"""The second stage of every two-stage reduction: out[j] = sum over i of partial[i, j], in a fixed order."""
+"""The second stage of every two-stage reduction: out[j] = sum over i of partial[i, j], in a fixed order.
+
+By itself a launch; beside the work of a launch that follows anyway, some programs more of that.
+"""
+
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -7,10 +12,43 @@ from torch import Tensor
 from ...runtime.maps import accumulator
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import Footprint, space
+from ...tuning.model import L2_BANDWIDTH, SM_BANDWIDTH, STEP, Config, space
+from ...tuning.target import sms
 from .dependent import begin
 
-SPACE = space(BLOCK_ROWS=(32, 128, 64, 256), BLOCK_COLS=(8, 32, 16), num_warps=(4, 8))
+SPACE = space(BLOCK_ROWS=(32, 64, 128, 256, 512, 1024), BLOCK_COLS=(8, 16, 32), num_warps=(4, 8))
+COLS = 8  # of a program beside others: a sector of the L2 cache
+VALUES = 32  # of a thread, which are on their way together
+
+
+@triton.jit
+def finish_columns(
+    partial_ptr,
+    out_ptr,
+    tail_ptr,
+    rows,
+    cols,
+    head,
+    row_stride,
+    block,
+    ACC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """Columns block * BLOCK_COLS and on: the first `head` of all go to `out`, those after them to `tail`."""
+    offs_col = block * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    mask_col = offs_col < cols
+    total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
+    for row in range(0, rows, BLOCK_ROWS):
+        offs_row = row + tl.arange(0, BLOCK_ROWS)
+        mask = (offs_row < rows)[:, None] & mask_col[None, :]
+        offs = offs_row.to(tl.int64)[:, None] * row_stride + offs_col[None, :]
+        total += tl.load(partial_ptr + offs, mask, other=0.0)
+    out = tl.sum(total, 0)
+    tl.store(out_ptr + offs_col, out.to(out_ptr.dtype.element_ty), offs_col < head)
+    if tail_ptr is not None:
+        offs_tail = offs_col - head
+        tl.store(tail_ptr + offs_tail, out.to(tail_ptr.dtype.element_ty), (offs_tail >= 0) & mask_col)
 
 
 @triton.jit
@@ -28,43 +66,51 @@ def _finish_kernel(
     BLOCK_COLS: tl.constexpr,
 ):
     begin(DEPENDENT)
-    offs_col = tl.program_id(0) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-    mask_col = offs_col < cols
-    total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
-    for row in range(0, rows, BLOCK_ROWS):
-        offs_row = row + tl.arange(0, BLOCK_ROWS)
-        mask = (offs_row < rows)[:, None] & mask_col[None, :]
-        offs = offs_row.to(tl.int64)[:, None] * row_stride + offs_col[None, :]
-        total += tl.load(partial_ptr + offs, mask, other=0.0)
-    out = tl.sum(total, 0)
-    tl.store(out_ptr + offs_col, out.to(out_ptr.dtype.element_ty), offs_col < head)
-    if tail_ptr is not None:
-        offs_tail = offs_col - head
-        tl.store(tail_ptr + offs_tail, out.to(tail_ptr.dtype.element_ty), (offs_tail >= 0) & mask_col)
+    block = tl.program_id(0)
+    finish_columns(partial_ptr, out_ptr, tail_ptr, rows, cols, head, row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS)
+
+
+def finish_args(partial: Tensor | None, out: Tensor | None, tail: Tensor | None) -> dict[str, Any]:
+    """Of partial (rows, cols): the first columns fill `out`, those after it `tail` if there is one."""
+    if partial is None or out is None:
+        return dict(partial_ptr=None, out_ptr=None, tail_ptr=None, rows=0, cols=0, head=0, row_stride=0)
+    return dict(
+        partial_ptr=partial,
+        out_ptr=out,
+        tail_ptr=tail,
+        rows=partial.shape[0],
+        cols=out.numel() + (0 if tail is None else tail.numel()),
+        head=out.numel(),
+        row_stride=partial.stride(0),
+    )
+
+
+def finish_traffic(args: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    partial = args["partial_ptr"]
+    read = 0 if partial is None else args["cols"] / partial.shape[1]
+    return {"partial_ptr": (read, 0), "out_ptr": (0, 1), "tail_ptr": (0, 1)}
+
+
+def rows_at_once(rows: int, num_warps: int) -> int:
+    """BLOCK_ROWS of programs with COLS columns beside others: all loads on their way together, where that fits."""
+    return min(max(triton.next_power_of_2(rows), 16), VALUES * 32 * num_warps // COLS)
 
 
 def plan_finish(partial: Tensor, out: Tensor, tail: Tensor | None = None) -> Plan:
     """Sum partial (rows, cols) over its rows. The first columns fill `out`, those after it `tail` if there is one."""
-    rows = partial.shape[0]
-    cols = out.numel() + (0 if tail is None else tail.numel())
+    args = finish_args(partial, out, tail)
+    rows, cols, size = args["rows"], args["cols"], sms(partial.device)
 
-    def footprint(config):
+    def microseconds(config: Config) -> float | None:
+        """Rounds of a program, each a latency long, and what they bring."""
         block_rows, block_cols = config.blocks["BLOCK_ROWS"], config.blocks["BLOCK_COLS"]
-        programs = -(-cols // block_cols)
-        padding = -(-rows // block_rows) * block_rows / max(rows, 1)
-        return Footprint(block_rows * block_cols, 4, 1, 1, programs, padding, 4 * block_cols)
+        values, programs = block_rows * block_cols / (32 * config.num_warps), -(-cols // block_cols)
+        if not 1 <= values <= VALUES or (block_rows >= 2 * rows and block_rows > 32):
+            return None
+        rounds = -(-rows // block_rows) * max(1.0, programs / (8 * size))
+        each = 4 * rows * block_cols / SM_BANDWIDTH * max(1.0, programs / size)
+        return rounds * STEP + max(each, 4 * rows * cols / L2_BANDWIDTH) + 1e-3 * (values + config.num_warps)
 
-    config = config_for(SPACE, footprint, "finish", partial, C=cols, pixels=rows)
-    args = dict(
-        partial_ptr=partial,
-        out_ptr=out,
-        tail_ptr=tail,
-        rows=rows,
-        cols=cols,
-        head=out.numel(),
-        row_stride=partial.stride(0),
-        ACC=accumulator(partial),
-        DEPENDENT=config.dependent,
-    )
-    traffic = {"partial_ptr": (cols / partial.shape[1], 0), "out_ptr": (0, 1), "tail_ptr": (0, 1)}
-    return Plan(_finish_kernel, args, config, -(-cols // config.blocks["BLOCK_COLS"]), traffic)
+    config = config_for(SPACE, microseconds, "finish", partial, C=cols, pixels=rows)
+    args |= dict(ACC=accumulator(partial), DEPENDENT=config.dependent)
+    return Plan(_finish_kernel, args, config, -(-cols // config.blocks["BLOCK_COLS"]), finish_traffic(args))

@@ -135,21 +135,30 @@ def _norm_bwd_kernel(
     z_ptr,
     stats_ptr,
     weight_ptr,
-    sums_ptr,
+    partial_ptr,
     dz_ptr,
+    dweight_ptr,
+    dbias_ptr,
     size,
+    rows,
     EPS: tl.constexpr,
     ACC: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    row = tl.arange(0, ROWS)
+    dweight = tl.sum(tl.load(partial_ptr + 2 * row, row < rows, other=0.0), 0)
+    dbias = tl.sum(tl.load(partial_ptr + 2 * row + 1, row < rows, other=0.0), 0)
+    if dweight_ptr is not None:
+        tl.store(dweight_ptr, dweight.to(dweight_ptr.dtype.element_ty), tl.program_id(0) == 0)
+    if dbias_ptr is not None:
+        tl.store(dbias_ptr, dbias.to(dbias_ptr.dtype.element_ty), tl.program_id(0) == 0)
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < size
     mean, scale = _scale(stats_ptr, EPS)
-    dweight = tl.load(sums_ptr) / size
-    dbias = tl.load(sums_ptr + 1) / size
     zhat = (tl.load(z_ptr + offs, mask, other=0.0) - mean) * scale
     du = tl.load(du_ptr + offs, mask, other=0.0)
-    tl.store(dz_ptr + offs, (scale * tl.load(weight_ptr).to(ACC)) * (du - dbias - zhat * dweight), mask)
+    tl.store(dz_ptr + offs, (scale * tl.load(weight_ptr).to(ACC)) * (du - dbias / size - zhat * (dweight / size)), mask)
 
 
 def _config(kernel: str, z: Tensor, loads: int, loops: bool = False) -> tuple[Config, int, int]:
@@ -217,11 +226,23 @@ def plan_norm_sums(du: Tensor, z: Tensor, stats: Tensor, eps: float) -> Plan:
     return Plan(_norm_sums_kernel, args, config, programs, traffic, ("partial",))
 
 
-def plan_norm_bwd(du: Tensor, z: Tensor, stats: Tensor, weight: Tensor, sums: Tensor, dz: Tensor, eps: float) -> Plan:
-    """sums (2,) = (dweight, dbias)."""
+def plan_norm_bwd(
+    du: Tensor,
+    z: Tensor,
+    stats: Tensor,
+    weight: Tensor,
+    partial: Tensor,
+    dz: Tensor,
+    dweight: Tensor | None,
+    dbias: Tensor | None,
+    eps: float,
+) -> Plan:
+    """Of partial (programs, 2), which each program sums: it is a few kilobytes, and waiting for another launch more."""
     config, tiles, _ = _config("norm_bwd", z, 2)
-    args = dict(du_ptr=du, z_ptr=z, stats_ptr=stats, weight_ptr=weight, sums_ptr=sums, dz_ptr=dz)
-    args |= dict(size=z.numel(), EPS=eps, ACC=accumulator(z))
-    traffic = dict(du_ptr=(1, 0), z_ptr=(1, 0), dz_ptr=(0, 1))
-    traffic |= dict.fromkeys(("stats_ptr", "weight_ptr", "sums_ptr"), (tiles, 0))
+    rows = partial.shape[0]
+    args = dict(du_ptr=du, z_ptr=z, stats_ptr=stats, weight_ptr=weight, partial_ptr=partial, dz_ptr=dz)
+    args |= dict(dweight_ptr=dweight, dbias_ptr=dbias, size=z.numel(), rows=rows)
+    args |= dict(EPS=eps, ACC=accumulator(z), ROWS=triton.next_power_of_2(rows))
+    traffic = dict(du_ptr=(1, 0), z_ptr=(1, 0), dz_ptr=(0, 1), dweight_ptr=(0, 1), dbias_ptr=(0, 1))
+    traffic |= dict.fromkeys(("stats_ptr", "weight_ptr", "partial_ptr"), (tiles, 0))
     return Plan(_norm_bwd_kernel, args, config, tiles, traffic)
