@@ -9,6 +9,7 @@ from math import ceil
 from .model import Config
 
 FULL = 0.9  # share of the slots that the last of several waves fills, at least
+MANY = 10  # waves, of which the last is no tenth of the time, even if an SM holds some programs more than planned
 TRIED = 64  # programs that share one unit of work, where units alone fill the slots
 
 
@@ -20,13 +21,16 @@ def evened(tiles: int, programs: int) -> int:
 def sharing(tiles: int, config: Config, sms: int, units: int = 1, most: int | None = None) -> int:
     """Programs that share the tiles of each of so many units, `most` at most.
 
-    One wave that fills the slots; where units are more than slots, the fewest that fill the last wave, too.
+    One wave that fills the slots; where units are more than slots, the fewest that make many waves, or fill the last.
     """
     slots, limit = config.programs * sms, min(tiles, max(tiles if most is None else most, 1))
     if units <= slots:
         return evened(tiles, min(limit, slots // max(units, 1)))
-    waves = {evened(tiles, p): evened(tiles, p) * units / slots for p in range(1, min(limit, TRIED) + 1)} or {0: 0.0}
-    return next((p for p, w in waves.items() if filled(w) >= FULL), max(waves, key=lambda p: filled(waves[p])))
+    waves = {p: p * units / slots for p in sorted({evened(tiles, p) for p in range(1, min(limit, TRIED) + 1)})} or {
+        0: 0
+    }
+    enough = (p for p, w in waves.items() if w >= MANY and filled(w) >= FULL)
+    return next(enough, max(waves, key=lambda p: filled(waves[p])))
 
 
 def filled(waves: float) -> float:

@@ -130,6 +130,19 @@ def test_dependent_kernels_wait_first(ask):
     assert ask(static_worker.loads_before_it_waits, [None]) == [False]
 
 
+def test_pipelining_changes_no_bit(ask):
+    """Config and grid as they are, loops with and without loads ahead have the same arithmetic: operation by operation
+    on the same values of each thread, fused alike. The interpreter knows no stages, and a GPU runs what is compared."""
+    each = [("channel_gate", "channels_last"), ("squeeze_excite", "contiguous"), ("scse", "contiguous")]
+    each += [("scse", "channels_last"), ("local_gate", "contiguous"), ("cbam", "channels_last")]
+    each += [("attention_gate", "channels_last"), ("local_gate_depthwise", "channels_last")]
+    found = ask(static_worker.pipelined, *zip(*each, strict=True))
+    assert not (wrong := [fault for faults, _ in found for fault in faults]), wrong
+    names = {name for _, some in found for name in some}
+    assert {"pool_fwd", "pool_bwd", "scse_bwd", "conv_bwd", "chain_sums", "chain_back", "additive_dw"} <= names, names
+    assert ask(static_worker.arithmetic_of_two_configs, [None]) == [False]
+
+
 def test_guard_can_fail(ask):
     """Kernels made to have a fault are caught with it, and with no other; too much memory takes too many registers."""
     planted = {"spilling": "of stack", "narrow": "128-bit", "atomic": "atomics", "greedy": "shared memory"}

@@ -2,8 +2,10 @@
 
 import importlib.util
 import itertools
+import re
 import tempfile
 import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -124,6 +126,50 @@ def dependent(name: str) -> tuple[list[str], list[str]]:
     for arch in (90, 120):
         wrong += [plan.name for plan in plans(arch, True) if not static.compile_plan(plan, arch).waits_first]
     return wrong, [plan.name for plan in plans(90, True)]
+
+
+def pipelined(name: str, layout: str) -> tuple[list[str], list[str]]:
+    """Kernels of a row whose arithmetic is another where loads are not ahead of it, config and grid as they are; and
+    those that have loads ahead."""
+    row, wrong, found = BY_NAME[name], [], []
+    for plan in itertools.chain(*static.plans(row, row.cases[0].sizes, torch.bfloat16, layout)):
+        if plan.args.get("STAGES", 1) > 1:
+            plain = replace(plan, args={**plan.args, "STAGES": 1})
+            ours, theirs = (static.compile_plan(p, 90) for p in (plan, plain))
+            found += [plan.name] if ours.asm["ptx"] != theirs.asm["ptx"] else []
+            wrong += [] if _arithmetic(ours) == _arithmetic(theirs) else [f"{name} {layout}: {plan.name}"]
+    return wrong, found
+
+
+def _arithmetic(compiled: static.Compiled) -> tuple[list[tuple[str, str]], Counter]:
+    """Operations on floating-point tensors in order, with how their values lie in threads, and sums over threads with
+    them; and the floating-point instructions, as they were fused."""
+    code = compiled.asm["ttgir"]
+    lie = dict(re.findall(r"^#(\w+) = (#ttg\.[^\n]*)$", code, re.M))
+    ops = re.findall(
+        r"^\s*(?:%\S+ = \"?([\w.]+)|(\}\)))[^\n]*? : ([^\n]*?(?:x|\b)b?f(?:16|32|64)\b[^\n]*?)(?: loc\(.*)?$",
+        code,
+        re.M,
+    )
+    ops = [(op, types.split(" -> ")[-1] if "dot" in op else types) for op, _, types in ops]
+    ops = [(op, re.sub(r"#(\w+)", lambda m: lie.get(m[1], m[1]), types)) for op, types in ops]
+    sums = [
+        (op, types)
+        for op, types in ops
+        if re.match(r"arith\.(?!constant)|math\.|tt\.reduce|tt\.dot|.*group_dot$|$", op)
+    ]
+    instruction = r"^\s*(?:@!?%\w+\s+)?((?:fma|add|sub|mul|div|max|min|ex2|rcp|sqrt|neg|abs|cvt|mma|wgmma)\.[\w.:]*)"
+    issued = (op for op in re.findall(instruction, compiled.asm["ptx"], re.M) if re.search(r"f16|f32|f64", op))
+    return sums, Counter(issued)
+
+
+def arithmetic_of_two_configs(_) -> bool:
+    """Whether it is the same of four warps and of eight."""
+    row = BY_NAME["channel_gate"]
+    plan = static.plans(row, row.cases[0].sizes, torch.bfloat16, "channels_last")[0][0]
+    configs = (replace(plan.config, num_warps=warps, maxnreg=None) for warps in (4, 8))
+    one, other = (_arithmetic(static.compile_plan(replace(plan, config=config), 90)) for config in configs)
+    return one[0] == other[0] or one[1] == other[1]
 
 
 @triton.jit
