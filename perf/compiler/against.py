@@ -20,7 +20,6 @@ import typer
 from ..account import assumptions as assumed
 
 if TYPE_CHECKING:
-    from ...runtime.plan import Plan
     from ..account.account import Account
     from ..account.launch import Launch
     from .inductor import Kernel, Library
@@ -137,7 +136,7 @@ def _input(row: Any, spec: str, sizes: Any, layout: str) -> Any:
     return row.view(spec, static.meta_map(row.map_shape(spec, sizes), torch.bfloat16, layout), sizes)
 
 
-def _ours(plan: "Plan") -> Time:
+def _ours(plan: Any) -> Time:
     from ... import compiled as static
     from ..account.launch import launch_of
 
