@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .catalog import Op, Problem
+from .catalog.problem import make_inputs
 from .runtime.operator import OPERATORS
 from .runtime.plan import Plan, recorded
 from .runtime.schemas import library
@@ -288,24 +291,13 @@ def planned(
     return forward, backward
 
 
-def meta_map(shape: Sequence[int], dtype: torch.dtype, layout: str = "contiguous") -> Tensor:
-    """A map (N, C, *S) without memory, contiguous, channels_last, or a channel slice of either."""
-    N, C, *S = shape
-    wide = C + 3 if layout.startswith("channel_slice") else C
-    if layout in ("channels_last", "channel_slice_last"):
-        t = torch.empty((N, *S, wide), dtype=dtype, device="meta").movedim(-1, 1)
-    else:
-        t = torch.empty((N, wide, *S), dtype=dtype, device="meta")
-    return t[:, 2 : 2 + C] if wide > C else t
-
-
 def maps_of(plan: Plan, sizes: Collection[int]) -> dict[str, Tensor]:
     """The arguments that are feature maps: those with one of these numbers of elements (see `map_sizes`)."""
     tensors = {k: getattr(v, "base", v) if not isinstance(v, Tensor) else v for k, v in plan.args.items()}
     return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() in sizes and t.dim() > 1}
 
 
-def map_sizes(row: Any, sizes: Any) -> frozenset[int]:
+def map_sizes(row: Op, sizes: Any) -> frozenset[int]:
     """The numbers of elements of a row's feature maps, inputs and outputs; maps of one channel, and outputs with
     fewer channels than y, do not count."""
     maps = [row.map_shape(spec, sizes) for spec in row.inputs.values() if "*" in spec]
@@ -314,7 +306,7 @@ def map_sizes(row: Any, sizes: Any) -> frozenset[int]:
 
 
 def plans(
-    row: Any,
+    row: Op,
     sizes: Any,
     dtype: torch.dtype = torch.bfloat16,
     layout: str = "contiguous",
@@ -323,11 +315,12 @@ def plans(
     **options,
 ) -> tuple[list[Plan], list[Plan]]:
     """What a row of the catalog launches forward and backward for a problem of these sizes, on that GPU."""
-    inputs = [
-        row.view(spec, meta_map(row.map_shape(spec, sizes), dtype, layout), sizes)
-        if "*" in spec
-        else torch.empty(row.shape(spec, sizes), dtype=dtype, device="meta")
-        for spec in row.inputs.values()
-    ]
+    inputs = make_inputs(row, sizes, dtype, layout=layout, device="meta")
     with planning_for(arch if isinstance(arch, int) else AMD):
         return planned(row.op, *inputs, needs=needs, **{**row.defaults, **options})
+
+
+def plans_of(problem: Problem, arch: int) -> list[Plan]:
+    """The same of a problem, forward and backward in order."""
+    with planning_for(arch):
+        return list(chain(*planned(problem.row.op, *problem.inputs("meta"), needs=problem.wants, **problem.keywords)))

@@ -23,13 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from .catalog import ROWS, Op, row_of
+from .catalog.problem import LAYOUTS as LAYOUTS
+from .catalog.problem import make_inputs as make_inputs
+from .catalog.problem import make_map as make_map
 from .catalog.row import is_map
 from .reference._precision import rounded
 
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 TINY = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-149, torch.float64: 0.0}
 SCALES = (1.0, 1 + 2.0**-6, 1 - 2.0**-6, 1 + 3 * 2.0**-7)  # exact on 16-bit values: ties stay ties
-LAYOUTS = ("contiguous", "channels_last", "channel_slice", "channel_slice_last", "strided")
 
 
 @dataclass(frozen=True)
@@ -44,40 +46,6 @@ class Match:
     @property
     def ok(self) -> bool:
         return self.failures == 0
-
-
-def make_map(shape: Sequence[int], layout: str, generator: torch.Generator, dtype, device="cpu") -> Tensor:
-    """A normal random map (N, C, *S) that lies in memory as `layout` says."""
-    N, C, *S = shape
-    wide = (N, C + 3, *S) if layout.startswith("channel_slice") else (N, C, *S)
-    if layout == "strided":
-        wide = (N, C, *[2 * s for s in S])
-    t = torch.randn(wide, generator=generator, dtype=torch.float32).to(device, dtype)
-    if layout in ("channels_last", "channel_slice_last"):
-        t = t.movedim(1, -1).contiguous().movedim(-1, 1)
-    if layout.startswith("channel_slice"):
-        t = t[:, 2 : 2 + C]
-    if layout == "strided":
-        t = t[(slice(None), slice(None), *[slice(None, None, 2)] * len(S))]
-    return t
-
-
-def make_inputs(
-    row: Op, sizes: Mapping, dtype=torch.float32, *, layout="contiguous", device="cpu", seed=0, param_dtype=None
-) -> list[Tensor]:
-    """Random inputs of a row: maps as `layout`, parameters scaled so that the gate's argument is about 1."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = []
-    for spec in row.inputs.values():
-        if is_map(spec):
-            t = make_map(row.map_shape(spec, sizes), layout, generator, dtype, device)
-            inputs.append(row.view(spec, t, sizes))
-        else:
-            shape = row.shape(spec, sizes)
-            fan_in = max(1, torch.Size(shape[1:]).numel())
-            values = torch.randn(shape, generator=generator) / fan_in**0.5
-            inputs.append(values.to(device, param_dtype or dtype))
-    return inputs
 
 
 @contextlib.contextmanager

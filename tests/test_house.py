@@ -77,7 +77,7 @@ ARROWS = {  # layer -> the layers it may import
     "distributed": {"distributed", "functional", "reference"},
     "catalog": {"catalog", "functional", "modules", "reference", "flops"},
     "testing": {"catalog", "reference"},
-    "compiled": {"runtime.operator", "runtime.plan", "runtime.schemas", "tuning"},
+    "compiled": {"catalog", "runtime.operator", "runtime.plan", "runtime.schemas", "tuning"},
     "reference": {"reference"},
     "ops": {
         "ops",
@@ -124,6 +124,7 @@ ARROWS = {  # layer -> the layers it may import
         "perf.log",
         "perf.measure",
         "perf.options",
+        "perf.records",
         "perf.report",
         "perf.terminal",
         "perf.torchvision_cpu",
@@ -131,6 +132,7 @@ ARROWS = {  # layer -> the layers it may import
     },
     "perf.prepared": {
         "catalog",
+        "compiled",
         "perf.folder",
         "perf.measure",
         "perf.models",
@@ -167,6 +169,7 @@ ARROWS = {  # layer -> the layers it may import
     "perf.tune": {
         "acceleration",
         "catalog",
+        "compiled",
         "perf.measure",
         "perf.options",
         "perf.records",

@@ -27,7 +27,7 @@ def records(points: list[Point], seconds: float) -> Iterator[Record]:
 def _record(point: Point, kernels: list | None, failure: str | None) -> Record:
     from ...catalog import BY_NAME
 
-    row, sizes, backward = BY_NAME[point.op], plan.sizes_of(point), point.mode == "bwd"
+    row, sizes, backward = BY_NAME[point.op], plan.problem_of(point).sizes, point.mode == "bwd"
     planned = row.planned_bytes(sizes, plan.ITEMSIZE[point.dtype])[backward]
     flops = row.count_flops(sizes)[backward]
     return Record(
@@ -54,8 +54,8 @@ def kernels_of(point: Point) -> list[dict]:
     from ... import compiled as static
     from ...catalog import BY_NAME
 
-    dtype = getattr(torch, point.dtype)
-    plans = static.plans(BY_NAME[point.op], plan.sizes_of(point), dtype, point.layout, ARCH)[point.mode == "bwd"]
+    row, sizes, dtype = BY_NAME[point.op], plan.problem_of(point).sizes, getattr(torch, point.dtype)
+    plans = static.plans(row, sizes, dtype, point.layout, ARCH)[point.mode == "bwd"]
     return [_describe(p, static.compile_plan(p, ARCH)) for p in plans]
 
 

@@ -80,8 +80,8 @@ def _words(config) -> str:
 
 def _choices(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int) -> Iterator[tuple]:
     """((op, case, layout, choice), problem) of every entry that a tuned table could have, once."""
-    from ...catalog import BY_NAME
-    from ..measure.candidates import Problem
+    from ...catalog import BY_NAME, Problem
+    from ...compiled import plans_of
 
     seen = set()
     for name in ops:
@@ -89,7 +89,7 @@ def _choices(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int)
             others = tuple((k, v) for k, v in case.sizes.items() if k not in ("N", "C", "S"))
             for layout in layouts:
                 problem = Problem(name, dtype, layout, case.N, case.C, case.S, others)
-                for plan in problem.plans(ARCH):
+                for plan in plans_of(problem, ARCH):
                     choice = plan.config.choice
                     if (choice.key, choice.bucket) not in seen:
                         seen.add((choice.key, choice.bucket))
@@ -125,15 +125,15 @@ def _ask(pieces: Sequence[Mapping], one_more: Callable[[], None]) -> list[dict]:
 
 def _work(piece: dict) -> dict:
     from ... import compiled as static
+    from ...catalog import Problem
     from ...tuning import choice as tuning
     from ..account.account import account_of
     from ..account.launch import launch_of
-    from ..measure.candidates import Problem
 
     problem = Problem.of(piece["problem"])
     try:
         with tuning.using((), {piece["key"]: piece["index"]}):
-            plan = next(p for p in problem.plans(ARCH) if p.config.choice.key == piece["key"])
+            plan = next(p for p in static.plans_of(problem, ARCH) if p.config.choice.key == piece["key"])
         compiled = static.compile_plan(plan, ARCH)
         if compiled.spills:
             return {"failure": f"spills {compiled.spills} bytes"}

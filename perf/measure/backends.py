@@ -187,7 +187,7 @@ class Cuda(Cpu):
 
         p = unit.problem
         if self._example is None or self._example[0] != p:
-            leaves = zip(p.timed_inputs(self.device), p.wants(), strict=True)
+            leaves = zip(p.inputs(self.device, drawn_on=self.device), p.wants, strict=True)
             self._example = p, [t if t is None else t.requires_grad_(wanted) for t, wanted in leaves]
         leaves, wanted = self._example[1], [t for t in self._example[1] if t is not None and t.requires_grad]
         with tuning.using(forced={unit.choice.key: index}), recorded() as plans:

@@ -5,7 +5,6 @@ import torch
 from ..records import Point
 from .backends import Call, Cpu
 from .plan import ITEMSIZE
-from .workload import normal
 
 
 def traffic(point: Point) -> tuple[int, int]:
@@ -23,7 +22,7 @@ def call(point: Point, backend: Cpu) -> Call:
     dtype = getattr(torch, point.dtype)
 
     def matrix(rows: int, columns: int):
-        return normal((rows, columns), dtype, "contiguous", backend.device, generator)
+        return torch.empty((rows, columns), dtype=dtype, device=backend.device).normal_(generator=generator)
 
     if point.op == "copy":
         source, target = matrix(H, W), matrix(H, W)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from ... import testing
-from ...catalog import BY_NAME
+from ...catalog import BY_NAME, Problem
 from ..absent import need
 from ..options import LAYOUTS
 from . import child
@@ -22,52 +22,40 @@ VOLUMES = ((2, 6, (19,)), (1, 6, (3, 4, 5)))
 
 
 @dataclass(frozen=True)
-class Case:
-    op: str
-    dtype: str
-    layout: str
-    N: int
-    C: int
-    S: tuple[int, ...]
-
-    @property
-    def size(self) -> str:
-        return "x".join(map(str, (self.N, self.C, *self.S)))
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What came of a case. `use` is the largest share of the error budget that any tensor needed."""
 
-    case: Case
+    case: Problem
     use: float
     worst: str  # the tensor that needed it
     failure: str = ""
 
     @classmethod
     def of(cls, values: Mapping) -> "Outcome":
-        case = values["case"]
-        return cls(**{**values, "case": Case(**{**case, "S": tuple(case["S"])})})
+        return cls(**{**values, "case": Problem.of(values["case"])})
 
 
-def cases(ops, *, gpu: bool) -> Iterator[Case]:
+def cases(ops, *, gpu: bool) -> Iterator[Problem]:
     for op in ops:
         for dtype in DTYPES if gpu else [d for d in DTYPES if d != "bfloat16"]:
             for layout in LAYOUTS.values():
                 for N, C, S in LARGE if gpu else SMALL:
-                    yield Case(op, dtype, layout, N, C, S)
+                    yield _problem(op, dtype, layout, N, C, S)
             for N, C, S in VOLUMES:
                 if len(S) in BY_NAME[op].dims:
-                    yield Case(op, dtype, "contiguous", N, C, S)
+                    yield _problem(op, dtype, "contiguous", N, C, S)
 
 
-def run(case: Case, device="cpu", backend: str = "triton", maps=(False, True)) -> Outcome:
+def _problem(op: str, dtype: str, layout: str, N: int, C: int, S: tuple[int, ...]) -> Problem:
+    """With as many pixels along each axis as the row needs."""
+    return Problem(op, dtype, layout, N, C, tuple(max(s, BY_NAME[op].smallest) for s in S))
+
+
+def run(case: Problem, device="cpu", backend: str = "triton", maps=(False, True)) -> Outcome:
     """Forward and every gradient, without and with the map; never raises."""
-    row = BY_NAME[case.op]
+    row = case.row
     try:
-        S = tuple(max(s, row.smallest) for s in case.S)
-        sizes = {"N": case.N, "C": case.C, "S": S, "Cr": max(1, case.C // 2)}
-        inputs = testing.make_inputs(row, sizes, getattr(torch, case.dtype), layout=case.layout, device=device)
+        inputs = case.inputs(device)
         found = []
         for return_map in maps:
             found += testing.matches(row, *inputs, backend=backend, **{row.second: return_map})
@@ -136,4 +124,4 @@ def main(ops) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    child.serve(lambda piece: asdict(run(Case(**{**piece, "S": tuple(piece["S"])}))))
+    child.serve(lambda piece: asdict(run(Problem.of(piece))))

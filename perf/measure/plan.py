@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from ...catalog import BY_NAME
+from ...catalog import BY_NAME, Problem
 from ..options import LAUNCH, Options
 from ..records import Point
 from . import rivals
@@ -62,13 +62,14 @@ class Job:
         return replace(self, points=tuple(points))
 
 
-def sizes_of(point: Point) -> Mapping:
-    """The sizes that the catalog's row asks for."""
-    return {"N": point.N, "C": point.C, "S": (point.H, point.W), "Cr": max(1, point.C // 2)}
+def problem_of(point: Point) -> Problem:
+    """All inputs but those that no rival takes."""
+    size = point.N, point.C, (point.H, point.W)
+    return Problem(point.op, point.dtype, point.layout, *size, absent=rivals.left_out(point.op))
 
 
 def floor_bytes(point: Point) -> int:
-    return BY_NAME[point.op].floor_bytes(sizes_of(point), ITEMSIZE[point.dtype])[point.mode == "bwd"]
+    return BY_NAME[point.op].floor_bytes(problem_of(point).sizes, ITEMSIZE[point.dtype])[point.mode == "bwd"]
 
 
 def map_bytes(point: Point) -> int:
@@ -200,4 +201,4 @@ def work(p: Point) -> float:
     """What the time of a point grows with: bytes moved, arithmetic counted at a hundred FLOP a byte."""
     if p.op not in BY_NAME:
         return math.prod((p.N, p.C, p.H, p.W)) ** (2 / 3 if p.op == "matmul" else 1)
-    return floor_bytes(p) + BY_NAME[p.op].count_flops(sizes_of(p))[p.mode == "bwd"] / 100
+    return floor_bytes(p) + BY_NAME[p.op].count_flops(problem_of(p).sizes)[p.mode == "bwd"] / 100

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ...catalog import BY_NAME
+from ...catalog import BY_NAME, Problem
 from ..records import Point, Record
 from . import ceilings, check, plan, timing
 from .backends import Call, Cpu
@@ -24,7 +24,7 @@ class DeviceLost(RuntimeError):
 def blank(point: Point, **values) -> Record:
     """A record with what is known without measuring."""
     if point.op in BY_NAME:
-        row, sizes, backward = BY_NAME[point.op], plan.sizes_of(point), point.mode == "bwd"
+        row, sizes, backward = BY_NAME[point.op], plan.problem_of(point).sizes, point.mode == "bwd"
         bytes_ = plan.floor_bytes(point)
         planned = row.planned_bytes(sizes, plan.ITEMSIZE[point.dtype])[backward]
         flops = row.count_flops(sizes)[backward]
@@ -53,7 +53,7 @@ def ceiling(point: Point, backend: Cpu, save: Save) -> None:
 def numerics(point: Point, backend: Cpu, save: Save) -> None:
     """The kernels' results against the reference's; a record without a time."""
     C, *S = backend.sizes(point.C, point.H, point.W)
-    case = check.Case(point.op, point.dtype, point.layout, point.N, C, tuple(S))
+    case = Problem(point.op, point.dtype, point.layout, point.N, C, tuple(S))
     outcome = check.run(case, backend.device, backend.kernels, maps=(False,))  # the kernels that are timed
     status = f"failed: {outcome.failure}" if outcome.failure else "ok"
     use = None if outcome.use == float("inf") else outcome.use

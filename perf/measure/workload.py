@@ -1,15 +1,15 @@
 """The tensors and the calls of one problem: an op, a direction, a dtype, a layout, a size."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ...catalog import BY_NAME
-from ...catalog.row import is_map
+from ...catalog.problem import make_map
 from ...testing import without_tf32
 from ..records import Point
 from . import photo, plan, rivals
@@ -21,54 +21,33 @@ EXACT_FLOPS = 1e12  # above, the reference in float64 takes too long
 WRONG = 0.05  # an error of this share of the largest value is no rounding
 
 
-def normal(shape, dtype, layout: str, device, generator) -> Tensor:
-    memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    return torch.empty(shape, dtype=dtype, device=device, memory_format=memory).normal_(generator=generator)
+def _of_photo(image: Path | None, shape: Sequence[int]) -> Tensor:
+    return photo.activations(image, *shape)
 
 
 class Workload:
     def __init__(self, point: Point, backend: Cpu, image: Path | None = None):
         C, H, W = backend.sizes(point.C, point.H, point.W)
         self.point, self.backend, self.image = point, backend, image
-        self.row, self.dtype = BY_NAME[point.op], getattr(torch, point.dtype)
-        self.sizes = {"N": point.N, "C": C, "S": (H, W), "Cr": max(1, C // 2)}
-        absent = rivals.left_out(point.op)
-        self.names = [name for name in self.row.shapes(self.sizes) if name not in absent]
+        self.problem = replace(plan.problem_of(point), C=C, S=(H, W))
+        self.row, self.sizes, self.names = self.problem.row, self.problem.sizes, self.problem.names
         self.backward = point.mode == "bwd"
         self.inputs = self.make_inputs(0)
 
     def make_inputs(self, seed: int) -> list[Tensor]:
-        """The row's inputs, seeded; parameters scaled so that the gate's argument is about 1."""
-        device = self.backend.device
-        generator = torch.Generator(device).manual_seed(seed)
-        inputs = []
-        for name, spec in zip(self.row.shapes(self.sizes), self.row.inputs.values(), strict=True):
-            if name not in self.names:
-                continue
-            if is_map(spec):
-                t = self.row.view(spec, self._map(spec, generator), self.sizes)
-            else:
-                shape = self.row.shape(spec, self.sizes)
-                fan_in = max(1, torch.Size(shape[1:]).numel())
-                t = normal(shape, torch.float32, "contiguous", device, generator) / fan_in**0.5
-                t = t.to(self.dtype)
-            inputs.append(t.requires_grad_(self.backward))
-        return inputs
-
-    def _map(self, spec: str, generator) -> Tensor:
-        """The map (N, C, H, W) behind an input."""
-        device, layout, shape = self.backend.device, self.point.layout, self.row.map_shape(spec, self.sizes)
-        if self.point.inputs != "photo":
-            return normal(shape, self.dtype, layout, device, generator)
-        memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-        return photo.activations(self.image, *shape).to(device, self.dtype).contiguous(memory_format=memory)
+        """Those that are given, seeded, made on the device."""
+        draw, device = None, self.backend.device
+        if self.point.inputs == "photo":
+            draw = partial(_of_photo, self.image)
+        made = self.problem.inputs(device, seed=seed, drawn_on=device, draw=draw)
+        return [t.requires_grad_(self.backward) for t in made if t is not None]
 
     @cached_property
     def dy(self) -> Tensor:
         generator = torch.Generator(self.backend.device).manual_seed(1)
         spec = self.row.outputs["y"]
-        shape = self.row.map_shape(spec, self.sizes)
-        dy = normal(shape, self.dtype, self.point.layout, self.backend.device, generator)
+        dtype, shape = getattr(torch, self.point.dtype), self.row.map_shape(spec, self.sizes)
+        dy = make_map(shape, self.point.layout, generator, dtype, self.backend.device)
         return self.row.view(spec, dy, self.sizes)
 
     def function(self, provider: str) -> Callable[..., Tensor]:

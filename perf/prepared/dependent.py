@@ -12,12 +12,14 @@ import torch
 import triton
 from rich.console import Console
 
+from ...compiled import plans_of
 from ...tuning import choice as tuning
 from ...tuning import tables as tuned
 from ..measure import points as measure
 from ..measure import timing
 from ..measure.backends import Cpu
 from ..measure.child import one_line
+from ..measure.plan import problem_of
 from ..measure.workload import Workload
 from ..records import Point, append_line
 from . import folder
@@ -85,12 +87,12 @@ def choosing(kernels: Collection[str], on: bool, backend: Cpu) -> AbstractContex
 
 
 def kernels_of(p: Point, backend: Cpu) -> tuple[str, ...]:
-    return tuple(sorted({q.name for q in folder.problem_of(p).plans(backend.capability) if "DEPENDENT" in q.args}))
+    return tuple(sorted({q.name for q in plans_of(problem_of(p), backend.capability) if "DEPENDENT" in q.args}))
 
 
 def early(p: Point, backend: Cpu) -> list[str]:
     """Those that would be launched before what they follow has ended, as chosen now."""
-    return [q.name for q in folder.problem_of(p).plans(backend.capability) if q.options.get("launch_pdl")]
+    return [q.name for q in plans_of(problem_of(p), backend.capability) if q.options.get("launch_pdl")]
 
 
 def compare(p: Point, backend: Cpu) -> Found:

@@ -14,13 +14,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ...catalog import BY_NAME
+from ...catalog import BY_NAME, Problem
 from ...tuning import choice as tuning
 from ...tuning import tables as tuned
 from ..folder import Folder, identity
-from ..measure import env, timing
+from ..measure import env, plan, timing
 from ..measure.backends import Cpu
-from ..measure.candidates import Problem
 from ..options import MODES, Usage
 from ..records import Point, Record, append, load
 
@@ -77,29 +76,23 @@ def install_table(out: Path, backend: Cpu) -> None:
 
 def configs(out: Path, backend: Cpu, problems: Collection[Problem]) -> dict[Problem, list[tuple[int, bool]]]:
     """What these problems launch by the folder's table, and whether dependently."""
+    from ...compiled import plans_of
+
     own = []
     with contextlib.suppress(ValueError):  # none yet
         own = [tuned.read(out / TABLE, backend.name)]
     with tuning.using([*own, *tuning.tables(backend.device)]):
         return {
-            problem: [
-                (c.choice.index, c.dependent) for p in problem.plans(backend.capability) if (c := p.config).choice
-            ]
-            for problem in problems
+            problem: [(c.choice.index, c.dependent) for p in plans if (c := p.config).choice]
+            for problem, plans in ((problem, plans_of(problem, backend.capability)) for problem in problems)
         }
-
-
-def problem_of(p: Point) -> Problem:
-    from ..tune.command import problem
-
-    return problem(p.op, p.dtype, p.layout, p.N, p.C, (p.H, p.W))
 
 
 @contextlib.contextmanager
 def retiming(out: Path, backend: Cpu, why: str) -> Iterator[Callable[[], int]]:
     """Set aside the times of what launches something else after this, by the folder's table; how many there were."""
     points = [r.point for r in times(out) if r.point.op in BY_NAME and r.point.mode in MODES]
-    ours, moved = {p: problem_of(p) for p in points}, 0
+    ours, moved = {p: plan.problem_of(p) for p in points}, 0
     before = configs(out, backend, set(ours.values()))
     try:
         yield lambda: moved

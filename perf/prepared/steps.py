@@ -138,7 +138,7 @@ def tune(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
     say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     tuner = Tuner(backend, out / folder.TABLE, seconds, say)
     with folder.retiming(out, backend, "tuned since") as moved:
-        tuner.run(dict.fromkeys(map(folder.problem_of, points)))
+        tuner.run(dict.fromkeys(map(plan.problem_of, points)))
     say(f"{tuner.summary()}; {moved()} times are taken again")
 
 

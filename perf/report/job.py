@@ -86,11 +86,10 @@ class Report:
 
     def _tune(self, jobs: list[plan.Job]) -> None:
         """The configs of what will be timed, in a share of the time; OUT/autotune.json."""
-        from ..tune.command import problem
         from ..tune.tuner import Tuner
 
         points = [job.first for job in jobs if job.kind == "time" and job.first.inputs == "normal"]
-        problems = dict.fromkeys(problem(p.op, p.dtype, p.layout, p.N, p.C, (p.H, p.W)) for p in points)
+        problems = dict.fromkeys(map(plan.problem_of, points))
         seconds = min(TUNING_SHARE * self.options.budget, self.budget.left - RESERVE)
         say = lambda text: self.console.print(text, markup=False, soft_wrap=True)  # noqa: E731
         try:

@@ -4,19 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...catalog import Problem
 from ...tuning import choice as tuning
 from ..measure import backends, rivals
 from ..measure.backends import Cpu
-from ..measure.candidates import Problem
 from ..options import Usage
 from .tuner import Tuner
 
 LEAST_BUDGET = 10.0
-
-
-def problem(op: str, dtype: str, layout: str, N: int, C: int, S: tuple[int, ...]) -> Problem:
-    """What `segattn report` times: all inputs but those that no rival takes."""
-    return Problem(op, dtype, layout, N, C, S, absent=rivals.left_out(op))
 
 
 def problems(
@@ -26,13 +21,13 @@ def problems(
     sides: Sequence[int] = (512, 256, 1024, 128, 64),
     channels: Sequence[int] = (64, 128, 32, 256),
 ) -> Iterator[Problem]:
-    """The problems that `segattn report` times, the most valuable first."""
+    """The problems that `segattn report` times, the most valuable first: all inputs but those that no rival takes."""
     for dtype in dtypes:
         for side in sides:
             for C in channels:
                 for layout in layouts:
                     for op in ops:
-                        yield problem(op, dtype, layout, 8, C, (side, side))
+                        yield Problem(op, dtype, layout, 8, C, (side, side), absent=rivals.left_out(op))
 
 
 def main(

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...acceleration.swap import Accelerated
-from ...catalog import BY_NAME, Op
+from ...catalog import BY_NAME, Op, Problem
+from ...compiled import plans_of
 from ...runtime.maps import is_channels_last, native
 from ...runtime.operator import OPERATORS
 from ...tuning import choice as tuning
 from ..measure import backends
 from ..measure.backends import Cpu
-from ..measure.candidates import Problem
 from ..options import Usage
 from .tuner import Tuner, refusal
 
@@ -43,12 +43,11 @@ def tune_model(
     total = 0.0
     for name, problem in calls:
         with tuning.using(()):
-            choices = [p.config.choice for p in problem.plans(tuner.arch) if p.config.choice is not None]
+            choices = [p.config.choice for p in plans_of(problem, tuner.arch) if p.config.choice is not None]
         mine = [results[c.key, c.bucket] for c in choices if (c.key, c.bucket) in results]
         saved = sum(r.saved for r in mine)
         total += saved
-        size = "x".join(map(str, (problem.N, problem.C, *problem.S)))
-        say(f"{name or 'the model'}: {problem.op} {size}: {saved:.4f} ms saved")
+        say(f"{name or 'the model'}: {problem.op} {problem.size}: {saved:.4f} ms saved")
     tuning.forget()
     say(tuner.summary())
     say(f"the table: {tuner.path}")

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import triton
 
+from ...catalog import Problem
 from ...tuning import choice as tuning
 from ...tuning import tables as tuned
 from ...tuning.choice import Choice
@@ -26,7 +27,6 @@ from ..measure import candidates, env, timing
 from ..measure import points as measure
 from ..measure.backends import Cpu
 from ..measure.budget import Budget
-from ..measure.candidates import Problem
 from ..measure.child import one_line
 from ..options import Usage
 from . import log as tune_log
@@ -120,12 +120,14 @@ class Tuner:
 
     def units(self, problems: Iterable[Problem]) -> Iterator[Unit]:
         """The entries that these problems look for, each once, those of the first problems first."""
+        from ...compiled import plans_of
+
         seen: set[tuple[str, int]] = set()
         for problem in problems:
             with tuning.using(()):
-                model = [p for p in problem.plans(self.arch) if p.config.choice is not None]
+                model = [p for p in plans_of(problem, self.arch) if p.config.choice is not None]
             with tuning.using(self.tables):
-                now = [p.config.choice.index for p in problem.plans(self.arch) if p.config.choice is not None]
+                now = [p.config.choice.index for p in plans_of(problem, self.arch) if p.config.choice is not None]
             for plan, index in zip(model, now, strict=True):
                 choice = plan.config.choice
                 if (choice.key, choice.bucket) not in seen:

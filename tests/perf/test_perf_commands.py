@@ -9,7 +9,7 @@ from support import DEVICE
 from typer.testing import CliRunner
 
 import segattn_triton
-from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog import BY_NAME, Problem
 from segattn_triton.perf import options
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.measure import backends, check, child, env, plan
@@ -88,7 +88,7 @@ def test_options_are_spelt_out(tmp_path):
 
 @pytest.mark.interpreter
 def test_check_runs_the_kernels_in_a_child(monkeypatch):
-    few = [check.Case("spatial_gate", dtype, "channels_last", 1, 3, (2, 2)) for dtype in ("float32", "float64")]
+    few = [Problem("spatial_gate", dtype, "channels_last", 1, 3, (2, 2)) for dtype in ("float32", "float64")]
     monkeypatch.setattr(check, "cases", lambda ops, gpu: few)
     done = command("check", "--op", "spatial_gate")
     assert done.exit_code == 0
@@ -96,7 +96,7 @@ def test_check_runs_the_kernels_in_a_child(monkeypatch):
 
 
 def test_check_exits_1_on_a_mismatch(monkeypatch):
-    case = check.Case("spatial_gate", "float32", "contiguous", 1, 3, (2, 2))
+    case = Problem("spatial_gate", "float32", "contiguous", 1, 3, (2, 2))
     outcome = check.Outcome(case, 9.5, "dx", "dx: 3 of 12 elements [first]")
     monkeypatch.setattr(check, "outcomes", lambda ops: iter([outcome]))
     done = command("check")
@@ -106,7 +106,7 @@ def test_check_exits_1_on_a_mismatch(monkeypatch):
 
 
 def test_check_sees_a_wrong_kernel(monkeypatch):
-    case = check.Case("spatial_gate", "float32", "contiguous", 1, 3, (2, 2))
+    case = Problem("spatial_gate", "float32", "contiguous", 1, 3, (2, 2))
     assert not check.run(case, DEVICE).failure
     row = BY_NAME["spatial_gate"]
     wrong = dataclasses.replace(row, op=lambda *inputs, **kwargs: 1.001 * row.reference(*inputs))

@@ -16,7 +16,7 @@ pytest.importorskip("jinja2")
 from made_up import copies, sweep, whole_model
 from rich.console import Console
 
-from segattn_triton.catalog import ROWS
+from segattn_triton.catalog import ROWS, Problem
 from segattn_triton.perf import estimate
 from segattn_triton.perf.compiler import kernels, spaces
 from segattn_triton.perf.measure import check
@@ -38,7 +38,7 @@ def report():
 
 
 def checks():
-    cases = [check.Case(row.name, d, "channels_last", 2, 5, (19, 128, 130)) for row in ROWS for d in check.DTYPES]
+    cases = [Problem(row.name, d, "channels_last", 2, 5, (19, 128, 130)) for row in ROWS for d in check.DTYPES]
     return check.table([check.Outcome(c, 0.99, "drel_bias", "") for c in cases], gpu=True)
 
 

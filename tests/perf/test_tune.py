@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 
 import segattn_triton
 from segattn_triton import functional
+from segattn_triton.catalog import Problem
+from segattn_triton.compiled import plans_of
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.measure import candidates, child
 from segattn_triton.perf.measure.backends import Cpu, Rehearsal
-from segattn_triton.perf.measure.candidates import Problem
 from segattn_triton.perf.options import Usage
 from segattn_triton.perf.tune import command as tune
 from segattn_triton.perf.tune import model as tune_model
@@ -65,7 +66,7 @@ def test_the_fastest_config_is_chosen(tmp_path):
         assert table.configs[r.key][r.bucket] == r.best
     assert any(r.best != r.before for r in results) and len(said) == 3
     with tuning.using([table]):
-        chosen = PROBLEM.plans(90)
+        chosen = plans_of(PROBLEM, 90)
     assert [p.config.choice.index for p in chosen] == [r.best for r in results]
     assert not tuner(path).run([PROBLEM])[0].saved < 0
 
@@ -153,7 +154,7 @@ SCRIPT = """
     import sys, time
     from segattn_triton.perf.tune.tuner import Tuner
     from segattn_triton.perf.measure.backends import Rehearsal
-    from segattn_triton.perf.measure.candidates import Problem
+    from segattn_triton.catalog import Problem
     class Slow(Rehearsal):
         def candidate(self, unit, index, cost):
             time.sleep(0.01)
@@ -276,7 +277,7 @@ def test_the_command_on_a_rehearsed_gpu(tmp_path):
 
 @pytest.mark.interpreter
 def test_candidates_are_verified_in_a_child():
-    choice = SMALL.plans(90)[0].config.choice
+    choice = plans_of(SMALL, 90)[0].config.choice
     piece = dict(problem=vars(SMALL), key=choice.key, index=choice.index)
     pieces = [piece, {**piece, "index": 10**4}, {**piece, "key": "spatial_fwd of something else"}]
     good, bad, unreached = candidates.verified(pieces, "cpu", 60.0)
@@ -286,7 +287,7 @@ def test_candidates_are_verified_in_a_child():
 def test_a_wrong_result_is_seen(monkeypatch):
     from segattn_triton.catalog import BY_NAME
 
-    row, choice = BY_NAME["spatial_gate"], SMALL.plans(90)[0].config.choice
+    row, choice = BY_NAME["spatial_gate"], plans_of(SMALL, 90)[0].config.choice
     wrong = dataclasses.replace(row, op=lambda *inputs, backend, **kwargs: 1.01 * row.reference(*inputs))
     monkeypatch.setitem(BY_NAME, row.name, wrong)
     before = torch.utils.deterministic.fill_uninitialized_memory
@@ -297,7 +298,7 @@ def test_a_wrong_result_is_seen(monkeypatch):
 
 @pytest.mark.static
 def test_candidates_compile_in_parallel():
-    choice = PROBLEM.plans(90)[0].config.choice
+    choice = plans_of(PROBLEM, 90)[0].config.choice
     pieces = [dict(problem=vars(PROBLEM), key=choice.key, index=i, arch=90) for i in list(choice.costs())[:2]]
     assert candidates.compiled(pieces, 2, 120.0) == [None, None]
 
@@ -325,7 +326,7 @@ def test_a_candidate_is_launched_as_it_will_be_timed():
 
     backend = Cuda.__new__(Cuda)
     backend.device, backend._example = torch.device("cpu"), None
-    for plan in SMALL.plans(90):
+    for plan in plans_of(SMALL, 90):
         choice = plan.config.choice
         index = list(choice.costs())[1]
         call = Cuda.candidate(backend, Unit(SMALL, choice, choice.index, 0), index, 1.0)
@@ -391,7 +392,7 @@ def test_the_problem_of_a_call_launches_what_the_call_does(name):
     ((_, problem),) = tune_model.captured(Calling(GATES[name]), [x])
     assert Problem.of(json.loads(json.dumps(dataclasses.asdict(problem)))) == problem
     wanted = {(p.config.choice.key, p.config.choice.bucket) for p in plans}
-    assert wanted == {(p.config.choice.key, p.config.choice.bucket) for p in problem.plans(90)}
+    assert wanted == {(p.config.choice.key, p.config.choice.bucket) for p in plans_of(problem, 90)}
 
 
 class Calling(nn.Module):

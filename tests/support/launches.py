@@ -30,8 +30,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from segattn_triton import compiled
 from segattn_triton.catalog import ROWS, Op
-from segattn_triton.catalog.row import is_map
 from segattn_triton.runtime.plan import Plan
+from segattn_triton.testing import make_inputs
 from segattn_triton.tuning.target import planning_for
 
 ROOT = Path(__file__).parents[2]
@@ -74,13 +74,7 @@ def option_sets(row: Op) -> list[dict]:
 
 
 def inputs_of(row: Op, dtypes: Sequence[torch.dtype], layout: str) -> list[Tensor]:
-    sizes = row.cases[0].sizes
-    return [
-        row.view(spec, compiled.meta_map(row.map_shape(spec, sizes), dtypes[0], layout), sizes)
-        if is_map(spec)
-        else torch.empty(row.shape(spec, sizes), dtype=dtypes[1], device="meta")
-        for spec in row.inputs.values()
-    ]
+    return make_inputs(row, row.cases[0].sizes, dtypes[0], layout=layout, device="meta", param_dtype=dtypes[1])
 
 
 def calls(row: Op, inputs: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor | None], list[bool]]]:

@@ -18,6 +18,7 @@ import triton.language as tl
 from segattn_triton import compiled as static
 from segattn_triton import functional
 from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog.problem import make_map
 from segattn_triton.ops.local_dense import local_gate_dense
 from segattn_triton.runtime.plan import Plan
 from segattn_triton.tuning.choice import SPACES, using
@@ -64,7 +65,7 @@ def matrix_instructions(variant: str, dtype: str, layout: str) -> list[str]:
     def gate(*tensors, backend):
         return local_gate_dense(*tensors, gate=("sigmoid", 0.0, 0.0), return_map=False, variant=variant)()
 
-    x = static.meta_map((8, 64, 64, 64), getattr(torch, dtype), layout)
+    x = make_map((8, 64, 64, 64), layout, None, getattr(torch, dtype), "meta")
     with planning_for(90):
         (plan,), _ = static.planned(gate, x, x.new_empty(64, 64, 3, 3), x.new_empty(64))
     compiled = static.compile_plan(plan, 90)
@@ -92,7 +93,9 @@ def pair_faults(dtype: str, layout: str, arch: int | str, kernel_size: int) -> l
     """Of the split pair of neighbourhood attention, forward and backward, at D = 32 with a bias; a spilled register or
     two (at most 16 bytes of stack) are none."""
     q, k, v = (
-        static.meta_map((2, 64, 64, 64), getattr(torch, dtype), layout).unflatten(1, (2, 32)).permute(0, 3, 4, 1, 2)
+        make_map((2, 64, 64, 64), layout, None, getattr(torch, dtype), "meta")
+        .unflatten(1, (2, 32))
+        .permute(0, 3, 4, 1, 2)
         for _ in range(3)
     )
     bias, p = q.new_empty(2, *[2 * kernel_size - 1] * 2), q.new_empty(2, 64, 64, 2, kernel_size**2)
