@@ -60,7 +60,7 @@ def calls(monkeypatch) -> list[tuple]:
         spy.__module__ = functional.__name__
         monkeypatch.setattr(functional, name, spy)
 
-    for name in {gate.kernel for gate in ADAPTERS.values()} | {"channel_gate", "spatial_gate"}:
+    for name in {gate.kernel for gate in ADAPTERS.values()} | {"channel_gate", "spatial_gate", "cbam_spatial_gate"}:
         spy_on(name, getattr(functional, name))
     return made
 

@@ -1,12 +1,15 @@
 """Gates of classes that no adapter knows: what they look like by their layers and names, and what would help."""
 
+import dis
+import itertools
 import re
 from collections.abc import Iterator
+from types import FunctionType
 
 import torch
 from torch import nn
 
-from .adapters import pools_to_one, qualified_name
+from .adapters import is_window, pools_to_one, qualified_name
 
 WITHOUT_KERNEL = {  # gates by their class, for which `functional` has nothing
     "timm.layers.global_context.GlobalContext": "global context",
@@ -56,12 +59,63 @@ def _by_its_layers(module: nn.Module) -> tuple[str, str] | None:
     gated, pooled = (any(map(test, leaves)) for test in (lambda m: isinstance(m, _SIGMOIDS), pools_to_one))
     if not (gated and pooled) and not _NAME.search(type(module).__name__):
         return None
-    first, last = layers[0], layers[-1]
+    first = layers[0]
+    if len(layers) == 1 and is_window(first):
+        return "cbam_spatial_gate", "CBAM's gate of the pixels"
     if len(layers) == 1 and isinstance(first, nn.Conv1d) and (first.in_channels, first.out_channels) == (1, 1):
         return "eca", "efficient channel attention"
+    if any(isinstance(leaf, nn.AdaptiveMaxPool2d) for leaf in leaves) and pooled and _returns(layers):
+        return "cbam_channel_gate", "CBAM's gate of the channels"
+    return ("channel_gate", "squeeze-and-excitation") if _returns(layers) else None
+
+
+def _returns(layers: list[nn.Module]) -> bool:
+    """Whether one or two pointwise layers end with as many channels as they begin with."""
+    first, last = layers[0], layers[-1]
     pointwise = all(isinstance(m, nn.Linear) or set(m.kernel_size) == {1} for m in layers)
-    returns = _width(first, "in") == _width(last, "out") and _width(first, "out") == _width(last, "in")
-    return ("channel_gate", "squeeze-and-excitation") if pointwise and returns else None
+    return pointwise and (_width(first, "in"), _width(first, "out")) == (_width(last, "out"), _width(last, "in"))
+
+
+def inline(block: nn.Module) -> Iterator[tuple[str, str]]:
+    """(the child it begins with, why it is left) of what looks like a gate among the layers of a block's forward."""
+    forward = getattr(type(block), "forward", None)
+    if _is_of_torch(block) or not isinstance(forward, FunctionType) or not _multiplies(forward):
+        return
+    names, children = set(forward.__code__.co_names), block._modules.items()
+    kinds = [m for _, m in children if m is not None]
+    gated = names & _SIGMOID_NAMES or any(isinstance(m, _SIGMOIDS) for m in kinds)
+    pooled = names & _POOL_NAMES or any(map(pools_to_one, kinds))
+    for name, m in children:
+        if type(m) is nn.Sequential and name in names and (pooled or pools_to_one(m[0] if len(m) else m)):
+            layers, last = [leaf for leaf in m if isinstance(leaf, _LAYERS)], m[-1] if len(m) else None
+            if isinstance(last, _SIGMOIDS) and len(layers) in (1, 2) and _returns(layers):
+                yield name, _of_its_own(block, f"its child {name!r}")
+    layers = [(name, m) for name, m in children if isinstance(m, _LAYERS) and name in names]
+    for (one, first), (other, last) in itertools.pairwise(layers):
+        narrow = _returns([first, last]) and _width(first, "out") < _width(first, "in")
+        if gated and pooled and narrow:
+            yield one, _of_its_own(block, f"its children {one!r} and {other!r}")
+
+
+_SIGMOID_NAMES = {"sigmoid", "hardsigmoid", "hard_sigmoid", "sigmoid_"}
+_POOL_NAMES = {"mean", "avg_pool2d", "adaptive_avg_pool2d", "avg_pool3d", "adaptive_avg_pool3d"}
+
+
+def _of_its_own(block: nn.Module, layers: str) -> str:
+    home = type(block).__module__
+    return (
+        f"it looks like squeeze-and-excitation in the forward of {qualified_name(type(block))}, by {layers}: as a "
+        f"module of its own, whose forward returns x times its gate, it is known by its graph, or register_adapter("
+        f"'{home}.NAME_OF_ITS_CLASS', 'channel_gate') takes it"
+    )
+
+
+def _multiplies(forward: FunctionType) -> bool:
+    products = (
+        i for i in dis.get_instructions(forward) if i.opname.startswith(("BINARY_OP", "BINARY_MUL", "INPLACE_MUL"))
+    )
+    named = {"mul", "mul_", "multiply"} & set(forward.__code__.co_names)
+    return bool(named) or any(i.argrepr in ("*", "*=") or "MULTIPLY" in i.opname for i in products)
 
 
 def _width(layer: nn.Module, end: str) -> int:

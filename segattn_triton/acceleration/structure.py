@@ -11,12 +11,13 @@ from torch import Tensor, fx, nn
 
 from ..reference.activations import ACTS, GATES, Spec
 from . import trial
-from .adapters import Gate, Parts, activation, layer
+from .adapters import Gate, Parts, activation, is_window, layer, window
 from .swap import plain_class
-from .terms import ENDS, LAYERS, Term, Terms, axes_of, name_of
+from .term import Term, X
+from .terms import ENDS, LAYERS, Terms, axes_of, name_of
 from .traced import MODULE_ATTRIBUTES, Unknown, is_of_torch, trace
 
-KERNELS = {"squeeze_excite", "eca", "spatial_gate", "scse"}  # those that a graph can be
+KERNELS = {"squeeze_excite", "eca", "spatial_gate", "scse", "cbam", "cbam_spatial_gate"}  # those that a graph can be
 MOST_LEAVES, MOST_WEIGHTS = 16, 2**24  # a module of more is no gate, and not traced
 
 
@@ -36,7 +37,7 @@ def is_candidate(module: nn.Module) -> bool:
 
 def _is_small(m: nn.Module) -> bool:
     along = isinstance(m, nn.Conv1d) and (m.in_channels, m.out_channels) == (1, 1)
-    return isinstance(m, nn.Linear) or along or set(m.kernel_size) == {1}
+    return isinstance(m, nn.Linear) or along or set(m.kernel_size) == {1} or is_window(m)
 
 
 def recognised(module: nn.Module) -> Gate:
@@ -94,6 +95,10 @@ def _reader(term: Term, dims: int) -> tuple[str, Reader]:
     if product.kind != "product":
         raise Unknown("its forward does not return its map times a gate")
     gate, inner = _split(product.of[0])
+    if inner.kind == "window" and inner.of == (product.of[1:] or (X,)):
+        return _pooled_pixels(product, bool(shortcut))
+    if product.of[1:]:
+        raise Unknown("its map is multiplied by two gates, which are not those of CBAM")
     if inner.kind == "pixel" and not shortcut:
         return "spatial_gate", lambda m: Parts(layer(m, inner.how), dict(gate=_spec(m, gate, GATES)), (dims,))
     if inner.kind == "along" and inner.of[0] == Term("pool", how=("avg", "first")) and not shortcut:
@@ -109,8 +114,41 @@ def _reader(term: Term, dims: int) -> tuple[str, Reader]:
     return "squeeze_excite", read
 
 
+def _pooled_pixels(product: Term, residual: bool) -> tuple[str, Reader]:
+    """CBAM, or its gate of the pixels alone."""
+    gate, inner = _split(product.of[0])
+    path, spatial_pool, ties = inner.how
+    if not product.of[1:]:
+        if residual:
+            raise Unknown("its gate of the pixels has a shortcut")
+        options = dict(pool=spatial_pool, ties=ties)
+        return "cbam_spatial_gate", lambda m: Parts(_window(m, path), {**options, "gate": _spec(m, gate, GATES)}, (2,))
+    first, mlp = _split(product.of[1].of[0])
+    layers, act, (pool, channel_ties) = _perceptron(mlp)
+    if pool != "avg" and channel_ties != ties:
+        raise Unknown("its two halves share the gradients of ties in two ways")
+
+    def read(m: nn.Module) -> Parts:
+        gated = _spec(m, gate, GATES)
+        if gated != _spec(m, first, GATES):
+            raise ValueError("its two gates differ: the kernel has one for both")
+        weights = [t for path in layers for t in layer(m, path)]
+        options = dict(pool=pool, spatial_pool=spatial_pool, ties=ties, gate=gated, residual=residual)
+        options |= dict(act=_spec(m, act, ACTS)) if len(layers) == 2 else {}
+        return Parts((*weights, *[None] * (4 - len(weights)), *_window(m, path)), options, (2,))
+
+    return "cbam", read
+
+
+def _window(m: nn.Module, path: str) -> tuple[Tensor, Tensor | None]:
+    conv = window(m, path, 2)
+    return conv.weight, conv.bias
+
+
 def _both(term: Term, dims: int) -> tuple[str, Reader]:
     """Two gates of one map, of the channels and of the pixels."""
+    if any(product.of[1:] for product in term.of):
+        raise Unknown("its two gates are not of one map")
     gates = [_split(product.of[0]) for product in term.of]
     gates.sort(key=lambda found: found[1].kind == "pixel")
     (gate, inner), (other, pixel) = gates

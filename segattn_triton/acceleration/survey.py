@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import modules
 from . import trial
 from .adapters import ADAPTERS, BLOCKS, Block, Gate, Parts, check_readers, qualified_name
-from .lookalike import WITHOUT_KERNEL, lookalike
+from .lookalike import WITHOUT_KERNEL, inline, lookalike
 from .structure import by_structure, is_candidate
 from .swap import AcceleratedGate, fused, is_observed, plain_class, read
 
@@ -63,6 +63,9 @@ def _without_adapter(path: str, module: nn.Module) -> Iterator[Found]:
     elif like := lookalike(module):
         kernel, reason = like
         yield Found(path, module, kernel, reason if gate is None else f"{reason} ({gate})")
+    else:
+        for child, reason in inline(module):
+            yield Found(f"{path}.{child}".lstrip("."), module, "channel_gate", reason)
 
 
 def _is_inside(path: str, module: nn.Module, found: list[Found]) -> bool:

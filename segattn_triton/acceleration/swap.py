@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from .. import functional
+from ..modules._children import update
 from ..runtime.checks import DTYPES
 from .adapters import BLOCKS, Gate, Parts, qualified_name
 
@@ -54,11 +55,14 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
     name = parts.kernel or gate.kernel
     kernel = functools.partial(getattr(functional, name), x, *map(options.pop, BESIDE.get(name, ())))
     sinks = SINKS.get(id(module)) if SINKS and parts.kernel is None else None  # the map is that of the whole gate
-    if not sinks:
+    if not sinks and parts.norm is None:
         return kernel(*parts.tensors, **options)
-    y, gate_map = kernel(*parts.tensors, **options, return_map=True)
-    for sink in sinks:
-        sink(gate_map.detach())
+    wanted = (("return_map", sinks), ("return_stats", parts.norm is not None))
+    y, *more = kernel(*parts.tensors, **options, **{name: True for name, is_wanted in wanted if is_wanted})
+    if parts.norm is not None:
+        update(parts.norm, more.pop(), len(x) * x.shape[2:].numel())
+    for sink in sinks or ():
+        sink(more[0].detach())
     return y
 
 

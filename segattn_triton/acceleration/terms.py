@@ -4,36 +4,18 @@ A node without a term, and one whose value is used twice or not at all, is none 
 values beside, so that a reshape is known by what it does.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..reference.activations import ACTIVATIONS
-from .adapters import layer, pools_to_one, spec_of
+from .adapters import is_window, layer, pools_to_one, spec_of
+from .term import Term, Value, X, across, is_map, is_of_pixels, is_vector, of_both_pools, pair
 from .traced import Unknown
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SIDES = (5, 7, 3)  # of the map on which the nodes run
-
-
-class Term(NamedTuple):
-    """What a node is: x, flat (x with one axis of pixels), pool, layer, along (a convolution over the channels), pixel
-    (one value a pixel), act, product, sum, larger, residual. `of` are its terms, `how` the rest."""
-
-    kind: str
-    of: tuple["Term", ...] = ()
-    how: Any = None
-
-
-X = Term("x")
-
-
-class Value(NamedTuple):
-    """A node's value, and its term; None of a plain number, such as a size."""
-
-    value: Any
-    term: Term | None
 
 
 def axes_of(module: nn.Module) -> int:
@@ -48,10 +30,10 @@ class Terms:
 
     def __init__(self, twin: nn.Module, graph: fx.Graph):
         self.twin, self.graph, self.values = twin, graph, {}
-        layers = [m for m in twin.modules() if isinstance(m, LAYERS)]
-        first = layers[0]
-        along = isinstance(first, nn.Conv1d) and first.in_channels == 1
-        self.channels = 6 if along else first.in_features if isinstance(first, nn.Linear) else first.in_channels
+        layers = [m for m in twin.modules() if isinstance(m, LAYERS) and not is_window(m)]
+        first = layers[0] if layers else None
+        any_number = first is None or (isinstance(first, nn.Conv1d) and first.in_channels == 1)
+        self.channels = 6 if any_number else first.in_features if isinstance(first, nn.Linear) else first.in_channels
         generator = torch.Generator().manual_seed(0)
         shape = (2, self.channels, *SIDES[: axes_of(twin)])
         self.x = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -66,11 +48,18 @@ class Terms:
 
     def _check_users(self) -> None:
         for node, found in self.values.items():
-            if found.term is None or found.term is X:
+            if found.term is None or found.term is X or self._is_unused_place(node):
                 continue
-            users = [u for u in node.users if u.op == "output" or self.values[u].term is not None]
-            if len(users) != 1:
+            users = [u for u in node.users if u.op == "output" or self._counts(u)]
+            if len(users) != 1 and not (users and is_map(found.term)):
                 raise Unknown(f"its value {node.name} is used {len(users)} times, expected once")
+
+    def _counts(self, node: fx.Node) -> bool:
+        return self.values[node].term is not None and not self._is_unused_place(node)
+
+    def _is_unused_place(self, node: fx.Node) -> bool:
+        """The indices of torch.max, which its values are unpacked with."""
+        return self.values[node].term is not None and self.values[node].term.kind == "places" and not node.users
 
     def _run(self, node: fx.Node) -> Value:
         if node.op == "placeholder":
@@ -82,6 +71,8 @@ class Terms:
         known = [self.values[n] for n in node.all_input_nodes]
         maps = [v for v in known if v.term is not None]
         value = self._call(node, args, kwargs)
+        if isinstance(value, torch.return_types.max) and len(maps) == len(node.all_input_nodes) == 1:
+            return Value(value, across(maps[0], name_of(node), value.values))
         if not isinstance(value, Tensor):
             return Value(value, None)
         term = self._term(node, args, kwargs, maps, value)
@@ -104,6 +95,10 @@ class Terms:
         if node.op == "call_module":
             return self._of_module(node.target, maps[0], value)
         name = name_of(node)
+        if isinstance(maps[0].value, tuple):
+            return maps[0].term if value is maps[0].value.values else Term("places", (maps[0].term,))
+        if name == "cat":
+            return pair([self.values[n] for n in node.args[0]], value)
         if name in _RESHAPES and (len(maps) == 1 or name.endswith("_as")):
             given = self.values[node.args[0]]
             return None if given.term is None else self._same_vector(given, value) or self._flat(given, value)
@@ -113,8 +108,9 @@ class Terms:
         if len(maps) != 1:
             return None
         (given,) = maps
-        if given.term in (X, Term("flat")):
-            return self._pooled(node, name, value)
+        if is_map(given.term) or given.term == Term("flat"):
+            pooled = self._pooled(node, name, value) if given.term in (X, Term("flat")) else None
+            return pooled or (across(given, name, value) if len(node.all_input_nodes) == 1 else None)
         if len(node.all_input_nodes) > 1:
             return None
         return self._hard_sigmoid(name, args, given.term) or self._activated(name, args, kwargs, given)
@@ -122,7 +118,7 @@ class Terms:
     def _hard_sigmoid(self, name: str, args: tuple, given: Term) -> Term | None:
         """relu6(z + 3) / 6, as it is written where torch's is not used: the sum, the clip, the quotient."""
         number = args[1] if len(args) == 2 and isinstance(args[1], int | float) else None
-        if name == "add" and number == 3 and _is_vector(given):
+        if name == "add" and number == 3 and is_vector(given):
             return Term("shifted", (given,))
         if name == "relu6" and given.kind == "shifted":
             return Term("clipped", given.of)
@@ -134,16 +130,21 @@ class Terms:
         m = self.twin.get_submodule(path)
         if pools_to_one(m):
             return Term("pool", how=("avg", "first")) if given.term is X else None
+        if isinstance(m, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d):
+            whole = value.numel() == 2 * self.channels and set(_tuple(m.output_size)) == {1}
+            return Term("pool", how=("max", "first")) if given.term is X and whole else None
+        if is_window(m) and given.term.kind == "pair":
+            return Term("window", given.term.of, (path, *given.term.how))
         if isinstance(m, nn.Conv1d) and (m.in_channels, m.out_channels) == (1, 1) and given.value.shape[1:2] == (1,):
             padded = {"zeros": False, "circular": True}.get(m.padding_mode)
             odd = m.kernel_size[0] % 2 == 1 and m.padding == (m.kernel_size[0] // 2,)
             plain = odd and m.stride == m.dilation == (1,) and padded is not None
-            return Term("along", (given.term,), (path, padded)) if plain and _is_vector(given.term) else None
+            return Term("along", (given.term,), (path, padded)) if plain and is_vector(given.term) else None
         if isinstance(m, LAYERS):
             layer(self.twin, path)
             if given.term is X and isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) and m.out_channels == 1:
                 return Term("pixel", how=path)
-            return Term("layer", (given.term,), path) if _is_vector(given.term) else None
+            return Term("layer", (given.term,), path) if is_vector(given.term) else None
         if type(m) is nn.ReLU6:
             return Term("clipped", given.term.of) if given.term.kind == "shifted" else None
         if isinstance(m, nn.Identity | nn.Flatten):
@@ -155,7 +156,9 @@ class Terms:
         if given.term in (X, Term("flat")):
             return None
         v, S = given.value, self.x.shape[2:]
-        if _is_of_pixels(given.term):
+        if is_of_pixels(given.term):
+            if value.shape == (2, 1, *S):
+                return given.term if torch.equal(value.flatten(), v.flatten()) else None
             same = value.shape in (v.shape, self.x.shape) and torch.equal(value, v.expand_as(value))
             return given.term if same else None
         flat = v if v.dim() == 2 else v.flatten(1)
@@ -197,15 +200,18 @@ class Terms:
         return None if options or len(args) > 1 + len(_OPTIONS.get(name, ())) else Term("act", (given.term,), spec)
 
     def _of_two(self, name: str, maps: list[Value], value: Tensor) -> Term | None:
-        """A map times its gate, sums of gated maps, the larger of two."""
+        """A map times its gate, sums of gated maps, the larger of two; the sum of a perceptron of two pools."""
+        terms = [v.term for v in maps]
+        if name == "add" and maps[0].value.shape == maps[1].value.shape == value.shape and is_vector(terms[0]):
+            return of_both_pools(*terms)
         if value.shape != self.x.shape:
             return None
-        terms = [v.term for v in maps]
-        if name == "mul" and X in terms:
-            gate, ones = maps[1 - terms.index(X)], [1] * (self.x.dim() - 2)
-            narrow = (2, 1, *self.x.shape[2:]) if _is_of_pixels(gate.term) else (2, self.channels, *ones)
-            known = gate.value.shape in (narrow, self.x.shape) and gate.term.kind not in _MAPS
-            return Term("product", (gate.term,)) if known else None
+        at = next((i for i, t in enumerate(terms) if is_map(t) and terms[1 - i].kind not in _MAPS), None)
+        if name == "mul" and at is not None:
+            base, gate, ones = terms[at], maps[1 - at], [1] * (self.x.dim() - 2)
+            narrow = (2, 1, *self.x.shape[2:]) if is_of_pixels(gate.term) else (2, self.channels, *ones)
+            known = gate.value.shape in (narrow, self.x.shape)
+            return Term("product", (gate.term,) if base is X else (gate.term, base)) if known else None
         if any(v.value.shape != self.x.shape for v in maps):
             return None
         if name == "add" and X in terms and maps[1 - terms.index(X)].term.kind == "product":
@@ -240,10 +246,5 @@ def name_of(node: fx.Node) -> str:
     return _SYNONYMS.get(name, name)
 
 
-def _is_vector(term: Term) -> bool:
-    """Whether it is one value a channel, or a layer's outputs, of each image."""
-    return term.kind in ("pool", "layer", "along", "act") and not _is_of_pixels(term)
-
-
-def _is_of_pixels(term: Term) -> bool:
-    return term.kind == "pixel" or (bool(term.of) and any(map(_is_of_pixels, term.of)))
+def _tuple(size) -> tuple:
+    return tuple(size) if isinstance(size, tuple | list) else (size,)

@@ -128,7 +128,7 @@ def _maps_of(module: nn.Module, gate: Gate, parts: Parts, dtype: torch.dtype) ->
         shape = (N, like.shape[1], *sides[: like.dim() - 2])
         x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
         yield x
-        yield x.transpose(1, -1).contiguous().transpose(1, -1)
+        yield x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def _outcome(module: nn.Module, x: Tensor, autocast: torch.dtype | None, gradients: bool) -> dict | None:

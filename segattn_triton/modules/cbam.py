@@ -10,7 +10,7 @@ from ..reference.activations import Spec, activate
 from ..reference.cbam import pools_of_pixels
 from ..reference.channel import pools
 from ..runtime import checks as check
-from ._children import apply_gate, call, folded, is_plain, is_untouched, uses_batch
+from ._children import apply_gate, call, folded, is_plain, is_untouched, update, uses_batch
 from ._gate import GateModule, by_rank
 from .reduction import hidden_channels
 
@@ -121,8 +121,7 @@ class CBAMSpatialAttention(GateModule):
         window = conv.weight, conv.bias, weight, bn.bias
         how = dict(eps=bn.eps, return_map=return_map, return_stats=True)
         *outputs, stats = function(x, *tensors, *window, **options, **how)
-        if bn.training and bn.track_running_stats:
-            _update(bn, stats, len(x) * x.shape[2:].numel())
+        update(bn, stats, len(x) * x.shape[2:].numel())
         return tuple(outputs) if return_map else outputs[0]
 
 
@@ -179,13 +178,3 @@ class CBAM(GateModule):
         y, gate_map = self.spatial(self.channel(x), return_map=True)
         y = y + x if self.options["residual"] else y
         return (y, gate_map) if return_map else y
-
-
-@torch.no_grad()
-def _update(bn: nn.BatchNorm2d, stats: Tensor, count: int) -> None:
-    """The running statistics as bn itself moves them: with the unbiased variance, or as averages without momentum."""
-    bn.num_batches_tracked.add_(1)
-    mean, var = stats.to(bn.running_mean.dtype).unbind()
-    weight = 1.0 / bn.num_batches_tracked.to(mean.dtype) if bn.momentum is None else bn.momentum
-    bn.running_mean.lerp_(mean[None], weight)
-    bn.running_var.lerp_(var[None] * (count / (count - 1)), weight)

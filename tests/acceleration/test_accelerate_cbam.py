@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-import support
 import torch
 import torchvision_cpu
 from torch import nn
@@ -56,16 +55,57 @@ def test_whole_without_gradients_of_the_norm(name, calls):
 
 @each_name
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
-def test_by_halves_where_the_norm_learns(name, training, calls):
-    """The same numbers, gradients and running statistics; after accelerate in either mode."""
+def test_where_the_norm_learns(name, training, calls):
+    """The same numbers, gradients and running statistics, after accelerate in either mode: whole in training, by halves
+    in eval, where the gradient of a folded norm is a sum that cancels."""
     plain = made(name).train(not training)
     fast = sat.accelerate(copy.deepcopy(plain), strict=True)
     calls.clear()
-    for got, expected in zip(outcome(fast.train(training)), outcome(plain.train(training)), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-    assert [kernel for kernel, _ in calls] == ["squeeze_excite"]
+    for _ in range(2):
+        for got, expected in zip(outcome(fast.train(training)), outcome(plain.train(training)), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert [kernel for kernel, _ in calls] == ["cbam" if training else "squeeze_excite"] * 2
     sat.restore(fast)
-    support.assert_equal(fast.eval()(image()), plain.eval()(image()))
+    torch.testing.assert_close(fast.eval()(image()), plain.eval()(image()))
+
+
+@each_name
+def test_batch_norms_of_every_kind(name, calls):
+    """An average without momentum, no running statistics, a norm without parameters, one frozen in a training model."""
+    changes = {
+        "average": lambda norm: setattr(norm, "momentum", None),
+        "frozen": lambda norm: norm.eval(),
+        "untracked": lambda norm: norm.__init__(1, track_running_stats=False, apply_act=False),
+        "plain": lambda norm: norm.__init__(1, affine=False, apply_act=False),
+    }
+    for kind, change in changes.items():
+        plain = made(name).train()
+        change(plain.spatial.conv.bn)
+        fast = sat.accelerate(copy.deepcopy(plain), strict=True)
+        calls.clear()
+        for _ in range(2):
+            for got, expected in zip(outcome(fast), outcome(plain), strict=True):
+                atol = 1e-5 * float(expected.abs().max())
+                torch.testing.assert_close(
+                    got, expected, rtol=1e-4, atol=atol, msg=lambda text, kind=kind: f"{kind}: {text}"
+                )
+        assert {kernel for kernel, _ in calls} == {"squeeze_excite" if kind in ("frozen", "plain") else "cbam"}
+
+
+@each_name
+def test_one_value_in_training(name):
+    """torch's own error of a batch norm."""
+    fast = sat.accelerate(made(name).train(), strict=True)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        fast(image()[:1, :, :1, :1])
+
+
+@each_name
+def test_in_training_its_map_is_captured(name):
+    fast = sat.accelerate(made(name).train(), strict=True)
+    with sat.capture_attention(fast) as maps:
+        y = fast(image())
+    assert maps[""].shape == (2, 1, 5, 6) and y.shape == image().shape
 
 
 @each_name

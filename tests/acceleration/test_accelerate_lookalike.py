@@ -151,6 +151,67 @@ def test_a_module_around_a_gate_is_none(gate):
         assert row.name.startswith("0.se")
 
 
+class PreAct(nn.Module):
+    """A gate inline, as in the most copied networks for CIFAR."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(C, C, 3, padding=1), nn.BatchNorm2d(C)
+        self.fc1, self.fc2 = nn.Conv2d(C, 2, 1), nn.Conv2d(2, C, 1)
+
+    def forward(self, x):
+        out = self.conv(torch.relu(self.bn(x)))
+        w = nn.functional.avg_pool2d(out, out.size(2))
+        w = self.fc2(nn.functional.relu(self.fc1(w))).sigmoid()
+        out = out * w
+        return out + x
+
+
+class WithSequence(nn.Module):
+    """The gate's weights are a Sequential, its product is the block's; with a gate of another class inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.inner = nn.Conv2d(C, C, 3, padding=1), standins.SenetSEModule(C, 2)
+        layers = nn.Conv2d(C, 2, 1), nn.ReLU(), nn.Conv2d(2, C, 1)
+        self.se = nn.Sequential(nn.AdaptiveAvgPool2d(1), *layers, nn.Sigmoid())
+
+    def forward(self, x):
+        x = self.inner(self.conv(x))
+        return x * self.se(x)
+
+
+def test_a_gate_inline_in_a_block_is_named():
+    """Where it is, what would take it; and nothing beside it is hidden."""
+    model = nn.Sequential(PreAct(), WithSequence(), PreAct())
+    report = sat.acceleration_report(sat.accelerate(model, verbose=False))
+    found = {row.name: row for row in report}
+    assert found.keys() == {"0.fc1", "1.se", "1.inner", "2.fc1"}
+    assert found["1.inner"].status == "accelerated"
+    assert "by its children 'fc1' and 'fc2'" in found["0.fc1"].reason and "by its child 'se'" in found["1.se"].reason
+    for row in (found["0.fc1"], found["1.se"]):
+        assert (row.status, row.by) == ("left", "look")
+        assert f"in the forward of {row.cls}" in row.reason and f"register_adapter('{__name__}." in row.reason
+    (row, *_) = sat.acceleration_report(PreAct())
+    assert row.name == "fc1"
+
+
+class Plain(nn.Module):
+    """A bottleneck of two layers, a pool and a product, but no sigmoid; a classifier with one."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.conv = nn.Conv2d(C, 2, 1), nn.Conv2d(2, C, 1), nn.Conv2d(C, C, 3)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, 3, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        return self.head(self.conv(x + 0.5 * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)))))
+
+
+def test_a_block_without_a_gate():
+    assert not sat.acceleration_report(nn.Sequential(Plain()))
+
+
 @pytest.mark.parametrize("own", [sat.SCSE(32), sat.ECA(32), sat.SqueezeExcite(32)], ids=lambda m: type(m).__name__)
 def test_this_packages_own_modules_are_none(own):
     assert not sat.acceleration_report(nn.Sequential(own))

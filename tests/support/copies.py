@@ -225,6 +225,102 @@ class Volume(nn.Module):
         return x * v.view(x.size(0), x.size(1), 1, 1, 1)
 
 
+class BothPools(nn.Module):
+    """CBAM's gate of the channels, as most repositories write it: its weights alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.avg_pool, self.max_pool = nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1)
+        self.fc = nn.Sequential(nn.Conv2d(C, R, 1, bias=False), nn.ReLU(), nn.Conv2d(R, C, 1, bias=False))
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x):
+        avg_out, max_out = self.fc(self.avg_pool(x)), self.fc(self.max_pool(x))
+        return self.sigmoid(avg_out + max_out)
+
+
+class BothPoolsOfPixels(nn.Module):
+    """CBAM's gate of the pixels: its weights alone."""
+
+    def __init__(self, k=7, bias=False):
+        super().__init__()
+        self.conv1, self.sigmoid = nn.Conv2d(2, 1, k, padding=k // 2, bias=bias), nn.Sigmoid()
+
+    def forward(self, x):
+        avg_out = torch.mean(x, dim=1, keepdim=True)
+        max_out, _ = torch.max(x, dim=1, keepdim=True)
+        return self.sigmoid(self.conv1(torch.cat([avg_out, max_out], dim=1)))
+
+
+class CBAM(nn.Module):
+    def __init__(self, k=7, bias=False):
+        super().__init__()
+        self.ca, self.sa = BothPools(), BothPoolsOfPixels(k, bias)
+
+    def forward(self, x):
+        out = self.ca(x) * x
+        return self.sa(out) * out
+
+
+class CBAMResidual(CBAM):
+    """As External-Attention's."""
+
+    def __init__(self):
+        super().__init__(k=3, bias=True)
+
+    def forward(self, x):
+        residual = x
+        out = x * self.ca(x)
+        out = out * self.sa(out)
+        return out + residual
+
+
+class Flatten(nn.Module):
+    def forward(self, x):
+        return x.view(x.size(0), -1)
+
+
+class CBAMLinears(nn.Module):
+    """As the authors', the maximum first, without the norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(Flatten(), nn.Linear(C, R), nn.ReLU(), nn.Linear(R, C))
+        self.conv = nn.Conv2d(2, 1, 5, padding=2, bias=False)
+
+    def forward(self, x):
+        avg = self.mlp(F.avg_pool2d(x, (x.size(2), x.size(3)), stride=(x.size(2), x.size(3))))
+        most = self.mlp(x.amax((2, 3)))
+        scale = torch.sigmoid(avg + most).unsqueeze(2).unsqueeze(3).expand_as(x)
+        x = x * scale
+        pooled = torch.cat((x.amax(1).unsqueeze(1), torch.mean(x, 1).unsqueeze(1)), dim=1)
+        return x * torch.sigmoid(self.conv(pooled))
+
+
+class CBAMOfTheMean(nn.Module):
+    """As ultralytics': one layer of the mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.fc, self.act = nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, C, 1), nn.Sigmoid()
+        self.cv1 = nn.Conv2d(2, 1, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        x = x * self.act(self.fc(self.pool(x)))
+        return x * self.act(self.cv1(torch.cat([torch.mean(x, 1, keepdim=True), torch.max(x, 1, keepdim=True)[0]], 1)))
+
+
+class CBAMChannels(BothPools):
+    def forward(self, x):
+        return x * self.sigmoid(self.fc(self.max_pool(x)) + self.fc(self.avg_pool(x)))
+
+
+class CBAMPixels(BothPoolsOfPixels):
+    def forward(self, x):
+        mean, most = x.mean(1, keepdim=True), x.max(1, keepdim=True).values
+        return x * torch.sigmoid(self.conv1(torch.cat([most, mean], 1))).expand_as(x)
+
+
 COPIES = {  # class -> the function that its graph is
     **dict.fromkeys((Moskomule, Reshaped, Indexed, MeanOfPixels, Squeezed, Convolved), "squeeze_excite"),
     **dict.fromkeys((Functional, Methods, Window, WindowOfTwo, HardSigmoid, Silu, Maximum), "squeeze_excite"),
@@ -232,6 +328,9 @@ COPIES = {  # class -> the function that its graph is
     **dict.fromkeys((ECALayer, ECAPermuted), "eca"),
     **dict.fromkeys((SSE, SSEFunction), "spatial_gate"),
     **dict.fromkeys((SCSE, SCSEMax, SCSEInOne), "scse"),
+    **dict.fromkeys((CBAM, CBAMResidual, CBAMLinears, CBAMOfTheMean), "cbam"),
+    CBAMChannels: "squeeze_excite",
+    CBAMPixels: "cbam_spatial_gate",
 }
 
 
@@ -523,10 +622,79 @@ class Cast(Gate):
         return (x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))).float()
 
 
+class CBAMBeside(CBAM):
+    """The gate of the pixels sees the map before that of the channels."""
+
+    def forward(self, x):
+        return self.sa(x) * (self.ca(x) * x)
+
+
+class CBAMPixelsFirst(CBAM):
+    def forward(self, x):
+        out = self.sa(x) * x
+        return self.ca(out) * out
+
+
+class CBAMTwoPerceptrons(CBAM):
+    def __init__(self):
+        super().__init__()
+        self.fc2 = nn.Conv2d(C, C, 1)
+
+    def forward(self, x):
+        out = x * torch.sigmoid(self.ca.fc(x.mean((2, 3), keepdim=True)) + self.fc2(x.amax((2, 3), keepdim=True)))
+        return self.sa(out) * out
+
+
+class CBAMOneMean(CBAM):
+    """The mean and the mean."""
+
+    def forward(self, x):
+        out = self.ca(x) * x
+        mean = out.mean(1, keepdim=True)
+        return out * torch.sigmoid(self.sa.conv1(torch.cat([mean, mean], 1)))
+
+
+class CBAMRows(CBAM):
+    """Beside each other, and not two channels."""
+
+    def forward(self, x):
+        out = self.ca(x) * x
+        pooled = torch.cat([out.mean(1, keepdim=True), out.amax(1, keepdim=True)], 0)
+        return out * torch.sigmoid(self.sa.conv1(pooled.view(-1, 2, *x.shape[2:])))
+
+
+class CBAMIndices(CBAM):
+    """The place of the maximum in place of it."""
+
+    def forward(self, x):
+        out = self.ca(x) * x
+        _, at = out.max(1, keepdim=True)
+        return out * torch.sigmoid(self.sa.conv1(torch.cat([out.mean(1, keepdim=True), at.to(x.dtype)], 1)))
+
+
+class CBAMDilated(CBAM):
+    def __init__(self):
+        super().__init__()
+        self.sa.conv1 = nn.Conv2d(2, 1, 3, padding=2, dilation=2)
+
+
+class CBAMNoMap(BothPools):
+    """Its weights alone."""
+
+
+class CBAMTies(CBAM):
+    """The maximum of the channels shares a gradient, that of the pixels does not."""
+
+    def forward(self, x):
+        out = x * torch.sigmoid(self.ca.fc(x.mean((2, 3), keepdim=True)) + self.ca.fc(x.amax((2, 3), keepdim=True)))
+        return self.sa(out) * out
+
+
 LOOKALIKES = (
     (Dropout, DropoutOfNothing, Twice, Squared, FixedPool, FixedWindow, Corner, Training, Shuffled, ShuffledGate, State)
     + (Remembers, Random, RandomInPython, BranchOnValues, BranchOnSizes, MeanOfBatch, NoGrad, NoGradDecorated, Detached)
     + (GradSetInC, Autocast, InPlace, InPlaceOperator, InPlaceSum, InPlaceAct, TwoOutputs, OnlyTheGate, TheMapItself)
     + (Scaled, SumWithAlpha, Residue, OwnFunction, Rounded, WrongAxis, ThreeLayers, Unscaled, Flag, Parameter, Cast)
-    + (HardSigmoidAlmost, HardSigmoidShared)
+    + (HardSigmoidAlmost, HardSigmoidShared, CBAMBeside, CBAMPixelsFirst, CBAMTwoPerceptrons, CBAMOneMean, CBAMRows)
+    + (CBAMIndices, CBAMDilated, CBAMNoMap, CBAMTies)
 )

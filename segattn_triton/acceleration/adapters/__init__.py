@@ -6,7 +6,7 @@ gate is left as it is.
 """
 
 from . import monai, nnunet, openmmlab, smp, timm, torchvision, ultralytics  # noqa: F401, they register
-from .parts import Parts, activation, layer, pools_to_one, qualified_name, spec_of
+from .parts import Parts, activation, is_window, layer, pools_to_one, qualified_name, spec_of, window
 from .registry import ADAPTERS, BLOCKS, Block, Gate, Inline, check_readers, register_adapter
 
 __all__ = [
@@ -18,9 +18,11 @@ __all__ = [
     "Parts",
     "activation",
     "check_readers",
+    "is_window",
     "layer",
     "pools_to_one",
     "qualified_name",
     "register_adapter",
     "spec_of",
+    "window",
 ]

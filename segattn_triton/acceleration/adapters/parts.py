@@ -11,13 +11,15 @@ from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 class Parts(NamedTuple):
     """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have. more:
-    the other gates of a block that holds several. kernel: the function of this one, where it is not the adapter's."""
+    the other gates of a block that holds several. kernel: the function of this one, where it is not the adapter's.
+    norm: the batch norm that the function computes of a batch, and whose running statistics move by it."""
 
     tensors: tuple[Tensor | None, ...]
     options: dict
     dims: tuple[int, ...] = (1, 2, 3)
     more: tuple["Parts", ...] = ()
     kernel: str | None = None
+    norm: nn.Module | None = None
 
 
 def qualified_name(cls: type) -> str:
@@ -192,14 +194,21 @@ def given(like: Tensor, gate: Spec, dims: tuple[int, ...]) -> Parts:
 def window(module: nn.Module, path: str, inputs: int) -> nn.Conv2d:
     """A convolution of one or two maps to one, over odd windows, which keeps the map's size."""
     conv = only(module, path, nn.Conv2d)
-    k = conv.kernel_size[0]
-    plain = (conv.in_channels, conv.out_channels) == (inputs, 1) and conv.kernel_size == (k, k) and k % 2 == 1
-    same = conv.stride == conv.dilation == (1, 1) and conv.padding == (k // 2, k // 2) and conv.padding_mode == "zeros"
-    if not plain or not same:
+    if not is_window(conv, inputs):
         raise ValueError(
             f"its child {path!r} is not a convolution of {inputs} maps to one that keeps their size: {conv}"
         )
     return conv
+
+
+def is_window(conv: nn.Module, inputs: int = 2) -> bool:
+    """Whether it is a convolution of so many maps to one, over odd windows, which keeps the map's size."""
+    if type(conv) is not nn.Conv2d:
+        return False
+    k = conv.kernel_size[0]
+    plain = (conv.in_channels, conv.out_channels) == (inputs, 1) and conv.kernel_size == (k, k) and k % 2 == 1
+    same = conv.stride == conv.dilation == (1, 1) and conv.padding == (k // 2, k // 2) and conv.padding_mode == "zeros"
+    return plain and same
 
 
 def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, gate: str, dims=None, **options):

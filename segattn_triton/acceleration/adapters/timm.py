@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ...modules._children import folded
+from ...modules._children import folded, uses_batch
 from ...reference.activations import ACTS, GATES
 from .parts import Parts, activation, layer, only, part, qualified_name, squeeze_excite, unexpected, window
 from .registry import block, gate
@@ -64,7 +64,8 @@ def _ceca_module(m):
 
 
 def _cbam_forward(block: nn.Module, gates, names: dict, x: Tensor):
-    """The whole block where its norm is folded into the convolution; else the channels' half, and its own layers."""
+    """The whole block, its norm folded into the convolution or that of the batch; else the channels' half, and its own
+    layers for the pixels."""
     channel, *whole = gates
     return whole[0](x) if whole else block.spatial(channel(x))
 
@@ -89,11 +90,15 @@ def _cbam(m, light: bool):
     for name in norm._modules:
         only(m, f"spatial.conv.bn.{name}", nn.Identity)
     channel = Parts(layers, options, (2,), kernel="squeeze_excite")
-    learned = torch.is_grad_enabled() and norm.weight is not None and norm.weight.requires_grad
-    if norm.training or norm.running_mean is None or learned:  # folded, its gradient is a sum that cancels
-        return channel
-    whole = Parts((*layers, *folded(conv, norm)), {**options, "spatial_pool": "mean,max"}, (2,))
-    return channel._replace(more=(whole,))
+    options = {**options, "spatial_pool": "mean,max"}
+    if uses_batch(norm):
+        if norm.weight is None:
+            return channel
+        tensors = *layers, conv.weight, conv.bias, norm.weight, norm.bias
+        return channel._replace(more=(Parts(tensors, {**options, "eps": norm.eps}, (2,), norm=norm),))
+    if torch.is_grad_enabled() and norm.weight is not None and norm.weight.requires_grad:
+        return channel  # folded, its gradient is a sum that cancels
+    return channel._replace(more=(Parts((*layers, *folded(conv, norm)), options, (2,)),))
 
 
 @gate("timm.layers.cbam.CbamModule", kernel="cbam", children="channel spatial", inline=_cbam_forward)
