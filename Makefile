@@ -7,6 +7,8 @@
 # make test-full every case, the properties under hypothesis and the integrations; writes its count into the README
 # make properties  3,000 random calls over all operations against the reference
 # make fuzz      10,000 random calls of every operation against the reference
+# make mutants   plants SAMPLE (20) faults into a copy of the tree, which the tests have to find; again with the same SEED
+#                (1) and more, it goes on
 # make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
 #                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
@@ -23,6 +25,8 @@
 PYTHON ?= python3
 OUT ?= report
 ARGS ?=
+SAMPLE ?= 20
+SEED ?= 1
 MINUTES ?= 7
 NEWEST ?= 3.9.0
 BUDGET ?= 540
@@ -30,7 +34,7 @@ ARCHIVE ?= $(OUT)/results.tar.gz
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance check static versions newest lint hub docs build
+.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance mutants check static versions newest lint hub docs build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -96,6 +100,10 @@ conformance:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	$$python -m pip install --quiet --no-deps --no-build-isolation natten==0.21.7 natten-mps==0.3.3
 	$$python -m pytest --share 1 tests/kernels/test_natten_conformance.py $(ARGS)
+
+mutants:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	nice -n 19 $$python tests/mutants --sample $(SAMPLE) --seed $(SEED) $(ARGS)
 
 check:
 	python=$$($(PYTHON) bootstrap.py --extras perf)

@@ -1,5 +1,6 @@
 """The options of `segattn report`, and the one-line errors of every command."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,8 +45,7 @@ class Options:
         """The same with full names and every choice made, or a Usage error."""
         choose("--preset", [self.preset], PRESETS)
         budget = PRESETS[self.preset] if self.budget is None else self.budget
-        if not budget >= LEAST_BUDGET:
-            raise Usage(f"--budget: got {budget:g}, expected at least {LEAST_BUDGET:g} seconds")
+        check_budget(budget, LEAST_BUDGET)
         return replace(
             self,
             ops=choose_ops(self.ops),
@@ -56,6 +56,16 @@ class Options:
             budget=float(budget),
             out=writable(Path(self.out)),
         )
+
+
+def check_budget(budget: float, least: float) -> None:
+    if not least <= budget < math.inf:
+        raise Usage(f"--budget: got {budget:g}, expected at least {least:g} seconds")
+
+
+def short(value: int) -> str:
+    """A number in a line, however long it is."""
+    return f"a number of {value.bit_length()} bits" if value.bit_length() > 64 else str(value)
 
 
 def choose(option: str, given: Sequence[str], allowed, aliases=()) -> tuple[str, ...]:

@@ -67,15 +67,16 @@ def plot_gates(maps: Mapping[str, Any], image: Any, title: str = "", caption: st
         raise ValueError("maps: got none, expected {name: map}: did the model run inside capture_attention?")
     picture = _picture(image)
     height, width = picture.shape[:2]
+    shape = min(max(height / width, 0.2), 5)  # of a panel: a line of pixels is no line of inches
     columns = min(COLUMNS, 1 + len(maps))
     rows = math.ceil((1 + len(maps)) / columns)
     cell, lines = 3.1, 0.35 * bool(title) + 0.25 * bool(caption)
-    size = cell * columns, (cell * 0.75 * height / width + 0.45) * rows + lines
+    size = cell * columns, (cell * 0.75 * shape + 0.45) * rows + lines
     fig = Figure(figsize=size, layout="constrained", dpi=96)
     if title:
-        fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+        fig.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
     if caption:
-        fig.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color=GREY)
+        fig.supxlabel(caption, x=0.01, ha="left", fontsize=7.5, color=GREY, parse_math=False)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[1 + len(maps) :]:
         ax.set_axis_off()
@@ -92,7 +93,7 @@ def plot_gates(maps: Mapping[str, Any], image: Any, title: str = "", caption: st
             ax.tick_params(labelsize=7)
             ax.set_xlabel("channels", fontsize=7)
             ax.set_ylabel("gate", fontsize=7)
-            ax.set_box_aspect(height / width)
+            ax.set_box_aspect(shape)
             _title(ax, name, KINDS[kind])
             continue
         plane = _plane(values)
@@ -117,7 +118,7 @@ def focus(map: Any) -> np.ndarray:
 
 
 def _title(ax, name: str, note: str) -> None:
-    ax.set_title(f"{name or '(the model)'}\n", fontsize=9, fontweight="bold", loc="left")
+    ax.set_title(f"{name or '(the model)'}\n", fontsize=9, fontweight="bold", loc="left", parse_math=False)
     ax.annotate(
         note, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", fontsize=7.5, color=GREY
     )

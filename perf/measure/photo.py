@@ -24,12 +24,24 @@ def path_of(path: Path | None) -> Path:
     return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # US Navy, public domain
 
 
+def rgb(image):
+    """Three bytes a pixel of an image of any mode: values beyond a byte are scaled, where PIL would clip them."""
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0).clip(0)
+        largest = values.max(initial=0)
+        top = next((t for t in (1, 255, 65535) if largest <= t and (t > 1 or image.mode == "F")), largest)
+        image = Image.fromarray((values * (255 / top)).round().astype(np.uint8))
+    return image.convert("RGB")
+
+
 def load(path: Path | None, height: int, width: int) -> np.ndarray:
     """The middle of the photograph as (height, width, 3) bytes; without a path, matplotlib's sample."""
     from PIL import Image, ImageOps
 
     with Image.open(path_of(path)) as image:
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (width, height)))
+        return np.asarray(ImageOps.fit(rgb(image), (width, height)))
 
 
 def activations(path: Path | None, N: int, C: int, H: int, W: int) -> Tensor:

@@ -8,6 +8,7 @@ backward, AdamW) at a larger batch. Memory is the peak of one call above what wa
 import contextlib
 import io
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def run(
 ) -> Path:
     """Time what there is time for; the page's path."""
     choose("--preset", [preset], BUDGETS)
-    if budget is not None and not budget > RESERVE:
+    if budget is not None and not RESERVE < budget < math.inf:
         raise Usage(f"--budget: got {budget:g}, expected more than {RESERVE:g} seconds")
     if backend is None:
         if not cpu and (problem := env.unusable_gpu()):

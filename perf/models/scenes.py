@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..measure import photo
+
 IGNORE = 255
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KINDS = ("background", "disc", "square", "triangle")
@@ -84,6 +86,8 @@ class Folder:
             problem = self._check(image, label, sizes)
             problems += [problem] if problem else []
         _raise(root, problems)
+        if not self.classes:
+            raise ValueError(f"{root}: every pixel of every label is {ignore}, which is ignored, expected classes")
 
     def _check(self, image: Path, label: Path, sizes: set[tuple[int, int]]) -> str | None:
         """What is wrong with a pair."""
@@ -99,7 +103,7 @@ class Folder:
             sizes.remove(size)
             return f"{image}: {size[0]} x {size[1]}, expected {' x '.join(map(str, min(sizes)))} as of the others"
         known = values[values != IGNORE]
-        self.classes = max(self.classes, int(known.max(initial=0)) + 1)
+        self.classes = max(self.classes, int(known.max(initial=-1)) + 1)
         return None
 
     def _classes(self, path: Path) -> np.ndarray:
@@ -117,7 +121,7 @@ class Folder:
 
     def __getitem__(self, index: int) -> Item:
         image, label = self.pairs[index]
-        return normalised(np.asarray(_opened(image).convert("RGB"))), torch.from_numpy(self._classes(label))
+        return normalised(np.asarray(photo.rgb(_opened(image)))), torch.from_numpy(self._classes(label))
 
 
 def _opened(path: Path) -> Image.Image:

@@ -21,7 +21,7 @@ from .. import terminal, torchvision_cpu
 from ..estimate import left
 from ..log import Log
 from ..measure import backends, env
-from ..options import Failure, Usage, choose, writable
+from ..options import Failure, Usage, choose, short, writable
 from ..report.render import render_and_print, style, whole
 from . import scenes, training
 
@@ -70,14 +70,15 @@ def run(
     settings = _settings(preset, data, ignore, steps=steps, seeds=seeds, side=side, encoder=encoder)
     if not cpu and (problem := env.unusable_gpu()):
         raise Usage(problem)
+    sets, checkpoint = datasets(settings), Path(out) / "training.pt"
+    if checkpoint.exists() and not training.is_checkpoint(checkpoint):
+        raise Usage(f"--out: {checkpoint} is no checkpoint of a report and would be lost; expected a folder without it")
     models_or_usage()
-    sets = datasets(settings)
     make(settings, "without", sets[0].classes)  # an encoder that does not exist is said now
     console = console or terminal.console()
     backend = backends.find(cpu)
     described = {"device": backend.name, "settings": asdict(settings)}
     log = Log(writable(Path(out)), "training", env.collect() | described, resume=resume)
-    checkpoint = Path(out) / "training.pt"
     if not resume:
         checkpoint.unlink(missing_ok=True)
     todo = [(v, d, s) for s in range(settings.seeds) for d in DTYPES for v in VARIANTS]
@@ -104,10 +105,14 @@ def _settings(preset: str, data: Path | None, ignore: int, **given) -> Settings:
     """The preset's, but for what is given."""
     choose("--preset", [preset], PRESETS)
     settings = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
-    for name, least in (("steps", 1), ("seeds", 2), ("side", 32)):
-        if getattr(settings, name) < least or (name == "side" and settings.side % 32):
-            wanted = f"at least {least}" + " and a multiple of 32" * (name == "side")
-            raise Usage(f"--{name}: got {getattr(settings, name)}, expected {wanted}")
+    for name, least, most in (("steps", 1, 10**9), ("seeds", 2, 10**4), ("side", 32, 2**13)):
+        value = getattr(settings, name)
+        if not least <= value <= most or (name == "side" and value % 32):
+            wanted = f"at least {least}" * (value <= most) + f"at most {most}" * (value > most)
+            wanted += " and a multiple of 32" * (name == "side")
+            raise Usage(f"--{name}: got {short(value)}, expected {wanted}")
+    if not abs(ignore) < 2**31:
+        raise Usage(f"--ignore: got {short(ignore)}, expected the value of a label")
     return replace(settings, data=str(data) if data else None, ignore=ignore)
 
 

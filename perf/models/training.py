@@ -46,7 +46,9 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE)
+    """The mean over the pixels that have a label; of none, 0."""
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp_min(1)
 
 
 def rate(step: int, steps: int, peak: float) -> float:
@@ -82,6 +84,14 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     draft = path.with_suffix(".tmp")
     torch.save(dict(state), draft)
     os.replace(draft, path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `save` wrote it."""
+    try:
+        return {"about", "model", "losses"} <= dict(torch.load(path, map_location="cpu", weights_only=True)).keys()
+    except Exception:
+        return False
 
 
 def load(path: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -8,6 +8,8 @@ share f of the step, Amdahl's law allows at most 1 / (1 - f) times the speed.
 import copy
 import importlib
 import json
+import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -39,8 +41,9 @@ def run(
     if backend is None and not cpu and (problem := env.unusable_gpu()):
         raise Usage(problem)
     backend, console = backend or backends.find(cpu), console or terminal.console()
-    model, x = made(factory, spec).to(backend.device).train(), torch.randn(shape, device=backend.device)
+    model = made(factory, spec).to(backend.device).train()
     try:
+        x = torch.randn(shape, device=backend.device)
         step(model, x)
     except Exception as error:
         raise Failure(f"--model: a step of {spec} on {size} fails: {one_line(error)}") from error
@@ -91,7 +94,7 @@ def factory_of(spec: str) -> Callable[[], nn.Module]:
     sys.path.insert(0, "")  # a module beside the caller
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Usage(f"--model: cannot import {spec}: {one_line(error)}") from None
     finally:
         sys.path.remove("")
@@ -103,7 +106,7 @@ def factory_of(spec: str) -> Callable[[], nn.Module]:
 def made(factory: Callable[[], nn.Module], spec: str) -> nn.Module:
     try:
         model = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Usage(f"--model: {spec}() fails: {one_line(error)}") from None
     if not isinstance(model, nn.Module):
         raise Usage(f"--model: {spec}() returned a {type(model).__name__}, expected a torch.nn.Module")
@@ -111,9 +114,20 @@ def made(factory: Callable[[], nn.Module], spec: str) -> nn.Module:
 
 
 def _shape(size: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", size):
-        raise Usage(f"--input: got {size!r}, expected sizes such as 8x3x512x512")
-    return tuple(map(int, size.split("x")))
+    if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8})+", size):
+        raise Usage(f"--input: got {size[:60]!r}, expected sizes such as 8x3x512x512")
+    shape = tuple(map(int, size.split("x")))
+    if (needed := 4 * math.prod(shape)) > (there := memory()):
+        raise Usage(f"--input: {size} takes {needed / 1e9:,.0f} GB, expected less than the {there / 1e9:,.0f} GB here")
+    return shape
+
+
+def memory() -> float:
+    """Bytes of this machine, where the system says."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def step(model: nn.Module, x: Tensor) -> None:

@@ -8,7 +8,7 @@ from ...catalog import Problem
 from ...tuning import choice as tuning
 from ..measure import backends, rivals
 from ..measure.backends import Cpu
-from ..options import Usage
+from ..options import check_budget
 from .tuner import Tuner
 
 LEAST_BUDGET = 10.0
@@ -41,8 +41,7 @@ def main(
     **how: Any,
 ) -> Path:
     """Tune; the path of the table."""
-    if not budget >= LEAST_BUDGET:
-        raise Usage(f"--budget: got {budget:g}, expected at least {LEAST_BUDGET:g} seconds")
+    check_budget(budget, LEAST_BUDGET)
     tuner = Tuner(backend or backends.find(), out, budget, say, **how)
     tuner.run(problems(ops, dtypes, layouts))
     tuning.forget()

@@ -1,5 +1,6 @@
 """From OUT/records.jsonl to OUT/records.csv, OUT/plots and OUT/index.html; the table for the terminal."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,17 @@ def render(out: Path) -> Path:
     index = out / "index.html"
     files = {name: what for name, what in page.FILES.items() if (out / name).exists()}
     made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files, sheet)
+    _set_aside(index)
     index.write_text(made, encoding="utf-8")
     return index
+
+
+def _set_aside(index: Path) -> None:
+    """A page of another's making is kept under another name."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        if page.MADE_BY.encode() not in index.read_bytes():
+            number = next(i for i in range(1, 10**6) if not index.with_stem(f"index-{i}").exists())
+            index.rename(index.with_stem(f"index-{number}"))
 
 
 def render_and_print(out: Path, console: Console) -> Path:

@@ -37,6 +37,7 @@ FILES = {  # that may lie beside the page, and what they hold
     "autotune.json": "what the tuner timed",
     "plots": "each figure as PNG and SVG",
 }
+MADE_BY = "<title>segattn_triton: performance report</title>"  # what tells our page from another's
 REHEARSAL = "rehearsal"  # the device of a run whose times are made up
 
 
