@@ -8,10 +8,11 @@ A verdict is given only where it is the same for every round trip to DRAM that i
 code, not measured.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import compress, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -101,21 +102,26 @@ def sides(op: str, layout: str, C: int, side: int, providers: Sequence[str] = tu
     import torch
 
     from ... import compiled as static
-    from ...catalog import BY_NAME
+    from ...catalog import BY_NAME, make_inputs
     from ..measure import rivals
 
     row = BY_NAME[op]
     sizes = {**row.cases[0].sizes, "N": 8, "C": C, "S": (side, side), "Cr": max(C // 2, 1)}
     sizes |= {"heads": C // 32} if "heads" in sizes else {}
     what = op, C, side, layout
-    for mode, plans in zip(("fwd", "bwd"), static.plans(row, sizes, torch.bfloat16, layout), strict=True):
-        yield Side(*what, mode, OURS, tuple(map(_ours, plans)))
+    with _noting() as called:
+        both = static.plans(row, sizes, torch.bfloat16, layout)
+    for mode, plans in zip(("fwd", "bwd"), both, strict=True):
+        products = [c for c in called if c.flops and c.name.endswith("backward") == (mode == "bwd")]
+        launches = [*map(_ours, plans), *(_theirs(call, layout) for call in products)]
+        yield Side(*what, mode, OURS, tuple(launches))
     known = rivals.RIVALS.get(op)
     for provider in providers:
         if known is None or (function := getattr(known, FORMS[provider])) is None:
             continue
-        names = [name for name in row.inputs if name.removesuffix("?") not in known.left_out]
-        inputs = [_input(row, row.inputs[name], sizes, layout) for name in names]
+        made = make_inputs(row, sizes, torch.bfloat16, layout=layout, device="meta")
+        kept = (name.removesuffix("?") not in known.left_out for name in row.inputs)
+        inputs = list(compress(made, kept))
         for mode, calls in zip(("fwd", "bwd"), _generated(function, inputs), strict=True):
             yield Side(*what, mode, provider, tuple(_theirs(call, layout) for call in calls))
 
@@ -126,14 +132,14 @@ def _generated(function: Callable, inputs: Sequence) -> Any:
     return generated(function, inputs)
 
 
-def _input(row: Any, spec: str, sizes: Any, layout: str) -> Any:
-    import torch
+@contextlib.contextmanager
+def _noting() -> Iterator[list]:
+    """The calls of libraries that are made inside."""
+    from .inductor import Noting
 
-    from ... import compiled as static
-
-    if "*" not in spec:
-        return torch.empty(row.shape(spec, sizes), dtype=torch.bfloat16, device="meta")
-    return row.view(spec, static.meta_map(row.map_shape(spec, sizes), torch.bfloat16, layout), sizes)
+    called: list = []
+    with Noting(called):
+        yield called
 
 
 def _ours(plan: Any) -> Time:

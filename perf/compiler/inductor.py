@@ -216,7 +216,7 @@ def _call_function(graph: torch.fx.Graph, function: Any, *args: Any, **kwargs: A
     return node
 
 
-class _Noting(TorchDispatchMode):
+class Noting(TorchDispatchMode):
     """Notes the calls of libraries; views and allocations are none."""
 
     def __init__(self, calls: list):
@@ -262,7 +262,7 @@ def _calls(code: str) -> list[Kernel | Library]:
         }
         names |= dict.fromkeys(("assert_size_stride", "assert_alignment"), lambda *args: None)
         exec(compile(body, "inductor", "exec"), names)
-        with mock.patch.object(torch._dynamo.testing, "rand_strided", _on_meta), _Noting(calls):
+        with mock.patch.object(torch._dynamo.testing, "rand_strided", _on_meta), Noting(calls):
             arguments = names["get_args"]()
             calls.clear()
             with mock.patch.object(torch.cuda, "_DeviceGuard", lambda index: contextlib.nullcontext()):
