@@ -15,6 +15,8 @@
 # make h200      all that fifteen minutes of a GPU are good for, the most valuable first, in BUDGET (540) seconds: nothing
 #                is fetched; again, it goes on; an archive of the results is renewed in OUT while it runs
 # make h200-keep ARCHIVE=...  its records, plots and tuned table into the places from which they are committed
+# make versions  other releases of Triton and of torch, each with its own Triton (4 GB each, into build/): numerics in
+#                the interpreter, and all kernels compiled
 # make newest    every operation against the reference, in the interpreter of the newest Triton
 # make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
@@ -29,6 +31,7 @@ SAMPLE ?= 20
 SEED ?= 1
 MINUTES ?= 7
 NEWEST ?= 3.9.0
+TORCHES ?= 2.11.0 2.12.0 2.14.1 2.15.0
 BUDGET ?= 540
 ARCHIVE ?= $(OUT)/results.tar.gz
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
@@ -115,10 +118,14 @@ static:
 
 versions:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	for release in 3.6.0 3.9.0; do
+	for release in 3.6.0 3.8.0 3.9.0; do
 	  folder=build/triton-$$release
-	  numpy=$$([ $$release = 3.6.0 ] && echo numpy==2.3.5 || true)
-	  [ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$$release $$numpy
+	  [ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$$release numpy==2.3.5
+	  $$python tests/support/versions.py $$folder
+	done
+	for release in $(TORCHES); do
+	  folder=build/torch-$$release
+	  [ -d $$folder ] || $$python -m pip install --quiet --target $$folder torch==$$release numpy==2.3.5
 	  $$python tests/support/versions.py $$folder
 	done
 

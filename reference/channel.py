@@ -61,9 +61,9 @@ def eca(
     return_map: bool = False,
 ):
     """y = x * gate(conv1d of the channels' means), padded with zeros or circularly. map (N, C)."""
-    k = weight.shape[2]
+    C, k = x.shape[1], weight.shape[2]
     v = F.pad(x.flatten(2).mean(2)[:, None], (k // 2, k // 2), "circular" if circular else "constant")
-    z = (v[:, 0].unfold(1, k, 1) * weight.flatten()).sum(2)  # [N, C]
+    z = sum(v[:, 0, j : j + C] * weight[0, 0, j] for j in range(k))  # [N, C]
     g = activate(gate, z if bias is None else z + bias)
     y = x * per_channel(g, x)
     return (y, g) if return_map else y

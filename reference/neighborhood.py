@@ -45,7 +45,7 @@ def _axis(length: int, kernel_size: int, dilation: int, border: str, device) -> 
 def _axes(t: Tensor, kernel_size: int, dilation: int, border: str):
     """The keys (rows, columns), whether they lie inside [H, W, k*k], and the bias index (rows, columns)."""
     (jy, in_y, rel_y), (jx, in_x, rel_x) = (
-        _axis(length, kernel_size, dilation, border, t.device) for length in t.shape[1:3]
+        _axis(t.shape[axis], kernel_size, dilation, border, t.device) for axis in (1, 2)
     )
     inside = in_y[:, None, :, None] & in_x[None, :, None, :]
     return (jy, jx), inside.flatten(2), (rel_y[:, None, :, None], rel_x[None, :, None, :])
@@ -56,7 +56,7 @@ def _around(t: Tensor, heads: int, kernel_size: int, dilation: int, border: str)
     (jy, jx), inside, _ = _axes(t, kernel_size, dilation, border)
     around = t[:, jy][:, :, :, jx]  # [N, H, k, W, k, heads_kv, D]
     around = around.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
-    around = torch.where(inside[:, :, None, :, None], around, torch.zeros_like(around))
+    around = around.masked_fill(~inside[:, :, None, :, None], 0.0)
     return around.repeat_interleave(heads // t.shape[3], dim=3)
 
 
@@ -67,7 +67,7 @@ def _scores(
     s = torch.einsum("nhwcd,nhwckd->nhwck", q, keys) * (q.shape[4] ** -0.5 if scale is None else scale)
     _, inside, (rel_y, rel_x) = _axes(k, kernel_size, dilation, border)
     inside = inside[:, :, None]  # [H, W, 1, k*k]
-    s = torch.where(inside, s, torch.zeros_like(s))
+    s = s.masked_fill(~inside, 0.0)
     if rel_bias is not None:
         s = s + rel_bias[:, rel_y, rel_x].flatten(3).permute(1, 2, 0, 3)
     if border == "mask":
@@ -79,7 +79,7 @@ def _weighted(p: Tensor, v: Tensor, kernel_size: int, dilation: int, border: str
     values = _around(v, p.shape[3], kernel_size, dilation, border)
     if border == "mask":
         (_, _), inside, _ = _axes(v, kernel_size, dilation, border)
-        p = torch.where(inside[:, :, None], p, torch.zeros_like(p))
+        p = p.masked_fill(~inside[:, :, None], 0.0)
     return torch.einsum("nhwck,nhwckd->nhwcd", p, values)
 
 

@@ -100,7 +100,7 @@ class Compiled:
 
     @property
     def threads(self) -> int:
-        return (32 if isinstance(self.arch, int) else 64) * self.plan.config.num_warps
+        return target(self.arch).warp_size * self.plan.config.num_warps
 
     @cached_property
     def _usage(self) -> str:
@@ -255,8 +255,10 @@ def _cuobjdump(cubin: bytes, flag: str) -> str:
 
 
 def target(arch: int | str) -> GPUTarget:
-    """90 -> sm_90; "gfx942" -> that AMD GPU."""
-    return GPUTarget("cuda", arch, 32) if isinstance(arch, int) else GPUTarget("hip", arch, 64)
+    """90 -> sm_90; "gfx942" -> that AMD GPU, whose warps are of 64 threads, from "gfx1100" on of 32."""
+    if isinstance(arch, int):
+        return GPUTarget("cuda", arch, 32)
+    return GPUTarget("hip", arch, 64 if arch.startswith("gfx9") else 32)
 
 
 def compile_plan(plan: Plan, arch: int | str = 90) -> Compiled:

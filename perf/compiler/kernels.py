@@ -25,7 +25,7 @@ Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run
 
 def kernels(
     op: Annotated[Names, typer.Option(help="Ops, repeated or with commas; all by default.")] = None,
-    arch: Annotated[str, typer.Option(help="Compute capability, 75 to 120, or gfx942.")] = "90",
+    arch: Annotated[str, typer.Option(help="Compute capability, 75 to 120, or gfx942, gfx1100.")] = "90",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16, float32, float64.")] = "bfloat16",
     layout: Annotated[Names, typer.Option(help="contiguous, channels_last; both by default.")] = None,
 ) -> None:
@@ -37,7 +37,7 @@ def kernels(
     ops = options.choose_ops(ops)
     layouts = options.choose("--layout", layouts, options.LAYOUTS.values(), options.LAYOUTS)
     (dtype,) = options.choose("--dtype", [dtype], options.DTYPES.values(), options.DTYPES)
-    options.choose("--arch", [arch], (*map(str, SHARED), "gfx942"))
+    options.choose("--arch", [arch], (*map(str, SHARED), "gfx942", "gfx1100"))
     if (arch, dtype) == ("75", "bfloat16"):
         raise options.Usage("--dtype: got bfloat16 for --arch 75, which has none; expected float16 or float32")
     terminal.console().print(

@@ -60,7 +60,9 @@ class NeighborhoodAttention2d(GateModule):
                 "x.permute(0, 3, 1, 2), or use compat.natten.NeighborhoodAttention2D, which takes (N, H, W, C)"
             )
         planar = x.is_contiguous()
-        qkv = _pixelwise("qkv", self.qkv, x, planar).unflatten(1, (3, self.num_heads, -1))  # [N, 3, heads, D, H, W]
+        N, _, H, W = x.shape  # not unflatten, whose sizes ONNX's older exporter makes constants
+        heads = self.num_heads
+        qkv = _pixelwise("qkv", self.qkv, x, planar).reshape(N, 3, heads, self.qkv.in_features // heads, H, W)
         q, k, v = qkv.permute(1, 0, 4, 5, 2, 3).unbind(0)
         scores = dict(self.options, scale=self.scale, backend=self.backend)
         y = F.neighborhood_attention(q, k, v, rel_bias=_beside(q.dtype, self.rpb), **scores)
@@ -82,7 +84,8 @@ def _pixelwise(name: str, linear: nn.Linear, x: Tensor, planar: bool) -> Tensor:
     """`linear` over the channels of x (N, C, H, W). planar: the result is contiguous, else channels_last.
     What it stores in x's dtype is the rounding point `name`."""
     if planar and is_plain(linear):
-        z = rounding_point(name, (linear.weight @ x.flatten(2)).unflatten(2, x.shape[2:]))
+        N, _, H, W = x.shape
+        z = rounding_point(name, (linear.weight @ x.flatten(2)).reshape(N, linear.out_features, H, W))
         return z if linear.bias is None else rounding_point(name, z + linear.bias.to(z.dtype)[:, None, None])
     y = rounding_point(name, linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     return y.contiguous() if planar else y

@@ -104,27 +104,6 @@ def test_what_0_1_0_saved_loads():
     assert_all_close([plain.module()(x.to(DEVICE))], [expected])
 
 
-@pytest.mark.interop
-@pytest.mark.parametrize("backend", [None, "triton"])
-@each_row
-def test_onnx(row, backend, tmp_path):
-    """The reference is exported, whatever the backend; onnxruntime gives torch's numbers at another size."""
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    module, x = network([row], backend).cpu().eval(), images(2).cpu()
-    shapes = ({0: Dim("N"), 2: Dim("H"), 3: Dim("W")},)
-    program = torch.onnx.export(module, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False, optimize=False)
-    program.save(tmp_path / "gate.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(tmp_path / "gate.onnx", options, providers=["CPUExecutionProvider"])
-    expected = network([row], "reference").cpu()
-    for N, S in ((2, (5, 6)), (3, (8, 7))):
-        x = images(N, S).cpu()
-        (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        assert_all_close([torch.from_numpy(y)], [expected(x).detach()])
-
-
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_activation_checkpointing(use_reentrant):
     module, x = network(), images().requires_grad_()

@@ -1,11 +1,12 @@
-"""The kernels under another release of Triton: compiled for sm_90, and their numbers in its interpreter.
+"""The kernels under another release of Triton or torch: compiled, and their numbers in its interpreter.
 
     python tests/support/versions.py FOLDER [--numerics-only | --compile-only]
 
-FOLDER holds that release: `pip install --no-deps --target FOLDER triton==3.6.0`, and for 3.6 `numpy==2.3.5` as well,
-because its interpreter fails with numpy 2.4. Every kernel of every row is compiled as chosen for the row's first case,
-in each dtype and layout, and with every other pool, tie or border; then every row is compared with the reference on a
-small problem. Exits 1 on any fault.
+FOLDER holds that release: `pip install --no-deps --target FOLDER triton==3.6.0`, or with all that torch needs
+`pip install --target FOLDER torch==2.11.0`; for Triton 3.6 `numpy==2.3.5` as well, because its interpreter fails with
+numpy 2.4. Every kernel of every row is compiled as chosen for the row's first case: for sm_90 in each dtype and layout,
+and with every other pool, tie or border; for AMD in float32 and bfloat16. Then every row is compared with the reference
+on a small problem. Exits 1 on any fault.
 """
 
 import itertools
@@ -15,14 +16,17 @@ import sys
 from pathlib import Path
 
 DTYPES, LAYOUTS = ("bfloat16", "float16", "float32"), ("contiguous", "channels_last")
+AMD = ("gfx942", "gfx1100")  # warps of 64 threads, and of 32
 
 
 def compiled() -> tuple[int, list[str]]:
-    """(kernels, faults) of every row's first case, as compiled for sm_90."""
+    """(kernels, faults) of every row's first case, as compiled for sm_90 and for GPUs of AMD's."""
     import static_ledger
     from static_ledger import Job
 
     jobs = [Job(r.name, r.cases[0].name, d, s, 90) for r in static_ledger.ROWS for d in DTYPES for s in LAYOUTS]
+    amd = itertools.product(static_ledger.ROWS, ("float32", "bfloat16"), LAYOUTS, AMD)
+    jobs += [Job(row.name, row.cases[0].name, *problem) for row, *problem in amd]
     found = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in jobs)))
     others = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in static_ledger.variants())))
     return len(found) + len(others), list(itertools.chain(*found, *map(_without_spills, others)))
@@ -56,13 +60,15 @@ def compared() -> tuple[int, list[str]]:
 
 
 def _child(part: str) -> int:
+    import torch
     import triton
 
     count, wrong = {"compile": compiled, "numerics": compared}[part]()
     for fault in wrong:
         print(fault)
-    noun = {"compile": "kernels compiled for sm_90", "numerics": "tensors compared in the interpreter"}[part]
-    print(f"triton {triton.__version__}: {count} {noun}, {len(wrong)} faults", flush=True)
+    compiling = f"kernels compiled for sm_90, {' and '.join(AMD)}"
+    noun = {"compile": compiling, "numerics": "tensors compared in the interpreter"}[part]
+    print(f"torch {torch.__version__}, triton {triton.__version__}: {count} {noun}, {len(wrong)} faults", flush=True)
     return 1 if wrong or not count else 0
 
 
