@@ -3,7 +3,7 @@
 import static_ledger  # noqa: F401, before Triton: it decides that this process compiles
 import torch
 
-from segattn_triton.compiled import meta_map
+from segattn_triton.catalog.problem import make_map
 from segattn_triton.perf.account.account import account_of
 from segattn_triton.perf.compiler.against import sides
 from segattn_triton.perf.compiler.inductor import Kernel, Library, generated
@@ -12,7 +12,7 @@ from segattn_triton.perf.compiler.inductor import Kernel, Library, generated
 def generated_for(layout: str) -> dict[str, list]:
     """Of x * sigmoid(mean over channels): for each direction, the passes over the map that each kernel makes at least;
     and of a product of matrices, the library's call."""
-    x = meta_map((2, 64, 128, 128), torch.bfloat16, layout)
+    x = make_map((2, 64, 128, 128), layout, None, torch.bfloat16, "meta")
     both = generated(lambda x: x * torch.sigmoid(x.mean(1, keepdim=True)), [x])
     found = {}
     for mode, calls in both._asdict().items():
