@@ -49,7 +49,7 @@ def looping(configs: tuple[Config, ...]) -> tuple[Config, ...]:
     return tuple(
         replace(c, programs=warps // c.num_warps)
         for c in configs
-        for warps in (8, 16, 24, 32)
+        for warps in (8, 12, 16, 20, 24, 32)
         if not warps % c.num_warps
     )
 
@@ -77,7 +77,7 @@ def registers(config: Config, f: Footprint) -> float:
     """An estimate of the registers per thread: indices and masks, the live values, a quarter more for each load; of a
     loop its counters, too, and the addresses of its copies, or what it loads, where no copies are ahead of it."""
     values = f.tile / (32 * config.num_warps)
-    fixed, each = (36, f.itemsize / (8 if f.ahead >= 1 else 4)) if config.programs else (24, 1 / 4)
+    fixed, each = (34, f.itemsize / (8 if f.ahead >= 1 else 4)) if config.programs else (24, 1 / 4)
     return fixed + values * (f.live * max(1.0, f.itemsize / 4) + f.loads * each)
 
 
@@ -85,7 +85,7 @@ def cost(config: Config, f: Footprint) -> float:
     """Relative time. Every factor is 1 at its best, and says what is lost otherwise."""
     threads = 32 * config.num_warps
     values = f.tile / threads
-    needed, limit = registers(config, f), min(232, REGISTERS // (threads * max(config.programs, 1)))
+    needed, limit = registers(config, f), min(232, REGISTERS // (threads * max(config.programs, 1)) // 8 * 8)
     if needed > limit:
         return 1e6 * needed / limit
     fit = max(1, min(REGISTERS // (threads * -(-int(needed) // 8) * 8), 2048 // threads, 32))

@@ -88,7 +88,7 @@ def _live(m: Maps, pool: str, backward: bool) -> float:
     chunks, peak = m.C > WHOLE, "max" in pool
     scattered = m.layout.align == 1  # every element has its own address and mask
     if backward:
-        return 6.2 if chunks or scattered else 4.0 if peak else 2.7
+        return 6.2 if chunks or scattered else 4.0 if peak else 1.6 if m.layout.channels_last else 2.3
     return 4.0 if chunks and peak else 2.3 if scattered else 1.6 if chunks or peak else 1.2
 
 
