@@ -6,7 +6,18 @@ cancel in pairs of equal channels z is exactly 0: the sigmoid is 1/2, its deriva
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from support import DEVICE, GATES, assert_equal, option_sets, outputs_and_gradients, problem
+
+from segattn_triton.catalog import BY_NAME
+from segattn_triton.kernels.channel import apply
+from segattn_triton.kernels.common.tile import store_tile
+from segattn_triton.kernels.pixel import backward as pixel_backward
+from segattn_triton.kernels.pixel import forward as pixel_forward
+from segattn_triton.kernels.stencil import backward as stencil_backward
+from segattn_triton.kernels.stencil import forward as stencil_forward
+from segattn_triton.testing import matches
 
 DYADIC = {
     "gate": ["identity", "relu", ("hard_sigmoid", 0.25, 0.5)],
@@ -71,3 +82,34 @@ def test_exact(row, options, inputs, dtype):
         assert_equal(single.double(), double)  # the case itself is exact
     for got, want in zip(run(row.op, dtype, backend="triton"), exact, strict=True):
         assert_equal(got, want.to(dtype))
+
+
+@triton.jit
+def store_with_a_term_more(ptr, stride, n, offs_c, offs_p, value, mask, LAYOUT: tl.constexpr):
+    store_tile(ptr, stride, n, offs_c, offs_p, value + value * 1.1920929e-07, mask, LAYOUT)  # 2^-23 of it
+
+
+FAMILIES = [
+    (pixel_forward, "spatial_gate"),
+    (pixel_backward, "spatial_gate"),
+    (apply, "channel_gate"),
+    (stencil_forward, "local_gate_depthwise"),
+    (stencil_backward, "local_gate_depthwise"),
+]
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize(
+    ("family", "name"), [pytest.param(*each, id=each[0].__name__.partition("kernels.")[2]) for each in FAMILIES]
+)
+def test_a_term_that_the_budget_forgives_is_found(family, name, monkeypatch):
+    """In each family: a wrong term of a rounding's size is within the tolerance, and not exact."""
+    row = BY_NAME[name]
+    monkeypatch.setattr(family, "store_tile", store_with_a_term_more)
+    assert all(match.ok for match in matches(row, *problem(row), **row.both))
+    with pytest.raises(AssertionError):
+        test_exact(row, {"gate": "identity"}, integers, torch.float32)
+
+
+def test_every_gate_has_an_exact_case():
+    assert {row.name for row in GATES} == {row.name for row, _, _ in cases()}
