@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._precision import rounding_error
+from ._precision import rounding_error, rounding_point
 
 
 def _in_full_precision(fn: Callable) -> Callable:
@@ -65,6 +65,7 @@ def _scores(
 ) -> Tensor:
     keys = _around(k, q.shape[3], kernel_size, dilation, border)
     s = torch.einsum("nhwcd,nhwckd->nhwck", q, keys) * (q.shape[4] ** -0.5 if scale is None else scale)
+    s = rounding_point("s", s)
     _, inside, (rel_y, rel_x) = _axes(k, kernel_size, dilation, border)
     inside = inside[:, :, None]  # [H, W, 1, k*k]
     s = s.masked_fill(~inside, 0.0)
@@ -102,8 +103,8 @@ def neighborhood_attention(
         s = _scores(q, k, rel_bias, kernel_size, dilation, border, scale)
         p, lse = s.softmax(-1), s.logsumexp(-1)
         y = _weighted(p, v, kernel_size, dilation, border)
-        error = rounding_error("p", p)  # in P V alone: the gradient has p from s and lse
-        error = error if error is None else _weighted(error, v, kernel_size, dilation, border).detach()
+        error = rounding_error("p", p)  # in P V and dv: the other gradients have p from s and lse
+        error = error if error is None else _weighted(error, v, kernel_size, dilation, border)
         return _as_stored(y, error, lse), lse
 
     y, lse = attend(q, k, v, rel_bias=rel_bias)
@@ -114,7 +115,7 @@ def _as_stored(y: Tensor, error: Tensor | None, lse: Tensor) -> Tensor:
     """y + error, whose gradient takes <y, dy>, the one of -lse, of y as it is stored; y itself where nothing rounds."""
     if error is None:
         return y
-    stored = y.detach() + error
+    stored = (y + error).detach()
     stored = stored + rounding_error("y", stored)
     return y + error - (stored - y).detach() * (lse - lse.detach())[..., None]
 

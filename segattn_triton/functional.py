@@ -426,11 +426,12 @@ def neighborhood_attention(
     whose score is 0 plus the bias. With return_lse: (y, lse), lse (N, H, W, heads) the natural logarithm of the sum
     of exp(scores), in float32 (float64 of float64), differentiable.
 
-    Numerics: scores, softmax and sums in float32 (float64). In 16 bits, P is rounded to q's dtype before P V where
-    tensor cores form it (D from 16 to 128; from sm_80 on), and dS carries the rounding of y, from which <y_i, dy_i> is
-    taken. The gradient repeats bit for bit, without atomics. NaN and Inf in a pixel reach only the queries whose window
-    contains it, and in the gradient the pixels in the windows of those: tiles of tensor cores that meet one are
-    computed again key by key. y is kept for the backward: changing it in place before that raises.
+    Numerics: scores, softmax and sums in float32 (float64). In 16 bits, P and dS are rounded to q's dtype where tensor
+    cores multiply by them (from sm_80 on; D from 16 to 128, in the gradient to 64, half of that where W is contiguous),
+    and dS carries the rounding of y, from which <y_i, dy_i> is taken. The gradient repeats bit for bit: no atomics.
+    NaN and Inf in a pixel reach only the queries whose window contains it, and in the gradient the pixels in the
+    windows of those: tiles of tensor cores that meet one are computed again key by key. y is kept for the backward:
+    changing it in place before that raises.
     Source: Hassani et al. 2023, arXiv:2204.07143; "zero" is that of Ramachandran et al. 2019, arXiv:1906.05909.
     """
     check.heads_last("q", q)

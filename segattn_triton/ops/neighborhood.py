@@ -17,6 +17,8 @@ from torch import Tensor
 from ..kernels.common.finish import plan_finish
 from ..kernels.neighborhood.backward import plan_neighborhood_bwd, plan_neighborhood_delta
 from ..kernels.neighborhood.forward import plan_neighborhood_fwd
+from ..kernels.neighborhood.patch import MOST_BACKWARD, takes_products
+from ..kernels.neighborhood.patch_backward import plan_neighborhood_dkv, plan_neighborhood_dq
 from ..kernels.neighborhood.split import plan_neighborhood_dot, plan_neighborhood_sum
 from ..runtime import schemas
 from ..runtime.maps import partials
@@ -50,13 +52,20 @@ def _forward(run, outputs, tensors, options):
 
 
 def _backward(run, grads, douts, saved, tensors, options):
-    *dqkv, drel_bias = grads
+    dq, dk, dv, drel_bias = grads
     dy, dlse = douts
     delta = run.empty(partials(tensors.q, *tensors.q.shape[:4]))
     run.launch(plan_neighborhood_delta(saved.y, dy, dlse, delta))
-    forward, bias = (*tensors, saved.lse), drel_bias is not None
-    plan = plan_neighborhood_bwd(dy, *forward, delta, *dqkv, bias, *_window(options), options.scale)
-    _finish_bias(run, run.launch(plan).dbias, drel_bias)
+    given, window = (dy, *tensors, saved.lse, delta), (*_window(options), options.scale)
+    if takes_products(tensors.q, options.kernel_size, tensors.rel_bias, options.scale, MOST_BACKWARD):
+        if dq is not None:
+            run.launch(plan_neighborhood_dq(*given, dq, *window))
+        if dk is not None or dv is not None:
+            run.launch(plan_neighborhood_dkv(*given, dk, dv, *window))
+        dq = dk = dv = None
+    if any(grad is not None for grad in (dq, dk, dv, drel_bias)):
+        plan = plan_neighborhood_bwd(*given, dq, dk, dv, drel_bias is not None, *window)
+        _finish_bias(run, run.launch(plan).dbias, drel_bias)
 
 
 def _qk_allocate(tensors, options):

@@ -81,7 +81,7 @@ WIDE = {  # window -> image, dilation; tiles of 4 x 4 and of 2 x 8, in parts; cl
 def test_wide_windows_on_tensor_cores(border, kernel_size, dtype):
     (H, W), dilation = WIDE[kernel_size]
     inputs = qkv(H, W, 2, 16, 1, dtype=dtype, kernel_size=kernel_size)
-    needs = [kernel_size < 9] * 4  # gradients of more keys than that take minutes in the interpreter
+    needs = [True, True, True, kernel_size == 5]  # dbias goes key by key, for minutes in the interpreter
     assert_right(ROW, *inputs, needs=needs, border=border, kernel_size=kernel_size, dilation=dilation)
 
 
@@ -89,7 +89,7 @@ def test_wide_windows_on_tensor_cores(border, kernel_size, dtype):
 def test_wide_windows_in_every_layout(layout):
     sizes = {"N": 2, "C": 32, "S": (7, 9), "heads": 2, "T": 13}
     inputs = make_inputs(ROW, sizes, torch.float16, layout=layout, device=DEVICE)
-    assert_right(ROW, *inputs, needs=[False] * 4, kernel_size=7)
+    assert_right(ROW, *inputs[:3], None, kernel_size=7)
 
 
 def test_a_dilation_in_sixteen_bits():
@@ -203,21 +203,26 @@ def test_a_pixel_reaches_only_those_whose_window_has_it(value, which, dtype, D, 
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, 3])
-def test_gradients_of_what_is_not_finite(which):
+@pytest.mark.parametrize(
+    ("dtype", "D", "kernel_size"), [(torch.float32, 4, 3), (torch.float16, 16, 3), (torch.float16, 16, 5)], ids=str
+)
+@each_border
+def test_gradients_of_what_is_not_finite(which, dtype, D, kernel_size, border):
     """NaN in q, k, v or dy of a pixel: the gradient of pixels in no window with it stays what it was."""
-    H, W = 9, 9
+    H, W = 9, 12
     results = []
     for spoil in (False, True):
-        tensors = [*qkv(H, W, D=4)[:3], rand(1, H, W, 1, 4, seed=5)]
+        tensors = [*qkv(H, W, D=D, dtype=dtype)[:3], rand(1, H, W, 1, D, dtype=dtype, seed=5)]
         if spoil:
             tensors[which][0, 0, 0] = math.nan
         leaves = [t.requires_grad_() for t in tensors[:3]]
-        y = F.neighborhood_attention(*leaves, backend="triton")
+        y = F.neighborhood_attention(*leaves, kernel_size=kernel_size, border=border, backend="triton")
         results.append(torch.autograd.grad(y, leaves, tensors[3]))
     far = torch.ones(H, W, dtype=torch.bool, device=DEVICE)
-    far[:6, :6] = False  # queries with (0, 0) in their window end at (2, 2), their keys at (4, 4)
+    reach = 2 * kernel_size  # queries with (0, 0) in their window end before K, their keys before 2 K - 1
+    far[:reach, :reach] = False
     for clean, spoiled in zip(*results, strict=True):
-        assert_equal(spoiled[0][far], clean[0][far])
+        torch.testing.assert_close(spoiled[0][far], clean[0][far], rtol=4e-3, atol=2e-3)
 
 
 # the split pair

@@ -164,20 +164,41 @@ def _to_keys(
 
 
 @triton.jit
-def _neighborhood_bwd_kernel(
-    q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dq_ptr, dk_ptr, dv_ptr, dbias_ptr,
-    q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride, dk_stride, dv_stride, size,
-    WINDOW: tl.constexpr, BIASES: tl.constexpr, ACC: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+def to_queries(
+    q_ptr, k_ptr, v_ptr, bias, dy_ptr, lse_ptr, delta_ptr, dq_ptr,
+    q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride,
+    place, head, head_kv, y, x, rows, cols, BIASES: tl.constexpr, inner, WINDOW: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
-    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
+    """Store dq of the queries (y, x) of a head; the sums of ds per offset [BIASES]."""
     mask = (y < rows) & (x < cols)
-    inner = is_inner(y0, x0, rows, cols, BLOCK_Y, BLOCK_X, WINDOW)
-    head_kv = place[1]
     k = vectors_at(k_ptr, k_stride, place, head_kv, y, x, WINDOW)
     v = vectors_at(v_ptr, v_stride, place, head_kv, y, x, WINDOW)
-    k_j = load_shifted(k, 0, 0, mask, WINDOW, ACC)
-    v_j = load_shifted(v, 0, 0, mask, WINDOW, ACC)
+    q_at = vectors_at(q_ptr, q_stride, place, head, y, x, WINDOW)
+    q = load_shifted(q_at, 0, 0, mask, WINDOW, ACC) * WINDOW.scale
+    dy = load_shifted(vectors_at(dy_ptr, dy_stride, place, head, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
+    lse = load_shifted(rows_at(lse_ptr, row_stride, place, head, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
+    delta = load_shifted(rows_at(delta_ptr, row_stride, place, head, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
+    queries = q, dy, lse, delta
+    if inner:
+        dq, db = _to_queries(queries, k, v, bias, y, x, rows, cols, BIASES, True, WINDOW, ACC)
+    else:
+        dq, db = _to_queries(queries, k, v, bias, y, x, rows, cols, BIASES, False, WINDOW, ACC)
+    if dq_ptr is not None:
+        at = vectors_at(dq_ptr, dq_stride, place, head, y, x, WINDOW)
+        store_at(at, dq * WINDOW.scale, mask, WINDOW)
+    return db
+
+
+@triton.jit
+def to_keys(
+    q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+    q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride,
+    place, head_kv, y, x, rows, cols, inner, WINDOW: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Store dk and dv of the keys (y, x) of a head."""
+    mask = (y < rows) & (x < cols)
+    k_j = load_shifted(vectors_at(k_ptr, k_stride, place, head_kv, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
+    v_j = load_shifted(vectors_at(v_ptr, v_stride, place, head_kv, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
     dk = tl.zeros(k_j.shape, ACC)
     dv = tl.zeros(v_j.shape, ACC)
     for member in range(0, WINDOW.group):
@@ -187,29 +208,42 @@ def _neighborhood_bwd_kernel(
         dy = vectors_at(dy_ptr, dy_stride, place, head, y, x, WINDOW)
         lse = rows_at(lse_ptr, row_stride, place, head, y, x, WINDOW)
         delta = rows_at(delta_ptr, row_stride, place, head, y, x, WINDOW)
-        if dq_ptr is not None or dbias_ptr is not None:
-            q_i = load_shifted(q, 0, 0, mask, WINDOW, ACC) * WINDOW.scale
-            dy_i = load_shifted(dy, 0, 0, mask, WINDOW, ACC)
-            lse_i = load_shifted(lse, 0, 0, mask, WINDOW, ACC)
-            queries = q_i, dy_i, lse_i, load_shifted(delta, 0, 0, mask, WINDOW, ACC)
-            if inner:
-                dq, db = _to_queries(queries, k, v, bias, y, x, rows, cols, BIASES, True, WINDOW, ACC)
-            else:
-                dq, db = _to_queries(queries, k, v, bias, y, x, rows, cols, BIASES, False, WINDOW, ACC)
-            if dq_ptr is not None:
-                at = vectors_at(dq_ptr, dq_stride, place, head, y, x, WINDOW)
-                store_at(at, dq * WINDOW.scale, mask, WINDOW)
-            if dbias_ptr is not None:
-                store_bias(dbias_ptr, db, head, size[2] * WINDOW.group, size[2], WINDOW)
-        if dk_ptr is not None or dv_ptr is not None:
-            if inner:
-                dk, dv = _to_keys(k_j, v_j, dk, dv, q, dy, lse, delta, bias, y, x, rows, cols, True, WINDOW, ACC)
-            else:
-                dk, dv = _to_keys(k_j, v_j, dk, dv, q, dy, lse, delta, bias, y, x, rows, cols, False, WINDOW, ACC)
+        if inner:
+            dk, dv = _to_keys(k_j, v_j, dk, dv, q, dy, lse, delta, bias, y, x, rows, cols, True, WINDOW, ACC)
+        else:
+            dk, dv = _to_keys(k_j, v_j, dk, dv, q, dy, lse, delta, bias, y, x, rows, cols, False, WINDOW, ACC)
     if dk_ptr is not None:
         store_at(vectors_at(dk_ptr, dk_stride, place, head_kv, y, x, WINDOW), dk, mask, WINDOW)
     if dv_ptr is not None:
         store_at(vectors_at(dv_ptr, dv_stride, place, head_kv, y, x, WINDOW), dv, mask, WINDOW)
+
+
+@triton.jit
+def _neighborhood_bwd_kernel(
+    q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dq_ptr, dk_ptr, dv_ptr, dbias_ptr,
+    q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride, dk_stride, dv_stride, size,
+    WINDOW: tl.constexpr, BIASES: tl.constexpr, ACC: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
+    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
+    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
+    inner = is_inner(y0, x0, rows, cols, BLOCK_Y, BLOCK_X, WINDOW)
+    head_kv = place[1]
+    if dq_ptr is not None or dbias_ptr is not None:
+        for member in range(0, WINDOW.group):
+            head = head_kv * WINDOW.group + member
+            db = to_queries(
+                q_ptr, k_ptr, v_ptr, head_bias(bias_ptr, head, WINDOW), dy_ptr, lse_ptr, delta_ptr, dq_ptr,
+                q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride,
+                place, head, head_kv, y, x, rows, cols, BIASES, inner, WINDOW, ACC,
+            )  # fmt: skip
+            if dbias_ptr is not None:
+                store_bias(dbias_ptr, db, head, size[2] * WINDOW.group, size[2], WINDOW)
+    if dk_ptr is not None or dv_ptr is not None:
+        to_keys(
+            q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+            q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride,
+            place, head_kv, y, x, rows, cols, inner, WINDOW, ACC,
+        )  # fmt: skip
 
 
 def plan_neighborhood_delta(y: Tensor, dy: Tensor, dlse: Tensor | None, delta: Tensor) -> Plan:
@@ -281,6 +315,6 @@ def plan_neighborhood_bwd(
     tile = q, size, *config.blocks.values(), kernel_size, border
     bias = sum(bias_loads(*tile, of_queries=way) for way, wanted in ((True, to_queries), (False, to_keys)) if wanted)
     traffic = {name: (to_queries + pairs * to_keys, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
-    traffic |= {name: (1 + pairs * constants.group * to_queries, 0) for name in ("k_ptr", "v_ptr")}
+    traffic |= {name: (to_keys + pairs * constants.group * to_queries, 0) for name in ("k_ptr", "v_ptr")}
     traffic |= {"bias_ptr": (bias, 0), **{name: (0, 1) for name in ("dq_ptr", "dk_ptr", "dv_ptr", "dbias_ptr")}}
     return Plan(_neighborhood_bwd_kernel, args, config, grid, traffic, ("dbias",))

@@ -24,6 +24,7 @@ from ...tuning.target import capability
 from .shared import first_key
 
 TILES = ((4, 4), (2, 8))
+MOST, MOST_BACKWARD = 2048, 1024  # values of a chunk of keys, of queries in the backward, that the registers hold
 
 
 class Patch(NamedTuple):
@@ -54,19 +55,21 @@ def _smallest(q: Tensor, kernel_size: int) -> int:
     return max(16, patch_of(kernel_size).columns) * triton.next_power_of_2(q.shape[4])
 
 
-def takes_products(q: Tensor, kernel_size: int, rel_bias: Tensor | None, scale: float) -> bool:
-    """Whether tensor cores (sm_80 on) form the products: of 16-bit vectors that fit the registers. A bias is added
-    before the scale, so that it must be divisible by it."""
-    fits = _smallest(q, kernel_size) <= (1024 if q.stride(2) == 1 else 2048) and q.shape[4] >= 16
+def takes_products(q: Tensor, kernel_size: int, rel_bias: Tensor | None, scale: float, most: int = MOST) -> bool:
+    """Whether tensor cores (sm_80 on) form the products: of 16-bit vectors that fit the registers, at most so many
+    values of a chunk, half of them where each has its own address. A bias is added before the scale, so that it must
+    be divisible by it."""
+    fits = _smallest(q, kernel_size) <= (most // 2 if q.stride(2) == 1 else most) and q.shape[4] >= 16
     divisible = rel_bias is None or 2.0**-64 < abs(scale) < 2.0**64
     return q.element_size() == 2 and kernel_size > 1 and fits and divisible and capability(q.device) >= 80
 
 
-def patch_model(q: Tensor, dilation: int, kernel_size: int) -> Model:
-    """By the instructions of a tile as compiled, in the loop and around it; of blocks that fit the registers."""
+def patch_model(q: Tensor, dilation: int, kernel_size: int, most: int) -> Model:
+    """By the instructions of a tile as compiled, in the loop and around it; of chunks that
+    fit the registers: of at most so many values, a quarter of them where each has its own address."""
     block_d, patch = triton.next_power_of_2(q.shape[4]), patch_of(kernel_size)
     rows = triton.cdiv(q.shape[1], dilation)
-    most = max(512 if q.stride(2) == 1 else 2048, _smallest(q, kernel_size))
+    most = max(most // 4 if q.stride(2) == 1 else most, _smallest(q, kernel_size))
 
     def instructions(config: Config) -> float | None:
         block_t, block_j = config.blocks["BLOCK_T"], config.blocks["BLOCK_J"]

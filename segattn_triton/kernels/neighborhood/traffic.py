@@ -101,3 +101,42 @@ def patch_loads(
     H, W, _, dilation, _, _, tiles_y, tiles_x = size
     rows = _patches(H, tiles_y * block_t, tile[0], kernel_size, dilation, border)
     return rows * _patches(W, tiles_x, tile[1], kernel_size, dilation, border) / (H * W)
+
+
+def _reaching(start: int, block: int, length: int, kernel_size: int, border: str) -> int:
+    """The queries along an axis that may have one of the keys from `start` on."""
+    last = start + block - 1
+    low = 0 if border == "shift" and start < kernel_size else max(start - kernel_size // 2, 0)
+    moved = border == "shift" and last >= length - kernel_size
+    return (length - 1 if moved else min(last + kernel_size // 2, length - 1)) - low + 1
+
+
+@lru_cache(4096)
+def _queries(
+    size: int, tiles: int, each: int, block: int, step: int, kernel_size: int, dilation: int, border: str
+) -> tuple[int, int]:
+    """Along an axis and over all classes: the queries that programs of `each` tiles of keys load, and the steps that
+    they take, as many as the tile with the most."""
+    loads = steps = 0
+    for length in _lengths(size, dilation):
+        for start in range(0, tiles * each * block, each * block):
+            found = [_reaching(start + i * block, block, length, kernel_size, border) for i in range(each)]
+            loads, steps = loads + sum(max(0, n) for n in found), steps + -(-max(0, *found, 0) // step)
+    return loads, steps
+
+
+def query_traffic(
+    t: Tensor,
+    size: tuple[int, ...],
+    tile: tuple[int, int],
+    block_t: int,
+    steps: tuple[int, int],
+    kernel_size: int,
+    border: str,
+) -> tuple[float, int]:
+    """Loads of a query by tiles of keys, block_t of them one below the other, that load the queries which may have
+    them; and the chunks of so many (rows, columns) of these, over all programs of one head."""
+    H, W, _, dilation, _, _, tiles_y, tiles_x = size
+    rows, down = _queries(H, tiles_y, block_t, tile[0], steps[0], kernel_size, dilation, border)
+    cols, right = _queries(W, tiles_x, 1, tile[1], steps[1], kernel_size, dilation, border)
+    return rows * cols / (H * W), t.shape[0] * down * right
