@@ -192,6 +192,24 @@ def test_loaded_by_the_hubs_package(writer, tree, tmp_path):
 
 
 @pytest.mark.interop
+def test_what_a_build_brings_along(writer, tree, tmp_path):
+    """Its own tests pass, and its benchmarks agree with what they verify against."""
+    segattn = built(writer, tmp_path / "hub", "along")
+    words = ["-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path / "hub", capture_output=True, text=True)
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
+    spec = importlib.util.spec_from_file_location("hub_benchmark", tmp_path / "hub" / "benchmarks" / "benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    benchmark = module.GateBenchmark()
+    benchmark.kernel = segattn
+    benchmark.setup()
+    for name in ("squeeze_excite", "scse"):
+        getattr(benchmark, f"benchmark_{name}")()
+        torch.testing.assert_close(benchmark.out, getattr(benchmark, f"verify_{name}")(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.interop
 def test_kernelize(writer, tree, tmp_path):
     """A torchvision model with SE, for training and torch.compile: equal outputs and gradients, and no fallback."""
     kernels = pytest.importorskip("kernels")
