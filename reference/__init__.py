@@ -5,7 +5,7 @@ Same names and signatures as `segattn_triton.functional`, less `backend` and the
 
 from .attention_gate import attention_gate
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
-from .channel import channel_gate, eca, squeeze_excite
+from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
 from .local import local_gate, local_pool_gate
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
 from .scse import scse
@@ -27,4 +27,5 @@ __all__ = [
     "spatial_gate",
     "spatial_pool_gate",
     "squeeze_excite",
+    "squeeze_excite_norm",
 ]

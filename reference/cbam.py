@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ._precision import in_full_precision
 from .activations import Spec, activate
-from .channel import channel_gate, per_channel, perceptron, pools
+from .channel import asked, channel_gate, per_channel, perceptron, pools
 
 
 def cbam_channel_gate(
@@ -87,12 +87,6 @@ def pixel_logits(x: Tensor, weight: Tensor, bias, norm_weight, norm_bias, pool: 
     var, mean = torch.var_mean(z, correction=0)
     z = (z - mean) * torch.rsqrt(var + eps) * norm_weight
     return z if norm_bias is None else z + norm_bias, torch.stack([mean, var]).detach()
-
-
-def asked(y: Tensor, gate_map: Tensor, stats: Tensor, return_map: bool, return_stats: bool):
-    """y, and of the others those that are asked for."""
-    found = [y, *([gate_map] if return_map else []), *([stats] if return_stats else [])]
-    return tuple(found) if len(found) > 1 else y
 
 
 def pools_of_pixels(x: Tensor, maps: int, pool: str, ties: str) -> Tensor:

@@ -1,5 +1,6 @@
 """One weight per channel."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,6 +31,54 @@ def squeeze_excite(
     y = x * per_channel(g, x)
     y = activate(out_act, y if shortcut is None else y + shortcut)
     return (y, g) if return_map else y
+
+
+@in_full_precision
+def squeeze_excite_norm(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor | None = None,
+    w2: Tensor | None = None,
+    b2: Tensor | None = None,
+    source: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    *,
+    pool: str = "avg",
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    out_act: str = "identity",
+    ties: str = "first",
+    eps: float = 1e-5,
+    return_map: bool = False,
+    return_stats: bool = False,
+):
+    """y = out_act(x * gate(w2 act(norm(w1 pool(source or x) + b1)) + b2) + shortcut); gate(norm(...)) without w2."""
+    h = linear(pooled(x if source is None else source, pool, ties), w1, None)
+    u, stats = norm_over_images(h, b1, norm_weight, norm_bias, eps)
+    g = activate(gate, u if w2 is None else linear(activate(act, u), w2, b2))
+    y = x * per_channel(g, x)
+    y = activate(out_act, y if shortcut is None else y + shortcut)
+    return asked(y, g, stats, return_map, return_stats)
+
+
+def norm_over_images(h: Tensor, b: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float):
+    """(h + b - mean) / sqrt(var + eps) * weight + bias over the rows, and (2 R,) the means and the biased variances.
+
+    b goes with the mean, and has no gradient but zeros: it is left out of the sums, where it would cost digits.
+    """
+    var, mean = torch.var_mean(h, 0, correction=0)
+    u = (h - mean) * torch.rsqrt(var + eps) * weight
+    u = u if bias is None else u + bias
+    stats = torch.cat([mean if b is None else mean + b, var]).detach()
+    return u if b is None else u + (b - b), stats
+
+
+def asked(y: Tensor, gate_map: Tensor, stats: Tensor, return_map: bool, return_stats: bool):
+    """y, and of the others those that are asked for."""
+    found = [y, *([gate_map] if return_map else []), *([stats] if return_stats else [])]
+    return tuple(found) if len(found) > 1 else y
 
 
 def channel_gate(

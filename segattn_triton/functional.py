@@ -136,6 +136,55 @@ def squeeze_excite(
     return run(x, w1, b1, w2, b2, source, shortcut, pool=pool, **acts, ties=ties, return_map=return_map)
 
 
+@recalled
+def squeeze_excite_norm(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor | None = None,
+    w2: Tensor | None = None,
+    b2: Tensor | None = None,
+    source: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    *,
+    pool: str = "avg",
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    out_act: str = "identity",
+    ties: str = "first",
+    eps: float = 1e-5,
+    backend: str | None = None,
+    return_map: bool = False,
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
+    """y = out_act(x * gate(w2 act(norm(w1 pool(source) + b1)) + b2) + shortcut); with w2=None, gate(norm(...)).
+
+    As `squeeze_excite`, with a batch norm in training behind the first layer: every row of w1 pool(source) + b1 less
+    its mean over the images of the batch, over sqrt(variance + eps), times norm_weight plus norm_bias, all (Cr,);
+    without w2, (C,). More than one image; pool: "avg", "max" or "avgmax". return_stats=True returns the means and the
+    biased variances last, (2 Cr,), in float32 or wider, without a gradient: what running statistics are made of. b1
+    moves the means alone, and its gradient is zero. With running statistics the norm folds into w1 and b1 of
+    `squeeze_excite`: see `EffectiveSE` and `SqueezeExcite`.
+    Source: Yu et al. 2018, arXiv:1808.00897 (BiSeNet's ARM; with x as the shortcut its FFM); Han et al. 2021,
+    arXiv:2007.00992 (ReXNet).
+    """
+    check.feature_map(x)
+    if source is not None:
+        check.second_map("source", source, x)
+    if shortcut is not None:
+        check.second_map("shortcut", shortcut, x, tuple(x.shape))
+    check.perceptron(x, w1, b1, w2, b2, x if source is None else source)
+    check.batch_norm(norm_weight, norm_bias, eps, x, (x.shape[0], w1.shape[0], 1, 1))
+    check.choice("pool", pool, POOLS[:3])
+    check.choice("out_act", out_act, OUT_ACTS)
+    check.choice("ties", ties, TIES)
+    run = implementation("squeeze_excite_norm", backend, x)
+    how = dict(pool=pool, act=check.act(act), gate=check.gate(gate), out_act=out_act, ties=ties, eps=eps)
+    tensors = x, w1, b1, norm_weight, norm_bias, w2, b2, source, shortcut
+    return run(*tensors, **how, return_map=return_map, return_stats=return_stats)
+
+
 def cbam_channel_gate(
     x: Tensor,
     w1: Tensor,
@@ -223,7 +272,7 @@ def cbam_spatial_gate(
     """
     check.feature_map(x, (2,))
     check.window(weight, bias, x)
-    check.batch_norm(norm_weight, norm_bias, eps, return_stats, x)
+    check.window_norm(norm_weight, norm_bias, eps, return_stats, x)
     check.choice("pool", pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)
     run = implementation("cbam_spatial_gate", backend, x)
@@ -267,7 +316,7 @@ def cbam(
     check.feature_map(x, (2,))
     check.perceptron(x, w1, b1, w2, b2, x)
     check.window(weight, bias, x)
-    check.batch_norm(norm_weight, norm_bias, eps, return_stats, x)
+    check.window_norm(norm_weight, norm_bias, eps, return_stats, x)
     check.choice("pool", pool, POOLS)
     check.choice("spatial_pool", spatial_pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)

@@ -1,6 +1,5 @@
 """One weight per channel, from what the whole image holds."""
 
-import torch
 from torch import Tensor, nn
 
 from .. import functional as F
@@ -9,6 +8,7 @@ from ..reference.channel import pooled
 from ..runtime import checks as check
 from ._children import apply_gate, call, is_plain
 from ._gate import GateModule, by_rank
+from ._perceptron import run_layers
 from .reduction import hidden_channels
 
 
@@ -59,11 +59,13 @@ class ChannelAttention(GateModule):
 
 
 class EffectiveSE(GateModule):
-    """y = x * gate(bn(W pool(x) + b)) for every channel: eSE of Lee and Park 2020; with bn, ARM's of BiSeNet.
+    """y = x * gate(bn(W pool(x) + b)) + shortcut for every channel: eSE of Lee and Park 2020; with bn, BiSeNet's.
 
-    x (N, C, *spatial). Keys: fc.weight (C, C, 1, 1), fc.bias, and with norm=True those of bn, a BatchNorm2d. In eval
-    its statistics are folded into W and b at every call; in training the children run in plain torch, and bn wants more
-    than one image, as ever. See `functional.channel_gate`.
+    x (N, C, *spatial), shortcut as x, or none: ARM of BiSeNet; with x itself as the shortcut, FFM of BiSeNet. Keys:
+    fc.weight (C, C, 1, 1), fc.bias, and with norm=True those of bn, a BatchNorm2d. In eval its statistics are folded
+    into W and b at every call; in training those of the batch are taken, of more than one image, and update bn's as
+    BatchNorm2d does. A SyncBatchNorm in its place, whose statistics come from other processes, runs as it is.
+    See `functional.squeeze_excite` and `functional.squeeze_excite_norm`.
     """
 
     def __init__(
@@ -88,17 +90,5 @@ class EffectiveSE(GateModule):
         self.bn = nn.BatchNorm2d(in_channels, **factory) if norm else None
 
     @by_rank
-    def forward(self, x: Tensor, return_map: bool = False):
-        if is_plain(self.fc) and (self.bn is None or (is_plain(self.bn) and not self.bn.training)):
-            weights = (self.fc.weight, self.fc.bias) if self.bn is None else _folded(self.fc, self.bn)
-            return F.channel_gate(x, *weights, **self.options, backend=self.backend, return_map=return_map)
-        z = call(self.fc, pooled(x, self.options["pool"], self.options["ties"])[:, :, None, None])
-        z = z if self.bn is None else call(self.bn, z)
-        return apply_gate(self.options["gate"], x, z.flatten(1), return_map)
-
-
-def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The weight and bias of bn(conv(x)) by the running statistics."""
-    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-    bias = -bn.running_mean if conv.bias is None else conv.bias - bn.running_mean
-    return conv.weight * scale[:, None, None, None], bias * scale + bn.bias
+    def forward(self, x: Tensor, return_map: bool = False, *, shortcut: Tensor | None = None):
+        return run_layers(x, (self.fc, self.bn, None), None, shortcut, self.options, self.backend, return_map)

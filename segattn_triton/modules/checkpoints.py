@@ -21,6 +21,9 @@ TWO_LAYERS = {
     "catalyst": ("linear1", "linear2"),
     "catalyst_old": ("linear_1", "linear_2"),
 }
+TWO_LAYERS_AND_NORM = {
+    "timm": ("fc1", "bn", "fc2"),
+}
 ONE_LAYER = {
     "timm": ("fc",),  # also ultralytics
     "timm_hgnet": ("conv",),
@@ -31,6 +34,7 @@ ONE_LAYER_AND_NORM = {
     "own": ("fc", "bn"),
     "mmseg_arm": ("atten_conv_layer.1.conv", "atten_conv_layer.1.bn"),
     "mmseg_ffm": ("conv_atten.0.conv", "conv_atten.0.bn"),
+    "mmseg_stdc_arm": ("conv_attn.conv", "conv_attn.bn"),
     "bisenet_arm": ("conv_atten", "bn_atten"),
     "bisenet_ffm": ("conv", "bn"),
 }
@@ -66,6 +70,7 @@ BAND = {
 }
 MADE = {  # the table of families -> the modules that come in them
     "SqueezeExcite, ChannelAttention": TWO_LAYERS,
+    "SqueezeExcite(norm=True)": TWO_LAYERS_AND_NORM,
     "EffectiveSE(norm=True)": ONE_LAYER_AND_NORM,
     "EffectiveSE": ONE_LAYER,
     "SCSE": CHANNEL_AND_PIXEL,
@@ -90,6 +95,8 @@ def _families(module: nn.Module) -> tuple[dict[str, Family], Family] | None:
     """The key families of one of our gates, and its own layers."""
     if isinstance(module, EffectiveSE):
         return (ONE_LAYER, ("fc",)) if module.bn is None else (ONE_LAYER_AND_NORM, ("fc", "bn"))
+    if isinstance(module, SqueezeExcite) and module.bn is not None:
+        return TWO_LAYERS_AND_NORM, TWO_LAYERS_AND_NORM["timm"]
     if isinstance(module, CBAM):
         tables = CHANNEL_THEN_PIXEL if module.spatial.bn is None else CHANNEL_THEN_PIXEL_AND_NORM
         tables = ONE_LAYER_THEN_PIXEL if module.channel.fc2 is None else tables

@@ -4,11 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional as F
-from ..reference.activations import Spec, activate
-from ..reference.channel import pools
+from ..reference.activations import Spec
 from ..runtime import checks as check
-from ._children import apply_gate, call, is_plain
 from ._gate import GateModule, by_rank
+from ._perceptron import run_layers
 from .reduction import hidden_channels
 
 
@@ -17,7 +16,9 @@ class SqueezeExcite(GateModule):
 
     x (N, C, *spatial) with 1, 2 or 3 spatial axes; source (N, source_channels, *any), x itself without it; shortcut as
     x. Keys: fc1.weight (Cr, source_channels, 1, 1), fc1.bias, fc2.weight (C, Cr, 1, 1), fc2.bias, as of timm's SEModule
-    and torchvision's SqueezeExcitation. Cr is `hidden`, or `hidden_channels(in_channels, reduction, rule)`.
+    and torchvision's SqueezeExcitation. Cr is `hidden`, or `hidden_channels(in_channels, reduction, rule)`. norm=True has
+    a BatchNorm2d bn behind fc1, as of ReXNet: in eval its statistics are folded into fc1 at every call, in training those
+    of the batch are taken, and update bn's as BatchNorm2d does.
     slices=True: of a map with three spatial axes every slice along the last is pooled, and weighted, by itself, as in
     nnU-Net, whose gate is (N, C, 1, 1, W); its map here is (N, C, W). See `functional.squeeze_excite`.
     """
@@ -35,6 +36,7 @@ class SqueezeExcite(GateModule):
         hidden: int | None = None,
         source_channels: int | None = None,
         bias: bool = True,
+        norm: bool = False,
         slices: bool = False,
         ties: str = "first",
         spatial_dims: int | None = None,
@@ -42,13 +44,14 @@ class SqueezeExcite(GateModule):
         device=None,
         dtype=None,
     ):
-        check.choice("pool", pool, F.POOLS)
+        check.choice("pool", pool, F.POOLS[:3] if norm else F.POOLS)
         hidden = hidden_channels(in_channels, reduction, rule) if hidden is None else hidden
-        shown = dict(in_channels=in_channels, hidden=hidden)
+        shown = dict(in_channels=in_channels, hidden=hidden, norm=norm)
         super().__init__(shown, spatial_dims, backend, pool=pool, act=act, gate=gate, out_act=out_act, ties=ties)
         factory = dict(bias=bias, device=device, dtype=dtype)
         self.fc1 = nn.Conv2d(source_channels or in_channels, hidden, 1, **factory)
         self.fc2 = nn.Conv2d(hidden, in_channels, 1, **factory)
+        self.bn = nn.BatchNorm2d(hidden, device=device, dtype=dtype) if norm else None
         self.slices = slices
 
     @by_rank
@@ -60,15 +63,8 @@ class SqueezeExcite(GateModule):
         return self._gate(x, source, shortcut, return_map)
 
     def _gate(self, x: Tensor, source: Tensor | None, shortcut: Tensor | None, return_map: bool):
-        if is_plain(self.fc1, self.fc2):
-            tensors = x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, source, shortcut
-            return F.squeeze_excite(*tensors, **self.options, backend=self.backend, return_map=return_map)
-        options = self.options
-        v = torch.cat(pools(x if source is None else source, options["pool"], options["ties"]))
-        z = call(self.fc2, activate(options["act"], call(self.fc1, v[:, :, None, None])))
-        y, g = apply_gate(options["gate"], x, sum(z.flatten(1).split(len(x))), True)
-        y = activate(options["out_act"], y if shortcut is None else y + shortcut)
-        return (y, g) if return_map else y
+        layers = self.fc1, self.bn, self.fc2
+        return run_layers(x, layers, source, shortcut, self.options, self.backend, return_map)
 
 
 def _by_slice(gate, x: Tensor, source: Tensor | None, shortcut: Tensor | None, return_map: bool):

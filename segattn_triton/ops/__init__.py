@@ -5,7 +5,7 @@ from torch import Tensor
 from ..runtime.operator import OPERATORS
 from .attention_gate import attention_gate
 from .cbam import cbam, cbam_spatial_gate
-from .channel import squeeze_excite
+from .channel import squeeze_excite, squeeze_excite_norm
 from .eca import eca
 from .local_dense import local_gate_dense
 from .local_depthwise import local_gate_depthwise
@@ -35,4 +35,5 @@ __all__ = [
     "spatial_gate",
     "spatial_pool_gate",
     "squeeze_excite",
+    "squeeze_excite_norm",
 ]

@@ -10,12 +10,17 @@ maxima. The shortcut's gradient is du, which the first pass writes for the secon
 relu, so that du is dy or 0 and rounds no product. With a source, dx = du g is complete in the first pass, and
 dv dv/dsource is the source's gradient. Saved are v, z and z1 = W1 v + b1, and of a maximum its pixel, or its value
 and count.
+
+With a norm behind the first layer, z1 = norm(W1 v + b1) over the images of the batch, as a BatchNorm in training: the
+layers are kernels by themselves, with the norm between them. What is normalised is saved, too. b1 moves the mean of the
+statistics and nothing else.
 """
 
 import torch
 from torch import Tensor
 
 from ..kernels.channel.apply import plan_apply_bwd, plan_apply_fwd
+from ..kernels.channel.batch_norm import plan_batch_norm_bwd, plan_batch_norm_fwd
 from ..kernels.channel.mlp_bwd import plan_mlp_bwd
 from ..kernels.channel.mlp_dw import plan_mlp_dw
 from ..kernels.channel.mlp_fwd import plan_mlp_fwd
@@ -24,7 +29,7 @@ from ..kernels.common.activations import activation
 from ..runtime import schemas
 from ..runtime.operator import DifferentiableOp
 
-BOTH = "avg+max"
+BOTH, IDENTITY = "avg+max", activation("identity", 0.0, 0.0)
 
 
 def _allocate(tensors, options):
@@ -75,23 +80,84 @@ def _backward(run, grads, douts, saved, tensors, options):
     dmix = dx if source is None else dsource  # of the map that is pooled
     both = pool == BOTH
     with_sums = dmix is not None or any(d is not None for d in dparams)
-    added, du = run.native(shortcut, x), run.native(dshortcut, x)
-    if du is None and out is not None and source is None and dx is not None:
-        du = run.empty(torch.empty_like(dy))
-    dx_now = None if source is None else dx
-    sums = run.launch(plan_pool_bwd(dy, x, z, gates, added, out, du, dx_now, with_sums))
-    if dshortcut is not None and du is not dshortcut:
-        run.call(Tensor.copy_, dshortcut, du)
+    ds, du = _first_pass(run, dy, x, source, shortcut, dx, dshortcut, z, gates, out, with_sums)
     if not with_sums:
         return
     pixels = x.shape[2:].numel()
-    mlp = run.launch(plan_mlp_bwd(sums.total, pixels, dmap, z, z1, w1, w2, dmix is not None, acts, gates, both))
+    mlp = run.launch(plan_mlp_bwd(ds, pixels, dmap, z, z1, w1, w2, dmix is not None, acts, gates, both))
     if dmix is not None:
-        first = (dy if du is None else du, x, z) if source is None else (None, source, None)
         how = pool != "max", highest, found
-        run.launch(plan_apply_bwd(*first, mlp.dpooled, *how, dmix, gates, both=both))
+        _last_pass(run, dy, du, x, source, z, mlp.dpooled, *how, dmix, gates, both)
     if any(d is not None for d in dparams):
         run.launch(plan_mlp_dw(mlp.dz, mlp.dz1, z1, pooled, *dparams, acts, both))
+
+
+def _first_pass(run, dy, x, source, shortcut, dx, dshortcut, z, gate, out, with_sums: bool):
+    """Partial sums of x du, if they are wanted, and du where it is not dy; with a source, dx."""
+    added, du = run.native(shortcut, x), run.native(dshortcut, x)
+    if du is None and out is not None and source is None and dx is not None:
+        du = run.empty(torch.empty_like(dy))
+    sums = run.launch(plan_pool_bwd(dy, x, z, gate, added, out, du, None if source is None else dx, with_sums))
+    if dshortcut is not None and du is not dshortcut:
+        run.call(Tensor.copy_, dshortcut, du)
+    return sums.total, du
+
+
+def _last_pass(run, dy, du, x, source, z, dpooled, mean: bool, highest, found, dmix, gate, both: bool) -> None:
+    """The gradient of the map that is pooled."""
+    first = (dy if du is None else du, x, z) if source is None else (None, source, None)
+    run.launch(plan_apply_bwd(*first, dpooled, mean, highest, found, dmix, gate, both=both))
+
+
+def _allocate_norm(tensors, options):
+    y, gate_map, pooled, z, z1, *found = _allocate(tensors, options)
+    N, R = tensors.x.shape[0], tensors.w1.shape[0]
+    return y, gate_map, z.new_empty((2 * R,)), pooled, z, z1, z.new_empty((N, R)), *found
+
+
+def _forward_norm(run, outputs, tensors, options):
+    x, w1, b1, norm_weight, norm_bias, w2, b2, source, shortcut = tensors
+    y, gate_map, stats, pooled, z, *saved = outputs
+    z1, hhat, highest, found = map(_wanted, saved)
+    source, pool, split, no_layer = x if source is None else source, options.pool, options.ties == "split", (None, None)
+    sums = run.launch(plan_pool_fwd(source, pool != "max", pool != "avg", split))
+    partial, kept = (sums.total, sums.peak, sums.at), (pooled, highest, found, None)
+    h = run.launch(plan_mlp_fwd(*partial, source.shape[2:].numel(), w1, None, *no_layer, *kept, IDENTITY, split)).z
+    norm = b1, norm_weight, norm_bias, stats, hhat, z1, options.eps
+    a = run.launch(plan_batch_norm_fwd(h, *norm, IDENTITY if w2 is None else options.act)).a
+    if w2 is not None:
+        partial, kept = (a, None, None), (run.empty(torch.empty_like(hhat)), None, None, None)  # a again
+        a = run.launch(plan_mlp_fwd(*partial, 1, w2, b2, *no_layer, *kept, IDENTITY, False)).z
+    added = run.native(shortcut, x)
+    run.launch(plan_apply_fwd(x, a, y, z, _wanted(gate_map), options.gate, added, _out(options.out_act)))
+
+
+def _backward_norm(run, grads, douts, saved, tensors, options):
+    x, w1, _, norm_weight, _, w2, _, source, shortcut = tensors
+    (dx, dw1, db1, *dnorm, dw2, db2, dsource, dshortcut), (dy, dmap) = grads, douts
+    (stats, pooled, z), (z1, hhat, highest, found) = saved[:3], map(_wanted, saved[3:])
+    gate, out, dmix, two = options.gate, _out(options.out_act), dx if source is None else dsource, w2 is not None
+    if db1 is not None:
+        run.call(Tensor.zero_, db1)
+    with_dh = dmix is not None or dw1 is not None
+    with_norm = with_dh or any(d is not None for d in dnorm)
+    with_sums = with_norm or dw2 is not None or db2 is not None
+    ds, du = _first_pass(run, dy, x, source, shortcut, dx, dshortcut, z, gate, out, with_sums)
+    if not with_sums:
+        return
+    pixels, dh = x.shape[2:].numel(), None
+    last = run.launch(plan_mlp_bwd(ds, pixels, dmap, z, None, w2 if two else w1, None, two, IDENTITY, gate))
+    dz = last.dz1
+    if with_norm:
+        given = last.dpooled if two else dz[:, None], z1, hhat, norm_weight, stats
+        dh = run.launch(plan_batch_norm_bwd(*given, with_dh, *dnorm, options.eps, options.act)).dh
+    if dmix is not None:
+        given = dh[:, None], pixels, None, hhat, None, w1, None
+        back, how = run.launch(plan_mlp_bwd(*given, True, IDENTITY, IDENTITY)), (options.pool != "max", highest, found)
+        _last_pass(run, dy, du, x, source, z, back.dpooled, *how, dmix, gate, False)
+    if any(d is not None for d in (dw1, dw2, db2)):
+        given = dz if two else None, z1 if dh is None else dh, z1, pooled  # dh is read for dw1 alone
+        run.launch(plan_mlp_dw(*given, dw1, None, dw2, db2, options.act))
 
 
 _squeeze_excite = DifferentiableOp(
@@ -104,5 +170,20 @@ _squeeze_excite = DifferentiableOp(
 )
 
 
+_squeeze_excite_norm = DifferentiableOp(
+    schemas.squeeze_excite_norm,
+    allocate=_allocate_norm,
+    forward=_forward_norm,
+    backward=_backward_norm,
+    maps=("x", "source", "shortcut"),
+    adds=("shortcut", "out_act", "identity"),
+)
+
+
 def squeeze_excite(*tensors: Tensor | None, **options):
     return _squeeze_excite.call(tensors, options, options["return_map"])
+
+
+def squeeze_excite_norm(*tensors: Tensor | None, return_stats: bool, **options):
+    places = 0, *([1] if options["return_map"] else []), *([2] if return_stats else [])
+    return _squeeze_excite_norm.call(tensors, options, places if len(places) > 1 else False)

@@ -136,21 +136,30 @@ def window(weight, bias, x: Tensor) -> None:
         parameter("bias", bias, x, (1,))
 
 
-def batch_norm(weight, bias, eps, return_stats: bool, x: Tensor) -> None:
-    """The parameters (1,) of a norm over the batch of one channel, and that there is more than one value of it."""
+def window_norm(weight, bias, eps, return_stats: bool, x: Tensor) -> None:
+    """The norm over the batch of one logit a pixel of x, if there is one."""
+    if weight is not None:
+        return batch_norm(weight, bias, eps, x, (x.shape[0], 1, *x.shape[2:]))
+    _epsilon(eps)
+    for name, given in (("norm_bias", bias is not None), ("return_stats", return_stats)):
+        if given:
+            raise ValueError(f"{name}: given without norm_weight, expected a norm of the batch")
+
+
+def batch_norm(weight, bias, eps, x: Tensor, normed: tuple[int, ...]) -> None:
+    """The parameters of a norm over the batch of what has the shape (N, channels, *axes), computed from x, and that
+    there is more than one value a channel."""
+    _epsilon(eps)
+    parameter("norm_weight", weight, x, (normed[1],))
+    if bias is not None:
+        parameter("norm_bias", bias, x, (normed[1],))
+    if normed[0] * math.prod(normed[2:]) == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {torch.Size(normed)}")
+
+
+def _epsilon(eps) -> None:
     if isinstance(eps, bool) or not isinstance(eps, int | float) or eps < 0:
         raise ValueError(f"eps: got {eps!r}, expected a number of at least 0")
-    if weight is None:
-        for name, given in (("norm_bias", bias is not None), ("return_stats", return_stats)):
-            if given:
-                raise ValueError(f"{name}: given without norm_weight, expected a norm of the batch")
-        return
-    parameter("norm_weight", weight, x, (1,))
-    if bias is not None:
-        parameter("norm_bias", bias, x, (1,))
-    size = torch.Size((x.shape[0], 1, *x.shape[2:]))
-    if size.numel() == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
 
 
 def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:

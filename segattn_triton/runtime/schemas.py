@@ -105,6 +105,15 @@ squeeze_excite = Schema(
     outputs=("y", "map", "pooled", "z", "z1", "highest", "found"),
     flops=flops.squeeze_excite,
 )
+squeeze_excite_norm = Schema(
+    "squeeze_excite_norm",
+    tensors=("x", "w1", "b1?", "norm_weight", "norm_bias?", "w2?", "b2?", "source?", "shortcut?"),
+    options="str pool, str act, float act_a, float act_b, str gate, float gate_a, float gate_b, str out_act, "
+    "str ties, float eps, bool return_map",
+    outputs=("y", "map", "stats", "pooled", "z", "z1", "hhat", "highest", "found"),
+    flops=flops.squeeze_excite_norm,
+    returned=3,
+)
 eca = Schema(
     "eca",
     tensors=("x", "weight", "bias?"),

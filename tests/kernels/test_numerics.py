@@ -14,12 +14,13 @@ from support import (
     each_option,
     each_row,
     names,
+    option_sets,
     problem,
     with_norm,
     without,
 )
 
-from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog import BY_NAME, NORMED
 from segattn_triton.kernels.conv import descriptors
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
@@ -28,6 +29,8 @@ from segattn_triton.testing import LAYOUTS, make_inputs
 from segattn_triton.tuning import choice as tuning
 from segattn_triton.tuning.model import space
 from segattn_triton.tuning.target import planning_for
+
+BY_NORM = {row.name: row for row in NORMED}
 
 
 @each_dtype
@@ -73,14 +76,30 @@ def test_one_layer(name):
 @with_norm
 def test_norm_over_the_batch(row, layout, dtype):
     """Whichever gradients are wanted; and far from zero, where a variance as a difference of squares would be lost."""
-    inputs = problem(row, S=(9, 11), dtype=dtype, layout=layout)
+    inputs = problem(row, S=(3, 5), N=4, dtype=dtype, layout=layout)
     assert_right(row, *inputs, eps=1e-3)
-    assert_right(row, *without(row, inputs, ("bias", "norm_bias")))
+    assert_right(row, *without(row, inputs, [name.removesuffix("?") for name in row.inputs if name.endswith("?")]))
     for wanted in range(len(inputs)):
         assert_right(row, *inputs, needs=[i == wanted for i in range(len(inputs))])
     if dtype == torch.float32:
-        shifted = [t + 1000 if name == "bias" else t for name, t in zip(names(row), inputs, strict=True)]
-        assert_right(row, *shifted)
+        assert_right(
+            row, *(t + 1000 if name in ("bias", "b1") else t for name, t in zip(names(row), inputs, strict=True))
+        )
+
+
+@each_dtype
+@pytest.mark.parametrize("row", NORMED[:2], ids=lambda row: row.name)
+def test_options_beside_a_norm(row, dtype):
+    for options in option_sets(row):
+        assert_right(row, *problem(row, S=(3, 5), N=5, dtype=dtype, seed=3), **options)
+
+
+@pytest.mark.parametrize("N", [2, 3, 17, 130])
+def test_images_of_a_norm(N):
+    """More of them than a block, and two, which differ by little or by much from the others."""
+    row, sizes = BY_NORM["squeeze_excite_norm"], {"N": N, "C": 9, "S": (2,), "Cr": 40, "Cs": 7, "T": (2, 1)}
+    assert_right(row, *make_inputs(row, sizes, device=DEVICE))
+    assert_right(row, *without(row, make_inputs(row, sizes | {"Cr": 9}, device=DEVICE), ("w2", "b2")))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -95,7 +114,7 @@ def test_as_many_channels_as_pools(row, layout):
 def test_statistics_of_the_norm(row):
     """Mean and biased variance, in float32 or wider, whatever the map; without a gradient."""
     for dtype in (torch.bfloat16, torch.float64):
-        inputs = problem(row, S=(40, 41), dtype=dtype)
+        inputs = problem(row, S=(40, 41), N=3, dtype=dtype)
         y, got = row.op(*(t.requires_grad_() for t in inputs), backend="triton", return_stats=True)
         _, expected = row.reference(*inputs, return_stats=True)
         assert got.dtype == expected.dtype == torch.promote_types(dtype, torch.float32)

@@ -14,7 +14,6 @@ from support import (
     each_row,
     kernel_modules,
     names,
-    normed,
     problem,
     reserved,
     sizes_of,
@@ -23,7 +22,7 @@ from support import (
 )
 
 from segattn_triton import compiled, functional, testing
-from segattn_triton.catalog import BY_NAME, ROWS
+from segattn_triton.catalog import BY_NAME, NORMED, ROWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
@@ -276,8 +275,9 @@ def test_norm_over_the_batch(row, layout, record_property):
         inputs = testing.make_inputs(row, sizes_of(row, **sizes), layout=layout)
         with planning_for(90, sms):
             assert_no_faults(row, inputs, record_property, **row.both)
-            assert_no_faults(row, without(row, inputs, ("norm_bias",)), record_property)
-            for wanted in ("x", "weight", "norm_weight", "norm_bias"):
+            optional = [name.removesuffix("?") for name in row.inputs if name.endswith("?")]
+            assert_no_faults(row, without(row, inputs, optional), record_property)
+            for wanted in names(row):
                 assert_no_faults(row, inputs, record_property, [name == wanted for name in names(row)])
 
 
@@ -354,7 +354,8 @@ def test_no_kernel_is_forgotten(monkeypatch):
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16))
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)
-    plan(functional.cbam, testing.make_inputs(normed("cbam"), sizes_of(normed("cbam"), **SIZES[0])))
+    for row in NORMED:
+        plan(row.op, testing.make_inputs(row, sizes_of(row, **SIZES[0])))
     for variant in local_dense.VARIANTS:
         monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto", variant=variant: variant)
         plan(functional.local_gate, testing.make_inputs(BY_NAME["local_gate"], SIZES[1], layout="channels_last"))

@@ -7,7 +7,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segattn_triton.catalog import BY_NAME, ROWS, Op
+from segattn_triton.catalog import NORMED, ROWS, Op
 from segattn_triton.ops.local_dense import VARIANTS
 from segattn_triton.testing import LAYOUTS, make_inputs, matches
 
@@ -78,13 +77,7 @@ def sizes_of(row: Op, S: Sequence[int], C: int, N: int, Cr: int = 0) -> dict:
     return {"N": N, "C": C, "S": tuple(max(s, row.smallest) for s in S), "Cr": Cr or max(1, C // 2)}
 
 
-def normed(name: str) -> Op:
-    """A row with the norm of a batch after its convolution. It is none of the catalog: images depend on each other."""
-    row = BY_NAME[name]
-    return replace(row, inputs={**row.inputs, "norm_weight?": "1", "norm_bias?": "1"})
-
-
-with_norm = pytest.mark.parametrize("row", [normed("cbam_spatial_gate"), normed("cbam")], ids=lambda row: row.name)
+with_norm = pytest.mark.parametrize("row", NORMED, ids=lambda row: row.name)
 
 
 def names(row: Op) -> list[str]:
