@@ -12,9 +12,9 @@ BISENET_TRAINING = (  # CoinCheung's BiSeNetV1, 8 crops of 1024 x 1024 a GPU
     Case("bisenetv1-arm16-1024", 8, 128, (64, 64), 128),
     Case("bisenetv1-ffm-1024", 8, 256, (128, 128), 256),
 )
-REXNET_TRAINING = (
-    Case("rexnet100-se-512", 16, 228, (64, 64), 19),
-    Case("rexnet100-se-512-last", 16, 1044, (16, 16), 87),
+REXNET_TRAINING = (  # timm's rexnet_100 at 512 x 512
+    Case("rexnet100-stage3", 16, 228, (64, 64), 19),
+    Case("rexnet100-stage6", 16, 1044, (16, 16), 87),
 )
 
 _SE, _CBAM, _SPATIAL = (BY_NAME[name] for name in ("squeeze_excite", "cbam", "cbam_spatial_gate"))
@@ -52,6 +52,18 @@ NORMED = (
         paper="Yu et al. 2018, arXiv:1808.00897 (BiSeNet's ARM)",
         cases=BISENET_TRAINING,
     ),
-    replace(_SPATIAL, name="cbam_spatial_gate_norm", inputs={**_SPATIAL.inputs, **_WINDOW}, fixed={"kernel_size": 3}),
-    replace(_CBAM, name="cbam_norm", inputs={**_CBAM.inputs, **_WINDOW}, fixed={"reduction": 2, "kernel_size": 3}),
+    replace(
+        _SPATIAL,
+        name="cbam_spatial_gate_norm",
+        inputs={**_SPATIAL.inputs, **_WINDOW},
+        fixed={"kernel_size": 3},
+        cases=_SPATIAL.cases[:1],
+    ),
+    replace(
+        _CBAM,
+        name="cbam_norm",
+        inputs={**_CBAM.inputs, **_WINDOW},
+        fixed={"reduction": 2, "kernel_size": 3},
+        cases=_CBAM.cases[:1],
+    ),
 )

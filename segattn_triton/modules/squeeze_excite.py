@@ -16,9 +16,9 @@ class SqueezeExcite(GateModule):
 
     x (N, C, *spatial) with 1, 2 or 3 spatial axes; source (N, source_channels, *any), x itself without it; shortcut as
     x. Keys: fc1.weight (Cr, source_channels, 1, 1), fc1.bias, fc2.weight (C, Cr, 1, 1), fc2.bias, as of timm's SEModule
-    and torchvision's SqueezeExcitation. Cr is `hidden`, or `hidden_channels(in_channels, reduction, rule)`. norm=True has
-    a BatchNorm2d bn behind fc1, as of ReXNet: in eval its statistics are folded into fc1 at every call, in training those
-    of the batch are taken, and update bn's as BatchNorm2d does.
+    and torchvision's SqueezeExcitation. Cr is `hidden`, or `hidden_channels(in_channels, reduction, rule)`. With
+    norm=True a BatchNorm2d bn stands behind fc1, as in ReXNet: in eval its statistics are folded into fc1 at every
+    call, in training those of the batch are taken, and update bn's as BatchNorm2d does.
     slices=True: of a map with three spatial axes every slice along the last is pooled, and weighted, by itself, as in
     nnU-Net, whose gate is (N, C, 1, 1, W); its map here is (N, C, W). See `functional.squeeze_excite`.
     """

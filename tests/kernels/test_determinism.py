@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import assert_equal, each_option, each_row, names, outputs_and_gradients, problem
+from support import assert_equal, each_option, each_row, names, outputs_and_gradients, problem, with_norm
 
 
 @each_option
@@ -10,6 +10,13 @@ def test_runs(row, options):
     inputs = problem(row)
     first = outputs_and_gradients(row.op, inputs, backend="triton", **options)
     for got, expected in zip(outputs_and_gradients(row.op, inputs, backend="triton", **options), first, strict=True):
+        assert_equal(got, expected)
+
+
+@with_norm
+def test_runs_with_a_norm(row):
+    first, second = (outputs_and_gradients(row.op, problem(row, N=3), backend="triton") for _ in range(2))
+    for got, expected in zip(second, first, strict=True):
         assert_equal(got, expected)
 
 

@@ -52,28 +52,54 @@ def make_map_of(channels: int, N: int = 2, S=(5, 6), layout="contiguous") -> tor
     return make_map((N, channels, *S), layout, torch.Generator().manual_seed(0), torch.float32, DEVICE)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_batch_norm_of_effective_se(bias):
-    """In eval it is folded into the weights, with the gradients of the children; in training these run themselves."""
-    module, x = EffectiveSE(6, "sigmoid", bias=bias, norm=True, backend="triton").to(DEVICE), make_map_of(6, N=4)
-    torch.nn.init.normal_(module.bn.weight)
-    torch.nn.init.normal_(module.bn.bias)
-    before = module.bn.running_mean.clone()
-    for training in (True, False):
-        module.train(training)
-        twin = copy.deepcopy(module)
-        expected = x * twin.bn(twin.fc(x.mean((2, 3), keepdim=True))).sigmoid()
-        expected.square().sum().backward()
-        y = module(x)
-        y.square().sum().backward()
-        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
-        for p, other in zip(module.parameters(), twin.parameters(), strict=True):
-            torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-5)
-            p.grad = None
-        torch.testing.assert_close(module.bn.running_mean, twin.bn.running_mean)
-        assert not torch.equal(before, module.bn.running_mean)
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-        module.train()(x[:1])
+NORMED = {
+    "one layer": lambda **how: EffectiveSE(6, "sigmoid", norm=True, backend="triton", **how),
+    "two layers": lambda **how: SqueezeExcite(6, hidden=4, norm=True, backend="triton", **how),
+}
+
+
+@pytest.mark.parametrize("change", ["", "no bias", "cumulative", "no parameters", "no statistics", "frozen"])
+@pytest.mark.parametrize("kind", NORMED)
+def test_batch_norm_between_the_layers(kind, change):
+    """As the children themselves, which run where one has a hook: values, gradients and the running statistics, of a
+    norm with any of its options; in eval it is folded into the weights. One value a channel is torch's error."""
+    torch.manual_seed(0)
+    ours = NORMED[kind](bias=change != "no bias").to(DEVICE, torch.float64)
+    options = {"no parameters": dict(affine=False), "no statistics": dict(track_running_stats=False)}
+    options["cumulative"] = dict(momentum=None)
+    ours.bn = torch.nn.BatchNorm2d(ours.bn.num_features, **options.get(change, {})).to(DEVICE, torch.float64)
+    for p in ours.bn.parameters():
+        torch.nn.init.normal_(p)
+    plain = copy.deepcopy(ours)
+    next(plain.children()).register_forward_hook(lambda *_: None)
+    for training in (True, True, False):
+        outcomes = []
+        for module in (ours, plain):
+            module.train(training)
+            module.bn.train(training and change != "frozen")
+            module.zero_grad()
+            x = make_map_of(6, N=4).double().requires_grad_()
+            y, gate_map = module(x, return_map=True, shortcut=x)
+            (y.square().sum() + gate_map.sum()).backward()
+            grads = [x.grad, *(p.grad for p in module.parameters())]
+            outcomes.append([y, gate_map, *grads, *module.state_dict().values()])
+        for got, expected in zip(*outcomes, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+    if change != "frozen":
+        for module in (ours, plain):
+            with pytest.raises(
+                ValueError, match="Expected more than 1 value per channel when training, got input size"
+            ):
+                module.train()(x[:1])
+
+
+def test_statistics_of_other_processes():
+    """A SyncBatchNorm runs as it is: here, on a CPU, into its own error."""
+    module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(NORMED["one layer"]()).to(DEVICE)
+    assert type(module.bn) is torch.nn.SyncBatchNorm
+    if DEVICE == "cpu":
+        with pytest.raises(ValueError, match="SyncBatchNorm expected input tensor to be on"):
+            module(make_map_of(6, N=4))
 
 
 @pytest.mark.parametrize("hooked", [False, True])

@@ -29,6 +29,7 @@ properties: dict[str, set[str]] = defaultdict(set)  # what passing tests recorde
 
 GATES = [row for row in ROWS if row.is_gate]
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+each_operation = pytest.mark.parametrize("row", [*ROWS, *NORMED], ids=lambda row: row.name)
 each_gate = pytest.mark.parametrize("row", GATES, ids=lambda row: row.name)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 

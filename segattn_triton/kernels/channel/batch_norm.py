@@ -7,7 +7,7 @@
 h, hhat, u, a, dh (N, R); stats (2 R,): the means over the images, then the variances about them, biased; da (N, K, R)
 partial. A program has BLOCK_R channels of all images, BLOCK_N at a time, which it reads again from the cache. It works
 on the differences from the first image, and the variance is a sum of squares about the mean: of images that are alike,
-whose differences are all that is left, no digit is lost. A bias `b1` that h lacks moves the mean of the statistics alone.
+whose differences are all that is left, no digit is lost. A bias `b1` that h lacks moves the mean in the statistics.
 """
 
 import torch

@@ -39,9 +39,9 @@ def fits(size: int, block: int) -> bool:
     return block < 2 * size or block <= 16
 
 
-def tiles_at_once(tiles: int, config: Config) -> int:
-    """BLOCK_T, the tiles that a step of the pool's second stage takes: 16 values a thread."""
-    return min(triton.next_power_of_2(tiles), max(512 * config.num_warps // config.blocks["BLOCK_C"], 1))
+def tiles_at_once(tiles: int, config: Config, channels: str = "BLOCK_C") -> int:
+    """BLOCK_T, the tiles that a step of a second stage takes of a block of these channels: 16 values a thread."""
+    return min(triton.next_power_of_2(tiles), max(512 * config.num_warps // config.blocks[channels], 1))
 
 
 def mlp_config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1: Tensor, pools: int) -> Config:

@@ -151,7 +151,7 @@ def plan_mlp_bwd(
     N, tiles, C = ds.shape
     R, inputs = w1.shape[:2]
     pools = 1 + both
-    config = mlp_config("mlp_bwd", N, max(inputs, C), R, pixels, tiles, w1, pools)
+    config = mlp_config("mlp_bwd", N, inputs if w2 is None else max(inputs, C), R, pixels, tiles, w1, pools)
     if partial is not None:  # the compiler would spill a value or two for programs that nothing waits for
         config = with_all_registers(config, z.device, hopper=True)
     K, finish = splits(R, config), finish_args(partial, *sums)
@@ -177,7 +177,7 @@ def plan_mlp_bwd(
         DEPENDENT=config.dependent,
         ROWS=rows_at_once(finish["rows"], config.num_warps),
         COLS=COLS,
-        BLOCK_T=tiles_at_once(tiles, config),
+        BLOCK_T=tiles_at_once(tiles, config, "BLOCK_R" if w2 is None else "BLOCK_C"),
     )
     reads = 1 if w2 is None else K
     traffic = finish_traffic(finish) | dict(
