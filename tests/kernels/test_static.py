@@ -15,10 +15,10 @@ import static_worker
 from static_ledger import DTYPES, LAYOUTS
 from support import kernel_modules
 
-from segattn_triton.catalog import ROWS
+from segattn_triton.catalog import NORMED, ROWS
 
 pytestmark = pytest.mark.static
-ROWS = [row.name for row in ROWS]
+ROWS = [row.name for row in (*ROWS, *NORMED)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from segattn_triton import compiled as static
 from segattn_triton import functional
-from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog import BY_NAME, NORMED
 from segattn_triton.catalog.problem import make_map
 from segattn_triton.ops.local_dense import local_gate_dense
 from segattn_triton.runtime.plan import Plan
@@ -37,7 +37,8 @@ def unchosen(question: tuple[str, str]) -> tuple[list[str], int]:
     Such a config may spill: the tuner times it.
     """
     name = question[0]
-    row, draw = BY_NAME[name], zlib.crc32(" ".join(question).encode())
+    row = next((row for row in NORMED if row.name == name), None) or BY_NAME[name]
+    draw = zlib.crc32(" ".join(question).encode())
     case = row.cases[draw % len(row.cases)]
     dtype, layout = getattr(torch, DTYPES[draw % 3]), LAYOUTS[draw // 3 % 2]
 
