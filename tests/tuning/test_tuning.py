@@ -14,7 +14,7 @@ import torch
 from support import problem
 
 from segattn_triton import compiled
-from segattn_triton.catalog import BY_NAME, ROWS
+from segattn_triton.catalog import BY_NAME, NORMED, ROWS
 from segattn_triton.tuning import choice as tuning
 from segattn_triton.tuning import tables as tuned
 from segattn_triton.tuning.tables import Table
@@ -306,7 +306,7 @@ def test_keys_of_tables_do_not_change():
     """A changed key would lose the tables of users in silence: it comes with another schema, and then with a new
     tests/support/tuned_keys.txt."""
     found = set()
-    for row, layout in itertools.product(ROWS, ("contiguous", "channels_last")):
+    for row, layout in itertools.product((*ROWS, *NORMED), ("contiguous", "channels_last")):
         for plan in plans(row, {"N": 2, "C": 32, "S": (8, 16), "Cr": 4}, layout=layout):
             found.add(plan.config.choice.key)
     known = (Path(__file__).parents[1] / "support" / "tuned_keys.txt").read_text().splitlines()
