@@ -246,7 +246,7 @@ def main() -> int:
     options = parser.parse_args()
     forget_lines()
     kernels = {
-        job: [kernel_hash(plan, sizes, job.arch) for plan in plans]
+        job: [kernel_hash(plan, sizes) for plan in plans]
         for job in jobs()
         for plans, sizes in [plans_of(job)]
     }
