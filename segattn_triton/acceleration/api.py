@@ -56,13 +56,13 @@ def accelerate(
         26 of 26 gates accelerated
 
     Known are the gates of torchvision, timm, segmentation_models_pytorch, MONAI, OpenMMLab and nnU-Net, those of
-    `register_adapter`, and copies of SE, ECA, sSE, scSE and CBAM of any class, by the graph of their forward. In
-    SE-ResNet and SE-ResNeXt the shortcut and the activation join the gate's kernel. Parameters, keys of the state_dict,
-    hooks, isinstance, copies and DataParallel stay as they are; a pickle or torch.save holds the plain classes, and
-    torch.jit.script leaves them in the model. A CUDA map runs on the Triton kernels, any other on the reference. While
-    a gate's child has hooks (pruning, Grad-CAM), its own forward runs. Each class is tried once on random values: one
-    that computes something else than is known of it is left. `acceleration_report` says what was left and why;
-    `restore` undoes.
+    `register_adapter`, and copies of SE, ECA, sSE, scSE, CBAM and the attention gate of any class, by the graph of
+    their forward. In SE-ResNet and SE-ResNeXt the shortcut and the activation join the gate's kernel. Parameters, keys
+    of the state_dict, hooks, isinstance, copies and DataParallel stay as they are; a pickle or torch.save holds the
+    plain classes, and torch.jit.script leaves them in the model. A CUDA map runs on the Triton kernels, any other on
+    the reference. While a gate's child has hooks (pruning, Grad-CAM), its own forward runs. Each class is tried once on
+    random values: one that computes something else than is known of it is left. `acceleration_report` says what was
+    left and why; `restore` undoes.
 
     include: only gates of these kernels, such as ("scse", "eca"). filter_fn: (module, name) -> whether to take it.
     strict: RuntimeError, the model unchanged, if nothing is taken or something of it is left. verify: first compare

@@ -16,8 +16,10 @@ from .swap import plain_class
 from .term import Term, X
 from .terms import ENDS, LAYERS, Terms, axes_of, name_of
 from .traced import MODULE_ATTRIBUTES, Unknown, is_of_torch, trace
+from .twomaps import NORMS, attention, takes_two_maps
 
-KERNELS = {"squeeze_excite", "eca", "spatial_gate", "scse", "cbam", "cbam_spatial_gate"}  # those that a graph can be
+# those that a graph can be
+KERNELS = {"squeeze_excite", "eca", "spatial_gate", "scse", "cbam", "cbam_spatial_gate", "attention_gate"}
 MOST_LEAVES, MOST_WEIGHTS = 16, 2**24  # a module of more is no gate, and not traced
 
 
@@ -31,7 +33,8 @@ def is_candidate(module: nn.Module) -> bool:
     layers = [m for m in leaves if type(m) in LAYERS]
     if not 1 <= len(layers) <= 3 or not all(map(_is_small, layers)):
         return False
-    weights, held = list(module.parameters()), {id(p) for m in layers for p in m.parameters()}
+    norms = [m for m in leaves if isinstance(m, NORMS)] if takes_two_maps(module) else []
+    weights, held = list(module.parameters()), {id(p) for m in (*layers, *norms) for p in m.parameters()}
     return all(id(p) in held for p in weights) and sum(p.numel() for p in weights) <= MOST_WEIGHTS
 
 
@@ -46,6 +49,8 @@ def recognised(module: nn.Module) -> Gate:
     (result,) = next(node.args for node in graph.nodes if node.op == "output")
     if not isinstance(result, fx.Node):
         raise Unknown(f"its forward returns a {type(result).__name__}, expected the gated map alone")
+    if takes_two_maps(module):
+        return attention(module, graph, result, read, plain_class)
     if result.op == "call_module" or name_of(result) not in ENDS:
         raise Unknown("its forward does not end in a map times a gate")
     term, dims = Terms(trial.random_twin(module), graph).of(result), axes_of(module)

@@ -11,7 +11,7 @@ from . import trial
 from .adapters import ADAPTERS, BLOCKS, Block, Gate, Parts, check_readers, qualified_name
 from .lookalike import WITHOUT_KERNEL, inline, lookalike
 from .structure import by_structure, is_candidate
-from .swap import AcceleratedGate, fused, is_observed, plain_class, read
+from .swap import AcceleratedGate, AcceleratedInline, fused, is_observed, plain_class, read
 
 SLOWER: dict[str, tuple[tuple[str, int, int], ...]] = {}
 """GPU -> (kernel, fewest, most channels of its first weight) measured slower there than what it replaces."""
@@ -52,7 +52,7 @@ def gates_of(model: nn.Module) -> list[Found]:
 
 def _without_adapter(path: str, module: nn.Module) -> Iterator[Found]:
     """The gate that a module of no known class is by its graph, or looks like."""
-    gate = module._segattn_gate if isinstance(module, AcceleratedGate) else None
+    gate = module._segattn_gate if isinstance(module, AcceleratedGate | AcceleratedInline) else None
     named = qualified_name(type(module)) in WITHOUT_KERNEL or path.endswith("_fsdp_wrapped_module")
     if gate is None and not named and is_candidate(module) and not any(map(_known_name, module.modules())):
         gate = by_structure(module)

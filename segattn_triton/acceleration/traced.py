@@ -73,7 +73,7 @@ def is_of_torch(module: nn.Module) -> bool:
 
 
 def trace(module: nn.Module) -> tuple[fx.Graph, Read]:
-    """The graph of a module's forward of one map, and what it read; Unknown where something else decides it."""
+    """The graph of a module's forward of one map or two, and what it read; Unknown where something else decides it."""
     read = Read({}, {}, {}, [type(m) for m in _all_of(module)])
     forwards = _forwards(module)
     twin = copy.deepcopy(module, {id(t): _without_values(t) for t in (*module.parameters(), *module.buffers())})
@@ -109,7 +109,8 @@ def _without_values(t: Tensor) -> Tensor:
 
 
 def _forwards(module: nn.Module) -> list[FunctionType]:
-    """The forwards of a module and of those inside that are not torch's; plain functions of one map."""
+    """The forwards of a module and of those inside that are not torch's; plain functions of one map, or the module's of
+    two."""
     found = []
     for inner in module.modules():
         if is_of_torch(inner):
@@ -120,8 +121,10 @@ def _forwards(module: nn.Module) -> list[FunctionType]:
         if forward.__code__.co_freevars not in ((), ("__class__",)):
             raise Unknown("its forward is a closure")
         kinds = [(p.kind, p.default) for p in inspect.signature(forward).parameters.values()]
-        if kinds != [(inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)] * 2:
-            raise Unknown("its forward takes more than one map")
+        most = 2 if inner is module else 1
+        plain = {*kinds} == {(inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)}
+        if not plain or not 2 <= len(kinds) <= 1 + most:
+            raise Unknown("its forward takes more than one map" + ", or two" * (most == 2))
         found.append(forward)
     return found
 

@@ -109,11 +109,12 @@ def difference_everywhere(module: nn.Module, gate: Gate, parts: Parts) -> str | 
             continue
         for both in (plain, fast):
             both.to(dtype).train(training)
-        for x in _maps_of(module, gate, parts, dtype):
-            where = f"for a map of {tuple(x.shape)} in {dtype}, autocast {autocast}, training {training}"
+        for maps in _maps_of(module, gate, parts, dtype):
+            shapes = " and ".join(str(tuple(x.shape)) for x in maps)
+            where = f"for a map of {shapes} in {dtype}, autocast {autocast}, training {training}"
             tolerance = _TOLERANCES[autocast or dtype]
             for gradients, _ in itertools.product((False, True), range(2)):
-                expected, got = (_outcome(m, x, autocast, gradients) for m in (plain, fast))
+                expected, got = (_outcome(m, maps, autocast, gradients) for m in (plain, fast))
                 if expected is not None and not _agree(got, expected, tolerance):
                     return f"its forward computes something else than its graph says, {where}"
     return None
@@ -122,32 +123,34 @@ def difference_everywhere(module: nn.Module, gate: Gate, parts: Parts) -> str | 
 _TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}  # of the largest
 
 
-def _maps_of(module: nn.Module, gate: Gate, parts: Parts, dtype: torch.dtype) -> Iterator[Tensor]:
-    (like,) = arguments(module, gate, parts, torch.empty, side=1)
+def _maps_of(module: nn.Module, gate: Gate, parts: Parts, dtype: torch.dtype) -> Iterator[tuple[Tensor, ...]]:
+    likes = arguments(module, gate, parts, torch.empty, side=1)
     for N, *sides in _SHAPES:
-        shape = (N, like.shape[1], *sides[: like.dim() - 2])
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-        yield x
-        yield x.movedim(1, -1).contiguous().movedim(-1, 1)
+        generator = torch.Generator().manual_seed(1)
+        shapes = [(N, like.shape[1], *sides[: like.dim() - 2]) for like in likes]
+        maps = tuple(torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+        yield maps
+        yield tuple(x.movedim(1, -1).contiguous().movedim(-1, 1) for x in maps)
 
 
-def _outcome(module: nn.Module, x: Tensor, autocast: torch.dtype | None, gradients: bool) -> dict | None:
+def _outcome(module: nn.Module, maps: tuple[Tensor, ...], autocast: torch.dtype | None, gradients: bool) -> dict | None:
     """What a forward does, and its backward; None where the forward raises."""
-    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_(gradients)
+    leaves = [x.clone(memory_format=torch.preserve_format).requires_grad_(gradients) for x in maps]
     weights = [p for p in module.parameters() if gradients]
     with torch.set_grad_enabled(gradients):
-        given = leaf * 1  # which a forward may change in place
+        given = [leaf * 1 for leaf in leaves]  # which a forward may change in place
         try:
             with torch.autocast("cpu", autocast, enabled=autocast is not None):
-                y = module(given)
+                y = module(*given)
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
             return None
-    facts = y.dtype, y.shape, [s for s, n in zip(y.stride(), y.shape, strict=True) if n > 1], y is given
-    values = [y.detach(), given.detach()]
+    same = [y is x for x in given]
+    facts = y.dtype, y.shape, [s for s, n in zip(y.stride(), y.shape, strict=True) if n > 1], same
+    values = [y.detach(), *(x.detach() for x in given), *module.buffers()]
     if gradients:
         dy = torch.linspace(0.5, 1, y.numel()).reshape(y.shape).to(y.dtype)
-        values += torch.autograd.grad(y, [leaf, *weights], dy, allow_unused=True)
-    return {"facts": facts, "values": values}
+        values += torch.autograd.grad(y, [*leaves, *weights], dy, allow_unused=True)
+    return {"facts": facts, "values": [None if t is None else t.clone() for t in values]}
 
 
 def _agree(got: dict | None, expected: dict, tolerance: float) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import standin_nets
 import support
 import torch
 import torchvision_cpu
@@ -92,6 +93,9 @@ MODELS = {  # model -> its maker, and how many gates run on which kernel
     "monai-seresnet50": (monai_model, {FUSED: 16}),
     "monai-flexible_unet": (flexible_unet, {"squeeze_excite": 16}),
     "monai-attentionunet": (attention_unet, {"attention_gate": 2}),
+    "standins-mmseg": (standin_nets.Mmseg, {"squeeze_excite": 3}),
+    "standins-ultralytics": (standin_nets.Ultralytics, {"cbam": 2}),
+    "copies-attention_unet": (standin_nets.AttentionUNet, {"attention_gate": 2, "cbam": 1, "squeeze_excite": 1}),
     "smp-unet-without-gates": (without_gates, {}),
 }
 SIDES = {"smp-pan-resnet18": 128}  # of the image, for those that have no pixels left of 64

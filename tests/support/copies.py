@@ -334,6 +334,86 @@ COPIES = {  # class -> the function that its graph is
 }
 
 
+class AttentionGate(nn.Module):
+    """As LeeJunHyun's Attention U-Net has it."""
+
+    def __init__(self, F_g=6, F_l=C, F_int=4):
+        super().__init__()
+        self.W_g = nn.Sequential(nn.Conv2d(F_g, F_int, 1, stride=1, padding=0, bias=True), nn.BatchNorm2d(F_int))
+        self.W_x = nn.Sequential(nn.Conv2d(F_l, F_int, 1, stride=1, padding=0, bias=True), nn.BatchNorm2d(F_int))
+        self.psi = nn.Sequential(nn.Conv2d(F_int, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, g, x):
+        g1 = self.W_g(g)
+        x1 = self.W_x(x)
+        psi = self.relu(g1 + x1)
+        psi = self.psi(psi)
+        return x * psi
+
+
+class AttentionGatePlain(nn.Module):
+    """Without norms, the map first, functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta, self.phi = nn.Conv2d(C, 4, 1, bias=False), nn.Conv2d(6, 4, 1)
+        self.psi = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x, g):
+        return torch.sigmoid(self.psi(F.relu(self.theta(x) + self.phi(g), inplace=True))) * x
+
+
+ATTENTION = (AttentionGate, AttentionGatePlain)
+
+
+class AttentionOfG(AttentionGate):
+    """It is the other map that is weighted, which a graph tells apart."""
+
+    def __init__(self):
+        super().__init__(F_g=C)
+
+    def forward(self, g, x):
+        return g * self.psi(self.relu(self.W_g(g) + self.W_x(x)))
+
+
+class AttentionTwice(AttentionGatePlain):
+    """Both projections are of one map."""
+
+    def forward(self, x, g):
+        return x * torch.sigmoid(self.psi(F.relu(self.theta(x) + self.theta(x))))
+
+
+class AttentionMore(AttentionGatePlain):
+    def forward(self, x, g):
+        return x * torch.sigmoid(self.psi(F.relu(self.theta(x) + self.phi(g)))) + x
+
+
+class AttentionStrided(AttentionGatePlain):
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Conv2d(C, 4, 1, stride=2)
+
+
+class AttentionTanh(AttentionGatePlain):
+    def forward(self, x, g):
+        return x * torch.sigmoid(self.psi(torch.tanh(self.theta(x) + self.phi(g))))
+
+
+class AttentionDetached(AttentionGatePlain):
+    def forward(self, x, g):
+        return x * torch.sigmoid(self.psi(F.relu(self.theta(x) + self.phi(g.detach()))))
+
+
+class AttentionTwoPsi(AttentionGatePlain):
+    def forward(self, x, g):
+        psi = torch.sigmoid(self.psi(F.relu(self.theta(x) + self.phi(g))))
+        return x * (psi * psi)
+
+
+NO_ATTENTION = (AttentionTwice, AttentionMore, AttentionStrided, AttentionTanh, AttentionDetached, AttentionTwoPsi)
+
+
 class Dropout(Linears):
     def __init__(self):
         super().__init__()

@@ -76,13 +76,15 @@ fails where the table is not what the installed libraries give.
 NOTES = """
 ## Copies
 
-SE, ECA, sSE, scSE, CBAM and its halves of any class are known by the graph of their forward, whatever their names, order
-and reshapes, linear layers or convolutions, modules or functions, `torch.max` or `amax`; `by` in the report says
-"structure". CBAM is the gate of the channels, then that of the pixels of what it leaves, with a residual or without;
-both share the gradients of ties in one way. Left, with the reason, is a
-forward that takes or returns more than the map, reads `self.training`, keeps state, draws random numbers, branches on
-values or sizes, switches gradients or autocast, writes into the map, calls a function of its own, or has a layer with
-dropout or a batch norm. Where an attribute, method or global that the forward read changes later, the own forward runs.
+SE, ECA, sSE, scSE, CBAM and its halves of any class are known by the graph of their forward, whatever their names,
+order and reshapes, linear layers or convolutions, modules or functions, `torch.max` or `amax`; `by` in the report
+says "structure". CBAM is the gate of the channels, then that of the pixels of what it leaves, with a residual or
+without; both share the gradients of ties in one way. The attention gate takes two maps in either order, by place or
+by name; which one is weighted the graph says. Left, with the reason, is a forward that takes more maps or returns
+more than one, reads `self.training`, keeps state, draws random numbers, branches on values or sizes, switches
+gradients or autocast, writes into the map, calls a function of its own, or has a layer with dropout or, but for an
+attention gate, a batch norm. Where an attribute, method or global that the forward read changes later, the own
+forward runs.
 `accelerate(model, by_structure=False)` takes known classes only; `register_adapter` comes before both.
 
 ## Costs
@@ -94,9 +96,9 @@ What a gate costs, in passes over a map of its block, forward:
   `accelerate(model, filter_fn=lambda module, name: type(module).__name__ != "MFABBlock")` leaves it.
 - PAN's vector goes through a batch norm, whose layers run as they are; the product and the sum are one kernel, 3 passes
   in place of 5. LRASPP's gate is one kernel over the high map.
-- timm's CBAM has a batch norm behind its convolution. It is one call, 4 passes, in training, where the norm is that of the
-  batch, and in eval where no gradient of the norm is wanted; where it is, a folded norm's would be a sum that cancels, so
-  that the half of the channels runs on the kernels, and that of the pixels as it is.
+- timm's CBAM has a batch norm behind its convolution. It is one call, 4 passes, in training, where the norm is that
+  of the batch, and in eval where no gradient of the norm is wanted; where it is, a folded norm's would be a sum that
+  cancels, so that the half of the channels runs on the kernels, and that of the pixels as it is.
 """
 
 
