@@ -9,9 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from ..modules._children import folded, uses_batch
 from ..reference.activations import ACTS, GATES, Spec
 from . import trial
-from .adapters import Gate, Parts, activation, is_window, layer, window
+from .adapters import Gate, Parts, activation, is_window, layer, part, window
 from .swap import plain_class
 from .term import Term, X
 from .terms import ENDS, LAYERS, Terms, axes_of, name_of
@@ -33,7 +34,8 @@ def is_candidate(module: nn.Module) -> bool:
     layers = [m for m in leaves if type(m) in LAYERS]
     if not 1 <= len(layers) <= 3 or not all(map(_is_small, layers)):
         return False
-    norms = [m for m in leaves if isinstance(m, NORMS)] if takes_two_maps(module) else []
+    may_have_norms = takes_two_maps(module) or any(map(is_window, layers))
+    norms = [m for m in leaves if isinstance(m, NORMS)] if may_have_norms else []
     weights, held = list(module.parameters()), {id(p) for m in (*layers, *norms) for p in m.parameters()}
     return all(id(p) in held for p in weights) and sum(p.numel() for p in weights) <= MOST_WEIGHTS
 
@@ -61,6 +63,8 @@ def recognised(module: nn.Module) -> Gate:
             raise ValueError("what its forward reads has changed since it was traced: its own forward runs")
         return reader(m)
 
+    if norm := _norm_of(term):
+        return Gate(kernel, guarded, way="structure", inline=_unless_folded(norm), arguments=_one_map(reader))
     return Gate(kernel, guarded, way="structure")
 
 
@@ -122,12 +126,14 @@ def _reader(term: Term, dims: int) -> tuple[str, Reader]:
 def _pooled_pixels(product: Term, residual: bool) -> tuple[str, Reader]:
     """CBAM, or its gate of the pixels alone."""
     gate, inner = _split(product.of[0])
-    path, spatial_pool, ties = inner.how
+    path, norm, spatial_pool, ties = inner.how
     if not product.of[1:]:
         if residual:
             raise Unknown("its gate of the pixels has a shortcut")
         options = dict(pool=spatial_pool, ties=ties)
-        return "cbam_spatial_gate", lambda m: Parts(_window(m, path), {**options, "gate": _spec(m, gate, GATES)}, (2,))
+        return "cbam_spatial_gate", lambda m: _with_window(
+            m, path, norm, (), {**options, "gate": _spec(m, gate, GATES)}
+        )
     first, mlp = _split(product.of[1].of[0])
     layers, act, (pool, channel_ties) = _perceptron(mlp)
     if pool != "avg" and channel_ties != ties:
@@ -140,14 +146,49 @@ def _pooled_pixels(product: Term, residual: bool) -> tuple[str, Reader]:
         weights = [t for path in layers for t in layer(m, path)]
         options = dict(pool=pool, spatial_pool=spatial_pool, ties=ties, gate=gated, residual=residual)
         options |= dict(act=_spec(m, act, ACTS)) if len(layers) == 2 else {}
-        return Parts((*weights, *[None] * (4 - len(weights)), *_window(m, path)), options, (2,))
+        return _with_window(m, path, norm, (*weights, *[None] * (4 - len(weights))), options)
 
     return "cbam", read
 
 
-def _window(m: nn.Module, path: str) -> tuple[Tensor, Tensor | None]:
-    conv = window(m, path, 2)
-    return conv.weight, conv.bias
+def _with_window(m: nn.Module, path: str, norm: str | None, before: tuple, options: dict) -> Parts:
+    """The parts with the convolution of the pixels, and its norm: folded, or that of the batch."""
+    conv, bn = window(m, path, 2), None if norm is None else part(m, norm)
+    if bn is None:
+        return Parts((*before, conv.weight, conv.bias), options, (2,))
+    if not uses_batch(bn):
+        return Parts((*before, *folded(conv, bn)), options, (2,))
+    if bn.weight is None:
+        raise ValueError("its norm is of the batch and has no weight")
+    tensors = *before, conv.weight, conv.bias, bn.weight, bn.bias
+    return Parts(tensors, {**options, "eps": bn.eps}, (2,), norm=bn)
+
+
+def _norm_of(term: Term) -> str | None:
+    product = term.of[0] if term.kind == "residual" else term
+    inner = _split(product.of[0])[1]
+    return inner.how[1] if inner.kind == "window" else None
+
+
+def _unless_folded(path: str) -> Callable:
+    """The forward of a gate with a norm: its own where the gradient of a folded norm would be a sum that cancels."""
+
+    def forward(block: nn.Module, gates, names: dict, *args, **kwargs):
+        norm, maps = part(block, path), (*args, *kwargs.values())
+        learns = torch.is_grad_enabled() and norm.weight is not None and norm.weight.requires_grad
+        if len(maps) != 1 or (learns and not uses_batch(norm)):
+            return type(block)._segattn_plain.forward(block, *args, **kwargs)
+        return gates[0](*maps)
+
+    return forward
+
+
+def _one_map(reader: Reader) -> Callable:
+    def arguments(m: nn.Module, new) -> tuple[Tensor]:
+        weight = reader(m).tensors[0]
+        return (new(4 if weight.dim() == 4 and weight.shape[2:] != (1, 1) else weight.shape[1]),)
+
+    return arguments
 
 
 def _both(term: Term, dims: int) -> tuple[str, Reader]:

@@ -134,7 +134,9 @@ class Terms:
             whole = value.numel() == 2 * self.channels and set(_tuple(m.output_size)) == {1}
             return Term("pool", how=("max", "first")) if given.term is X and whole else None
         if is_window(m) and given.term.kind == "pair":
-            return Term("window", given.term.of, (path, *given.term.how))
+            return Term("window", given.term.of, (path, None, *given.term.how))
+        if type(m) is nn.BatchNorm2d and given.term.kind == "window" and given.term.how[1] is None:
+            return given.term._replace(how=(given.term.how[0], path, *given.term.how[2:]))
         if isinstance(m, nn.Conv1d) and (m.in_channels, m.out_channels) == (1, 1) and given.value.shape[1:2] == (1,):
             padded = {"zeros": False, "circular": True}.get(m.padding_mode)
             odd = m.kernel_size[0] % 2 == 1 and m.padding == (m.kernel_size[0] // 2,)
@@ -229,6 +231,8 @@ _POOLS = {"mean": ("avg", "first"), "amax": ("max", "split")}
 _POOLS |= {f"adaptive_avg_pool{d}d": ("avg", "first") for d in (1, 2, 3)}
 _WINDOWS = {f"avg_pool{d}d" for d in (1, 2, 3)}
 _POOLS |= {name: ("avg", "first") for name in _WINDOWS}
+_WINDOWS |= {f"max_pool{d}d" for d in (1, 2, 3)}
+_POOLS |= {f"{how}max_pool{d}d": ("max", "first") for d in (1, 2, 3) for how in ("", "adaptive_")}
 _ACTIVATIONS = {"sigmoid": "sigmoid", "relu": "relu", "relu_": "relu", "sigmoid_": "sigmoid", "tanh": "tanh"}
 _ACTIVATIONS |= {"hardsigmoid": "hard_sigmoid", "silu": "silu", "hardswish": "hardswish", "gelu": "gelu"}
 _ACTIVATIONS |= {"leaky_relu": "leaky_relu"}

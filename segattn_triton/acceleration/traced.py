@@ -95,6 +95,10 @@ def trace(module: nn.Module) -> tuple[fx.Graph, Read]:
         sys.setprofile(before)
     if calls:
         raise Unknown(f"its forward calls {calls[0]}")
+    for path, values in read.attributes.items():
+        for name, value in values.items():
+            if isinstance(value, list) and vars(_at(twin, path)).get(name, value) != value:
+                raise Unknown(f"its forward changes self.{name}")
     read.methods.setdefault("", {})["forward"] = type(module).forward
     for forward in forwards:
         names = {name for code in _codes(forward.__code__) for name in code.co_names}
@@ -188,9 +192,9 @@ def _is_asked_by_torch() -> bool:
 
 
 def _plain_value(name: str, value: object) -> object:
-    parts = value if isinstance(value, tuple) else (value,)
+    parts = value if isinstance(value, tuple | list) else (value,)
     if all(isinstance(part, _VALUES) or inspect.isbuiltin(part) for part in parts):
-        return value
+        return list(value) if isinstance(value, list) else value  # a list may change inside
     if isinstance(value, FunctionType) and value.__code__.co_filename.startswith(_TORCH):
         return value
     raise Unknown(f"its forward reads self.{name}, a {type(value).__name__}")

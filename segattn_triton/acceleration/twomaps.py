@@ -3,6 +3,8 @@
 Layers and norms are modules of the gate, the ReLU, the sum and the gate's activation modules or functions.
 """
 
+from types import FunctionType
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -17,8 +19,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def takes_two_maps(module: nn.Module) -> bool:
-    code = getattr(type(module).forward, "__code__", None)
-    return code is not None and code.co_argcount == 3
+    forward = type(module).forward
+    return isinstance(forward, FunctionType) and forward.__code__.co_argcount == 3 and not forward.__defaults__
 
 
 def attention(module: nn.Module, graph: fx.Graph, result: fx.Node, read: Read, plain_class) -> Gate:

@@ -79,7 +79,8 @@ def test_every_lookalike_is_left_for_a_reason_of_its_own():
     expected = {
         copies.Training: "reads self.training",
         copies.State: "changes self.calls",
-        copies.Remembers: "reads self.seen, a list",
+        copies.Remembers: "calls append()",
+        copies.Counts: "changes self.seen",
         copies.NoGrad: "no_grad or autocast",
         copies.Autocast: "no_grad or autocast",
         copies.NoGradDecorated: "decorated",
@@ -196,6 +197,36 @@ def test_half_a_model_is_found_once_for_each_description(monkeypatch):
     sat.accelerate(model)
     sat.accelerate(model)
     assert len(calls) == 2
+
+
+def test_a_list_that_was_read_is_watched():
+    """Also where it changes inside."""
+    plain, fast = made(copies.CBAMAuthors), sat.accelerate(made(copies.CBAMAuthors), strict=True)
+    x = a_map(copies.CBAMAuthors)
+    for module in (plain, fast):
+        module.ChannelGate.pool_types.pop()
+    support.assert_equal(fast(x), plain(x))
+    assert own_forward_runs(fast)
+
+
+@pytest.mark.parametrize("mode", ["training", "eval", "frozen"])
+def test_the_norm_of_a_copy(mode, calls):
+    """Of the batch in training, with its running statistics; folded in eval where it learns nothing."""
+    plain = made(copies.CBAMAuthors).train(mode == "training")
+    norm = plain.SpatialGate.spatial.bn
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    norm.requires_grad_(mode != "frozen")
+    fast, x = sat.accelerate(copy.deepcopy(plain), strict=True), a_map(copies.CBAMAuthors)
+    calls.clear()
+    for _ in range(2):
+        outputs = []
+        for module in (fast, plain):
+            y = module(x)
+            wanted = [p for p in module.parameters() if p.requires_grad]
+            outputs.append([y.detach(), *torch.autograd.grad(y.square().sum(), wanted), *module.buffers()])
+        for got, expected in zip(*outputs, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert [kernel for kernel, _ in calls] == ([] if mode == "eval" else ["cbam"] * 2)
 
 
 class Around(nn.Module):

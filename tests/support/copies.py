@@ -321,6 +321,74 @@ class CBAMPixels(BothPoolsOfPixels):
         return x * torch.sigmoid(self.conv1(torch.cat([most, mean], 1))).expand_as(x)
 
 
+class BasicConv(nn.Module):
+    def __init__(self, k=7, bn=True):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size=k, padding=(k - 1) // 2, bias=False)
+        self.bn = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01, affine=True) if bn else None
+        self.relu = None
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.bn is not None:
+            x = self.bn(x)
+        if self.relu is not None:
+            x = self.relu(x)
+        return x
+
+
+class ChannelPool(nn.Module):
+    def forward(self, x):
+        return torch.cat((torch.max(x, 1)[0].unsqueeze(1), torch.mean(x, 1).unsqueeze(1)), dim=1)
+
+
+class SpatialGate(nn.Module):
+    """The authors' gate of the pixels, with a batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.compress, self.spatial = ChannelPool(), BasicConv()
+
+    def forward(self, x):
+        x_out = self.spatial(self.compress(x))
+        scale = torch.sigmoid(x_out)
+        return x * scale
+
+
+class ChannelGate(nn.Module):
+    """The authors' gate of the channels, which reads a list of pools."""
+
+    def __init__(self, pool_types=("avg", "max")):
+        super().__init__()
+        self.mlp = nn.Sequential(Flatten(), nn.Linear(C, R), nn.ReLU(), nn.Linear(R, C))
+        self.pool_types = list(pool_types)
+
+    def forward(self, x):
+        channel_att_sum = None
+        for pool_type in self.pool_types:
+            if pool_type == "avg":
+                avg_pool = F.avg_pool2d(x, (x.size(2), x.size(3)), stride=(x.size(2), x.size(3)))
+                channel_att_raw = self.mlp(avg_pool)
+            elif pool_type == "max":
+                max_pool = F.max_pool2d(x, (x.size(2), x.size(3)), stride=(x.size(2), x.size(3)))
+                channel_att_raw = self.mlp(max_pool)
+            channel_att_sum = channel_att_raw if channel_att_sum is None else channel_att_sum + channel_att_raw
+        scale = torch.sigmoid(channel_att_sum).unsqueeze(2).unsqueeze(3).expand_as(x)
+        return x * scale
+
+
+class CBAMAuthors(nn.Module):
+    def __init__(self, no_spatial=False):
+        super().__init__()
+        self.ChannelGate, self.no_spatial, self.SpatialGate = ChannelGate(), no_spatial, SpatialGate()
+
+    def forward(self, x):
+        x_out = self.ChannelGate(x)
+        if not self.no_spatial:
+            x_out = self.SpatialGate(x_out)
+        return x_out
+
+
 COPIES = {  # class -> the function that its graph is
     **dict.fromkeys((Moskomule, Reshaped, Indexed, MeanOfPixels, Squeezed, Convolved), "squeeze_excite"),
     **dict.fromkeys((Functional, Methods, Window, WindowOfTwo, HardSigmoid, Silu, Maximum), "squeeze_excite"),
@@ -328,9 +396,9 @@ COPIES = {  # class -> the function that its graph is
     **dict.fromkeys((ECALayer, ECAPermuted), "eca"),
     **dict.fromkeys((SSE, SSEFunction), "spatial_gate"),
     **dict.fromkeys((SCSE, SCSEMax, SCSEInOne), "scse"),
-    **dict.fromkeys((CBAM, CBAMResidual, CBAMLinears, CBAMOfTheMean), "cbam"),
-    CBAMChannels: "squeeze_excite",
-    CBAMPixels: "cbam_spatial_gate",
+    **dict.fromkeys((CBAM, CBAMResidual, CBAMLinears, CBAMOfTheMean, CBAMAuthors), "cbam"),
+    **dict.fromkeys((CBAMChannels, ChannelGate), "squeeze_excite"),
+    **dict.fromkeys((CBAMPixels, SpatialGate), "cbam_spatial_gate"),
 }
 
 
@@ -501,6 +569,18 @@ class Remembers(State):
 
     def forward(self, x):
         self.seen.append(1)
+        return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
+
+
+class Counts(State):
+    """State inside of a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = [0]
+
+    def forward(self, x):
+        self.seen[0] += 1
         return x * torch.sigmoid(self.conv2(torch.relu(self.conv1(self.avg_pool(x)))))
 
 
@@ -776,5 +856,5 @@ LOOKALIKES = (
     + (GradSetInC, Autocast, InPlace, InPlaceOperator, InPlaceSum, InPlaceAct, TwoOutputs, OnlyTheGate, TheMapItself)
     + (Scaled, SumWithAlpha, Residue, OwnFunction, Rounded, WrongAxis, ThreeLayers, Unscaled, Flag, Parameter, Cast)
     + (HardSigmoidAlmost, HardSigmoidShared, CBAMBeside, CBAMPixelsFirst, CBAMTwoPerceptrons, CBAMOneMean, CBAMRows)
-    + (CBAMIndices, CBAMDilated, CBAMNoMap, CBAMTies)
+    + (CBAMIndices, CBAMDilated, CBAMNoMap, CBAMTies, Counts)
 )

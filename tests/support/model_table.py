@@ -82,9 +82,9 @@ says "structure". CBAM is the gate of the channels, then that of the pixels of w
 without; both share the gradients of ties in one way. The attention gate takes two maps in either order, by place or
 by name; which one is weighted the graph says. Left, with the reason, is a forward that takes more maps or returns
 more than one, reads `self.training`, keeps state, draws random numbers, branches on values or sizes, switches
-gradients or autocast, writes into the map, calls a function of its own, or has a layer with dropout or, but for an
-attention gate, a batch norm. Where an attribute, method or global that the forward read changes later, the own
-forward runs.
+gradients or autocast, writes into the map, calls a function of its own, or has a layer with dropout or, but for CBAM
+and the attention gate, a batch norm. Where an attribute, method or global that the forward read changes later, the
+own forward runs.
 `accelerate(model, by_structure=False)` takes known classes only; `register_adapter` comes before both.
 
 ## Costs

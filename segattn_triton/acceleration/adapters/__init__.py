@@ -6,7 +6,7 @@ gate is left as it is.
 """
 
 from . import monai, nnunet, openmmlab, smp, timm, torchvision, ultralytics  # noqa: F401, they register
-from .parts import Parts, activation, is_window, layer, pools_to_one, qualified_name, spec_of, window
+from .parts import Parts, activation, is_window, layer, part, pools_to_one, qualified_name, spec_of, window
 from .registry import ADAPTERS, BLOCKS, Block, Gate, Inline, check_readers, register_adapter
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "check_readers",
     "is_window",
     "layer",
+    "part",
     "pools_to_one",
     "qualified_name",
     "register_adapter",
