@@ -92,6 +92,7 @@ def cost(config: Config, f: Footprint) -> float:
     resident = config.programs or fit
     nbytes = f.tile * f.itemsize * f.loads * f.ahead
     per_sm = max(f.programs, 1) / f.sms
+    waves = per_sm / config.programs if config.programs else 0.0
     moved = 1 + f.side / (f.itemsize * (f.loads + 1))  # bytes from the L2 cache, of the map's own
     in_flight = min(resident, per_sm) * nbytes / max(f.waste, 1.0)
     return (
@@ -105,6 +106,7 @@ def cost(config: Config, f: Footprint) -> float:
         * max(1.0, 128 / f.row_bytes) ** 0.25  # rows shorter than a cache line share it with another program
         * max(1.0, 32 / f.row_bytes)  # a sector of 32 bytes is fetched whole
         * max(1.0, 2 / per_sm) ** 0.5  # SMs without a program, or with a single one
+        * (1 + 0.5 / waves if waves > 1 else 1.0)  # of a loop's waves, the last may be half empty
         * (1 + 0.3 * (ceil(per_sm) / per_sm - 1 if per_sm > 1 else 0))  # the last wave fills some SMs only
     )
 
