@@ -6,6 +6,7 @@ from typing import Any
 
 from .options import Failure, Usage
 from .records import SCHEMA, Point, Record, append, load, other_schema
+from .store import replacing
 
 FILES = ("records.jsonl", "environment.json", "maps.npz", "autotune.json")
 
@@ -39,10 +40,8 @@ class Folder:
         self.write("environment.json", self.environment)
 
     def write(self, name: str, values: Any) -> None:
-        path = self.out / name
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(values, indent=1, default=str))
-        draft.replace(path)
+        with replacing(self.out / name) as draft:
+            draft.write_text(json.dumps(values, indent=1, default=str))
 
     def _continue(self) -> None:
         """The records of one report come from one machine and one set of versions."""

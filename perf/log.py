@@ -6,7 +6,7 @@ from typing import Any
 
 from .folder import identity
 from .options import Failure, Usage
-from .records import append_line
+from .store import append_line, lines, replacing
 
 KEYS = {  # name -> what tells its records apart
     "training": ("variant", "dtype", "seed"),
@@ -31,9 +31,8 @@ class Log:
                     path.rename(path.with_name(f"{name}-{number}{path.suffix}"))
         self.records = {key_of(record, name): record for record in read(out, name)}
         self.name = name
-        draft = self.about.with_suffix(".tmp")
-        draft.write_text(json.dumps(environment, indent=1, default=str))
-        draft.replace(self.about)
+        with replacing(self.about) as draft:
+            draft.write_text(json.dumps(environment, indent=1, default=str))
 
     def done(self, *key) -> bool:
         return key in self.records and self.records[key]["status"] == "ok"
@@ -75,13 +74,9 @@ FIELDS = {  # name -> what its finished records hold
 def read(out: Path, name: str) -> list[dict[str, Any]]:
     """The last record of every key, in the order of their first; a line that a kill cut short, or of another version,
     is passed over."""
-    path = out / f"{name}.jsonl"
-    if not path.exists():
-        return []
     latest = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for record in lines(out / f"{name}.jsonl"):
         try:
-            record = json.loads(line)
             for field in FIELDS[name] if record["status"] == "ok" else ():
                 record[field]
             latest[key_of(record, name)] = record

@@ -1,13 +1,12 @@
 """One measured point is one JSON line, appended the moment it is known: a killed run loses nothing."""
 
-import contextlib
 import dataclasses
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .store import append_line, lines
 
 SCHEMA = 1
 
@@ -53,35 +52,16 @@ def append(path: Path, record: Record) -> None:
     append_line(path, dataclasses.asdict(record))
 
 
-def append_line(path: Path, values: dict[str, Any]) -> None:
-    line = json.dumps(values).encode() + b"\n"
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line  # after a line that a kill cut short
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def other_schema(path: Path) -> int | None:
     """The number of another form of records that a line has: it is of another version."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            values = json.loads(line)
-            if isinstance(values, dict) and values.get("schema", SCHEMA) != SCHEMA:
-                return values["schema"]
-    return None
+    return next((values["schema"] for values in lines(path) if values.get("schema", SCHEMA) != SCHEMA), None)
 
 
 def load(path: Path) -> Iterator[Record]:
     """The last record of every point, in the order of their first; a line cut short by a kill is passed over."""
-    if not path.exists():
-        return
     latest: dict[Point, Record] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for values in lines(path):
         try:
-            values = json.loads(line)
             record = Record(**{**values, "point": Point(**values["point"])})
             latest[record.point] = record
         except (ValueError, TypeError, KeyError):

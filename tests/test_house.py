@@ -129,6 +129,7 @@ ARROWS = {  # layer -> the layers it may import
         "perf.terminal",
         "perf.torchvision_cpu",
         "viz",
+        "perf.store",
     },
     "perf.prepared": {
         "catalog",
@@ -141,6 +142,7 @@ ARROWS = {  # layer -> the layers it may import
         "perf.report",
         "perf.tune",
         "tuning",
+        "perf.store",
     },
     "perf.report": {
         "catalog",
@@ -154,6 +156,7 @@ ARROWS = {  # layer -> the layers it may import
         "perf.tune",
         "runtime.checks",
         "tuning",
+        "perf.store",
     },
     "perf.account": {"compiled"},
     "perf.compiler": {
@@ -176,6 +179,7 @@ ARROWS = {  # layer -> the layers it may import
         "runtime.maps",
         "runtime.operator",
         "tuning",
+        "perf.store",
     },
     "perf.measure": {
         "catalog",
@@ -189,10 +193,11 @@ ARROWS = {  # layer -> the layers it may import
         "testing",
         "tuning",
     },
-    "perf.log": {"perf.folder", "perf.options", "perf.records"},
-    "perf.folder": {"perf.options", "perf.records"},
-    "perf.records": set(),
+    "perf.log": {"perf.folder", "perf.options", "perf.records", "perf.store"},
+    "perf.folder": {"perf.options", "perf.records", "perf.store"},
+    "perf.records": {"perf.store"},
     "perf.options": {"catalog"},
+    "perf.store": set(),
     "perf.absent": set(),
     "perf.terminal": {"perf.estimate"},
     "perf.estimate": set(),

@@ -18,8 +18,8 @@ from torch import nn
 
 from ... import CBAM, SCSE, AttentionGate
 from .. import torchvision_cpu
-from ..records import append_line
 from ..report.render.gates import GATES, read, tables
+from ..store import append_line
 from . import scenes, training
 
 
@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torchvision_cpu.install()  # changes nothing where torchvision loads as it is
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     done = {(r["seed"], r["gates"]) for r in records}
-    todo = [(seed, gates) for seed in range(args.first_seed, args.first_seed + args.seeds) for gates in GATES if (seed, gates) not in done]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    todo = [(seed, gates) for seed in seeds for gates in GATES if (seed, gates) not in done]
     for seed, gates in [] if args.tables else todo:
         model = unet(args.encoder, train.classes, gates, args.depth, seed).to(device)
         about = {**settings, "seed": seed, "gates": gates}

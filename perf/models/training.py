@@ -4,7 +4,6 @@ What a step sees depends on seed and step alone, so that a run that was interrup
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..store import replacing
 from . import scenes
 from .scenes import IGNORE
 
@@ -81,9 +81,8 @@ def evaluate(model: nn.Module, data, dtype: str = "float32") -> Scores:
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Never seen half written."""
-    draft = path.with_suffix(".tmp")
-    torch.save(dict(state), draft)
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        torch.save(dict(state), draft)
 
 
 def is_checkpoint(path: Path) -> bool:

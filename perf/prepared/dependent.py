@@ -21,7 +21,8 @@ from ..measure.backends import Cpu
 from ..measure.child import one_line
 from ..measure.plan import problem_of
 from ..measure.workload import Workload
-from ..records import Point, append_line
+from ..records import Point
+from ..store import append_line, lines
 from . import folder
 
 LINES = "dependent.jsonl"
@@ -40,7 +41,7 @@ class Found:
 
 def run(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
     """Those that are not known yet, as many as there is time for; then the table."""
-    end, known = backend.now() + seconds, {line["point"] for line in folder.lines(out / LINES)}
+    end, known = backend.now() + seconds, {line["point"] for line in lines(out / LINES)}
     folder.install_table(out, backend)
     for point in points():
         if backend.now() >= end:
@@ -56,7 +57,7 @@ def run(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
             said = f"{1e3 * found.off:.4g} us off, {1e3 * found.on:.4g} us on" if found.equal else "other bits on"
             console.print(f"{name(point)}: {said}", markup=False)
         measure.recover(backend)
-    if said := verdict([Found(**line) for line in folder.lines(out / LINES)]):
+    if said := verdict([Found(**line) for line in lines(out / LINES)]):
         table = tuned.Table(backend.name, backend.capability, triton.__version__, dependent=said)
         with folder.retiming(out, backend, "dependent since") as moved:
             tuned.write(out / folder.TABLE, table)

@@ -17,7 +17,8 @@ from ..measure import timing
 from ..measure.backends import Cpu
 from ..measure.child import one_line
 from ..measure.workload import Workload
-from ..records import Point, append_line
+from ..records import Point
+from ..store import append_line
 from . import folder
 
 CHAINS = (8, 32, 48, 64, 1024)  # megabytes

@@ -22,6 +22,7 @@ from ..measure import env, plan, timing
 from ..measure.backends import Cpu
 from ..options import MODES, Usage
 from ..records import Point, Record, append, load
+from ..store import lines, replacing
 
 RECORDS, BEFORE, TABLE, FACTS = "records.jsonl", "before.jsonl", "tuned.json", "facts.jsonl"
 LOG = f"{TABLE}.log.jsonl"  # the tuner's, which it names so
@@ -59,9 +60,8 @@ def set_aside(out: Path, why: str, wanted: Callable[[Point], bool]) -> int:
     for record in moved:
         append(out / BEFORE, replace(record, extra={**record.extra, "set_aside": why}))
     if moved:
-        draft = path.with_suffix(".tmp")
-        draft.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
-        draft.replace(path)
+        with replacing(path) as draft:
+            draft.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
     return len(moved)
 
 
@@ -111,27 +111,16 @@ def facts(out: Path) -> dict[str, dict]:
     return found
 
 
-def lines(path: Path) -> Iterator[dict]:
-    """Of a file of one JSON object a line."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:  # cut short by a kill
-            continue
-
-
 def times(out: Path) -> list[Record]:
     return [r for r in load(out / RECORDS) if r.ms is not None]
 
 
 def pack(out: Path, to: Path) -> None:
     """The folder as one archive, never seen half written."""
-    draft = to / f"{ARCHIVE}.tmp"
-    with tarfile.open(draft, "w:gz") as archive:
+    with replacing(to / ARCHIVE) as draft, tarfile.open(draft, "w:gz") as archive:
         for path in sorted(out.iterdir()):
             if path.suffix in (".jsonl", ".json", ".npz"):
                 archive.add(path, path.name)
-    draft.replace(to / ARCHIVE)
 
 
 def unpack(archive: Path, out: Path) -> None:

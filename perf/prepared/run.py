@@ -5,7 +5,6 @@ each it appends a line to steps.jsonl. The watcher renews the archive, and ends 
 over its time; another goes on with the next step. A step that raises, or loses the device, costs itself alone.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from rich.console import Console
 from ..measure import points as measure
 from ..measure.backends import Cpu
 from ..measure.child import one_line
-from ..records import append_line
+from ..store import append_line, lines
 from . import folder
 from .steps import STEPS, Step
 
@@ -57,14 +56,7 @@ def note(out: Path, step: Step, outcome: str, **more: float) -> None:
 
 
 def notes(out: Path) -> list[dict]:
-    path = out / NOTES
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # cut short by a kill
-            continue
-    return found
+    return [*lines(out / NOTES)]
 
 
 def watched(

@@ -5,7 +5,6 @@ killed, or ran out of time, is finished by another with `resume`: what is there 
 """
 
 import importlib.util
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -30,6 +29,7 @@ from ..measure.child import one_line
 from ..measure.workload import Workload
 from ..options import LAUNCH, Failure, Options, Usage
 from ..records import Point, Record
+from ..store import replacing
 
 RESERVE = 15.0  # seconds of the budget for plots and page
 TUNING_SHARE = 0.3
@@ -201,10 +201,8 @@ class Report:
             except Exception as error:
                 self.console.print(f"no gate map of {op}: {one_line(error)}", markup=False)
                 measure.recover(self.backend)
-        draft = path.with_suffix(".tmp")
-        with draft.open("wb") as file:
+        with replacing(path) as draft, draft.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(draft, path)
 
     def _say(self, job: plan.Job) -> None:
         known = [self.records[p] for p in job.points if p in self.records]

@@ -1,13 +1,12 @@
 """The log of a tuner, FILE.log.jsonl beside its table: a line for every unit, with every time that was taken."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import triton
 
 from ...tuning import tables as tuned
-from ..records import append_line
+from ..store import append_line, lines
 
 Id = tuple[str, int, str]  # key, log2 of the pixels, digest of the space
 
@@ -49,9 +48,8 @@ class Result:
 def read(path: Path) -> dict[Id, Result]:
     """The lines of this version of Triton, the last of each unit; one that a kill cut short is passed over."""
     found = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for values in lines(path):
         try:
-            values = json.loads(line)
             ms = {int(i): float(t) for i, t in values["ms"].items()}
             result = Result(**{**values, "ms": ms, "excluded": {int(i): t for i, t in values["excluded"].items()}})
             if result.best in ms and result.before in ms and result.triton == triton.__version__:

@@ -10,7 +10,6 @@ from PIL import Image
 from segattn_triton.perf.models import training
 from segattn_triton.perf.report.render.gates import GATES, tables
 
-
 SMALL = ("--data", "data", "--ignore", "3", "--steps", "2", "--batch", "2", "--side", "32", "--out", "out")
 
 

@@ -1,10 +1,11 @@
 """Do gates help? The tables of `segattn_triton.perf.models.gates`, from FOLDER/gates.jsonl."""
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
+
+from ...store import lines
 
 GATES = {"none": "none", "scse": "scSE", "cbam": "CBAM", "attention": "attention gate"}
 RESAMPLES = 10_000  # of the seeds, for the interval
@@ -12,31 +13,26 @@ RESAMPLES = 10_000  # of the seeds, for the interval
 
 def read(path: Path) -> list[dict]:
     """The finished runs; a line that a kill cut short is none."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+    return [*lines(path)]
 
 
 def tables(records: list[dict], names: list[str]) -> str:
     """mIoU of each kind of gate against none, seed by seed; IoU of each class."""
     runs = {gates: {r["seed"]: r for r in records if r["gates"] == gates} for gates in GATES}
-    lines = ["| gates | seeds | mIoU | minus none, 95 % interval | better in | sign test |", "|---|--:|--:|--:|--:|--:|"]
+    head = "| gates | seeds | mIoU | minus none, 95 % interval | better in | sign test |"
+    rows = [head, "|---|--:|--:|--:|--:|--:|"]
     for gates, own in runs.items():
         mean = np.mean([r["miou"] for r in own.values()]) if own else math.nan
         both = sorted(own.keys() & runs["none"].keys())
         gains = np.array([own[s]["miou"] - runs["none"][s]["miou"] for s in both])
         compared = " | | |" if gates == "none" or len(both) < 2 else _compared(gains)
-        lines.append(f"| {GATES[gates]} | {len(own)} | {mean:.4f} | {compared}")
-    lines += ["", "| gates | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
+        rows.append(f"| {GATES[gates]} | {len(own)} | {mean:.4f} | {compared}")
+    rows += ["", "| gates | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
     for gates, own in runs.items():
         if own:
             ious = np.mean([r["ious"] for r in own.values()], axis=0)
-            lines.append(f"| {GATES[gates]} | " + " | ".join(f"{iou:.3f}" for iou in ious) + " |")
-    return "\n".join(lines)
+            rows.append(f"| {GATES[gates]} | " + " | ".join(f"{iou:.3f}" for iou in ious) + " |")
+    return "\n".join(rows)
 
 
 def _compared(gains: np.ndarray) -> str:
