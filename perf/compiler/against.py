@@ -8,7 +8,6 @@ A verdict is given only where it is the same for every round trip to DRAM that i
 code, not measured.
 """
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,8 @@ from ..account import assumptions as assumed
 if TYPE_CHECKING:
     from ..account.account import Account
     from ..account.launch import Launch
-    from .inductor import Kernel, Library
+    from .inductor import Kernel
+    from .libraries import Library
 
 OURS, RIVAL = "ours", "torch.compile"
 FORMS = {"compile": "listing", "compile-best": "best"}  # of torch.compile -> what it is given
@@ -104,12 +104,14 @@ def sides(op: str, layout: str, C: int, side: int, providers: Sequence[str] = tu
     from ... import compiled as static
     from ...catalog import BY_NAME, make_inputs
     from ..measure import rivals
+    from .libraries import Noting
 
     row = BY_NAME[op]
     sizes = {**row.cases[0].sizes, "N": 8, "C": C, "S": (side, side), "Cr": max(C // 2, 1)}
     sizes |= {"heads": C // 32} if "heads" in sizes else {}
     what = op, C, side, layout
-    with _noting() as called:
+    called: list = []
+    with Noting(called):
         both = static.plans(row, sizes, torch.bfloat16, layout)
     for mode, plans in zip(("fwd", "bwd"), both, strict=True):
         products = [c for c in called if c.flops and c.name.endswith("backward") == (mode == "bwd")]
@@ -132,16 +134,6 @@ def _generated(function: Callable, inputs: Sequence) -> Any:
     return generated(function, inputs)
 
 
-@contextlib.contextmanager
-def _noting() -> Iterator[list]:
-    """The calls of libraries that are made inside."""
-    from .inductor import Noting
-
-    called: list = []
-    with Noting(called):
-        yield called
-
-
 def _ours(plan: Any) -> Time:
     from ... import compiled as static
     from ..account.launch import launch_of
@@ -150,7 +142,7 @@ def _ours(plan: Any) -> Time:
 
 
 def _theirs(call: "Kernel | Library", layout: str) -> Time:
-    from .inductor import Library
+    from .libraries import Library
 
     if isinstance(call, Library):
         return library(call.name, call.nbytes, call.flops, layout)

@@ -29,31 +29,17 @@ from torch._inductor.runtime import triton_helpers, triton_heuristics
 from torch._inductor.select_algorithm import extern_kernels
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from triton.compiler import ASTSource
 
 from ...compiled import Compiled, target
 from ..account.launch import Buffer, Launch
+from .libraries import Library, Noting
 
 H200 = SimpleNamespace(
     **dict(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, total_memory=141 * 2**30),
     **dict(max_threads_per_multi_processor=2048, regs_per_multiprocessor=65536, warp_size=32),
     **dict(shared_memory_per_block=49152, shared_memory_per_block_optin=232448, max_threads_per_block=1024),
     **dict(shared_memory_per_multiprocessor=233472, L2_cache_size=60 * 2**20, gcnArchName="", is_integrated=False),
-)
-VIEWS = (
-    "empty",
-    "view",
-    "as_strided",
-    "alias",
-    "detach",
-    "t",
-    "transpose",
-    "permute",
-    "expand",
-    "unsqueeze",
-    "squeeze",
 )
 
 
@@ -94,15 +80,6 @@ class Kernel:
         return Launch(
             function.__name__, compiled.sass, arguments, tuple(grid), config.num_warps, compiled.programs_per_sm
         )
-
-
-@dataclass(frozen=True)
-class Library:
-    """A call of a library."""
-
-    name: str
-    nbytes: int  # of what goes in and comes out
-    flops: int
 
 
 class Generated(NamedTuple):
@@ -214,27 +191,6 @@ def _call_function(graph: torch.fx.Graph, function: Any, *args: Any, **kwargs: A
     node = graph.call_function(function, args, kwargs)
     node.meta["val"] = args[0].meta["val"]
     return node
-
-
-class Noting(TorchDispatchMode):
-    """Notes the calls of libraries; views and allocations are none."""
-
-    def __init__(self, calls: list):
-        super().__init__()
-        self.calls = calls
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        name = func._schema.name.removeprefix("aten::")
-        if not name.startswith(VIEWS) and name != "t":
-            outputs = result if isinstance(result, (tuple, list)) else [result]
-            tensors = {id(t): t for t in (*args, *kwargs.values(), *outputs) if isinstance(t, Tensor)}
-            nbytes = sum(t.numel() * t.element_size() for t in tensors.values())
-            count = flop_registry.get(func._overloadpacket)
-            flops = count(*args, **{k: v for k, v in kwargs.items() if k != "out"}, out_val=result) if count else 0
-            self.calls.append(Library(name, nbytes, flops))
-        return result
 
 
 def _calls(code: str) -> list[Kernel | Library]:

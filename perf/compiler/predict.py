@@ -1,17 +1,18 @@
-"""Without a GPU: what the compiler makes of the kernels, and the time below which no H200 could go. Never a result.
+"""Without a GPU: the time of our kernels on an H200, predicted from machine code (`perf/account`). Never a result.
 
 Plans come from tensors without memory, compilation is ahead of time for sm_90, in a child process because Triton may
-interpret in this one.
+interpret in this one. A point whose kernels have no account, or that calls a library beside them, has no time.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from ..account import assumptions as assumed
+from ..account.account import account_of
+from ..account.launch import NoAccount, launch_of
 from ..measure import child, plan
 from ..records import Point, Record
 
-BANDWIDTH = 4.3e12  # bytes per second: a device copy on an H200
-MATRIX_RATE = 790e12  # FLOP per second: its bfloat16 matrix product
 ARCH = 90
 
 
@@ -21,26 +22,28 @@ def records(points: list[Point], seconds: float) -> Iterator[Record]:
     for point, answer in zip(
         points, child.results(__name__, pieces, {"TRITON_INTERPRET": None}, seconds), strict=False
     ):
-        yield _record(point, answer.get("kernels"), answer.get("failure") or answer.get(child.DIED))
+        died = answer.get("failure") or answer.get(child.DIED)
+        status = f"failed: {died}" if died else f"skipped: {answer['without']}" if answer.get("without") else "ok"
+        yield _record(point, answer.get("kernels"), status)
 
 
-def _record(point: Point, kernels: list | None, failure: str | None) -> Record:
+def _record(point: Point, kernels: list | None, status: str) -> Record:
     from ...catalog import BY_NAME
 
     row, sizes, backward = BY_NAME[point.op], plan.problem_of(point).sizes, point.mode == "bwd"
     planned = row.planned_bytes(sizes, plan.ITEMSIZE[point.dtype])[backward]
-    flops = row.count_flops(sizes)[backward]
+    us = sum(kernel["us"] + assumed.LAUNCH for kernel in kernels) if status == "ok" else None
     return Record(
         point,
-        ms=None if failure else 1e3 * max(planned / BANDWIDTH, flops / MATRIX_RATE),
+        ms=None if us is None else us / 1e3,
         floor_bytes=plan.floor_bytes(point),
         planned_bytes=planned,
-        flops=flops,
-        status=f"failed: {failure}" if failure else "ok",
+        flops=row.count_flops(sizes)[backward],
+        status=status,
         extra={
-            "predicted": "bytes of the planned passes over the bandwidth, or FLOP over the matrix rate: no measurement",
-            "bandwidth": BANDWIDTH,
-            "matrix_rate": MATRIX_RATE,
+            "predicted": "from machine code, by the account of perf/account, launches included: no measurement",
+            "bandwidth": assumed.DRAM * 1e6,
+            "matrix_rate": assumed.MATRIX_RATE * 1e6,
             "arch": f"sm_{ARCH}",
             "kernels": kernels or [],
         },
@@ -48,19 +51,24 @@ def _record(point: Point, kernels: list | None, failure: str | None) -> Record:
 
 
 def kernels_of(point: Point) -> list[dict]:
-    """What the compiler makes of every kernel that the point launches."""
+    """What the compiler makes of every kernel that the point launches, and the account of its time."""
     import torch
 
     from ... import compiled as static
     from ...catalog import BY_NAME
+    from .libraries import Noting
 
     row, sizes, dtype = BY_NAME[point.op], plan.problem_of(point).sizes, getattr(torch, point.dtype)
-    plans = static.plans(row, sizes, dtype, point.layout, ARCH)[point.mode == "bwd"]
+    called: list = []
+    with Noting(called):
+        plans = static.plans(row, sizes, dtype, point.layout, ARCH)[point.mode == "bwd"]
+    if names := {call.name for call in called if call.flops}:
+        raise NoAccount(f"a library is called beside the kernels ({', '.join(sorted(names))})")
     return [_describe(p, static.compile_plan(p, ARCH)) for p in plans]
 
 
 def _describe(planned, compiled) -> dict:
-    config = planned.config
+    config, account = planned.config, account_of(launch_of(compiled))
     return {
         "name": planned.name,
         "blocks": dict(config.blocks),
@@ -70,12 +78,16 @@ def _describe(planned, compiled) -> dict:
         "registers": compiled.registers,
         "spills": compiled.spills,
         "shared": compiled.shared,
+        "us": account.time,
+        "limit": account.limit,
     }
 
 
 def _work(piece: dict) -> dict:
     try:
         return {"kernels": kernels_of(Point(**piece))}
+    except NoAccount as error:
+        return {"without": child.one_line(error)}
     except Exception as error:
         return {"failure": child.one_line(error)}
 

@@ -236,7 +236,7 @@ class Report:
 
 
 def _name(point: Point) -> str:
-    timer = {"graph": " (graph)", "predicted": " (lower bound)", "check": " (check)"}.get(point.timer, "")
+    timer = {"graph": " (graph)", "predicted": " (predicted)", "check": " (check)"}.get(point.timer, "")
     return point.provider + timer
 
 

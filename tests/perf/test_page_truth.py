@@ -202,7 +202,7 @@ def test_conditions_that_do_not_apply_are_not_printed(page):
     assert ("float64 over its largest value" in " ".join(method.split())) == any(
         r["error"] is not None for r in page.timed
     )
-    assert ("an assumed bandwidth, which no time can be under" in method) == bool(page.predicted)
+    assert ("machine code for sm_90" in method) == bool(page.predicted)
     assert f" {len(page.predicted)} points, none of them" in method or not page.predicted
     assert not re.search(r"\bnone\b(?! of)", method)
     abouts = [page.environment, page.json("models"), page.json("training"), page.json("model").get("environment", {})]

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import segattn_triton
 from segattn_triton.catalog import BY_NAME, Problem
 from segattn_triton.perf import options
+from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.measure import backends, check, child, env, plan
 from segattn_triton.perf.options import Options
@@ -43,7 +44,8 @@ def test_without_a_gpu_all_that_can_be_done(tmp_path, capsys):
     assert {r.point.H for r in predicted} == set(plan.GPU["quick"]["sides"])
     for r in predicted:
         (kernel,) = r.extra["kernels"]
-        assert kernel["registers"] > 0 and kernel["spills"] == 0 and r.ms == pytest.approx(r.planned_bytes / 4.3e9)
+        assert kernel["registers"] > 0 and kernel["spills"] == 0
+        assert r.ms == pytest.approx((kernel["us"] + assumed.LAUNCH) / 1e3) and r.ms > r.planned_bytes / 4.3e9
     assert page.stat().st_size > 10_000
     assert str(page.resolve()) in capsys.readouterr().out
 

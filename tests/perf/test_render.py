@@ -37,7 +37,7 @@ from segattn_triton.perf.report.render import (
     words,
 )
 
-NO_GPU = "No GPU: lower bounds and CPU timings only"
+NO_GPU = "No GPU: predictions from machine code and CPU timings only"
 
 
 def text_of(table) -> str:
@@ -125,7 +125,7 @@ def test_figures_come_as_png_and_svg(gpu_run):
     expected |= {f"spatial_gate_bfloat16_contiguous_{kind}" for kind in ("memory", "error")}
     assert {f"{e}.{end}" for e in expected for end in ("png", "svg")} <= names
     svg = (gpu_run / "plots" / f"{stem}_gbps.svg").read_text()
-    for text in ("C = 32, N = 8", "copy 1000", "launch-bound", "pixels a side, H = W", "best compiled", "lower bound"):
+    for text in ("C = 32, N = 8", "copy 1000", "launch-bound", "pixels a side, H = W", "best compiled", "predicted"):
         assert f"{text}</text>" in svg, text
 
 
@@ -173,7 +173,7 @@ def test_the_sheet_shows_what_was_measured():
     figure = sheet.sheet(df, ["GPU Imaginary"])
     assert not collisions(figure)
     shown = {ax.get_title("left"): ax for ax in figure.axes if ax.get_title("left")}
-    assert set(shown) == {"spatial_gate", "eca"}  # of two sides at least, and no lower bound
+    assert set(shown) == {"spatial_gate", "eca"}  # of two sides at least, and no prediction
     said = [t.get_text() for t in figure.texts]
     assert "GPU Imaginary; bf16 NCHW, N = 8, C = 64" in said and "times faster: segattn_triton" in said
     for op, ax in shown.items():

@@ -6,7 +6,8 @@ import torch
 from segattn_triton.catalog.problem import make_map
 from segattn_triton.perf.account.account import account_of
 from segattn_triton.perf.compiler.against import sides
-from segattn_triton.perf.compiler.inductor import Kernel, Library, generated
+from segattn_triton.perf.compiler.inductor import Kernel, generated
+from segattn_triton.perf.compiler.libraries import Library
 
 
 def generated_for(layout: str) -> dict[str, list]:

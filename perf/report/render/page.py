@@ -110,7 +110,9 @@ def gpu_name(environment: Mapping[str, Any]) -> str | None:
 def banner(on_gpu: bool, environment: Mapping[str, Any]) -> str | None:
     if environment.get("device") == REHEARSAL:
         return "A rehearsal: the times are made up. Nothing here is a result."
-    return None if on_gpu else "No GPU: lower bounds and CPU timings only; nothing here is a GPU result."
+    return (
+        None if on_gpu else "No GPU: predictions from machine code and CPU timings only; nothing here is a GPU result."
+    )
 
 
 def flat(values: Mapping[str, Any], prefix: str = ""):

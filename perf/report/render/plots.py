@@ -69,7 +69,7 @@ def _line(ax: Axes, part: pd.DataFrame, metric: str) -> tuple[float, str, str]:
         ax.fill_between(
             part.side, part[f"{metric}_20"], part[f"{metric}_80"], color=style["color"], alpha=0.2, linewidth=0
         )
-    name = words.provider(provider) + (",\nlower bound" if predicted else "")
+    name = words.provider(provider) + (",\npredicted" if predicted else "")
     return part[metric].iloc[-1], name, style["color"]
 
 

@@ -20,7 +20,7 @@ TIMERS = {
     "cpu": "CPU",
     "launch": "CPU time of a launch",
     "check": "numerics",
-    "predicted": "lower bound",
+    "predicted": "predicted",
 }
 NOTHING = "–"
 TIE = "tie"
