@@ -61,10 +61,13 @@ SPILLS = dict.fromkeys(
     "float32 products in NCHW on ordinary cores: the smallest tile has a few values too many",
 )
 # (kernel, the end of the fault) -> why its loop over a map may have it on sm_90
-LOOPS = dict.fromkeys(
-    [(name, "waves") for name in ("pool_fwd", "pool_bwd", "spatial_bwd", "scse_bwd", "conv_bwd", "additive_dw")],
-    "the grid is a number of programs an SM that does not know how many are resident",
-)
+LOOPS = {
+    **dict.fromkeys(
+        [("pool_fwd", "waves"), ("pool_bwd", "waves")],
+        "where images and channels alone are more than a wave, the last of several follows what is resident",
+    ),
+    ("chain_back", "in flight"): "2048 channels of few pixels: 64 programs in all, with chunks of channels one by one",
+}
 
 
 class Job(NamedTuple):
