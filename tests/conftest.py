@@ -46,6 +46,9 @@ def device() -> str:
     return support.DEVICE
 
 
+NORMS = ("cbam_spatial_gate", "squeeze_excite_norm")
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list[tuple]:
     """(kernel, options) of each call that an accelerated gate makes."""
@@ -60,7 +63,7 @@ def calls(monkeypatch) -> list[tuple]:
         spy.__module__ = functional.__name__
         monkeypatch.setattr(functional, name, spy)
 
-    for name in {gate.kernel for gate in ADAPTERS.values()} | {"channel_gate", "spatial_gate", "cbam_spatial_gate"}:
+    for name in {gate.kernel for gate in ADAPTERS.values()} | {"channel_gate", "spatial_gate", *NORMS}:
         spy_on(name, getattr(functional, name))
     return made
 

@@ -54,16 +54,22 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
         options["shortcut"] = x
     name = parts.kernel or gate.kernel
     kernel = functools.partial(getattr(functional, name), x, *map(options.pop, BESIDE.get(name, ())))
-    sinks = SINKS.get(id(module)) if SINKS and parts.kernel is None else None  # the map is that of the whole gate
+    sinks = SINKS.get(id(module)) if SINKS and _is_whole(parts) else None
     if not sinks and parts.norm is None:
         return kernel(*parts.tensors, **options)
     wanted = (("return_map", sinks), ("return_stats", parts.norm is not None))
     y, *more = kernel(*parts.tensors, **options, **{name: True for name, is_wanted in wanted if is_wanted})
     if parts.norm is not None:
-        update(parts.norm, more.pop(), len(x) * x.shape[2:].numel())
+        values = 1 if name == "squeeze_excite_norm" else x.shape[2:].numel()
+        update(parts.norm, more.pop(), len(x) * values)
     for sink in sinks or ():
         sink(more[0].detach())
     return y
+
+
+def _is_whole(parts: Parts) -> bool:
+    """Whether the map of these parts is that of the whole gate."""
+    return parts.kernel in (None, "squeeze_excite_norm")
 
 
 def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], maps: Sequence) -> Parts | None:

@@ -1,12 +1,25 @@
 """OpenMMLab: the SELayer of mmsegmentation, mmpretrain and mmdetection, two ConvModules after a global pool; and of
 mmsegmentation the gates of CGNet, BiSeNetV1 and STDC."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...reference.activations import GATES
-from .parts import activation, given, layer, part, pooled_dims, sequence, squeeze_excite
+from ...reference.activations import GATES, Spec
+from .parts import (
+    Parts,
+    activation,
+    given,
+    layer,
+    part,
+    pooled_dims,
+    sequence,
+    spec_of,
+    squeeze_excite,
+    squeeze_excite_norm,
+)
 from .registry import gate
 
 _BACKBONES = "mmseg.models.backbones"
@@ -71,12 +84,30 @@ def _stdc_fusion(m):
     return squeeze_excite(m, "conv1.conv", "conv1.activate", "conv2.conv", "conv2.activate", dims=(2,))
 
 
-# Gates whose vector goes through a batch norm: its layers run as they are, the product and the sum are one kernel.
+# Gates whose vector goes through a batch norm. A BatchNorm is part of the kernels; with a norm of all processes the
+# layers run as they are, and the product and the sum are one kernel.
+
+
+def _with_layers(product: Parts, m: nn.Module, path: str, gate: str | Spec) -> Parts:
+    """Beside the product with the vector that the layers at `path` make the whole gate, if its norm is a BatchNorm."""
+    child = part(m, path)
+    known = {"conv", "bn", *(["activate"] if child.with_activation else [])}
+    plain = not (child.with_spectral_norm or child.with_explicit_padding) and child.order == ("conv", "norm", "act")
+    if set(child._modules) != known or not plain or type(child.bn) is not nn.BatchNorm2d:
+        return product
+    whole = squeeze_excite_norm(m, f"{path}.conv", f"{path}.bn", None, None, gate, product.dims)
+    return product._replace(more=(whole,))
+
+
+def _run_gate(gates, x: Tensor, vector: Callable[[], Tensor], **maps: Tensor) -> Tensor:
+    """The whole gate; else the product with the vector of its layers."""
+    product, *whole = gates
+    return whole[0](x, **maps) if whole else product(x, source=vector(), **maps)
 
 
 def _stdc_refinement_forward(block: nn.Module, gates, names: dict, x: Tensor):
-    (gate,), x = gates, block.conv(x)
-    return gate(x, source=block.conv_attn(F.avg_pool2d(x, x.shape[2:])))
+    x = block.conv(x)
+    return _run_gate(gates, x, lambda: block.conv_attn(F.avg_pool2d(x, x.shape[2:])))
 
 
 @gate(
@@ -87,13 +118,15 @@ def _stdc_refinement_forward(block: nn.Module, gates, names: dict, x: Tensor):
 )
 def _stdc_refinement(m):
     weight, _ = layer(m, "conv_attn.conv")
-    return given(weight, ("identity", 0.0, 0.0), (2,))
+    product = given(weight, ("identity", 0.0, 0.0), (2,))
+    gate = spec_of(m.conv_attn.activate) if m.conv_attn.with_activation else None
+    return _with_layers(product, m, "conv_attn", gate) if gate and gate[0] in GATES else product
 
 
 def _bisenet_refinement_forward(block: nn.Module, gates, names: dict, x: Tensor):
-    (gate,), x = gates, block.conv_layer(x)
+    x = block.conv_layer(x)
     pool, layers, _ = block.atten_conv_layer
-    return gate(x, source=layers(pool(x)))
+    return _run_gate(gates, x, lambda: layers(pool(x)))
 
 
 @gate(
@@ -105,13 +138,14 @@ def _bisenet_refinement_forward(block: nn.Module, gates, names: dict, x: Tensor)
 def _bisenet_refinement(m):
     sequence(m, "atten_conv_layer", 3)
     weight, _ = layer(m, "atten_conv_layer.1.conv")
-    dims = (pooled_dims(m, "atten_conv_layer.0"),)
-    return given(weight, activation(m, "atten_conv_layer.2", GATES), dims)
+    gate, dims = activation(m, "atten_conv_layer.2", GATES), (pooled_dims(m, "atten_conv_layer.0"),)
+    product, layers = given(weight, gate, dims), part(m, "atten_conv_layer.1")
+    return product if layers.with_activation else _with_layers(product, m, "atten_conv_layer.1", gate)
 
 
 def _bisenet_fusion_forward(block: nn.Module, gates, names: dict, x_sp: Tensor, x_cp: Tensor):
-    (gate,), x = gates, block.conv1(torch.cat([x_sp, x_cp], dim=1))
-    return gate(x, source=block.conv_atten[0](block.gap(x)), shortcut=x)
+    x = block.conv1(torch.cat([x_sp, x_cp], dim=1))
+    return _run_gate(gates, x, lambda: block.conv_atten[0](block.gap(x)), shortcut=x)
 
 
 @gate(
@@ -124,4 +158,7 @@ def _bisenet_fusion_forward(block: nn.Module, gates, names: dict, x_sp: Tensor, 
 def _bisenet_fusion(m):
     sequence(m, "conv_atten", 2)
     weight, _ = layer(m, "conv_atten.0.conv")
-    return given(weight, activation(m, "conv_atten.1", GATES), (pooled_dims(m, "gap"),))
+    gate, layers = activation(m, "conv_atten.1", GATES), part(m, "conv_atten.0")
+    product = given(weight, gate, (pooled_dims(m, "gap"),))
+    relu = layers.with_activation and type(layers._modules.get("activate")) is nn.ReLU
+    return _with_layers(product, m, "conv_atten.0", "relu_sigmoid") if relu and gate[0] == "sigmoid" else product

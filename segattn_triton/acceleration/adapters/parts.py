@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...modules._children import folded as fold
+from ...modules._children import uses_batch
 from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 
@@ -219,3 +220,16 @@ def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, 
         options["act"] = activation(module, act, ACTS)
     options["gate"] = activation(module, gate, GATES)
     return Parts(tensors, options, dims or (first[0].dim() - 2,))
+
+
+def squeeze_excite_norm(module: nn.Module, w1: str, norm: str, act: str | None, w2: str | None, gate, dims=None):
+    """Of y = x * gate(w2 act(norm(w1 pool(x) + b1)) + b2): the norm of the batch, or folded by running statistics.
+    gate: the activation, not its place."""
+    (weight, bias), bn = layer(module, w1), only(module, norm, nn.BatchNorm1d, nn.BatchNorm2d)
+    options = dict(gate=gate) | (dict(act=activation(module, act, ACTS)) if act else {})
+    last, dims = layer(module, w2) if w2 else (), dims or (weight.dim() - 2,)
+    if not uses_batch(bn):
+        return Parts((*fold(part(module, w1), bn), *last), options, dims)
+    gain = weight.new_ones(len(weight)) if bn.weight is None else bn.weight
+    tensors = weight, bias, gain, bn.bias, *last
+    return Parts(tensors, {**options, "eps": bn.eps}, dims, kernel="squeeze_excite_norm", norm=bn)

@@ -5,7 +5,18 @@ from torch import Tensor, nn
 
 from ...modules._children import folded, uses_batch
 from ...reference.activations import ACTS, GATES
-from .parts import Parts, activation, layer, only, part, qualified_name, squeeze_excite, unexpected, window
+from .parts import (
+    Parts,
+    activation,
+    layer,
+    only,
+    part,
+    qualified_name,
+    squeeze_excite,
+    squeeze_excite_norm,
+    unexpected,
+    window,
+)
 from .registry import block, gate
 
 
@@ -15,8 +26,10 @@ def _pooling(m) -> dict:
 
 @gate("timm.layers.squeeze_excite.SEModule", children="fc1 bn act fc2 gate", attributes="add_maxpool")
 def _se_module(m):
-    only(m, "bn", nn.Identity)
-    return squeeze_excite(m, "fc1", "act", "fc2", "gate", **_pooling(m))
+    if type(part(m, "bn")) is nn.Identity:
+        return squeeze_excite(m, "fc1", "act", "fc2", "gate", **_pooling(m))
+    parts = squeeze_excite_norm(m, "fc1", "bn", "act", "fc2", activation(m, "gate", GATES))
+    return parts._replace(options={**parts.options, **_pooling(m)})
 
 
 @gate("timm.models._efficientnet_blocks.SqueezeExcite", children="conv_reduce act1 conv_expand gate")
