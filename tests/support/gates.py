@@ -15,7 +15,6 @@ KINDS = {
     "torchvision-hard": lambda: standins.SqueezeExcitation(C, 3, scale_activation=nn.Hardsigmoid),
     "timm": lambda: standins.SEModule(C, 2),
     "timm-maxpool": lambda: standins.SEModule(C, 2, add_maxpool=True),
-    "timm-norm": lambda: standins.SEModule(C, 2, norm=nn.BatchNorm2d),
     "ese": lambda: standins.EffectiveSEModule(C),
     "eca": lambda: standins.EcaModule(5),
     "ceca": lambda: standins.CecaModule(3),

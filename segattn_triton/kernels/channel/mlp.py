@@ -63,6 +63,6 @@ def mlp_config(kernel: str, N: int, C: int, R: int, pixels: int, tiles: int, w1:
     config = config_for(SPACE, microseconds, kernel, w1, **how)
     return (
         with_all_registers(config, w1.device)
-        if config.blocks["BLOCK_C"] > 512 and capability(w1.device) >= 100
+        if config.blocks["BLOCK_C"] >= 512 and capability(w1.device) >= 100
         else config
     )
