@@ -248,11 +248,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     forget_lines()
-    kernels = {
-        job: [kernel_hash(plan, sizes) for plan in plans]
-        for job in jobs()
-        for plans, sizes in [plans_of(job)]
-    }
+    kernels = {job: [kernel_hash(plan, sizes) for plan in plans] for job in jobs() for plans, sizes in [plans_of(job)]}
     hashes = {job: job_hash(found) for job, found in kernels.items()}
     compiler, known = read() if LEDGER.exists() else ("", {})
     todo = chosen(hashes, known if compiler == triton.__version__ else None, options.all, options.sample)
