@@ -105,9 +105,11 @@ def test_dense_convolution_runs_on_tensor_cores(ask):
 
 
 def test_neighborhood_attention_up_to_64_channels_a_head(ask):
-    """No spills, 128-bit accesses where D is contiguous, tensor cores forward."""
-    each = [("bfloat16", "channels_last", D) for D in (16, 32, 64)]
-    each += [("bfloat16", "contiguous", 64), ("float16", "channels_last", 64), ("float32", "channels_last", 64)]
+    """No spills, 128-bit accesses where D is contiguous, tensor cores forward and backward."""
+    each = [("bfloat16", "channels_last", D, 3) for D in (16, 32, 64)]
+    each += [(dtype, "channels_last", 64, 3) for dtype in ("float16", "float32")]
+    each += [("bfloat16", "channels_last", 32, 7), ("float16", "channels_last", 64, 13)]
+    each += [("bfloat16", "contiguous", 64, 3), ("bfloat16", "contiguous", 32, 7)]
     for case, found in zip(each, ask(static_worker.attention_faults, *zip(*each, strict=True)), strict=True):
         assert not found, (case, found)
 

@@ -59,6 +59,9 @@ NARROW = dict.fromkeys(
 SPILLS = dict.fromkeys(
     [("additive_fwd", 100, 16), ("additive_fwd", 100, 8), ("additive_fwd", 120, 8)],
     "float32 products in NCHW on ordinary cores: the smallest tile has a few values too many",
+) | dict.fromkeys(
+    [("neighborhood_patch_dq", 86, 8), ("neighborhood_patch_dq", 89, 8)],
+    "64 channels a head with a bias, the smallest chunk: a value or two too many for 255 registers",
 )
 # (kernel, the end of the fault) -> why its loop over a map may have it on sm_90
 LOOPS = {

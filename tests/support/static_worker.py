@@ -73,17 +73,18 @@ def matrix_instructions(variant: str, dtype: str, layout: str) -> list[str]:
     return compiled.matrix + ["stack"] * (compiled.spills > 0)
 
 
-def attention_faults(dtype: str, layout: str, D: int) -> list[str]:
+def attention_faults(dtype: str, layout: str, D: int, kernel_size: int = 3) -> list[str]:
     """Of neighbourhood attention at 256 x 256 for sm_90: spills, narrow accesses, and other matrix instructions than
     those of 16-bit operands that accumulate in float32."""
     row = BY_NAME["neighborhood_attention"]
-    sizes = {"N": 2, "C": 2 * D, "S": (256, 256), "Cr": 1, "heads": 2}
+    sizes = {"N": 2, "C": 2 * D, "S": (256, 256), "Cr": 1, "heads": 2, "T": 2 * kernel_size - 1}
     wrong = []
-    for plan in itertools.chain(*static.plans(row, sizes, getattr(torch, dtype), layout)):
+    both = static.plans(row, sizes, getattr(torch, dtype), layout, kernel_size=kernel_size)
+    for plan in itertools.chain(*both):
         compiled = static.compile_plan(plan, 90)
         wrong += [f"{plan.name}: {fault}" for fault in compiled.faults(static.map_sizes(row, sizes))]
         kind = {"bfloat16": "bf16", "float16": "f16"}.get(dtype)
-        if plan.name.endswith("_fwd") and kind:
+        if plan.name.endswith(("_fwd", "_dq", "_dkv")) and kind:
             right = bool(compiled.matrix) and all(f".f32.{kind}.{kind}.f32" in op for op in compiled.matrix)
             wrong += [] if right else [f"{plan.name}: {compiled.matrix}"]
             wrong += [] if compiled.has(r"\bHG?MMA\b") else [f"{plan.name}: no HMMA in the machine code"]
