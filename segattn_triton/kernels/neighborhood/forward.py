@@ -215,7 +215,7 @@ def _neighborhood_patch_fwd_kernel(
 def _model(q: Tensor, dilation: int, kernel_size: int, by_products: bool) -> Model:
     """Patches where tensor cores can, else rows."""
     by_rows = row_model(q, q.shape[3], dilation, kernel_size, loads=4, live=3.5)
-    by_patches = patch_model(q, dilation, kernel_size, MOST)
+    by_patches = patch_model(q, dilation, kernel_size, MOST // 2)  # half: more programs an SM, by the account
 
     def price(config: Config) -> Footprint | float | None:
         if ("BLOCK_T" in config.blocks) != by_products:
