@@ -78,7 +78,8 @@ def read(out: Path, name: str) -> list[dict[str, Any]]:
     for record in lines(out / f"{name}.jsonl"):
         try:
             for field in FIELDS[name] if record["status"] == "ok" else ():
-                record[field]
+                if record[field] is not None and type(record[field]) not in (int, float):
+                    raise TypeError(field)
             latest[key_of(record, name)] = record
         except (ValueError, KeyError, TypeError):
             continue

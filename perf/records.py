@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from .store import append_line, lines
 
@@ -57,12 +58,29 @@ def other_schema(path: Path) -> int | None:
     return next((values["schema"] for values in lines(path) if values.get("schema", SCHEMA) != SCHEMA), None)
 
 
+def _checked(values):
+    """A point or a record whose values are of the types that it names; TypeError where they are not. An error alone may
+    be no number, or without an end."""
+    for one in dataclasses.fields(values):
+        value, kinds = getattr(values, one.name), get_args(one.type) if isinstance(one.type, UnionType) else [one.type]
+        if not any(_is_a(value, kind) for kind in kinds) and not (one.name == "error" and type(value) is float):
+            raise TypeError(one.name)
+    return values
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if kind in (int, float):
+        return type(value) in (int, kind) and abs(value) < 2**63
+    return isinstance(value, get_origin(kind) or kind)
+
+
 def load(path: Path) -> Iterator[Record]:
-    """The last record of every point, in the order of their first; a line cut short by a kill is passed over."""
+    """The last record of every point, in the order of their first; a line that a kill cut short, or whose values are of
+    other types, is passed over."""
     latest: dict[Point, Record] = {}
     for values in lines(path):
         try:
-            record = Record(**{**values, "point": Point(**values["point"])})
+            record = _checked(Record(**{**values, "point": _checked(Point(**values["point"]))}))
             latest[record.point] = record
         except (ValueError, TypeError, KeyError):
             continue

@@ -6,9 +6,11 @@ while a step runs: whatever ends the call, at most `EVERY` seconds are lost.
 """
 
 import contextlib
+import gzip
 import json
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -128,5 +130,8 @@ def unpack(archive: Path, out: Path) -> None:
     if not archive.is_file():
         raise Usage(f"got {archive}, expected the {ARCHIVE} that came back")
     out.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as file:
-        file.extractall(out, filter="data")
+    try:
+        with tarfile.open(archive) as file:
+            file.extractall(out, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Usage(f"{archive} is no whole {ARCHIVE}: {error}; expected the one that came back") from None

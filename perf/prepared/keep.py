@@ -21,7 +21,9 @@ def keep(archive: Path, out: Path, tables: Path = Path(tuned.__file__).parent) -
     """
     with tempfile.TemporaryDirectory() as draft:
         folder.unpack(archive, Path(draft))
-        if f'"device": "{Rehearsal.name}"' in (Path(draft) / "environment.json").read_text():
+        if not (about := Path(draft) / "environment.json").is_file():
+            raise Usage(f"{archive} holds no environment.json; expected the one that came back")
+        if f'"device": "{Rehearsal.name}"' in about.read_text():
             raise Usage(f"{archive} is of a rehearsal, whose times are made up")
     folder.unpack(archive, out)
     kept = [f"records: {out}"]

@@ -1,6 +1,9 @@
 """Files that are not what they seem to be, and numbers without an end: one line each, and nothing is lost."""
 
+import dataclasses
 import inspect
+import json
+import tarfile
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -17,10 +20,14 @@ pytest.importorskip("jinja2")
 from made_up import record, write
 
 from segattn_triton import viz
+from segattn_triton.perf import log, records
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.measure import photo
 from segattn_triton.perf.models import scenes, training
+from segattn_triton.perf.options import Usage
+from segattn_triton.perf.prepared import keep
 from segattn_triton.perf.report import render
+from segattn_triton.perf.report.render import figures
 
 HUGE = str(10**400)
 
@@ -74,6 +81,61 @@ def test_a_page_of_anothers_is_kept(tmp_path):
         assert "segattn_triton" in render.render(tmp_path).read_text()
     assert (tmp_path / "index-1.html").read_text() == "<title>my site</title>"
     assert not (tmp_path / "index-2.html").exists()
+
+
+# results
+
+WRONG = [None, [], {}, "x", -(10**400), 10**400, float("nan"), float("inf"), True, [1], {"a": 1}]
+
+
+def test_records_of_wrong_types_are_passed_over(tmp_path):
+    """Every value of a record replaced by every kind of another: what is left can be counted with and drawn."""
+    good = dataclasses.asdict(record())
+    lines = [good]
+    for name in (*good, *(f"point.{name}" for name in good["point"])):
+        for value in WRONG:
+            changed = json.loads(json.dumps(good))
+            outer, _, inner = name.rpartition(".")
+            (changed[outer] if outer else changed)[inner] = value
+            lines.append(changed)
+    lines.append(good)
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = list(records.load(tmp_path / "records.jsonl"))
+    assert record() in found
+    for one in found:
+        assert one.ms is None or one.ms + 0.0 < 1e19
+        assert all(type(getattr(one.point, side)) is int for side in "NCHW") and isinstance(one.point.op, str)
+
+
+@pytest.mark.parametrize("name", ["training", "models"])
+def test_logs_of_wrong_types_are_passed_over(name, tmp_path):
+    good = {key: "x" for key in log.KEYS[name]} | {field: 1.0 for field in log.FIELDS[name]} | {"status": "ok"}
+    wrong = [good | {field: value} for field in log.FIELDS[name] for value in ("x", [], {}, True)]
+    lines = [good, *wrong, [], 3, "x", None, good | {"status": []}, good | {log.KEYS[name][0]: []}]
+    (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert log.read(tmp_path, name)[0] == good | {"status": log.read(tmp_path, name)[0]["status"]}
+
+
+@pytest.mark.parametrize("bytes", [0, 1, 100, -10])
+def test_maps_that_were_cut(bytes, tmp_path):
+    np.savez(tmp_path / "maps.npz", photo=np.zeros((8, 9, 3), np.uint8), spatial_gate=np.eye(8))
+    whole = (tmp_path / "maps.npz").read_bytes()
+    (tmp_path / "maps.npz").write_bytes(whole[:bytes])
+    assert figures.draw_maps(tmp_path / "maps.npz", tmp_path / "plots") is None
+
+
+@pytest.mark.parametrize("content", ["cut", "empty", "text", "other"])
+def test_an_archive_that_is_none(content, tmp_path):
+    """The folder of results is as it was."""
+    (tmp_path / "records.jsonl").write_text("{}\n" * 10_000)
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as file:
+        file.add(tmp_path / "records.jsonl", "records.jsonl")
+    whole = (tmp_path / "whole.tar.gz").read_bytes()
+    path, out = tmp_path / "results.tar.gz", tmp_path / "out"
+    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no archive", "other": whole}[content])
+    with pytest.raises(Usage, match=r"results\.tar\.gz (is no whole|holds no environment)"):
+        keep.keep(path, out)
+    assert not out.exists()
 
 
 # images

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +117,7 @@ def draw_maps(path: Path, folder: Path) -> Path | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             maps: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     fig = gate_maps(maps)
     return save(fig, folder, "gate_maps") if fig is not None else None
