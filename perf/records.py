@@ -35,9 +35,9 @@ class Record:
     ms: float | None = None  # median
     ms_20: float | None = None
     ms_80: float | None = None
-    floor_bytes: int = 0  # each input once, each output once
-    planned_bytes: int = 0  # the passes that the catalog's row states
-    flops: int = 0
+    floor_bytes: float = 0  # each input once, each output once
+    planned_bytes: float = 0  # the passes that the catalog's row states
+    flops: float = 0
     peak_memory: int | None = None  # bytes above what was allocated before; in "bwd" of a forward and a backward
     error: float | None = None  # largest |y - y64| over max |y64|; in "bwd" the largest of all gradients
     status: str = "ok"  # "ok", or why there is no time: "failed: ...", "skipped: ..."
