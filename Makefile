@@ -17,7 +17,7 @@
 # make h200-keep ARCHIVE=...  its records, plots and tuned table into the places from which they are committed
 # make versions  other releases of Triton and of torch, each with its own Triton (4 GB each, into build/): numerics in
 #                the interpreter, and all kernels compiled
-# make newest    every operation against the reference, in the interpreter of the newest Triton
+# make newest    what `make test` runs, on what `pip install torch` gives: constraints-newest.txt, gigabytes of it
 # make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # make hub       the repository that the builder of the Kernel Hub takes, into build/hub; of a committed tree alone
@@ -30,7 +30,6 @@ ARGS ?=
 SAMPLE ?= 20
 SEED ?= 1
 MINUTES ?= 7
-NEWEST ?= 3.9.0
 TORCHES ?= 2.11.0 2.12.0 2.14.1 2.15.0
 BUDGET ?= 540
 ARCHIVE ?= $(OUT)/results.tar.gz
@@ -130,10 +129,10 @@ versions:
 	done
 
 newest:
-	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	folder=build/triton-$(NEWEST)
-	[ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$(NEWEST)
-	$$python tests/support/versions.py $$folder --numerics-only
+	[ -x build/newest/bin/python ] || $(PYTHON) -m venv build/newest
+	export PIP_CONSTRAINT=$(CURDIR)/constraints-newest.txt
+	build/newest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[perf,test,models,interop]"
+	build/newest/bin/python -m pytest -n 2 $(ARGS)
 
 lint:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,dev)

@@ -97,6 +97,8 @@ CUresult cuInit(unsigned flags) { return OK; }
 CUresult cuDeviceGet(CUdevice *device, int i) { *device = i; return OK; }
 CUresult cuCtxGetCurrent(CUcontext *context) { *context = (CUcontext)1; return OK; }
 CUresult cuCtxSetCurrent(CUcontext context) { return OK; }
+CUresult cuCtxGetDevice(CUdevice *device) { *device = 0; return OK; }
+CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus *status) { *status = 0; return OK; }
 CUresult cuCtxGetLimit(size_t *value, CUlimit limit) { *value = 0; return OK; }
 CUresult cuCtxSetLimit(CUlimit limit, size_t value) { return OK; }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) { *context = (CUcontext)1; return OK; }
