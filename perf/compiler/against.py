@@ -29,6 +29,7 @@ OURS, RIVAL = "ours", "torch.compile"
 FORMS = {"compile": "listing", "compile-best": "best"}  # of torch.compile -> what it is given
 HEAD = ("", "ours us", "limit", "compiled us", "times", "best us", "times", "faster")
 TIE = 0.02
+MOST = 8192  # channels, and pixels of a side
 Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run time
 
 
@@ -48,6 +49,9 @@ def against(
     ops, layouts = (tuple(name.strip() for v in values or () for name in v.split(",")) for values in (op, layout))
     layouts = options.choose("--layout", layouts, options.LAYOUTS.values(), options.LAYOUTS)
     ops = options.choose_ops(ops)
+    for name, value in (("--channels", channels), ("--side", side)):
+        if not 1 <= value <= MOST:
+            raise options.Usage(f"{name}: got {options.short(value)}, expected at least 1, at most {MOST}")
     if knobs.runtime.interpret:
         raise options.Usage("TRITON_INTERPRET: set, so that nothing would be compiled; expected it unset")
     known = read(out.read_text()) if out is not None and out.exists() else []

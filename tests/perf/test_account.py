@@ -19,7 +19,6 @@ BY_HAND = [
     ("channel_gate", "pool_fwd", "channels_last", 64, 512, {"BLOCK_C": 32, "BLOCK_P": 256}, 4, 189),
     ("channel_gate", "pool_fwd", "channels_last", 128, 256, {"BLOCK_C": 128, "BLOCK_P": 64}, 4, 92),
     ("channel_gate", "pool_fwd", "contiguous", 128, 256, {"BLOCK_C": 32, "BLOCK_P": 256}, 4, 83),
-    ("channel_gate", "pool_fwd", "contiguous", 64, 512, {"BLOCK_C": 2, "BLOCK_P": 4096}, 4, 64),
     ("channel_gate", "pool_fwd", "contiguous", 256, 512, {"BLOCK_C": 2, "BLOCK_P": 4096}, 4, 313),
     ("channel_gate", "pool_bwd", "channels_last", 64, 512, {"BLOCK_C": 64, "BLOCK_P": 64}, 4, 205),
     ("channel_gate", "pool_bwd", "contiguous", 64, 512, {"BLOCK_C": 2, "BLOCK_P": 4096}, 8, 143),

@@ -250,6 +250,7 @@ NUMBERS = {
     ],
     "tune": ["--budget"],
     "show": ["--side"],
+    "against": ["--side", "--channels"],
 }
 EACH = [(command, option) for command, options in NUMBERS.items() for option in options]
 

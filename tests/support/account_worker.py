@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from segattn_triton import compiled as static
-from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog import BY_NAME, make_inputs
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.account import loops
 from segattn_triton.perf.account.account import Account, account_of
@@ -17,7 +17,8 @@ from segattn_triton.perf.account.launch import NoAccount, launch_of
 from segattn_triton.perf.account.warp import play
 from segattn_triton.runtime.plan import Plan
 from segattn_triton.tuning.choice import SPACES, using
-from segattn_triton.tuning.model import Config
+from segattn_triton.tuning.model import SMS, Config
+from segattn_triton.tuning.target import planning_for
 
 STEPS = 37  # of the chase
 
@@ -100,17 +101,22 @@ def earlier(op: str, kernel: str, layout: str, C: int, side: int, blocks: dict, 
     row = BY_NAME[op]
     sizes = {**row.cases[0].sizes, "N": 8, "C": C, "S": (side, side), "Cr": C // 2}
 
-    def plan() -> Plan:
-        both = itertools.chain(*static.plans(row, sizes, torch.bfloat16, layout))
+    def plan(sms: int) -> Plan:
+        inputs = make_inputs(row, sizes, torch.bfloat16, layout=layout, device="meta")
+        with planning_for(90, sms):
+            both = itertools.chain(*static.planned(row.op, *inputs, **row.defaults))
         return next(p for p in both if p.name == kernel)
 
-    choice = plan().config.choice
-    wanted = [i for i, c in enumerate(SPACES[choice.kernel]) if blocks.items() <= dict(c.blocks).items()]
-    index = next(i for i in wanted if SPACES[choice.kernel][i].num_warps == warps)
-    with using(forced={choice.key: index}):
-        forced = plan()
+    space = SPACES[plan(SMS).config.choice.kernel]
+    wanted = [i for i, c in enumerate(space) if blocks.items() <= dict(c.blocks).items() and c.num_warps == warps]
+    index = max(wanted, key=lambda i: space[i].programs)
+    # as it was: eight programs an SM, however many registers they leave
+    sms = SMS * 8 // (space[index].programs or 8)
+    with using(forced={plan(sms).config.choice.key: index}):
+        forced = plan(sms)
     args = {**forced.args, "STAGES": 1} if "STAGES" in forced.args else forced.args
-    account = account_of(launch_of(static.compile_plan(dataclasses.replace(forced, args=args))))
+    config = dataclasses.replace(forced.config, maxnreg=None)
+    account = account_of(launch_of(static.compile_plan(dataclasses.replace(forced, args=args, config=config))))
     return account.time, account.limit
 
 

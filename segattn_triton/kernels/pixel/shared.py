@@ -105,7 +105,8 @@ def chain_stages(device: torch.device, itemsize: int, m: Maps, config: Config, l
     """Of the loop over tiles of a program that has all channels of its pixels at once; 1 of one that has not."""
     if m.C > WHOLE:
         return 1
-    elements = loads * channels_at_once(m.C) * config.blocks["BLOCK_P"]
+    # beside the tiles, a sum for every channel
+    elements = channels_at_once(m.C) * (loads * config.blocks["BLOCK_P"] + 1)
     return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
