@@ -160,12 +160,12 @@ def squeeze_excite_norm(
 ) -> Tensor | tuple[Tensor, ...]:
     """y = out_act(x * gate(w2 act(norm(w1 pool(source) + b1)) + b2) + shortcut); with w2=None, gate(norm(...)).
 
-    x (N, C, *spatial), and the rest as of `squeeze_excite`, with a batch norm in training behind the first layer: every row of w1 pool(source) + b1 less
-    its mean over the images of the batch, over sqrt(variance + eps), times norm_weight plus norm_bias, all (Cr,);
-    without w2, (C,). More than one image; pool: "avg", "max" or "avgmax". return_stats=True returns the means and the
-    biased variances last, (2 Cr,), in float32 or wider, without a gradient: what running statistics are made of. b1
-    moves the means alone, and its gradient is zero. With running statistics the norm folds into w1 and b1 of
-    `squeeze_excite`: see `EffectiveSE` and `SqueezeExcite`.
+    x (N, C, *spatial), and the rest as of `squeeze_excite`, with a batch norm in training behind the first layer:
+    every row of w1 pool(source) + b1 less its mean over the images of the batch, over sqrt(variance + eps), times
+    norm_weight plus norm_bias, all (Cr,); without w2, (C,). More than one image; pool: "avg", "max" or "avgmax".
+    return_stats=True returns the means and the biased variances last, (2 Cr,), in float32 or wider, without a gradient:
+    what running statistics are made of. b1 moves the means alone, and its gradient is zero. With running statistics the
+    norm folds into w1 and b1 of `squeeze_excite`: see `EffectiveSE` and `SqueezeExcite`.
     Source: Yu et al. 2018, arXiv:1808.00897 (BiSeNet's ARM; with x as the shortcut its FFM); Han et al. 2021,
     arXiv:2007.00992 (ReXNet).
     """

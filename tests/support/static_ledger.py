@@ -60,16 +60,40 @@ SPILLS = dict.fromkeys(
     [("additive_fwd", 100, 16), ("additive_fwd", 100, 8), ("additive_fwd", 120, 8)],
     "float32 products in NCHW on ordinary cores: the smallest tile has a few values too many",
 ) | dict.fromkeys(
-    [("neighborhood_patch_dq", 86, 8), ("neighborhood_patch_dq", 89, 8)],
+    [("neighborhood_patch_dq", 80, 8), ("neighborhood_patch_dq", 86, 8), ("neighborhood_patch_dq", 89, 8)],
     "64 channels a head with a bias, the smallest chunk: a value or two too many for 255 registers",
 )
+SPILLS |= {
+    ("neighborhood_bwd", 90, 16): "float32 in NCHW: the addresses of nine neighbours and the sums of two gradients",
+    ("neighborhood_bwd", 75, 16): "float32 in NCHW: the addresses of nine neighbours and the sums of two gradients",
+    ("chain_back", 90, 8): "256 channels of 16 pixels in float32: the sums of both pools beside the tile",
+}
 # (kernel, the end of the fault) -> why its loop over a map may have it on sm_90
 LOOPS = {
     **dict.fromkeys(
         [("pool_fwd", "waves"), ("pool_bwd", "waves")],
         "where images and channels alone are more than a wave, the last of several follows what is resident",
     ),
-    ("chain_back", "in flight"): "2048 channels of few pixels: 64 programs in all, with chunks of channels one by one",
+    **dict.fromkeys(
+        [("chain_back", "in flight"), ("pair", "in flight")],
+        "2048 channels of few pixels: 64 programs in all, with chunks of channels one by one",
+    ),
+    ("pool_bwd", "in flight"): "maps of an odd number of pixels in NCHW: loads of 2 bytes cannot be asynchronous",
+    **dict.fromkeys(
+        [("additive_fwd", "waves"), ("additive_dz", "in flight"), ("additive_bwd", "in flight")],
+        "the products limit it, a program is one block of pixels, and what it loads in a loop are operands",
+    ),
+    **dict.fromkeys(
+        [("stencil_fwd", "waves"), ("stencil_bwd", "waves")],
+        "a program is one strip of rows, and longer strips read fewer rows twice",
+    ),
+    **dict.fromkeys(
+        itertools.product(
+            ["neighborhood_patch_fwd", "neighborhood_patch_dq", "neighborhood_patch_dkv", "neighborhood_bwd"],
+            ["in flight", "waves"],
+        ),
+        "products and exponentials limit it, and a program is one tile of queries or keys",
+    ),
 }
 
 
