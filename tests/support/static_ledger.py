@@ -65,7 +65,7 @@ SPILLS = dict.fromkeys(
 )
 SPILLS |= {
     ("neighborhood_bwd", 90, 16): "float32 in NCHW: the addresses of nine neighbours and the sums of two gradients",
-    ("neighborhood_bwd", 75, 16): "float32 in NCHW: the addresses of nine neighbours and the sums of two gradients",
+    ("neighborhood_bwd", 75, 16): "16 bits by rows, where later architectures have tensor cores for it",
     ("chain_back", 90, 8): "256 channels of 16 pixels in float32: the sums of both pools beside the tile",
 }
 # (kernel, the end of the fault) -> why its loop over a map may have it on sm_90
