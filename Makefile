@@ -17,7 +17,7 @@
 # make h200-keep ARCHIVE=...  its records, plots and tuned table into the places from which they are committed
 # make versions  other releases of Triton and of torch, each with its own Triton (4 GB each, into build/): numerics in
 #                the interpreter, and all kernels compiled
-# make newest    what `make test` runs, on what `pip install torch` gives: constraints-newest.txt, gigabytes of it
+# make newest    what `make test` runs of kernels, modules and acceleration, on what `pip install torch` gives: gigabytes
 # make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
 # make conformance  neighbourhood attention against NATTEN and natten-mps, which it installs
 # make hub       the repository that the builder of the Kernel Hub takes, into build/hub; of a committed tree alone
@@ -132,7 +132,7 @@ newest:
 	[ -x build/newest/bin/python ] || $(PYTHON) -m venv build/newest
 	export PIP_CONSTRAINT=$(CURDIR)/constraints-newest.txt
 	build/newest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[perf,test,models,interop]"
-	build/newest/bin/python -m pytest -n 2 $(ARGS)
+	build/newest/bin/python -m pytest -n 2 -m "not static" --ignore tests/perf --ignore tests/gpu $(ARGS)
 
 lint:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,dev)
