@@ -66,6 +66,11 @@ SPILLS = dict.fromkeys(
 SPILLS |= {
     ("neighborhood_bwd", 90, 16): "float32 in NCHW: the addresses of nine neighbours and the sums of two gradients",
     ("neighborhood_bwd", 75, 16): "16 bits by rows, where later architectures have tensor cores for it",
+    (
+        "pool_bwd",
+        100,
+        40,
+    ): "1044 channels of 16 x 16 pixels in 16 bits: the registers that the planned programs leave are too few",
     ("chain_back", 90, 8): "256 channels of 16 pixels in float32: the sums of both pools beside the tile",
 }
 # (kernel, the end of the fault) -> why its loop over a map may have it on sm_90
