@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from ..account import assumptions as assumed
-from ..account.account import account_of
-from ..account.launch import NoAccount, launch_of
 from ..measure import child, plan
 from ..records import Point, Record
 
@@ -56,6 +54,7 @@ def kernels_of(point: Point) -> list[dict]:
 
     from ... import compiled as static
     from ...catalog import BY_NAME
+    from ..account.launch import NoAccount
     from .libraries import Noting
 
     row, sizes, dtype = BY_NAME[point.op], plan.problem_of(point).sizes, getattr(torch, point.dtype)
@@ -68,6 +67,9 @@ def kernels_of(point: Point) -> list[dict]:
 
 
 def _describe(planned, compiled) -> dict:
+    from ..account.account import account_of
+    from ..account.launch import launch_of
+
     config, account = planned.config, account_of(launch_of(compiled))
     return {
         "name": planned.name,
@@ -84,6 +86,8 @@ def _describe(planned, compiled) -> dict:
 
 
 def _work(piece: dict) -> dict:
+    from ..account.launch import NoAccount
+
     try:
         return {"kernels": kernels_of(Point(**piece))}
     except NoAccount as error:

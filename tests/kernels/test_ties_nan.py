@@ -71,9 +71,9 @@ def assert_same_kind(got: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("value", VALUES)
 @each_option_of_gates
 def test_not_finite(row, options, value):
-    if value == "max" and options.get("act") == "gelu":
-        pytest.skip("torch's vector code overflows in a GELU where its scalar code does not")
-    inputs = spoiled(row, VALUES[value])
+    # in a GELU of the largest numbers torch's vector code overflows and its scalar code does not
+    huge = {"max": 1e30} if options.get("act") == "gelu" else {}
+    inputs = spoiled(row, (VALUES | huge)[value])
     got = row.op(*inputs, backend="triton", **row.both, **options)
     expected = row.reference(*inputs, **row.both, **options)
     for a, b in zip(got, expected, strict=True):

@@ -219,7 +219,7 @@ def test_training_as_compiled_and_as_exported():
 def test_what_a_module_refuses():
     for made, said in (
         (lambda: sat.CBAMSpatialAttention(4), "kernel_size: got 4, expected an odd number"),
-        (lambda: sat.CBAM(C, 4, kernel_size=0), "kernel_size: got 0, expected an odd number"),
+        (lambda: sat.CBAM(C, 4, kernel_size=0), "kernel_size: got 0, expected an int of at least 1"),
         (lambda: sat.CBAMSpatialAttention(pool="max"), "pool: got 'max', expected one of 'max,mean', 'mean,max'"),
         (lambda: sat.CBAMChannelAttention(C, pool="max,mean"), "pool: got 'max,mean', expected one of"),
         (lambda: sat.CBAM(8, 16), "reduction: got 16 for in_channels 8"),

@@ -45,11 +45,12 @@ def unchosen(question: tuple[str, str]) -> tuple[list[str], int]:
     def plans() -> list[Plan]:
         return list(itertools.chain(*static.plans(row, case.sizes, dtype, layout)))
 
-    forced, wrong = {}, []
+    others, wrong = {}, []  # of a key: what all of its problems can run
     for choice in filter(None, (plan.config.choice for plan in plans())):
-        others = [i for i, cost in choice.costs().items() if cost < SPILLED and i != choice.index]
-        if others:
-            forced[choice.key] = others[draw % len(others)]
+        found = [i for i, cost in choice.costs().items() if cost < SPILLED and i != choice.index]
+        others[choice.key] = [i for i in others.get(choice.key, found) if i in found]
+    # how many sums there are to finish follows from the other configs, so that a finish keeps its own
+    forced = {k: found[draw % len(found)] for k, found in others.items() if found and not k.startswith("finish ")}
     with using(forced=forced):
         for plan in plans():
             compiled = static.compile_plan(plan, 90)
