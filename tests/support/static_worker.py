@@ -6,6 +6,7 @@ import re
 import tempfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from segattn_triton.catalog import BY_NAME, NORMED
 from segattn_triton.catalog.problem import make_map
 from segattn_triton.ops.local_dense import local_gate_dense
 from segattn_triton.runtime.plan import Plan
-from segattn_triton.tuning.choice import SPACES, using
+from segattn_triton.tuning.choice import SPACES, CannotRun, using
 from segattn_triton.tuning.model import Config
 from segattn_triton.tuning.tables import Table
 from segattn_triton.tuning.target import AMD, planning_for
@@ -49,8 +50,9 @@ def unchosen(question: tuple[str, str]) -> tuple[list[str], int]:
     for choice in filter(None, (plan.config.choice for plan in plans())):
         found = [i for i, cost in choice.costs().items() if cost < SPILLED and i != choice.index]
         others[choice.key] = [i for i in others.get(choice.key, found) if i in found]
-    # how many sums there are to finish follows from the other configs, so that a finish keeps its own
-    forced = {k: found[draw % len(found)] for k, found in others.items() if found and not k.startswith("finish ")}
+    forced = {key: found[draw % len(found)] for key, found in others.items() if found}
+    while (key := _that_cannot_run(plans, forced)) is not None:
+        del forced[key]
     with using(forced=forced):
         for plan in plans():
             compiled = static.compile_plan(plan, 90)
@@ -59,6 +61,16 @@ def unchosen(question: tuple[str, str]) -> tuple[list[str], int]:
                 f"{name} {case.name} {dtype} {layout}: {plan.name} {plan.config.launch_options}: {f}" for f in faults
             ]
     return wrong, len(forced)
+
+
+def _that_cannot_run(plans: Callable, forced: Mapping[str, int]) -> str | None:
+    """The key whose config cannot run, since how many sums it adds follows from another's config."""
+    try:
+        with using(forced=forced):
+            plans()
+    except CannotRun as error:
+        return str(error).partition(":")[0]
+    return None
 
 
 def matrix_instructions(variant: str, dtype: str, layout: str) -> list[str]:
