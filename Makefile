@@ -104,7 +104,7 @@ conformance:
 	$$python -m pytest --share 1 tests/kernels/test_natten_conformance.py $(ARGS)
 
 mutants:
-	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
 	nice -n 19 $$python tests/mutants --sample $(SAMPLE) --seed $(SEED) $(ARGS)
 
 check:
