@@ -31,7 +31,8 @@ def read(results: Path, root: Path = ROOT) -> dict[Mutant, dict]:
 
 def line(record: dict) -> str:
     place = f"{record['path']}:{record['line']} {record['function']}"
-    return f"{record['by'] or 'SURVIVED'} <- {place}, {record['kind']}: {record['before']} -> {record['after']}"
+    late = " what its time allowed" * record["late"]
+    return f"{record['by'] or 'SURVIVED' + late} <- {place}, {record['kind']}: {record['before']} -> {record['after']}"
 
 
 def equivalent() -> dict[tuple[str, str, str, str], str]:
@@ -51,16 +52,20 @@ def wilson(found: int, of: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 
+def was_found(record: dict, void: Collection[str] = ()) -> bool:
+    return record["by"] not in {"", *void}
+
+
 def card(records: Collection[dict], void: Collection[str] = ()) -> str:
     """A table of the parts, and every survivor with its place."""
     same = equivalent()
     records = [r for r in records if (r["path"], r["function"], r["before"], r["after"]) not in same]
     lines = ["| part | faults | found | |", "| --- | ---: | ---: | --- |"]
     planted = Counter(choice.part_of(r["path"]) for r in records)
-    found = Counter(choice.part_of(r["path"]) for r in records if r["by"] and r["by"] not in void)
+    seen = Counter(choice.part_of(r["path"]) for r in records if was_found(r, void))
     for part in [*planted, "all"]:
-        n, k = (planted.total(), found.total()) if part == "all" else (planted[part], found[part])
+        n, k = (planted.total(), seen.total()) if part == "all" else (planted[part], seen[part])
         low, high = wilson(k, n)
         lines.append(f"| {part} | {n} | {k} | {k / n:.0%}, 95 % interval {low:.0%} to {high:.0%} |")
-    left = [r for r in records if not r["by"] or r["by"] in void]
+    left = [r for r in records if not was_found(r, void)]
     return "\n".join([*lines, *map(line, left)])
