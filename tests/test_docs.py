@@ -77,3 +77,19 @@ def test_workflows_are_what_they_say():
     assert all(re.search("@[0-9a-f]{40} ", used) for text in texts for used in re.findall(r"uses: (.*)", text))
     form = yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text())
     assert any("segattn env" in field["attributes"]["label"] for field in form["body"])
+
+
+def test_a_release_knows_where_the_project_lives(tmp_path):
+    """Its README has no relative link, so that PyPI shows it whole; each leads to a file of the release."""
+    tomllib = pytest.importorskip("tomllib")
+    for name in ("README.md", "pyproject.toml", "CITATION.cff"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    runpy.run_path(str(ROOT / ".github/home.py"))["main"]("https://host/o/n", "v1.2.3", tmp_path)
+    links = re.findall(r"\]\(([^)]*)\)", (tmp_path / "README.md").read_text())
+    assert links and all(re.match(r"https?://|#", link) for link in links)
+    own = [re.match(r"https://host/o/n/(?:blob|raw)/v1\.2\.3/([^#]*)", link) for link in links]
+    assert len(own) > 20 and all((ROOT / found[1]).exists() for found in own if found)
+    assert "https://host/o/n/raw/v1.2.3/docs/attention.png" in links
+    urls = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["urls"]
+    assert {"Homepage", "Documentation", "Changelog", "Issues"} <= urls.keys()
+    assert "repository-code: https://host/o/n\n" in (tmp_path / "CITATION.cff").read_text()
