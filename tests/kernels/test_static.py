@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import static_exceptions
 import static_ledger
 import static_worker
 from static_ledger import DTYPES, LAYOUTS
@@ -64,6 +65,18 @@ def test_ledger_can_fail(ask):
     for ledger in ("old", "wrong"):
         (count, fault) = found[ledger]
         assert count == 1 and fault.endswith("bytes of stack"), found
+    # a fault, none, another kernel's: by an exception that names the problem, is like it, is not
+    assert found["excused"] == [[0, 1, 2], [0, 0, 1], [1, 0, 1]]
+
+
+def test_exceptions_are_of_problems_that_are():
+    """Each names problems that are compiled for its architecture."""
+    known = {(job.problem, job.arch) for job in static_ledger.jobs()}
+    for exemption in static_exceptions.EXEMPTIONS:
+        where = exemption.kernel, exemption.arch, exemption.fault
+        unknown = [p for p in exemption.exact if (p, exemption.arch) not in known]
+        assert not unknown, (where, unknown)
+        assert any(exemption.excuses(p, a, *where[::2]) for p, a in known if a == exemption.arch), where
 
 
 def test_ledger_of_another_triton_is_not_asked():

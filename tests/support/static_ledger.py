@@ -22,12 +22,13 @@ import inspect
 import itertools
 import multiprocessing
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import static_exceptions
 import torch
 import triton
 from triton.runtime.jit import JITCallable
@@ -48,58 +49,6 @@ BATCH = 100  # problems after which the ledger is written
 SAMPLE = 9  # problems of each architecture that a commit draws
 ASKED = f"{inspect.getsource(static.compile_plan)}{inspect.getsource(static.Compiled.faults)}{SHARED} {REGISTERS}"
 ASKED += inspect.getsource(loops)
-
-
-# (kernel, architecture) -> why its accesses may be narrow
-NARROW = dict.fromkeys(
-    [("additive_fwd", 75), ("additive_dz", 75), ("additive_bwd", 75)],
-    "the operands of a product on ordinary cores are loaded a value at a time",
-)
-# (kernel, architecture, bytes of stack) -> why
-SPILLS = dict.fromkeys(
-    [("additive_fwd", 100, 16), ("additive_fwd", 100, 8), ("additive_fwd", 120, 8)],
-    "float32 products in NCHW on ordinary cores: the smallest tile has a few values too many",
-) | dict.fromkeys(
-    [("neighborhood_patch_dq", 80, 8), ("neighborhood_patch_dq", 86, 8), ("neighborhood_patch_dq", 89, 8)],
-    "64 channels a head with a bias, the smallest chunk: a value or two too many for 255 registers",
-)
-SPILLS |= {
-    ("neighborhood_bwd", 90, 16): "float32 in NCHW: the addresses of nine neighbours and the sums of two gradients",
-    ("neighborhood_bwd", 75, 16): "16 bits by rows, where later architectures have tensor cores for it",
-    (
-        "pool_bwd",
-        100,
-        40,
-    ): "1044 channels of 16 x 16 pixels in 16 bits: the registers that the planned programs leave are too few",
-    ("chain_back", 90, 8): "256 channels of 16 pixels in float32: the sums of both pools beside the tile",
-}
-# (kernel, the end of the fault) -> why its loop over a map may have it on sm_90
-LOOPS = {
-    **dict.fromkeys(
-        [("pool_fwd", "waves"), ("pool_bwd", "waves")],
-        "where images and channels alone are more than a wave, the last of several follows what is resident",
-    ),
-    **dict.fromkeys(
-        [("chain_back", "in flight"), ("pair", "in flight")],
-        "2048 channels of few pixels: 64 programs in all, with chunks of channels one by one",
-    ),
-    ("pool_bwd", "in flight"): "maps of an odd number of pixels in NCHW: loads of 2 bytes cannot be asynchronous",
-    **dict.fromkeys(
-        [("additive_fwd", "waves"), ("additive_dz", "in flight"), ("additive_bwd", "in flight")],
-        "the products limit it, a program is one block of pixels, and what it loads in a loop are operands",
-    ),
-    **dict.fromkeys(
-        [("stencil_fwd", "waves"), ("stencil_bwd", "waves")],
-        "a program is one strip of rows, and longer strips read fewer rows twice",
-    ),
-    **dict.fromkeys(
-        itertools.product(
-            ["neighborhood_patch_fwd", "neighborhood_patch_dq", "neighborhood_patch_dkv", "neighborhood_bwd"],
-            ["in flight", "waves"],
-        ),
-        "products and exponentials limit it, and a program is one tile of queries or keys",
-    ),
-}
 
 
 class Job(NamedTuple):
@@ -169,14 +118,16 @@ def _hash(*parts: object) -> str:
 
 def kernel_hash(plan: Plan, sizes: Iterable[int]) -> str:
     """Of the kernel's source with all it calls, types, constants and divisibility (Triton's own), blocks, warps, stages
-    registers and programs an SM; and of the arguments whose accesses must be wide."""
+    registers, programs an SM and in all; and of the arguments whose accesses must be wide."""
     config = plan.config
-    return _hash(static.source_of(plan).hash(), plan.options, config.programs, *static.maps_of(plan, sizes))
+    source, maps = static.source_of(plan).hash(), static.maps_of(plan, sizes)
+    return _hash(source, plan.options, config.programs, plan.grid, *maps)
 
 
-def job_hash(kernels: Iterable[str]) -> str:
-    """Of a job with these kernels, under this Triton."""
-    return _hash(triton.__version__, ASKED, *kernels)[:12]
+def job_hash(kernels: Iterable[str], job: Job | None = None) -> str:
+    """Of a job with these kernels, and what is excused in it, under this Triton."""
+    excused = [] if job is None else static_exceptions.named(job.problem, job.arch)
+    return _hash(triton.__version__, ASKED, *kernels, *excused)[:12]
 
 
 def read(path: Path = LEDGER) -> tuple[str, Lines]:
@@ -222,51 +173,70 @@ def proven(hashes: Mapping[Job, str], todo: Collection[Job], faults: Mapping[Job
     return {(job.problem, str(job.arch)): digest for job, digest in hashes.items() if job not in left}
 
 
-def _is_known(kernel: str, arch: int, fault: str) -> bool:
-    """Whether it is an exception of the lists above."""
-    if fault.endswith("bytes of stack"):
-        return (kernel, arch, int(fault.split()[0])) in SPILLS
-    if any(kernel == name and fault.endswith(end) for name, end in LOOPS):
-        return True
-    return fault.endswith("128-bit accesses") and (kernel, arch) in NARROW
+class Fault(NamedTuple):
+    kernel: str
+    config: str
+    text: str
 
 
-def compiled(task: tuple[Job, list[int] | None]) -> list[list[str]]:
-    """What is wrong with each of these kernels of a job, or with each of all."""
-    (job, places), found = task, []
+def found(task: tuple[Job, list[int] | None]) -> list[list[Fault]]:
+    """What is wrong with each of these kernels of a job, or with each of all, excused or not."""
+    (job, places), wrong = task, []
     plans, sizes = plans_of(job)
     for plan in plans if places is None else (plans[place] for place in places):
         try:
             kernel = static.compile_plan(plan, job.arch)
             faults = kernel.faults(sizes) if isinstance(job.arch, int) else []
             faults += loops.faults(kernel, sizes) if job.arch == 90 else []
-            faults = [fault for fault in faults if not _is_known(plan.name, job.arch, fault)]
         except Exception as error:
             while error.__cause__ is not None:
                 error = error.__cause__
             faults = [f"does not compile: {type(error).__name__}: {str(error).splitlines()[-1]}"]
-        start = f"{job.problem} {job.arch}: {plan.name} {plan.config.launch_options}"
-        found.append([f"{start}: {fault}" for fault in faults])
-    return found
+        wrong.append([Fault(plan.name, str(plan.config.launch_options), fault) for fault in faults])
+    return wrong
+
+
+def _left(job: Job, fault: Fault) -> list[str]:
+    """The fault of this job in words, unless it is excused."""
+    known = static_exceptions.excused(job.problem, job.arch, fault.kernel, fault.text)
+    return [] if known else [f"{job.problem} {job.arch}: {fault.kernel} {fault.config}: {fault.text}"]
+
+
+def compiled(task: tuple[Job, list[int] | None]) -> list[list[str]]:
+    """What is wrong with each of these kernels of a job, or with each of all, and not excused."""
+    return [list(itertools.chain(*(_left(task[0], fault) for fault in kernel))) for kernel in found(task)]
+
+
+def judged(job: Job, faults: Sequence[Fault]) -> list[str]:
+    """What is wrong with the kernels of a job: faults that are not excused, and excuses that none of them needs."""
+    needless = [
+        f"{job.problem} {job.arch}: {kernel} is excused without need: {end}"
+        for kernel, end in static_exceptions.named(job.problem, job.arch)
+        if not any(fault.kernel == kernel and f" {fault.text}".endswith(f" {end}") for fault in faults)
+    ]
+    return [*itertools.chain(*(_left(job, fault) for fault in faults)), *needless]
 
 
 def faults_of(
     todo: Collection[Job], kernels: Mapping[Job, list[str]], run: Callable = map, say: Callable = print
 ) -> tuple[dict[Job, list[str]], int]:
-    """The faults of each of these jobs, and how many kernels were compiled: those with equal hashes once."""
+    """What is wrong with each of these jobs, and how many kernels were compiled: those with equal hashes once."""
     seen, tasks = set(), []  # task: a job, and the places of its kernels with new hashes
     for job in todo:
         places = {(kernel, job.arch): i for i, kernel in enumerate(kernels[job])}
         places = {key: i for key, i in places.items() if key not in seen}
         seen |= places.keys()
         tasks += [(job, places)] if places else []
-    known: dict[tuple[str, int | str], list[str]] = {}
-    results = run(compiled, [(job, list(places.values())) for job, places in tasks])
-    for (_, places), found in zip(tasks, results, strict=True):
-        known |= zip(places, found, strict=True)
-        for fault in itertools.chain(*found):
-            say(fault)
-    return {job: [fault for kernel in kernels[job] for fault in known[kernel, job.arch]] for job in todo}, len(seen)
+    known: dict[tuple[str, int | str], list[Fault]] = {}
+    results = run(found, [(job, list(places.values())) for job, places in tasks])
+    for (_, places), wrong in zip(tasks, results, strict=True):
+        known |= zip(places, wrong, strict=True)
+    faults = {
+        job: judged(job, list(itertools.chain(*(known[kernel, job.arch] for kernel in kernels[job])))) for job in todo
+    }
+    for fault in itertools.chain(*faults.values()):
+        say(fault)
+    return faults, len(seen)
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
@@ -281,7 +251,7 @@ def main() -> int:
     options = parser.parse_args()
     forget_lines()
     kernels = {job: [kernel_hash(plan, sizes) for plan in plans] for job in jobs() for plans, sizes in [plans_of(job)]}
-    hashes = {job: job_hash(found) for job, found in kernels.items()}
+    hashes = {job: job_hash(found, job) for job, found in kernels.items()}
     compiler, known = read() if LEDGER.exists() else ("", {})
     todo = chosen(hashes, known if compiler == triton.__version__ else None, options.all, options.sample)
     print(f"{len(todo)} of {len(hashes)} problems to compile", flush=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import static_exceptions
 import static_ledger  # before Triton: it decides that this process compiles
 import torch
 import triton
@@ -284,7 +285,7 @@ def lines_of_a_fault(_) -> dict[str, list]:
     """Of a problem whose kernel spills: what is found with a ledger that has another hash, and with one that has this
     hash though it spills; and what is then written of it."""
     commit = "some commit"
-    job = next(job for job in static_ledger.drawn(commit) if job.arch == 90)
+    job = next(j for j in static_ledger.drawn(commit) if j.arch == 90 and not static_exceptions.named(j.problem, 90))
     plan, _, size = _planted("spilling")
     kernels = {job: [static_ledger.kernel_hash(plan, {size})]}
     hashes = {job: static_ledger.job_hash(kernels[job])}
@@ -302,6 +303,15 @@ def lines_of_a_fault(_) -> dict[str, list]:
         static_ledger.write({**static_ledger.proven(hashes, todo, faults), ("another", "75"): "0"}, file)
         found["written"] = list(static_ledger.read(file)[1])
     found["unchanged"] = static_ledger.chosen(hashes, {place: hashes[job]})
+    spill = static_ledger.Fault("planted", "", "8 bytes of stack")
+    excuses, static_exceptions.EXEMPTIONS = static_exceptions.EXEMPTIONS, ()
+    for problems in ((job.problem,), (f"{job.row},b {job.case} * *",), (f"b {job.case} * *",)):
+        static_exceptions.EXEMPTIONS = (static_exceptions.Exemption("planted", 90, "8 bytes of stack", "", problems),)
+        found["excused"] = [
+            *found.get("excused", []),
+            [len(static_ledger.judged(job, faults)) for faults in ([spill], [], [spill._replace(kernel="another")])],
+        ]
+    static_exceptions.EXEMPTIONS = excuses
     return found
 
 

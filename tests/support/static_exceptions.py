@@ -1,0 +1,165 @@
+"""What the static guard excuses: a fault of a kernel on an architecture in these problems, and why it may have it.
+
+A problem is `row case dtype layout`, and options beside the row's defaults. A word of it may be several with commas,
+for all combinations, and `*` is any; `*` alone is every problem. A fault is known by its last words. A problem that an
+exception names without a `*` has the fault: where it has not, or not any more, that is a fault in its turn.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Exemption(NamedTuple):
+    kernel: str
+    arch: int
+    fault: str  # its last words
+    why: str
+    problems: tuple[str, ...]
+
+    @property
+    def exact(self) -> frozenset[str]:
+        return _named(self.problems)
+
+    def excuses(self, problem: str, arch: int | str, kernel: str, fault: str) -> bool:
+        same = (self.kernel, self.arch) == (kernel, arch) and f" {fault}".endswith(f" {self.fault}")
+        return same and (problem in self.exact or any(_is_like(problem, p) for p in self.problems))
+
+
+@lru_cache(None)
+def _named(problems: tuple[str, ...]) -> frozenset[str]:
+    """The problems that are named in full."""
+    full = (itertools.product(*map(_ways, problem.split())) for problem in problems if "*" not in problem)
+    return frozenset(map(" ".join, itertools.chain(*full)))
+
+
+def _ways(word: str) -> list[str]:
+    return [word] if "=" in word else word.split(",")
+
+
+def _is_like(problem: str, pattern: str) -> bool:
+    words, wanted = problem.split(), pattern.split()
+    if "*" not in pattern or wanted == ["*"]:
+        return wanted == ["*"]
+    return len(words) == len(wanted) and all(
+        any(fnmatchcase(word, way) for way in _ways(ways)) for word, ways in zip(words, wanted, strict=True)
+    )
+
+
+def _exempt(
+    kernels: Sequence[str], arches: Sequence[int], faults: Sequence[str], why: str, *problems: str
+) -> Iterator[Exemption]:
+    """One of each kernel, architecture and fault."""
+    for kernel, arch, fault in itertools.product(kernels, arches, faults):
+        yield Exemption(kernel, arch, fault, why, problems)
+
+
+EXEMPTIONS: tuple[Exemption, ...] = (
+    # --- the additive gate
+    *_exempt(
+        ["additive_fwd", "additive_dz", "additive_bwd"],
+        [75],
+        ["128-bit accesses"],
+        "the operands of a product on ordinary cores are loaded a value at a time",
+        "*",
+    ),
+    *_exempt(
+        ["additive_fwd"],
+        [100, 120],
+        ["16 bytes of stack", "8 bytes of stack"],
+        "float32 products in NCHW on ordinary cores: the smallest tile has a few values too many",
+        "*",
+    ),
+    *_exempt(
+        ["additive_fwd", "additive_dz", "additive_bwd"],
+        [90],
+        ["in flight", "waves"],
+        "the products limit it, a program is one block of pixels, and what it loads in a loop are operands",
+        "*",
+    ),
+    # --- neighbourhood attention
+    *_exempt(
+        ["neighborhood_patch_dq"],
+        [80, 86, 89],
+        ["8 bytes of stack"],
+        "64 channels a head with a bias, the smallest chunk: a value or two too many for 255 registers",
+        "*",
+    ),
+    *_exempt(
+        ["neighborhood_bwd"],
+        [90],
+        ["16 bytes of stack"],
+        "float32 in NCHW: the addresses of nine neighbours and the sums of two gradients",
+        "*",
+    ),
+    *_exempt(
+        ["neighborhood_bwd"],
+        [75],
+        ["16 bytes of stack"],
+        "16 bits by rows, where later architectures have tensor cores for it",
+        "*",
+    ),
+    *_exempt(
+        ["neighborhood_patch_fwd", "neighborhood_patch_dq", "neighborhood_patch_dkv", "neighborhood_bwd"],
+        [90],
+        ["in flight", "waves"],
+        "products and exponentials limit it, and a program is one tile of queries or keys",
+        "*",
+    ),
+    # --- gates of channels
+    *_exempt(
+        ["pool_bwd"],
+        [100],
+        ["40 bytes of stack"],
+        "1044 channels of 16 x 16 pixels in 16 bits: the registers that the planned programs leave are too few",
+        "*",
+    ),
+    *_exempt(
+        ["pool_fwd", "pool_bwd"],
+        [90],
+        ["waves"],
+        "where images and channels alone are more than a wave, the last of several follows what is resident",
+        "*",
+    ),
+    *_exempt(
+        ["pool_bwd"],
+        [90],
+        ["in flight"],
+        "maps of an odd number of pixels in NCHW: loads of 2 bytes cannot be asynchronous",
+        "*",
+    ),
+    # --- gates of pixels
+    *_exempt(
+        ["chain_back"],
+        [90],
+        ["8 bytes of stack"],
+        "256 channels of 16 pixels in float32: the sums of both pools beside the tile",
+        "*",
+    ),
+    *_exempt(
+        ["chain_back", "pair"],
+        [90],
+        ["in flight"],
+        "2048 channels of few pixels: 64 programs in all, with chunks of channels one by one",
+        "*",
+    ),
+    # --- stencils
+    *_exempt(
+        ["stencil_fwd", "stencil_bwd"],
+        [90],
+        ["waves"],
+        "a program is one strip of rows, and longer strips read fewer rows twice",
+        "*",
+    ),
+)
+
+
+def excused(problem: str, arch: int | str, kernel: str, fault: str) -> bool:
+    return any(e.excuses(problem, arch, kernel, fault) for e in EXEMPTIONS)
+
+
+def named(problem: str, arch: int | str) -> list[tuple[str, str]]:
+    """(kernel, end of a fault) that this problem has, as exceptions say that name it in full."""
+    return [(e.kernel, e.fault) for e in EXEMPTIONS if e.arch == arch and problem in e.exact]
