@@ -23,7 +23,7 @@ def collect() -> dict[str, Any]:
         "revision": revision(),
         "python": platform.python_version(),
         "os": platform.platform(),
-        "cpu": {"name": _cpu_name(), "count": os.cpu_count(), "torch_threads": torch.get_num_threads()},
+        "cpu": {"name": cpu_name(), "count": os.cpu_count(), "torch_threads": torch.get_num_threads()},
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
@@ -205,7 +205,7 @@ def for_windows(torch_version: str) -> str:
     return f'pip install "triton-windows>={release},<{series}.{int(number) + 1}"'
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -18,7 +18,8 @@ from torch import nn
 
 from ... import CBAM, SCSE, AttentionGate
 from .. import torchvision_cpu
-from ..report.render.gates import GATES, read, tables
+from ..measure import env
+from ..report.render.gates import GATES, read, told
 from ..store import append_line
 from . import scenes, training
 
@@ -69,10 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", action="store_true", help="of the runs that are there, and run nothing")
     args = parser.parse_args(arguments)
     log = args.out / "gates.jsonl"
-    settings = {name: getattr(args, name) for name in ("encoder", "depth", "steps", "batch", "side", "rate")}
-    records = read(log)
-    if foreign := [r for r in records if {name: r[name] for name in settings} != settings]:
-        parser.error(f"--out: {log} holds runs with other settings: {foreign[0]}")
     try:
         train, val = scenes.folders(args.data, args.ignore)
         args.out.mkdir(parents=True, exist_ok=True)
@@ -81,8 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = args.names.split(",") if args.names else [str(i) for i in range(train.classes)]
     if len(names) != train.classes:
         parser.error(f"--names: got {len(names)}, expected {train.classes}, as many as the labels' classes")
+    settings = {name: getattr(args, name) for name in ("encoder", "depth", "steps", "batch", "side", "rate")}
+    settings |= {"data": args.data.resolve().name, "names": names, "images": [len(train), len(val)]}
+    records = read(log)
+    if foreign := [r for r in records if {name: r.get(name) for name in settings} != settings]:
+        parser.error(f"--out: {log} holds runs with other settings: {foreign[0]}")
     torchvision_cpu.install()  # changes nothing where torchvision loads as it is
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = torch.cuda.get_device_name() if device.type == "cuda" else env.cpu_name()
     done = {(r["seed"], r["gates"]) for r in records}
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     todo = [(seed, gates) for seed in seeds for gates in GATES if (seed, gates) not in done]
@@ -94,10 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         losses, seconds = training.train(model, train, about=about, dtype="float32", checkpoint=checkpoint, **options)
         scores = training.evaluate(model, val)
         found = {"miou": scores.miou, "ious": scores.ious, "val_loss": scores.loss, "seconds": sum(seconds)}
+        found |= {"where": where, "torch": torch.__version__}
         append_line(log, {**about, "loss": float(np.mean(losses[-max(1, args.steps // 10) :])), **found})
         checkpoint.unlink(missing_ok=True)
         print(f"seed {seed}, {GATES[gates]}: mIoU {scores.miou:.4f} after {sum(seconds):.0f} s", flush=True)
-    print(tables(read(log), names))
+    print(told(read(log)))
 
 
 if __name__ == "__main__":

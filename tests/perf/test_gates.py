@@ -24,7 +24,7 @@ def _write_folder(root) -> None:
 
 
 def _record(gates: str, seed: int, miou: float) -> dict:
-    return {"gates": gates, "seed": seed, "miou": miou, "ious": [miou, miou]}
+    return {"gates": gates, "seed": seed, "miou": miou, "ious": [miou, miou], "names": ["road", "sky"]}
 
 
 def test_tables_tell_a_gain_from_chance():
@@ -32,7 +32,7 @@ def test_tables_tell_a_gain_from_chance():
     records = [_record("none", s, 0.5 + 0.01 * s) for s in range(8)]
     records += [_record("scse", s, 0.52 + 0.01 * s) for s in range(8)]
     records += [_record("cbam", s, 0.5 + 0.01 * s + (0.1 if s % 2 else -0.1)) for s in range(8)]
-    lines = tables(records, ["road", "sky"]).splitlines()
+    lines = tables(records).splitlines()
     assert "| scSE | 8 | 0.5550 | +0.0200 (+0.0200 to +0.0200) | 8 of 8 | p = 0.0078 |" in lines
     assert next(line for line in lines if line.startswith("| CBAM")).endswith("| 4 of 8 | p = 1 |")
     assert "| attention gate | 0 | nan |  | | |" in lines
@@ -56,7 +56,7 @@ def test_runs_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(training, "loss_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        gates.main([*SMALL, "--seeds", "1"])
+        gates.main([*SMALL, "--seeds", "1", "--names", "a,b,c"])
     assert (tmp_path / "out" / "scse-0.pt").exists()
     monkeypatch.setattr(training, "loss_of", own)
     gates.main([*SMALL, "--seeds", "1", "--names", "a,b,c"])
@@ -64,8 +64,8 @@ def test_runs_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
     assert [r["gates"] for r in records] == list(GATES)
     assert not list(tmp_path.glob("out/*.pt"))
     printed = capsys.readouterr().out
-    assert "| gates | a | b | c |" in printed
-    gates.main([*SMALL, "--seeds", "1"])
+    assert "| gates | a | b | c |" in printed and "data, 2 images to train and 2 to judge by: 2 steps" in printed
+    gates.main([*SMALL, "--seeds", "1", "--names", "a,b,c"])
     assert "after" not in capsys.readouterr().out, "nothing is run twice"
     with pytest.raises(SystemExit, match="2"):
         gates.main([*SMALL[:-2], "--rate", "1", "--out", "out"])

@@ -16,8 +16,23 @@ def read(path: Path) -> list[dict]:
     return [*lines(path)]
 
 
-def tables(records: list[dict], names: list[str]) -> str:
+def told(records: list[dict]) -> str:
+    """Where and how it was measured, and the tables."""
+    if not records:
+        return "Nothing has been trained yet."
+    about, minutes = records[0], sum(r["seconds"] for r in records) / 60
+    train, val = about["images"]
+    return (
+        f"Measured on {about['where']}, torch {about['torch']}, float32. U-Net with {about['encoder']}, depth "
+        f"{about['depth']}, from random weights on {about['data']}, {train} images to train and {val} to judge by: "
+        f"{about['steps']} steps of {about['batch']} crops of {about['side']} x {about['side']}, largest learning rate "
+        f"{about['rate']:g}. {len(records)} runs, {minutes:.0f} minutes of training.\n\n{tables(records)}"
+    )
+
+
+def tables(records: list[dict]) -> str:
     """mIoU of each kind of gate against none, seed by seed; IoU of each class."""
+    names = records[0]["names"]
     runs = {gates: {r["seed"]: r for r in records if r["gates"] == gates} for gates in GATES}
     head = "| gates | seeds | mIoU | minus none, 95 % interval | better in | sign test |"
     rows = [head, "|---|--:|--:|--:|--:|--:|"]

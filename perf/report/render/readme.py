@@ -1,8 +1,8 @@
 """The parts of the README and of the pages in docs/ that are generated: between `<!-- generated:NAME -->` and
 `<!-- end:NAME -->`.
 
-`families`, `gates` and `ops` come from the catalog, `headlines`, `results`, `training` and `models` from the records
-under perf/results, `predicted` from those of perf/predicted: no number is typed by hand.
+`families`, `gates` and `ops` come from the catalog, `headlines`, `results`, `training`, `scenes` and `models` from the
+records under perf/results, `predicted` from those of perf/predicted: no number is typed by hand.
 `python -m segattn_triton.perf.report.render.readme README.md` writes them, those of docs/ beside it too.
 """
 
@@ -18,7 +18,7 @@ from ....catalog import ROWS, Op
 from ....runtime.checks import DTYPES
 from ...compiler import against
 from ...records import load
-from . import whole, words
+from . import gates, whole, words
 from .frame import from_records
 from .page import REHEARSAL, facts, gpu_name
 from .tables import headline, lines
@@ -38,6 +38,7 @@ def _update(page: Path, root: Path, check: bool) -> bool:
     made = {"families": families_table, "gates": gates_table, "ops": ops_table}
     made |= {"headlines": lambda: headlines_part(root), "results": lambda: results_part(root, page)}
     made["predicted"] = lambda: predicted_table(root / "perf" / "predicted" / "sm_90.jsonl")
+    made["scenes"] = lambda: gates.told(gates.read(root / "perf" / "results" / "cpu" / "gates.jsonl"))
     made |= {name: partial(whole_part, root, name) for name in ("training", "models")}
 
     def renew(part: re.Match) -> str:
