@@ -8,6 +8,7 @@ import choice
 import faults
 import outcome
 import pytest
+import touched
 
 HERE = Path(__file__).parent
 
@@ -96,3 +97,26 @@ def test_tests_of_the_rows_come_and_of_each_file_one_in_turn():
     chosen = choice.Choice("segattn_triton/kernels/pixel/forward.py", "f", {"gate"}, 1.0)
     chosen.pytest_collection_modifyitems(None, items)
     assert [i.nodeid for i in items] == [names[0], names[2], names[1]]
+
+
+def test_tests_that_run_the_function_come_first(tmp_path):
+    """As noted: the quickest of each file in turn, those of other rows and folders, too."""
+    noted = {"tests": [["tests/a.py::slow", 2.0], ["tests/a.py::quick", 1.0], ["tests/b.py::other", 3.0]]}
+    (tmp_path / "gw0.json").write_text(json.dumps(noted | {"found": [["p.py", "C.f", [0, 1, 2]]]}))
+    running = [test for _, test in touched.read(tmp_path)["p.py", "C.f"]]
+    assert running == ["tests/a.py::quick", "tests/a.py::slow", "tests/b.py::other"]
+    items = [SimpleNamespace(nodeid=name) for name in ("tests/kernels/x.py::1", *running[::-1])]
+    chosen = choice.Choice("segattn_triton/ops/p.py", "C.f", None, 1.0, running)
+    chosen.rank = lambda file, turn: (turn,)
+    chosen.pytest_collection_modifyitems(None, items)
+    assert [i.nodeid for i in items] == [running[0], running[2], running[1], "tests/kernels/x.py::1"]
+
+
+def test_a_test_notes_the_functions_that_it_runs():
+    def inner():
+        return [_ for _ in range(1)]
+
+    file = Path(__file__).relative_to(touched.ROOT).as_posix()
+    name = "test_a_test_notes_the_functions_that_it_runs.inner"
+    assert touched._function(inner.__code__) == (file, name)
+    assert touched._function(touched.write.__code__) == ("tests/mutants/touched.py", "write")

@@ -2,10 +2,12 @@
 
     python tests/mutants --sample 100 --seed 1 [--results FILE]    draw faults and try each that FILE does not hold
     python tests/mutants --card FILE                               what came of them, and every survivor
+    python tests/mutants --touch                                   note which functions each test runs, for what follows
 
 A mutant meets tests of the default run (`choice`), until the first that fails or for SECONDS of a processor, then for
-kernels the static guard. FILE has a JSON line each, with the digest of the text that it was made of: what another text
-says is not counted. Exits 1 if not one fault was found: then the tests do not see the copy.
+kernels the static guard. Noting takes a default run; without it rows and names choose. FILE has a JSON line
+each, with the digest of the text that it was made of: what another text says is not counted. Exits 1 if not one fault
+was found: then the tests do not see the copy.
 """
 
 import argparse
@@ -19,16 +21,18 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import choice
 import outcome
+import touched
 from faults import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
+TOUCHED = ROOT / "build" / "touched"
 SECONDS, HANGS = 120, 300  # of a processor, of tests for a mutant; of the clock, for a test
 GUARD = """
 import sys
@@ -122,13 +126,13 @@ def guarded(folder: Path, rows: list[str]) -> str:
     return done.stdout.strip().partition("\n")[0] or ("" if done.returncode == 0 else "the guard cannot plan it")
 
 
-def tried(mutant: Mutant, folder: Path, rows: dict[str, list[str]], seconds: float) -> dict:
-    """A mutant in the copy: who found it, or nobody."""
+def tried(mutant: Mutant, folder: Path, rows: dict[str, list[str]], seconds: float, running: Sequence[str]) -> dict:
+    """A mutant in the copy: who found it, or nobody. running: the tests that run its function."""
     begin, path = time.time(), folder / mutant.path
     clean, own = path.read_text(), rows.get(mutant.path)
     path.write_text(mutant.applied(clean))
     try:
-        plugin = choice.Choice(mutant.path, mutant.function, own and set(own), seconds)
+        plugin = choice.Choice(mutant.path, mutant.function, own and set(own), seconds, running)
         work = partial(tested, plugin, ["-x", *choice.FOLDERS[choice.part_of(mutant.path)]])
         found = in_child(folder, work, 20 * seconds + HANGS)
         by = found.get("died") or "".join(found["failed"][:1])
@@ -150,6 +154,7 @@ def run(options) -> int:
     torch.set_num_threads(1)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     done, todo = outcome.read(options.results), drawn(options.sample, options.seed, sites())
+    noted = touched.read(TOUCHED)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = copied(Path(temporary))
@@ -158,7 +163,8 @@ def run(options) -> int:
         for i, mutant in enumerate(todo):
             if mutant not in done:
                 text = outcome.digest((folder / mutant.path).read_text())
-                found = tried(mutant, folder, rows, options.seconds)
+                running = [test for _, test in noted.get((mutant.path, mutant.function), ())]
+                found = tried(mutant, folder, rows, options.seconds, running)
                 done[mutant] = {**asdict(mutant), "text": text, "commit": commit, "seed": options.seed, **found}
                 with options.results.open("a") as file:
                     file.write(json.dumps(done[mutant]) + "\n")
@@ -183,7 +189,10 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "mutants.jsonl", help="goes on where it ends")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of tests for each")
     parser.add_argument("--card", type=Path, metavar="FILE", help="say what FILE holds, and try nothing")
+    parser.add_argument("--touch", action="store_true", help="note which functions each test of the default run runs")
     options = parser.parse_args()
+    if options.touch:
+        return touched.write(TOUCHED)
     if options.card:
         print(outcome.card(list(outcome.read(options.card).values())))
         return 0

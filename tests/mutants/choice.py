@@ -1,15 +1,16 @@
-"""Which tests a mutant meets: those of the default run that have to do with its file, the likeliest first, and no more
-than its time allows. A pytest plugin.
+"""Which tests a mutant meets: those of the default run that have to do with it, the likeliest first, and no more than
+its time allows. A pytest plugin.
 
-Of a file of kernels or operations these are the cases of the rows that run it (`rows_of` finds them by running every
-row), one of each test file in turn. Of any other file those of the files that name the function or its module most
-often, then the others of its part.
+First those that run its function, the quickest of each test file in turn, where `touched` has noted that. Then, of a
+file of kernels or operations, the cases of rows that run it (`rows_of` finds them by running every row), one of each
+test file in turn; of any other file those of the files that name the function or its module most often, then the others
+of its part.
 """
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,21 +32,25 @@ def part_of(path: str) -> str:
 
 
 class Choice:
-    """rows: those that run the file, None of all; seconds: of processors, after which no test is started."""
+    """rows: those that run the file, None of all; seconds: of processors, after which no test is started; running:
+    tests that run the function, the quickest first."""
 
-    def __init__(self, path: str, function: str, rows: set[str] | None, seconds: float):
+    def __init__(self, path: str, function: str, rows: set[str] | None, seconds: float, running: Sequence[str] = ()):
         self.path, self.function, self.rows, self.seconds = Path(path), function, rows, seconds
+        self.running = {test: place for place, test in enumerate(running)}
         self.failed, self.count, self.late = [], 0, False
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config, items):
         turns: dict[str, int] = defaultdict(int)
         ranked = []
-        for item in items:
+        for item in sorted(items, key=lambda item: self.running.get(item.nodeid, len(self.running))):
             file = item.nodeid.partition("::")[0]
-            if self.has_to_do_with(item, file):
-                ranked.append((*self.rank(file, turns[file]), file, item))
-                turns[file] += 1
+            if item.nodeid in self.running:
+                ranked.append((False, turns[file], self.running[item.nodeid], file, item))
+            elif self.has_to_do_with(item, file):
+                ranked.append((True, *self.rank(file, turns[file]), file, item))
+            turns[file] += 1
         ranked.sort(key=lambda found: found[:-1])
         items[:] = [found[-1] for found in ranked]
 
