@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..tuning import target
 from ..tuning.model import Config
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # kernels are decorated for the interpreter or for a GPU
@@ -75,7 +76,9 @@ def recorded() -> Iterator[list[Plan]]:
 
 
 def launch(plan: Plan) -> Any:
-    """The kernel as compiled; None in the interpreter, and where there is nothing to do."""
+    """The kernel as compiled; None in the interpreter, and where there is nothing to do.
+
+    A kernel's first launch loads it, which a stream that captures a CUDA graph may not: RuntimeError."""
     if plan.grid > MAX_GRID:
         raise ValueError(f"{plan.name}: {plan.grid} programs, at most {MAX_GRID} can be launched: split the batch")
     device = plan.device
@@ -84,7 +87,15 @@ def launch(plan: Plan) -> Any:
     if plan.grid == 0 or device.type == "meta":
         return None
     with _on(device):
+        if target.is_capturing(device) and not _is_loaded(plan):
+            raise target.too_early(f"{plan.name}: the kernel has not been loaded")
         return plan.kernel[(plan.grid,)](**plan.args, **plan.options)
+
+
+def _is_loaded(plan: Plan) -> bool:
+    """Compiled by this, it still launches nothing, and is not loaded."""
+    compiled = plan.kernel.warmup(grid=(plan.grid,), **plan.args, **plan.options)
+    return compiled is None or compiled.function is not None
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager:

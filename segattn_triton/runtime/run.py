@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..tuning import target
 from .known import REFUSED, SEEN, programs, remember
 from .maps import native
 from .plan import Plan, launch
@@ -72,8 +73,7 @@ class Run:
             places = [None if o is None else self._place(o) for o in outputs]
         except LookupError:
             return REFUSED
-        device = next(t.device for t in self.tensors if t is not None)
-        return REFUSED if self.refused else Program(self.steps, places, device, self.calls)
+        return REFUSED if self.refused else Program(self.steps, places, _device(self.tensors), self.calls)
 
     def _note(self, step: Callable, *args: Any) -> None:
         """What cannot be repeated costs the program, not the call."""
@@ -114,12 +114,12 @@ def repeated(key: tuple | None, given: Sequence[Tensor | None]) -> list[Tensor |
 def perform(key: tuple | None, given: Sequence[Tensor | None], work: Callable[[Run], list]) -> list[Tensor | None]:
     """work(run), which returns its outputs; at the second sight of the description a program is written."""
     known = None if key is None else programs.get(key)
-    run = Run(given, writes=known == SEEN and not _is_capturing(given))
+    run = Run(given, writes=known == SEEN and not target.is_capturing(_device(given)))
     outputs = work(run)
     if key is not None and known != REFUSED:
         remember(key, SEEN if run.steps is None else run.program(outputs))
     return outputs
 
 
-def _is_capturing(given: Sequence[Tensor | None]) -> bool:
-    return any(t is not None and t.is_cuda for t in given) and torch.cuda.is_current_stream_capturing()
+def _device(given: Sequence[Tensor | None]) -> torch.device:
+    return next(t.device for t in given if t is not None)

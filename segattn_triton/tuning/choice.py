@@ -130,6 +130,8 @@ def tables(device: torch.device) -> Sequence[tuned.Table]:
 
 @lru_cache
 def _tables_of(index: int) -> Sequence[tuned.Table]:
+    if target.is_capturing(torch.device("cuda", index)):
+        raise target.too_early("the tuned tables of the GPU have not been read")
     return tuned.tables(torch.cuda.get_device_name(index), target.capability_of(index))
 
 

@@ -57,6 +57,22 @@ def sms(device: torch.device) -> int:
     return sms_of(device.index or 0) if device.type == "cuda" else SMS
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether the device's current stream captures a CUDA graph."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+def too_early(what: str) -> RuntimeError:
+    """A capture takes launches, and nothing that has to be read or loaded first."""
+    return RuntimeError(
+        f"{what}, and the current stream captures a CUDA graph; expected the same call (shapes, strides, dtypes, "
+        "options, and what requires a gradient) to have been made once before the capture, forward and backward"
+    )
+
+
 def takes_dependent_launches(device: torch.device) -> bool:
     """NVIDIA's GPUs from Hopper on; not Triton's interpreter."""
     import triton  # by the first plan: tables are read without it

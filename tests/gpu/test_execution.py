@@ -8,6 +8,8 @@ from support import DEVICE, INTERPRETED, assert_equal, each_row, outputs_and_gra
 from torch import Tensor
 
 from segattn_triton.catalog import Op
+from segattn_triton.runtime import known
+from segattn_triton.runtime.plan import recorded
 
 REPEATS = 1000
 
@@ -52,6 +54,23 @@ def test_captured_and_replayed(row, layout):
         graph.replay()
         for got, expected in zip(captured, run(row, fresh), strict=True):
             assert_equal(got, expected)
+
+
+@pytest.mark.gpu
+@each_row
+def test_captured_too_early(row):
+    """One error before a kernel is loaded; the stream, and the calls after it, are as they were."""
+    inputs = leaves(row, S=(33, 40), C=24)
+    with recorded() as plans:
+        expected = run(row, inputs)
+    for plan in plans:
+        plan.kernel.device_caches.clear()  # and so its next launch loads it
+    known.programs.clear()
+    with pytest.raises(RuntimeError, match="expected the same call"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        run(row, inputs)
+    for _ in range(3):
+        for got, want in zip(run(row, inputs), expected, strict=True):
+            assert_equal(got, want)
 
 
 @pytest.mark.gpu

@@ -2,8 +2,10 @@
 
 import itertools
 import multiprocessing
+import re
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import driver_worker
 import pytest
@@ -17,6 +19,7 @@ pytestmark = [
         not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler to build the driver with"
     ),
 ]
+DOCS = Path(__file__).parents[2] / "docs"
 PROBLEMS = [
     (row.name, dtype, layout)
     for row in ROWS
@@ -41,6 +44,20 @@ def test_a_repeated_call_launches_the_same(ask):
     """From the third call on, a program runs: the same kernels and arguments, with the call's own pointers."""
     wrong = list(itertools.chain(*ask(driver_worker.repeated_as_planned, PROBLEMS)))
     assert not wrong, "\n".join(wrong)
+
+
+def test_captures(ask):
+    """A kernel that is not loaded is one error, which leaves all as it was; after the calls that the pages ask for, a
+    capture launches what a call does."""
+    wrong = list(itertools.chain(*ask(driver_worker.captured_as_planned, PROBLEMS)))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_pages_say_how_often_to_call_before_a_capture():
+    word = {1: "once", 2: "twice"}[driver_worker.CALLS_BEFORE_CAPTURE]
+    for page in ("deployment.md", "path-of-a-call.md"):
+        section = (DOCS / page).read_text().partition("## CUDA graphs")[2].partition("\n## ")[0]
+        assert re.search(rf"\bcall a module {word} with", section, re.I), page
 
 
 def test_dependent_launches(ask):

@@ -12,6 +12,7 @@ import sys
 if "triton" not in sys.modules:  # not pytest's own process, where Triton interprets
     os.environ.pop("TRITON_INTERPRET", None)
 
+import contextlib
 import ctypes
 import importlib.util
 import re
@@ -20,7 +21,7 @@ import subprocess
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,8 +36,10 @@ from segattn_triton.catalog import BY_NAME
 from segattn_triton.kernels.common.activations import Activation
 from segattn_triton.runtime import dispatch, known
 from segattn_triton.runtime.plan import Plan, launch, recorded
+from segattn_triton.runtime.program import Program
 from segattn_triton.testing import make_inputs
 from segattn_triton.tuning import choice as tuning
+from segattn_triton.tuning import target
 from segattn_triton.tuning.tables import Table
 
 torch.set_num_threads(1)
@@ -86,6 +89,22 @@ class Driver:
         ]
         self.library.fake_describe(ctypes.c_uint64(function), len(sizes), (ctypes.c_int * len(sizes))(*sizes))
 
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[None]:
+        """A stream that captures a CUDA graph: the driver takes launches, and loads no kernel."""
+        before, target.is_capturing = target.is_capturing, lambda device: True
+        self.library.fake_capture(1)
+        try:
+            yield
+        finally:
+            self.library.fake_capture(0)
+            target.is_capturing = before
+
+    @property
+    def loaded(self) -> int:
+        """How many kernels were loaded."""
+        return self.library.fake_loaded()
+
     def forget(self) -> None:
         self.library.fake_forget()
 
@@ -108,7 +127,7 @@ def _build(folder: Path) -> ctypes.CDLL:
     options = ["-O1", "-w", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", f"-I{include}"]
     subprocess.run([compiler, *options, str(source), "-o", str(out)], check=True)
     library = ctypes.CDLL(str(out), mode=ctypes.RTLD_GLOBAL)
-    library.fake_launches.restype = ctypes.c_uint64
+    library.fake_launches.restype = library.fake_loaded.restype = ctypes.c_uint64
     return library
 
 
@@ -221,6 +240,55 @@ def _without_pointers(arguments: bytes) -> bytes:
             at += 4
         at += 4
     return bytes(out)
+
+
+CALLS_BEFORE_CAPTURE = 1  # as the pages say
+TOO_EARLY = "captures a CUDA graph; expected the same call"
+
+
+def captured_as_planned(problem: tuple[str, str, str]) -> list[str]:
+    """What is wrong with captures of (row, dtype, layout), forward and backward: before any call, after a forward,
+    after as many calls as the pages say; and with calls after that."""
+    (row, inputs, dy), gpu = _problem(*problem, seed=0), active()
+
+    def run() -> list[tuple[list[Launched], list[int]]]:
+        return _launches(row, inputs, dy, True)
+
+    with recorded() as plans:
+        run()
+    known.programs.clear()
+    for plan in plans:
+        plan.kernel.device_caches.clear()  # and so its next launch loads it
+    wrong, error = _captured(run)
+    wrong += [f"before any call: {error}"] if TOO_EARLY not in str(error) or "\n" in str(error) else []
+    row.op(*inputs, backend="triton", **row.defaults)
+    found, error = _captured(run)
+    wrong += found + ([f"after a forward alone: {error}"] if error and TOO_EARLY not in str(error) else [])
+    for _ in range(CALLS_BEFORE_CAPTURE):
+        planned = run()
+    with gpu.capture():
+        captured = run()
+    for launched in (captured, run(), run(), run()):
+        for ours, theirs in zip(launched, planned, strict=True):
+            wrong += _differences(ours, theirs)
+    return wrong
+
+
+def _captured(run: Callable[[], Any]) -> tuple[list[str], RuntimeError | None]:
+    """What a capture loaded and wrote, and why it failed."""
+    gpu, error = active(), None
+    before = gpu.loaded, _programs()
+    with gpu.capture():
+        try:
+            run()
+        except RuntimeError as raised:
+            error = raised
+    after = gpu.loaded, _programs()
+    return [] if after == before else [f"a capture: {after} kernels loaded and programs, before {before}"], error
+
+
+def _programs() -> int:
+    return sum(isinstance(value, Program) for value in known.programs.values())
 
 
 def _problem(name: str, dtype: str, layout: str, seed: int):

@@ -15,6 +15,7 @@ typedef struct {
 
 static struct { int count, sizes[MOST_PARAMS]; } *functions;
 static uint64_t loaded, launched, written, room_launches, room_bytes;
+static int capturing;
 static Launch *launches;
 static unsigned char *bytes;
 
@@ -28,6 +29,10 @@ void fake_describe(uint64_t function, int count, const int *sizes) {  // the siz
 uint64_t fake_launches(void) { return launched; }
 
 void fake_forget(void) { launched = written = 0; }
+
+void fake_capture(int on) { capturing = on; }
+
+uint64_t fake_loaded(void) { return loaded; }
 
 void fake_launch(uint64_t i, Launch *launch, unsigned char *arguments) {
   *launch = launches[i];
@@ -98,11 +103,14 @@ CUresult cuDeviceGet(CUdevice *device, int i) { *device = i; return OK; }
 CUresult cuCtxGetCurrent(CUcontext *context) { *context = (CUcontext)1; return OK; }
 CUresult cuCtxSetCurrent(CUcontext context) { return OK; }
 CUresult cuCtxGetDevice(CUdevice *device) { *device = 0; return OK; }
-CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus *status) { *status = 0; return OK; }
+CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus *status) { *status = capturing; return OK; }
 CUresult cuCtxGetLimit(size_t *value, CUlimit limit) { *value = 0; return OK; }
 CUresult cuCtxSetLimit(CUlimit limit, size_t value) { return OK; }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) { *context = (CUcontext)1; return OK; }
-CUresult cuModuleLoadData(CUmodule *module, const void *image) { *module = (CUmodule)1; return OK; }
+CUresult cuModuleLoadData(CUmodule *module, const void *image) {
+  *module = (CUmodule)1;
+  return capturing ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : OK;
+}
 CUresult cuModuleUnload(CUmodule module) { return OK; }
 CUresult cuFuncSetAttribute(CUfunction f, CUfunction_attribute attribute, int value) { return OK; }
 CUresult cuFuncSetCacheConfig(CUfunction f, CUfunc_cache config) { return OK; }

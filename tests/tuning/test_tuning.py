@@ -17,6 +17,7 @@ from segattn_triton import compiled
 from segattn_triton.catalog import BY_NAME, NORMED, ROWS
 from segattn_triton.tuning import choice as tuning
 from segattn_triton.tuning import tables as tuned
+from segattn_triton.tuning import target
 from segattn_triton.tuning.tables import Table
 
 GATE = BY_NAME["spatial_gate"]
@@ -267,6 +268,22 @@ def test_a_file_that_is_no_table_is_ignored_with_one_line(data, home, caplog):
     assert tuned.tables("NVIDIA H200", 90) == []
     (line,) = caplog.messages
     assert str(path) in line and "\n" not in line and len(line) < 400
+
+
+def test_no_table_is_read_in_a_capture(home, monkeypatch):
+    """One error, as often as it is tried; once they are read, a capture finds them."""
+    gpu, state = torch.device("cuda", 0), {"capturing": True}
+    tuned.write(tuned.user_path("NVIDIA H200"), own := Table("NVIDIA H200", 90, "3.6.0"))
+    monkeypatch.setattr(target, "is_capturing", lambda device: state["capturing"])
+    monkeypatch.setattr(target, "capability_of", lambda index: 90)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H200")
+    tuning.forget()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"tuned tables .* CUDA graph; expected the same call .* once"):
+            tuning.tables(gpu)
+    for state["capturing"] in (False, True):
+        assert tuning.tables(gpu) == [own]
+    tuning.forget()
 
 
 def test_truncated_and_fuzzed_tables(home, tmp_path, caplog):
