@@ -27,7 +27,7 @@ class Access:
 def access(ins: Instruction, registers: Registers) -> Callable[[Value], Access | None]:
     """`on` -> what these lanes touch. A copy has a predicate among its operands, too."""
     kind, width = KINDS[ins.name], ins.bits // 8
-    address = _address([o for o in ins.operands if "[" in o][-1], registers)
+    address = place_of([o for o in ins.operands if "[" in o][-1], registers)
     wanted = registers.truth(ins.operands[-1] if ins.name == "LDGSTS" and is_predicate(ins.operands[-1]) else "PT")
 
     def run(on: Value) -> Access | None:
@@ -59,7 +59,7 @@ def _and(p: Value, q: Value) -> Value:
     return p & q
 
 
-def _address(text: str, registers: Registers) -> Read:
+def place_of(text: str, registers: Registers) -> Read:
     """The sum in the brackets: of 64 bits, in global memory, are a uniform register and what says so."""
     inside, is_global = re.findall(r"\[([^\]]*)\]", text)[-1], text.startswith("desc")
     reads = []

@@ -114,8 +114,10 @@ class Account:
         return self.limits["DRAM"]
 
 
-def account_of(launch: Launch, round_trip: float = assumed.ROUND_TRIP) -> Account:
-    path = play(launch.code, launch.constants, [int(assumed.TYPICAL * n) for n in launch.grid])
+def account_of(launch: Launch, round_trip: float = assumed.ROUND_TRIP, share: float = assumed.TYPICAL) -> Account:
+    """share: where along the grid's first axis the program is that stands for all."""
+    program = [int(where * n) for where, n in zip((share, assumed.TYPICAL, assumed.TYPICAL), launch.grid, strict=False)]
+    path = play(launch.code, launch.constants, program, known=launch.known)
     return Account(launch, path, _work(launch, path), round_trip)
 
 

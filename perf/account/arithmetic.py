@@ -122,7 +122,12 @@ def _plain(v):
 
 
 def _vimnmx(has, a, carries):
-    return _least(has, a[0], a[1], carries[0]), ()
+    found = _least(has, a[0], a[1], carries[0])
+    return found * (signed(found) > 0) if "RELU" in has else found, ()
+
+
+def _vimnmx3(has, a, carries):
+    return _least(has, _least(has, a[0], a[1], carries[0]), a[2], carries[0]), ()
 
 
 def _viaddmnmx(has, a, carries):
@@ -174,7 +179,7 @@ def halves(high: str, low: str) -> int | None:
         return None
 
 
-CHOOSE = ("SEL", "VIMNMX", "IMNMX", "VIADDMNMX")  # by a predicate, which is no carry
+CHOOSE = ("SEL", "VIMNMX", "VIMNMX3", "IMNMX", "VIADDMNMX")  # by a predicate, which is no carry
 COMPARE: dict[str, Callable] = {
     "LT": lambda x, y: x < y,
     "LE": lambda x, y: x <= y,
@@ -199,6 +204,7 @@ FUNCTIONS: dict[str, Callable] = {
     "SGXT": _sgxt,
     "VIMNMX": _vimnmx,
     "IMNMX": _vimnmx,
+    "VIMNMX3": _vimnmx3,
     "VIADDMNMX": _viaddmnmx,
     "IABS": lambda has, a, carries: (abs(signed(a[0])) & MASK, ()),
     "MOV": lambda has, a, carries: (a[0], ()),

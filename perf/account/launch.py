@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -27,6 +27,7 @@ class Buffer:
     name: str
     nbytes: int
     place: int
+    values: Any = field(default=None, compare=False, repr=False)  # integers of 32 bits that decide a path, in order
 
     @property
     def address(self) -> int:
@@ -75,6 +76,11 @@ class Launch:
                 found[offset + 4] = number >> 32
             offset += size
         return found
+
+    @property
+    def known(self) -> dict[int, Any]:
+        """Place of a buffer -> its values, where they are given."""
+        return {place: b.values for place, b in self.buffers.items() if b.values is not None}
 
     def owner(self, address: int | None) -> Buffer | None:
         """The buffer that an address lies in."""

@@ -1,9 +1,9 @@
 """One warp plays its machine code: its path, each instruction in turn, and what every access to memory touches.
 
 Integers have values (parameters, the program's number, what is computed of them), so that loops turn as often as they
-will, branches go where they will, and addresses are those of the launch. What memory holds is unknown. Where unknown
-values decide a branch (a NaN, a maximum), the warp goes past what is ahead, and never back; where lanes part, the way
-of the first, and those that leave touch no more.
+will, branches go where they will, and addresses are those of the launch. What memory holds is unknown, but for tensors
+whose values are given. Where unknown values decide a branch (a NaN, a maximum), the warp goes past what is ahead, and
+never back; where lanes part, the way of the first, and those that leave touch no more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .accesses import KINDS, LANES, Access, access
+from .accesses import KINDS, LANES, Access, access, place_of
 from .computations import computation
 from .registers import Registers, Value, first, holds
 from .sass import Instruction, is_predicate
@@ -30,14 +30,21 @@ class Lost(RuntimeError):
     """The path of a warp cannot be followed."""
 
 
-def play(code: Sequence[Instruction], constants: Mapping[int, int], program: Sequence[int], warp: int = 0) -> Path:
-    """`constants`: offset in the constant bank -> word. `program`: its place in the grid."""
-    return _Warp(code, constants, program, warp).play()
+def play(
+    code: Sequence[Instruction],
+    constants: Mapping[int, int],
+    program: Sequence[int],
+    warp: int = 0,
+    known: Mapping[int, np.ndarray] | None = None,
+) -> Path:
+    """`constants`: offset in the constant bank -> word. `program`: its place in the grid. `known`: place of a buffer ->
+    the words that it holds."""
+    return _Warp(code, constants, program, warp, known or {}).play()
 
 
 class _Warp:
-    def __init__(self, code: Sequence[Instruction], constants: Mapping[int, int], program: Sequence[int], warp: int):
-        self.registers, self.path = Registers(constants), Path(code)
+    def __init__(self, code, constants, program: Sequence[int], warp: int, known: Mapping[int, np.ndarray]):
+        self.registers, self.path, self.known = Registers(constants), Path(code), known
         self.live: Value = True  # lanes that have not left
         self.places = {ins.address: i for i, ins in enumerate(code)}
         special = {"SR_TID.X": LANES + 32 * warp, "SR_LANEID": LANES}
@@ -104,16 +111,33 @@ class _Warp:
         return run
 
     def _touch(self, ins: Instruction) -> Callable:
-        touch = access(ins, self.registers)
+        touch, read = access(ins, self.registers), self._read(ins)
 
         def run(on: Value) -> None:
             found = touch(on if self.live is True else np.broadcast_to(on is None or on, 32) & self.live)
+            word = read()
             for name in ins.writes:
-                self.registers.set(name, None)
+                self.registers.set(name, word)
             if found is not None:
                 self.path.accesses[len(self.path.steps) - 1] = found
 
         return run
+
+    def _read(self, ins: Instruction) -> Callable[[], Value]:
+        """What a load of one word finds, where that is known."""
+        if ins.name != "LDG" or ins.bits != 32 or not self.known:
+            return lambda: None
+        where = place_of([o for o in ins.operands if "[" in o][-1], self.registers)
+
+        def read() -> Value:
+            address = where()
+            words = None if address is None else self.known.get((first(address) >> 40) - 1)
+            if words is None:
+                return None
+            found = words[np.clip(address % 2**40 // 4, 0, len(words) - 1)]
+            return found if isinstance(found, np.ndarray) else int(found)
+
+        return read
 
 
 def _merged(on: Value, new: Value, old: Value) -> Value:

@@ -21,7 +21,6 @@ from ..account import assumptions as assumed
 
 if TYPE_CHECKING:
     from ..account.account import Account
-    from ..account.launch import Launch
     from .inductor import Kernel
     from .libraries import Library
 
@@ -140,9 +139,10 @@ def _generated(function: Callable, inputs: Sequence) -> Any:
 
 def _ours(plan: Any) -> Time:
     from ... import compiled as static
+    from ..account.account import account_of
     from ..account.launch import launch_of
 
-    return _time(_account(launch_of(static.compile_plan(plan))))
+    return _time(account_of(launch_of(static.compile_plan(plan))))
 
 
 def _theirs(call: "Kernel | Library", layout: str) -> Time:
@@ -150,18 +150,17 @@ def _theirs(call: "Kernel | Library", layout: str) -> Time:
 
     if isinstance(call, Library):
         return library(call.name, call.nbytes, call.flops, layout)
-    return min((_time(_account(launch)) for launch in call.launches()), key=lambda t: t.us[1])
+    from .flex import accounts
+
+    return min((_time(*accounts(launch)) for launch in call.launches()), key=lambda t: t.us[1])
 
 
-def _account(launch: "Launch") -> "Account":
-    from ..account.account import account_of
-
-    return account_of(launch)
-
-
-def _time(account: "Account") -> Time:
-    times = tuple(round(account.at(trip).time, 3) for trip in assumed.ROUND_TRIPS)
-    return Time(account.launch.name, times, round(account.floor, 3), account.limit, account.launch.digest)
+def _time(*accounts: "Account") -> Time:
+    """The mean over the kinds of programs of a launch; the limit is that of the first."""
+    first, count = accounts[0], len(accounts)
+    times = tuple(round(sum(account.at(trip).time for account in accounts) / count, 3) for trip in assumed.ROUND_TRIPS)
+    floor = round(sum(account.floor for account in accounts) / count, 3)
+    return Time(first.launch.name, times, floor, first.limit, first.launch.digest)
 
 
 def library(name: str, nbytes: int, flops: int, layout: str) -> Time:

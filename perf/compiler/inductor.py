@@ -10,8 +10,8 @@ import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType, SimpleNamespace
@@ -49,6 +49,7 @@ class Kernel:
 
     tuner: Any  # Inductor's own: the function, and the configs that it would time
     arguments: Sequence[Any]
+    values: Mapping[int, Tensor] = field(default_factory=dict)  # storage of an argument -> what it holds
 
     def launches(self) -> Iterator[Launch]:
         """By each of those configs."""
@@ -64,14 +65,18 @@ class Kernel:
         made = triton.compile(source, target=target(90), options=options)
         plan: Any = SimpleNamespace(config=SimpleNamespace(num_warps=config.num_warps))
         compiled = Compiled(plan, 90, made.metadata.shared, made.asm)
-        given = dict(zip([n for n in meta["signature"] if n not in config.kwargs], self.arguments, strict=True))
+        names = [n for n in meta["signature"] if n not in config.kwargs]
+        names += self.tuner.inductor_meta.get("extra_launcher_args", ())
+        given = dict(zip(names, self.arguments, strict=True))
         known: dict[int, Buffer] = {}
         arguments = []
         for name, value in given.items():
             if isinstance(value, Tensor):  # of one storage: a buffer that is reused
                 size = value.numel() * value.element_size()
-                value = known.setdefault(value.untyped_storage()._cdata, Buffer(name, size, len(known)))
-            if meta["signature"][name] != "constexpr":
+                key = value.untyped_storage()._cdata
+                held = self.values[key].flatten().long().numpy() if key in self.values else None
+                value = known.setdefault(key, Buffer(name, size, len(known), held))
+            if meta["signature"].get(name, "constexpr") != "constexpr":
                 arguments.append((meta["signature"][name], value))
         numbers = {name: v for name, v in given.items() if not isinstance(v, Tensor)}
         grid = triton_heuristics.GridExpr.from_meta(self.tuner.inductor_meta, config).eval_slow(
@@ -88,7 +93,9 @@ class Generated(NamedTuple):
 
 
 def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
-    """What it launches for inputs like these, all of which need gradients; tensors of the meta device."""
+    """What it launches for inputs like these, all of which need gradients; tensors of the meta device. A function may
+    have a method `beside`: further inputs for these, integers that have values."""
+    known = function.beside(*inputs) if hasattr(function, "beside") else ()
     codes: list[str] = []
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -108,10 +115,10 @@ def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
                     raise
         return lambda *args: None
 
-    with mode:
-        fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in inputs]
+    with _a_gpu(), mode:
+        fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in (*inputs, *known)]
         graph = make_fx(function)(*fakes)
-        fakes = [t.requires_grad_() for t in fakes]
+        fakes = [t.requires_grad_(t.is_floating_point()) for t in fakes]
     ours = dict(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch._inductor.config.patch(force_disable_caches=True))
@@ -123,7 +130,8 @@ def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
         stack.enter_context(mock.patch.object(torch._inductor.utils.log, "disabled", True))
         inductor.compile_fx(graph, fakes, inner_compile=compile_inner)
     forward, backward = codes
-    return Generated(_calls(forward), _calls(backward))
+    values = {f"primals_{len(inputs) + i + 1}": t for i, t in enumerate(known)}
+    return Generated(_calls(forward, values), _calls(backward, values))
 
 
 class _Captured(RuntimeError):
@@ -193,14 +201,15 @@ def _call_function(graph: torch.fx.Graph, function: Any, *args: Any, **kwargs: A
     return node
 
 
-def _calls(code: str) -> list[Kernel | Library]:
-    """What the code launches, in order."""
+def _calls(code: str, values: Mapping[str, Tensor]) -> list[Kernel | Library]:
+    """What the code launches, in order. values: name of an input -> what it holds."""
     calls: list[Kernel | Library] = []
+    held: dict[int, Tensor] = {}
     with TemporaryDirectory() as folder, _a_gpu():
 
         def kernel(name: str, source: str, **_: Any) -> Any:
             tuner = getattr(_module(Path(folder), name, source), name)
-            return SimpleNamespace(run=lambda *args, stream: calls.append(Kernel(tuner, args)))
+            return SimpleNamespace(run=lambda *args, stream: calls.append(Kernel(tuner, args, held)))
 
         body = code[re.search(r"^async_compile = AsyncCompile\(\)$", code, re.M).end() :]
         body = re.sub(r"^empty_strided_p2p = .*$", "", body, flags=re.M)
@@ -220,6 +229,9 @@ def _calls(code: str) -> list[Kernel | Library]:
         exec(compile(body, "inductor", "exec"), names)
         with mock.patch.object(torch._dynamo.testing, "rand_strided", _on_meta), Noting(calls):
             arguments = names["get_args"]()
+            order = re.search(r"^    return \[(.*)\]$", code, re.M)[1].split(", ")
+            storages = {name: t.untyped_storage()._cdata for name, t in zip(order, arguments, strict=True)}
+            held |= {storages[name]: t for name, t in values.items() if name in storages}
             calls.clear()
             with mock.patch.object(torch.cuda, "_DeviceGuard", lambda index: contextlib.nullcontext()):
                 names["call"](arguments)

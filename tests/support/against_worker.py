@@ -6,8 +6,10 @@ import torch
 from segattn_triton.catalog.problem import make_map
 from segattn_triton.perf.account.account import account_of
 from segattn_triton.perf.compiler.against import sides
+from segattn_triton.perf.compiler.flex import shares
 from segattn_triton.perf.compiler.inductor import Kernel, generated
 from segattn_triton.perf.compiler.libraries import Library
+from segattn_triton.perf.measure.windows import Flex
 
 
 def generated_for(layout: str) -> dict[str, list]:
@@ -27,3 +29,16 @@ def generated_for(layout: str) -> dict[str, list]:
 
 def ours(op: str, layout: str, C: int, side: int) -> list:
     return list(sides(op, layout, C, side, ()))
+
+
+def products_of_flex(kernel_size: int) -> dict[str, list[int]]:
+    """Products of matrices that a warp of each of FlexAttention's kernels executes, forward and backward; rows of 128
+    pixels, so that a block of the mask is a row."""
+    q, k, v = (torch.empty(1, 32, 128, 1, 32, dtype=torch.bfloat16, device="meta") for _ in range(3))
+    found: dict[str, list[int]] = {}
+    for mode, calls in generated(Flex(kernel_size), [q, k, v])._asdict().items():
+        launches = [next(call.launches()) for call in calls if "flex_attention" in call.tuner.fn.__name__]
+        paths = [account_of(launch, share=share).path for launch in launches for share in shares(launch)]
+        counts = [sum(path.code[i].name in ("HMMA", "HGMMA") for i in path.steps) for path in paths]
+        found[mode] = [count for count in counts if count]
+    return found
