@@ -155,7 +155,12 @@ def _queries_of(
     tile_y = y0 + offs // BLOCK_J * PATCH.tile_y
     first_y, last_y = reaching(tile_y, tile_y + PATCH.tile_y - 1, rows, WINDOW)
     first_x, last_x = reaching(x0, x0 + PATCH.tile_x - 1, cols, WINDOW)
-    tall, wide = tl.max(last_y - first_y, 0) + 1, last_x - first_x + 1
+    tall = 0  # of scalars: a maximum over the program would stand between it and its first loads
+    for tile in tl.static_range(BLOCK_T):
+        start = y0 + tile * PATCH.tile_y
+        low, high = reaching(start, start + PATCH.tile_y - 1, rows, WINDOW)
+        tall = tl.maximum(tall, high - low + 1)
+    wide = last_x - first_x + 1
     return first_y + offs % BLOCK_J // PATCH.columns, first_x + offs % PATCH.columns, last_y, last_x, tall, wide
 
 
