@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..catalog import BY_NAME
+from ..catalog import BY_NAME, ROWS
 
+OPS = tuple(row.name for row in ROWS)  # by default: wide windows are asked for by name
 PRESETS = {"quick": 270.0, "full": 3600.0}  # budget in seconds
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 LAYOUTS = {"nchw": "contiguous", "nhwc": "channels_last"}
@@ -79,7 +80,7 @@ def choose(option: str, given: Sequence[str], allowed, aliases=()) -> tuple[str,
 
 
 def choose_ops(given: Sequence[str]) -> tuple[str, ...]:
-    return choose("--op", given, BY_NAME) or tuple(BY_NAME)
+    return choose("--op", given, BY_NAME) or OPS
 
 
 def writable(out: Path) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from ...catalog import BY_NAME, Problem
-from ..options import LAUNCH, Options
+from ..options import LAUNCH, OPS, Options
 from ..records import Point
 from . import rivals
 from .timing import GRAPH_BYTES
@@ -40,7 +40,7 @@ CPU = {
 }
 CURVES = {  # on a CPU, without --op; attention, which takes most time, last
     "quick": ("spatial_gate", "channel_gate", "local_gate", "squeeze_excite", "scse", "neighborhood_attention"),
-    "full": tuple(BY_NAME),
+    "full": OPS,
 }
 COMPILED_SIDES = 4  # of a curve, all by one dynamic graph
 COMPILED = ("compile", "compile-best", "flex")
@@ -149,7 +149,7 @@ def _sweep(options: Options, grid: Mapping) -> Iterator[Job]:
 
 def _curves(options: Options, grid: Mapping) -> Iterator[Job]:
     """On a CPU, a job for each problem of a curve, ours the reference; a photograph of each op and direction."""
-    ops = CURVES[options.preset] if options.ops == tuple(BY_NAME) else options.ops
+    ops = CURVES[options.preset] if options.ops == OPS else options.ops
     for (d, dtype), (c, C), (l, layout), (m, mode), (o, op), (s, side) in product(
         *map(enumerate, (grid["dtypes"], grid["channels"], options.layouts, options.modes, ops, grid["sides"]))
     ):

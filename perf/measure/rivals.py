@@ -4,14 +4,15 @@ Arguments are the row's inputs, in their order. Both are timed under torch.compi
 The reference is no rival: it computes in float32. A row without an entry is timed alone.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from . import windows
 
 
 @dataclass(frozen=True)
@@ -178,70 +179,21 @@ def local_pool_listing(x: Tensor) -> Tensor:
     return x * torch.sigmoid(F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))
 
 
-def _first_keys(size: int, device) -> Tensor:
-    """Where the 3-window of every position of an axis starts, moved inside the image."""
-    return (torch.arange(size, device=device) - 1).clamp(0, size - 3)
+def _of_windows(kernel_size: int) -> Rivals:
+    """Beyond 3 x 3 the best formulation is FlexAttention; as a rival of its own it is also timed at 3 x 3."""
+    flex = windows.Flex(kernel_size)
+    near = kernel_size == 3
+    others = {"flex": lambda compiler: compiler(flex)} if near else {}
+    others |= {"natten": lambda compiler: windows.natten(kernel_size)} if windows.NATTEN else {}
+    return Rivals(
+        partial(windows.listing, kernel_size=kernel_size),
+        partial(windows.shifted, kernel_size=kernel_size) if near else flex,
+        others,
+        left_out=("rel_bias",),
+        most_maps=6 * kernel_size**2 + 6,  # unfolded keys, values and their products, and the gradients of those
+    )
 
 
-def _softmax_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """k and v (N, H, W, heads, D, 9) around every pixel."""
-    p = torch.softmax((q[..., None] * k).sum(4) * q.shape[4] ** -0.5, -1)
-    return (p[..., None, :] * v).sum(5)
-
-
-def attention_listing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Keys and values unfolded around every pixel, as most code without a library does it."""
-    H, W = q.shape[1:3]
-    rows, cols = _first_keys(H, q.device), _first_keys(W, q.device)
-    around = [t.unfold(1, 3, 1).unfold(2, 3, 1)[:, rows][:, :, cols].flatten(5) for t in (k, v)]
-    return _softmax_sum(q, *around)
-
-
-def attention_best(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Nine shifted reads of the keys and of the values, which Inductor fuses into few kernels."""
-    rows, cols = _first_keys(q.shape[1], q.device), _first_keys(q.shape[2], q.device)
-    taps = [(rows + y, cols + x) for y in range(3) for x in range(3)]
-    scores = torch.stack([(q * k[:, y][:, :, x]).sum(4) for y, x in taps], -1)
-    p = torch.softmax(scores * q.shape[4] ** -0.5, -1)
-    return sum(p[..., i, None] * v[:, y][:, :, x] for i, (y, x) in enumerate(taps))
-
-
-@lru_cache(8)
-def _window_mask(H: int, W: int, device: torch.device):
-    """Right for H != W, as attention-gym's is not. Built once a resolution, and not timed."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    def near(batch, head, query, key):
-        row, col = (query // W - 1).clamp(0, H - 3), (query % W - 1).clamp(0, W - 3)
-        below, right = key // W - row, key % W - col
-        return (below >= 0) & (below < 3) & (right >= 0) & (right < 3)
-
-    large = H * W > 2**12  # the mask of every pair of pixels would not fit
-    return create_block_mask(near, None, None, H * W, H * W, device=device, _compile=large)
-
-
-def attention_flex(compiler: Callable) -> Callable:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    attend = compiler(flex_attention)
-
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Pixels in one row, a mask of the pairs; the tensors heads first, as FlexAttention takes them."""
-        H, W = q.shape[1:3]
-        first = [t.flatten(1, 2).transpose(1, 2) for t in (q, k, v)]
-        y = attend(*first, block_mask=_window_mask(H, W, q.device))
-        return y.transpose(1, 2).unflatten(1, (H, W))
-
-    return run
-
-
-def attention_natten(compiler: Callable) -> Callable:
-    from natten import na2d
-
-    return lambda q, k, v: na2d(q, k, v, kernel_size=3)
-
-
-NATTEN = importlib.util.find_spec("natten") is not None and torch.cuda.is_available()  # its kernels need a GPU
 RIVALS = {
     "spatial_gate": Rivals(spatial_listing, spatial_best),
     "spatial_pool_gate": Rivals(spatial_pool_listing),
@@ -258,13 +210,9 @@ RIVALS = {
     "local_gate": Rivals(local_listing),
     "local_gate_depthwise": Rivals(depthwise_listing, depthwise_best),
     "local_pool_gate": Rivals(local_pool_listing),
-    "neighborhood_attention": Rivals(
-        attention_listing,
-        attention_best,
-        {"flex": attention_flex, **({"natten": attention_natten} if NATTEN else {})},
-        left_out=("rel_bias",),
-        most_maps=60,  # unfolded keys, values and their products, and the gradients of those
-    ),
+    "neighborhood_attention": _of_windows(3),
+    "neighborhood_attention_7x7": _of_windows(7),
+    "neighborhood_attention_13x13": _of_windows(13),
 }
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch._functorch.config as functorch_config
 from rich.console import Console
 
-from ...catalog import BY_NAME
 from ..measure import child, plan, rivals
 from ..measure import points as measure
 from ..measure.backends import Cpu, tuned_convolutions
@@ -160,7 +159,7 @@ STEPS = (
     Step("rivals", 80, compile_rivals, "compiled by many processes, so that timing waits for none"),
     Step("times", 180, report(**MAIN), "the founding ops, SE, scSE, attention; both layouts and directions"),
     Step("facts", 45, facts.run, "what the account of time assumes, and that no call is timed warm"),
-    Step("launch", 20, report(ops=tuple(BY_NAME), modes=(LAUNCH,)), "the host's time of a call"),
+    Step("launch", 20, report(modes=(LAUNCH,)), "the host's time of a call"),
     Step("dependent", 30, dependent.run, "launches that start early: off until this finds equal bits and less time"),
     Step("tune", 90, tune, "the kernels of what missed"),
     Step("again", 60, report(**MAIN), "what was tuned, and what was left out"),

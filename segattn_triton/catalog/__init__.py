@@ -2,6 +2,7 @@
 
 from .norms import NORMED
 from .problem import Problem, make_inputs
-from .rows import BY_NAME, ROWS, Op, row_of
+from .rows import ROWS, Op, row_of
+from .windows import BY_NAME, WINDOWS
 
-__all__ = ["BY_NAME", "NORMED", "ROWS", "Op", "Problem", "make_inputs", "row_of"]
+__all__ = ["BY_NAME", "NORMED", "ROWS", "WINDOWS", "Op", "Problem", "make_inputs", "row_of"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .. import flops, functional, modules, reference
 from .row import Case
-from .rows import BY_NAME
+from .windows import BY_NAME
 
 BISENET_TRAINING = (  # CoinCheung's BiSeNetV1, 8 crops of 1024 x 1024 a GPU
     Case("bisenetv1-arm16-1024", 8, 128, (64, 64), 128),

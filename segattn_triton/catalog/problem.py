@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .row import is_map
-from .rows import BY_NAME, Op
+from .rows import Op
+from .windows import BY_NAME
 
 LAYOUTS = ("contiguous", "channels_last", "channel_slice", "channel_slice_last", "strided")
 SMALL = 72  # pixels a side, of a problem that is verified

@@ -411,7 +411,6 @@ ROWS = (
         cases=NEIGHBORHOODS,
     ),
 )
-BY_NAME = {row.name: row for row in ROWS}
 
 
 def row_of(op: Callable, *tensors: Tensor | None) -> Op:

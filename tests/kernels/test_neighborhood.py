@@ -12,7 +12,7 @@ from torch import nn
 
 from segattn_triton import NeighborhoodAttention2d, reference
 from segattn_triton import functional as F
-from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog import BY_NAME, WINDOWS
 from segattn_triton.compat import natten as compat
 from segattn_triton.runtime.plan import recorded
 from segattn_triton.testing import LAYOUTS, assert_matches_reference, compare, exact_and_error, make_inputs
@@ -63,8 +63,10 @@ def test_window_of_five_with_dilation(border):
     assert_right(ROW, *inputs, border=border, kernel_size=5, dilation=2)
 
 
-def test_window_of_seven():
-    assert_right(ROW, *qkv(7, 8, D=2, kernel_size=7), kernel_size=7)
+@pytest.mark.parametrize("row", WINDOWS, ids=lambda row: row.name)
+def test_rows_of_wide_windows(row):
+    """The smallest image, key by key, all gradients."""
+    assert_right(row, *make_inputs(row, {"N": 1, "C": 2, "S": (row.smallest,) * 2, "heads": 1}, device=DEVICE))
 
 
 WIDE = {  # window -> image, dilation; tiles of 4 x 4 and of 2 x 8, in parts; classes of pixels of unequal size

@@ -22,7 +22,7 @@ from support import (
 )
 
 from segattn_triton import compiled, functional, testing
-from segattn_triton.catalog import BY_NAME, NORMED, ROWS
+from segattn_triton.catalog import BY_NAME, NORMED, ROWS, WINDOWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
@@ -309,6 +309,16 @@ def split_pair(layout: str, dtype, device: str = "cpu", kernel_size: int = 3) ->
 def test_windows_and_heads(sizes, options, dtype, layout, record_property):
     row = BY_NAME["neighborhood_attention"]
     assert_no_faults(row, testing.make_inputs(row, sizes, dtype, layout=layout), record_property, **options)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("border", ["shift", "mask", "zero"])
+@pytest.mark.parametrize("row", WINDOWS, ids=lambda row: row.name)
+def test_wide_windows_on_tensor_cores(row, border, layout, record_property):
+    """A bias is read; its gradient goes row by row, with what a narrower window launches, and is left out."""
+    K = row.smallest
+    inputs = testing.make_inputs(row, {"N": 1, "C": 32, "S": (K, K + 3), "heads": 2}, torch.bfloat16, layout=layout)
+    assert_no_faults(row, inputs, record_property, [True, True, True, False], border=border)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])

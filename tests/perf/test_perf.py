@@ -19,7 +19,7 @@ from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf.measure import check, plan, timing
 from segattn_triton.perf.measure import points as measure
 from segattn_triton.perf.measure.backends import Cpu, Rehearsal
-from segattn_triton.perf.options import Failure, Options, Usage
+from segattn_triton.perf.options import OPS, Failure, Options, Usage
 from segattn_triton.perf.records import load
 from segattn_triton.perf.report import job as report
 
@@ -72,7 +72,7 @@ def test_rehearsal_writes_every_point(rehearse, tmp_path):
     assert rehearse.environment["left_out"] == {} and rehearse.environment["device"] == "rehearsal"
     assert rehearse.environment["options"]["preset"] == "full" and rehearse.environment["method"]["statistic"]
     with np.load(tmp_path / "maps.npz") as maps:
-        assert set(maps) == {"photo", *BY_NAME}
+        assert set(maps) == {"photo", *OPS}
     succeeded = [line for line in _lines(tmp_path) if '"status": "ok"' in line]
     rehearse(ops=(), preset="full", resume=True)  # tries again what failed, and nothing else
     assert [line for line in _lines(tmp_path) if '"status": "ok"' in line] == succeeded
@@ -250,6 +250,6 @@ def test_gate_maps_are_of_the_photograph(tmp_path):
         report.Report(options, Cpu(), Console(quiet=True))._maps()
         with np.load(tmp_path / name / "maps.npz") as file:
             maps.append({name: file[name] for name in file})
-    assert set(maps[0]) == {"photo", *BY_NAME}
-    for op in BY_NAME:
+    assert set(maps[0]) == {"photo", *OPS}
+    for op in OPS:
         assert np.abs(maps[0][op] - maps[1][op]).max() > 0.02, op

@@ -14,7 +14,7 @@ from segattn_triton.perf import options
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.measure import backends, check, child, env, plan
-from segattn_triton.perf.options import Options
+from segattn_triton.perf.options import OPS, Options
 from segattn_triton.perf.records import load
 from segattn_triton.perf.report import job as report
 
@@ -85,7 +85,7 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments, wanted):
 def test_options_are_spelt_out(tmp_path):
     chosen = Options(dtypes=("bf16", "fp32", "bf16"), layouts=("nhwc",), out=tmp_path / "new").checked()
     assert chosen.dtypes == ("bfloat16", "float32") and chosen.layouts == ("channels_last",)
-    assert chosen.modes == ("fwd", "bwd") and chosen.ops == tuple(BY_NAME) and chosen.budget == options.PRESETS["quick"]
+    assert chosen.modes == ("fwd", "bwd") and chosen.ops == OPS and chosen.budget == options.PRESETS["quick"]
 
 
 @pytest.mark.interpreter

@@ -14,10 +14,9 @@ import torch
 from rich.console import Console
 from support import INTERPRETED
 
-from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf.measure import child
 from segattn_triton.perf.measure.backends import Rehearsal
-from segattn_triton.perf.options import Usage
+from segattn_triton.perf.options import OPS, Usage
 from segattn_triton.perf.prepared import dependent, facts, folder, keep, missed, run, steps
 from segattn_triton.perf.prepared.__main__ import main
 from segattn_triton.perf.prepared.steps import STEPS, Step
@@ -91,7 +90,7 @@ def test_every_step_leaves_what_it_should(rehearsed):
     assert {n["outcome"] for n in seen[0][2]} <= {"begun", "done", "left out: the time is over"}
     first = seen[0][1]
     checked = {r.point.op for r in first if r.point.mode == "check" and r.status == "ok"}
-    assert checked == set(BY_NAME)
+    assert checked == set(OPS)
     assert {"copy", "matmul"} <= {r.point.op for r in first}
     either = [*first, *load(out / folder.BEFORE)]
     ours = {(r.point.op, r.point.mode, r.point.layout) for r in either if r.point.provider == "segattn" and r.ms}

@@ -11,14 +11,14 @@ pytest.importorskip("rich")
 
 from made_up import copies, sweep, write
 
-from segattn_triton.catalog import ROWS
+from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.perf.report.render import page, readme
 
 
 @pytest.mark.parametrize("part", [readme.gates_table, readme.ops_table])
 def test_tables_of_the_readme_have_no_empty_cell(part):
     head, _, *body = (line.strip("|").split(" | ") for line in part().splitlines())
-    assert len(body) == len(ROWS)
+    assert len(body) == len(BY_NAME)
     for cells in body:
         assert len(cells) == len(head) and all(cell.strip(" –") for cell in cells)
 

@@ -34,7 +34,7 @@ import triton
 from triton.runtime.jit import JITCallable
 
 from segattn_triton import compiled as static
-from segattn_triton.catalog import NORMED, ROWS
+from segattn_triton.catalog import BY_NAME, NORMED
 from segattn_triton.perf.account import loops
 from segattn_triton.runtime.plan import Plan
 from segattn_triton.tuning.model import REGISTERS
@@ -71,7 +71,7 @@ Lines = Mapping[tuple[str, str], str]  # (problem, architecture) -> hash
 def variants() -> list[Job]:
     """For sm_90, each other value of every option that changes more than an activation, on the row's first case."""
     found = []
-    for row in ROWS:
+    for row in BY_NAME.values():
         names = [name for name in row.options if name not in ("gate", "act")]
         sets = [((name, value),) for name in names for value in row.options[name][1:]]
         maximum = (("pool", "max"),) if "max" in row.options.get("pool", ()) else ()
@@ -86,7 +86,7 @@ def jobs() -> list[Job]:
     named = [
         Job(row.name, case.name, dtype, layout, arch)
         for arch in ARCHES
-        for row in (*ROWS, *NORMED)
+        for row in (*BY_NAME.values(), *NORMED)
         for case, dtype, layout in itertools.product(row.cases, DTYPES, LAYOUTS)
         if (arch, dtype) != (75, "bfloat16")
     ]
@@ -101,7 +101,7 @@ def drawn(commit: str) -> list[Job]:
 
 def plans_of(job: Job) -> tuple[list[Plan], frozenset[int]]:
     """What a job launches, and the sizes of its feature maps."""
-    row = next(row for row in (*ROWS, *NORMED) if row.name == job.row)
+    row = next(row for row in (*BY_NAME.values(), *NORMED) if row.name == job.row)
     sizes = next(case.sizes for case in row.cases if case.name == job.case)
     both = static.plans(row, sizes, getattr(torch, job.dtype), job.layout, job.arch, **dict(job.options))
     return list(itertools.chain(*both)), static.map_sizes(row, sizes)

@@ -22,10 +22,10 @@ AMD = ("gfx942", "gfx1100")  # warps of 64 threads, and of 32
 def compiled() -> tuple[int, list[str]]:
     """(kernels, faults) of every row's first case, as compiled for sm_90 and for GPUs of AMD's."""
     import static_ledger
-    from static_ledger import Job
+    from static_ledger import BY_NAME, Job
 
-    jobs = [Job(r.name, r.cases[0].name, d, s, 90) for r in static_ledger.ROWS for d in DTYPES for s in LAYOUTS]
-    amd = itertools.product(static_ledger.ROWS, ("float32", "bfloat16"), LAYOUTS, AMD)
+    jobs = [Job(r.name, r.cases[0].name, d, s, 90) for r in BY_NAME.values() for d in DTYPES for s in LAYOUTS]
+    amd = itertools.product(BY_NAME.values(), ("float32", "bfloat16"), LAYOUTS, AMD)
     jobs += [Job(row.name, row.cases[0].name, *problem) for row, *problem in amd]
     found = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in jobs)))
     others = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in static_ledger.variants())))

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from ....catalog import ROWS, Op
+from ....catalog import BY_NAME, ROWS, Op
 from ....runtime.checks import DTYPES
 from ...compiler import against
 from ...records import load
@@ -75,13 +75,13 @@ def families_table(rows: Iterable[Op] = ROWS) -> str:
     return table(head, body)
 
 
-def gates_table(rows: Iterable[Op] = ROWS) -> str:
+def gates_table(rows: Iterable[Op] = tuple(BY_NAME.values())) -> str:
     """What there is and when to use it: a row per row of the catalog."""
     head = ("op", "equation", "attends to", "FLOP a value, forward / backward", "when to use it")
     return table(head, ((f"`{row.name}`", f"`{row.equation}`", row.attends_to, cost(row), row.use) for row in rows))
 
 
-def ops_table(rows: Iterable[Op] = ROWS) -> str:
+def ops_table(rows: Iterable[Op] = tuple(BY_NAME.values())) -> str:
     """What each is called and runs on: a row per row of the catalog."""
     head = ("op", "function", "module", "passes", "dtypes", "layouts", "spatial axes", "paper")
     dtypes = ", ".join(words.dtype(str(dtype).removeprefix("torch.")) for dtype in DTYPES)

@@ -1,0 +1,108 @@
+"""What people run today for attention to the pixels around: unfolded, by shifted reads, FlexAttention, NATTEN.
+
+q, k, v (N, H, W, heads, D); windows of K x K pixels that are moved inside the image.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # pixels of a block of FlexAttention's mask
+NATTEN = importlib.util.find_spec("natten") is not None and torch.cuda.is_available()  # its kernels need a GPU
+
+
+def _first_keys(size: int, kernel_size: int, device) -> Tensor:
+    """Where the window of every position of an axis starts."""
+    return (torch.arange(size, device=device) - kernel_size // 2).clamp(0, size - kernel_size)
+
+
+def _softmax_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """k and v (N, H, W, heads, D, K * K) around every pixel."""
+    p = torch.softmax((q[..., None] * k).sum(4) * q.shape[4] ** -0.5, -1)
+    return (p[..., None, :] * v).sum(5)
+
+
+def listing(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int) -> Tensor:
+    """Keys and values unfolded around every pixel, as most code without a library does it."""
+    rows, cols = (_first_keys(size, kernel_size, q.device) for size in q.shape[1:3])
+    around = [t.unfold(1, kernel_size, 1).unfold(2, kernel_size, 1)[:, rows][:, :, cols].flatten(5) for t in (k, v)]
+    return _softmax_sum(q, *around)
+
+
+def shifted(q: Tensor, k: Tensor, v: Tensor, *, kernel_size: int) -> Tensor:
+    """Shifted reads of the keys and of the values, which Inductor fuses into few kernels."""
+    rows, cols = (_first_keys(size, kernel_size, q.device) for size in q.shape[1:3])
+    taps = [(rows + y, cols + x) for y in range(kernel_size) for x in range(kernel_size)]
+    scores = torch.stack([(q * k[:, y][:, :, x]).sum(4) for y, x in taps], -1)
+    p = torch.softmax(scores * q.shape[4] ** -0.5, -1)
+    return sum(p[..., i, None] * v[:, y][:, :, x] for i, (y, x) in enumerate(taps))
+
+
+@dataclass(frozen=True)
+class Flex:
+    """FlexAttention: pixels in one row, a mask of the pairs; tensors heads first, as it takes them."""
+
+    kernel_size: int
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *known: Tensor) -> Tensor:
+        """known: the blocks of the mask, where they are given as inputs."""
+        from torch.nn.attention.flex_attention import flex_attention
+
+        H, W = q.shape[1:3]
+        mask = self.mask(H, W, *known) if known else self.built(H, W, q.device)
+        first = [t.flatten(1, 2).transpose(1, 2) for t in (q, k, v)]
+        y = flex_attention(*first, block_mask=mask)
+        return y.transpose(1, 2).unflatten(1, (H, W))
+
+    def mask(self, H: int, W: int, count: Tensor, keys: Tensor, count_back: Tensor, queries: Tensor):
+        """Right for H != W, as attention-gym's is not."""
+        from torch.nn.attention.flex_attention import BlockMask
+
+        K = self.kernel_size
+
+        def near(batch, head, query, key):
+            row, col = (query // W - K // 2).clamp(0, H - K), (query % W - K // 2).clamp(0, W - K)
+            below, right = key // W - row, key % W - col
+            return (below >= 0) & (below < K) & (right >= 0) & (right < K)
+
+        none = dict.fromkeys(("full_kv_num_blocks", "full_kv_indices", "full_q_num_blocks", "full_q_indices"))
+        back = dict(q_num_blocks=count_back, q_indices=queries)
+        size = dict(seq_lengths=(H * W, H * W), BLOCK_SIZE=(BLOCK, BLOCK))
+        return BlockMask(kv_num_blocks=count, kv_indices=keys, mask_mod=near, **none, **back, **size)
+
+    def beside(self, q: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        """What else it reads."""
+        return blocks(*q.shape[1:3], self.kernel_size)
+
+    @torch.compiler.disable
+    def built(self, H: int, W: int, device: torch.device):
+        """Built once a resolution, and not timed."""
+        return self.mask(H, W, *(t.to(device) for t in blocks(H, W, self.kernel_size)))
+
+
+@lru_cache(8)
+def blocks(H: int, W: int, kernel_size: int) -> tuple[Tensor, ...]:
+    """Of every block of queries: how many blocks of keys it meets, and which, in order; and of every block of keys the
+    same of queries. From what a window meets: the mask of all pairs would not fit."""
+    rows, cols = _first_keys(H, kernel_size, "cpu"), _first_keys(W, kernel_size, "cpu")
+    first = rows[:, None, None] + torch.arange(kernel_size)  # [H, 1, K] of the rows of a window
+    ends = first * W + cols[:, None], first * W + cols[:, None] + kernel_size - 1  # [H, W, K]
+    total = -(-H * W // BLOCK)
+    query = (torch.arange(H * W) // BLOCK).view(H, W, 1)
+    met = torch.zeros(total, total, dtype=torch.bool)
+    for key in ends:
+        met[query.expand_as(key), key // BLOCK] = True
+    found = []
+    for each in (met, met.T):
+        found += [each.sum(1, dtype=torch.int32), each.int().argsort(stable=True, dim=1, descending=True).int()]
+    return tuple(t[None, None].contiguous() for t in found)
+
+
+def natten(kernel_size: int) -> Callable:
+    from natten import na2d
+
+    return lambda q, k, v: na2d(q, k, v, kernel_size=kernel_size)
