@@ -1,9 +1,9 @@
 """One weight per channel, then one per pixel: CBAM."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ._pixels import pixels
 from ._precision import in_full_precision
 from .activations import Spec, activate
 from .channel import asked, channel_gate, per_channel, perceptron, pools
@@ -81,10 +81,10 @@ def cbam(
 
 def pixel_logits(x: Tensor, weight: Tensor, bias, norm_weight, norm_bias, pool: str, ties: str, eps: float):
     """z (N, 1, H, W), and the mean and the biased variance by which it was normalised, if it was."""
-    z = F.conv2d(pools_of_pixels(x, weight.shape[1], pool, ties), weight, bias, padding=weight.shape[2] // 2)
+    z = pixels().convolve(pools_of_pixels(x, weight.shape[1], pool, ties), weight, bias)
     if norm_weight is None:
         return z, z.new_empty((0,))
-    var, mean = torch.var_mean(z, correction=0)
+    var, mean = pixels().moments(z)
     z = (z - mean) * torch.rsqrt(var + eps) * norm_weight
     return z if norm_bias is None else z + norm_bias, torch.stack([mean, var]).detach()
 

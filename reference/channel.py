@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._pixels import pixels
 from ._precision import in_full_precision
 from .activations import Spec, activate
 
@@ -111,7 +112,7 @@ def eca(
 ):
     """y = x * gate(conv1d of the channels' means), padded with zeros or circularly. map (N, C)."""
     C, k = x.shape[1], weight.shape[2]
-    v = F.pad(x.flatten(2).mean(2)[:, None], (k // 2, k // 2), "circular" if circular else "constant")
+    v = F.pad(pixels().mean(x)[:, None], (k // 2, k // 2), "circular" if circular else "constant")
     z = sum(v[:, 0, j : j + C] * weight[0, 0, j] for j in range(k))  # [N, C]
     g = activate(gate, z if bias is None else z + bias)
     y = x * per_channel(g, x)
@@ -131,10 +132,9 @@ def perceptron(v: Tensor, w1: Tensor, b1, w2: Tensor | None, b2, act: str | Spec
 
 def pooled(x: Tensor, pool: str, ties: str) -> Tensor:
     """(N, C): the mean, the maximum, or half their sum over the pixels."""
-    pixels = x.flatten(2)
-    peak = pixels.amax(2) if ties == "split" else pixels.max(2).values
-    mean = pixels.mean(2)
-    return {"avg": mean, "max": peak, "avgmax": 0.5 * (mean + peak)}[pool]
+    mean = None if pool == "max" else pixels().mean(x)
+    peak = None if pool == "avg" else pixels().max(x, ties)
+    return mean if peak is None else peak if mean is None else 0.5 * (mean + peak)
 
 
 def linear(v: Tensor, w: Tensor, b: Tensor | None) -> Tensor:

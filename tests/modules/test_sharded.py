@@ -1,101 +1,172 @@
 """Gates of maps that are sharded over ranks: the whole map's results and gradients, for shards of any sizes."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import sharded_worker
 import torch
-from sharded_worker import parts_of
+from sharded_worker import Case, parts_of
+from support import INTERPRETED
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 
+import segattn_triton as sat
 from segattn_triton import functional
-from segattn_triton.catalog import BY_NAME, ROWS
+from segattn_triton.catalog import NORMED, ROWS
 from segattn_triton.distributed import sharded
-from segattn_triton.distributed.gates import GATES
-from segattn_triton.testing import make_inputs
+from segattn_triton.distributed.gates import GATES, _pooled
+from segattn_triton.testing import make_inputs, matches
 
 pytestmark = pytest.mark.interop
-UNEVEN = {2: (6, 3), 4: (3, 5, 2, 3)}
-WIDE = {"cbam": 4, "cbam_light": 4, "cbam_spatial_gate": 4, "neighborhood_attention": 3}  # least rows of a shard
+UNEVEN = {2: (6, 4), 4: (4, 5, 4, 6)}
 VARIANTS = {
     "squeeze_excite": ({"pool": "max"}, {"pool": "avg+max", "ties": "split", "out_act": "relu"}),
+    "squeeze_excite_norm": ({"pool": "max"}, {"pool": "avgmax", "ties": "split", "out_act": "relu"}),
     "channel_gate": ({"pool": "avgmax"},),
     "scse": ({"reduce": "max"},),
     "eca": ({"circular": True},),
     "cbam": ({"ties": "split", "residual": True}, {"spatial_pool": "mean,max", "pool": "avg"}),
+    "cbam_norm": ({"ties": "split", "residual": True},),
     "local_pool_gate": ({"pool": "max"}, {"pool": "max", "ties": "split"}),
     "neighborhood_attention": ({"border": "mask"}, {"border": "zero"}, {"kernel_size": 5}),
 }
+SHARDED = [row for row in (*ROWS, *NORMED) if row.op.__name__ in GATES]
+SIXTEEN = (torch.float16, torch.bfloat16)
 
 
-def cases(row, world: int) -> list[tuple]:
-    """(name, axis, sizes, tensors, dy, options) for both axes, and every kind of option in turn."""
+def case_of(row, world: int, i: int, dtype, options: dict, dims: int = 2) -> Case:
+    """Along the first axis and the last in turn, contiguous and channels_last; the first by kernels."""
+    sizes = UNEVEN[world]
+    axis = (1 if row.name == "neighborhood_attention" else 2) + i % 2 * (dims - 1)
+    S = (sum(sizes), 7) if i % 2 == 0 else (7, sum(sizes))
+    S = S if dims == 2 else (2, 3, sum(sizes))
+    known = {"N": 2, "C": 4, "S": S, "Cr": 2, "heads": 2, "T": S, **({"k": 7} if "cbam" in row.name else {})}
+    if row.name == "neighborhood_attention":
+        known["T"] = 2 * options.get("kernel_size", 3) - 1  # of the bias's table
+    layout = ("contiguous", "channels_last")[(i + world // 2) % 2]
+    tensors = make_inputs(row, known, dtype, layout=layout, seed=i)
+    if "max" in options.get("pool", "") or options.get("ties") == "split":
+        tensors[0] = tensors[0].mul(2).round().div(2)  # maxima that are reached more than once
+    options = {**row.both, **options}
+    outputs = row.reference(*tensors, **options)
+    generator = torch.Generator().manual_seed(1)  # as `matches` draws them
+    douts = [torch.randn(o.shape, generator=generator).to(dtype) for o in outputs]
+    kernels = INTERPRETED and GATES[row.op.__name__] is not _pooled and row not in NORMED and (world, i) == (2, 0)
+    return Case(row.name, axis, sizes, tensors, douts, options, "triton" if kernels else None)
+
+
+def cases(world: int) -> list[Case]:
+    """Every kind of option in float32; 16 bits; volumes."""
     made = []
-    least = WIDE.get(row.name, 1)
-    sizes = tuple(max(s, least) for s in UNEVEN[world])
-    for i, options in enumerate(({}, *VARIANTS.get(row.name, ()))):
-        first = 1 if row.name == "neighborhood_attention" else 2
-        axis = first + i % 2
-        S = (sum(sizes), 7) if i % 2 == 0 else (7, sum(sizes))
-        known = {"N": 2, "C": 4, "S": S, "Cr": 2, "heads": 2, "T": S}
-        if row.name == "neighborhood_attention":
-            known["T"] = 2 * options.get("kernel_size", 3) - 1  # of the bias's table
-        tensors = list(make_inputs(row, known, torch.float32))
-        tensors += [None] * (len(row.inputs) - len(tensors))
-        for place, name in enumerate(row.inputs):
-            if name.removesuffix("?") in ("norm_weight", "norm_bias"):
-                tensors[place] = None
-        if "max" in options.get("pool", "") or options.get("ties") == "split":
-            tensors[0] = tensors[0].mul(2).round().div(2)  # maxima that are reached more than once
-        tensors = [t if t is None else t.detach() for t in tensors]
-        dy = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(i))
-        made.append((row.name, axis, sizes, tensors, dy, options))
+    for place, row in enumerate(SHARDED):
+        made += [case_of(row, world, i, torch.float32, o) for i, o in enumerate(({}, *VARIANTS.get(row.name, ())))]
+        made += [case_of(row, world, place % 2 + 1 + i, dtype, {}) for i, dtype in enumerate(SIXTEEN)]
+        if 3 in row.dims:
+            made.append(case_of(row, world, 1, torch.float32, {}, dims=3))
     return made
 
 
-SHARDED = [row for row in ROWS if row.op.__name__ in GATES]
-
-
 def test_a_row_is_sharded_or_refused():
-    for row in (row for row in ROWS if row not in SHARDED):
+    for row in (row for row in (*ROWS, *NORMED) if row not in SHARDED):
         with pytest.raises(ValueError, match=f"function: got {row.op.__name__}"):
             sharded(row.op)
-    assert len(SHARDED) >= 16
+    assert len(SHARDED) >= 20
+
+
+class Recorded(torch.autograd.Function):
+    """What the ranks gave, as a function of the inputs."""
+
+    @staticmethod
+    def forward(ctx, outputs, grads, *inputs):
+        ctx.grads = grads
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx, *douts):
+        return None, None, *ctx.grads
+
+
+def whole(case: Case, row, parts: list, rank: int) -> tuple[list, list]:
+    """(outputs, gradients) of the map, from the parts of all; what every rank has is this one's."""
+    outputs = [
+        torch.cat(each, case.axis) if "*" in spec else each[rank]
+        for each, spec in zip(zip(*(p[0] for p in parts), strict=True), row.outputs.values(), strict=False)
+    ]
+    grads, found = [], zip(*(p[1] for p in parts), strict=True)
+    for t, spec in zip(case.tensors, row.inputs.values(), strict=True):
+        each = None if t is None else next(found)
+        grads.append(each if t is None else torch.cat(each, case.axis) if "*" in spec else each[rank])
+    return outputs, grads
 
 
 @pytest.mark.parametrize("world", UNEVEN)
 def test_equal_to_the_whole_map(world, tmp_path):
-    every = [case for row in SHARDED for case in cases(row, world)]
-    torch.multiprocessing.spawn(sharded_worker.run, (world, str(tmp_path), every), nprocs=world)
+    """Every output and gradient, on every rank, within the budget of the whole map."""
+    every = cases(world)
+    sharded_worker.spawned(sharded_worker.run, (str(tmp_path), every), world)
     found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(world)]
-    for i, (name, axis, sizes, tensors, dy, options) in enumerate(every):
-        row = BY_NAME[name]
-        leaves = [t if t is None else t.clone().requires_grad_() for t in tensors]
-        y = row.reference(*leaves, **options)
-        grads = iter(torch.autograd.grad(y, [t for t in leaves if t is not None], dy))
+    wrong = []
+    for case, *parts in zip(every, *found, strict=True):
+        row = sharded_worker.NAMED[case.name]
         for rank in range(world):
-            _close(f"{name} {options} y", found[rank][i][0], parts_of(y.detach(), axis, sizes, rank))
-        place = 0
-        for t, (label, spec) in zip(leaves, row.inputs.items(), strict=True):
-            if t is None:
-                continue
-            expected = next(grads)
-            for rank in range(world):
-                part = parts_of(expected, axis, sizes, rank) if "*" in spec else expected
-                _close(f"{name} {options} d{label} rank {rank}", found[rank][i][1][place], part)
-            place += 1
+            given = whole(case, row, parts, rank)
+            recorded = replace(row, op=lambda *leaves, given=given, backend, **_: Recorded.apply(*given, *leaves))
+            bad = [m for m in matches(recorded, *case.tensors, **case.options) if not m.ok]
+            wrong += [f"{case.name} {case.tensors[0].dtype} {case.options} {m.name} {rank}: {m.detail}" for m in bad]
+            if all("*" in spec for spec in (*row.inputs.values(), *row.outputs.values())):
+                break  # the ranks have nothing in common
+    assert not wrong, "\n".join(wrong)
 
 
-def test_of_a_dtensor(tmp_path):
-    """Its mesh is used, and the result is one."""
-    case = cases(BY_NAME["scse"], 2)[0]
-    torch.multiprocessing.spawn(sharded_worker.dtensors, (2, str(tmp_path), case), nprocs=2)
-    _, axis, sizes, (x, *weights), dy, _ = case
-    x.requires_grad_()
-    y = functional.scse(x, *weights, backend="reference")
-    (dx,) = torch.autograd.grad(y, x, dy)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"rank{rank}.pt")
-        for what, got, whole in zip(("y", "dx"), found, (y.detach(), dx), strict=True):
-            _close(what, got, parts_of(whole, axis, sizes, rank))
+def module_cases(world: int) -> list[tuple]:
+    """(module, axis, sizes, maps, dy, whether its parameters are DTensors)"""
+    even = (sum(UNEVEN[world]) // world,) * world
+    gates = [
+        (sat.SCSE(4, 2), {}),
+        (sat.ChannelAttention(4), {}),
+        (sat.SqueezeExcite(4, hidden=2, norm=True), {"shortcut": True}),
+        (sat.EffectiveSE(4, norm=True), {}),
+        (sat.ECA(4), {}),
+        (sat.CBAM(4, 2), {}),
+        (sat.CBAM(4, 2).eval(), {}),
+        (sat.CBAMSpatialAttention(3), {}),
+        (sat.SpatialAttention(4), {}),
+        (sat.LocalAttention(4, depthwise=True), {}),
+        (sat.AttentionGate(4, norms=()), {"g": True}),
+        (sat.NeighborhoodAttention2d(4, 2), {}),
+    ]
+    made = []
+    for i, (module, others) in enumerate(gates):
+        replicates = isinstance(module, sat.NeighborhoodAttention2d)
+        sizes = even if replicates else UNEVEN[world]
+        shape, axis = (2, 4, sum(sizes), 7), 2
+        maps = {name: torch.randn(shape, generator=torch.Generator().manual_seed(i)) for name in ("x", *others)}
+        made.append((module, axis, sizes, maps, torch.randn(shape), replicates))
+    return made
+
+
+@pytest.mark.parametrize("world", UNEVEN)
+def test_modules_of_a_dtensor(world, tmp_path):
+    """As they are: outputs, gradients, and the running statistics of norms are those of the whole map."""
+    every = module_cases(world)
+    twins = [copy.deepcopy(case[0]) for case in every]
+    sharded_worker.spawned(sharded_worker.modules, (str(tmp_path), every), world)
+    found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(world)]
+    for (_, axis, sizes, maps, dy, _), module, *each in zip(every, twins, *found, strict=True):
+        leaves = {name: t.clone().requires_grad_() for name, t in maps.items()}
+        y = module(leaves.pop("x"), **leaves)
+        y.backward(dy)
+        name = repr(module)
+        for rank, (part, dmaps, grads, buffers) in enumerate(each):
+            _close(f"{name} y", part, parts_of(y.detach(), axis, sizes, rank))
+            for got, p in zip(grads, module.parameters(), strict=True):
+                _close(f"{name} parameters", got, p.grad)
+            for got, b in zip(buffers, module.buffers(), strict=True):
+                _close(f"{name} buffers", got, b)
+            for got, t in zip(dmaps[1:], leaves.values(), strict=True):
+                _close(f"{name} maps", got, parts_of(t.grad, axis, sizes, rank))
 
 
 def _close(what: str, got, expected) -> None:
@@ -105,6 +176,10 @@ def _close(what: str, got, expected) -> None:
 
 def _map(*shape: int):
     return torch.randn(shape)
+
+
+def _dtensor(t, mesh, axis: int):
+    return DTensor.from_local(t, mesh, [Shard(axis)], run_check=False)
 
 
 def _other_sizes(rank, mesh):
@@ -119,8 +194,44 @@ def _too_narrow(rank, mesh):
     sharded(functional.local_gate, mesh)(_map(1, 4, 3 - 2 * rank, 5), _map(4, 1, 3, 3))
 
 
-def _a_norm(rank, mesh):
-    sharded(functional.cbam_spatial_gate, mesh)(_map(1, 4, 5, 5), _map(1, 2, 7, 7), None, _map(1))
+def _other_norms(rank, mesh):
+    norm = _map(1) if rank else None
+    sharded(functional.cbam_spatial_gate, mesh)(_map(1, 4, 5, 5), _map(1, 2, 7, 7), None, norm)
+
+
+def _other_shapes_of_a_module(rank, mesh):
+    sat.SCSE(4 + 4 * rank, 2)(_dtensor(_map(1, 4 + 4 * rank, 5, 5), mesh, 2))
+
+
+def _along_channels(rank, mesh):
+    sat.SCSE(4, 2)(_dtensor(_map(1, 4, 5, 5), mesh, 1))
+
+
+def _too_narrow_for_a_norm(rank, mesh):
+    sat.CBAM(4, 2)(_dtensor(_map(1, 4, 3 + 2 * rank, 5), mesh, 2))
+
+
+def _wrong_argument(rank, mesh):
+    sharded(functional.scse, mesh)(_map(1, 4, 3, 5), _map(2, 3), None, _map(4, 2), None, _map(1, 4))
+
+
+def _another_mesh(rank, mesh):
+    """A map on a mesh of its own."""
+    of_one = DeviceMesh("cpu", [rank])
+    sharded(functional.spatial_pool_gate, mesh)(_dtensor(_map(1, 4, 3, 5), of_one, 2))
+
+
+def _not_in_the_mesh(rank, mesh):
+    """A mesh of one rank, on two."""
+    sharded(functional.spatial_pool_gate, DeviceMesh("cpu", [0]))(_map(1, 4, 3, 5))
+    raise ValueError("mesh: rank 0 alone gets so far")
+
+
+def _kernels_that_pool(rank, mesh):
+    try:
+        sharded(functional.eca, mesh)(_map(1, 4, 3, 5), _map(1, 1, 3), backend="triton")
+    except RuntimeError as error:
+        raise ValueError(error) from None
 
 
 def _not_spatial(rank, mesh):
@@ -137,13 +248,20 @@ WRONG = {
     _other_sizes: "(1, 4, 5) on rank 0, (1, 5, 5) on rank 1",
     _other_options: "rank 1 disagrees with rank 0",
     _too_narrow: "rank 1 has 1 rows",
-    _a_norm: "norm_weight: got a norm of the batch",
+    _other_norms: "rank 1 disagrees with rank 0",
+    _other_shapes_of_a_module: "(1, 4, 5) on rank 0, (1, 8, 5) on rank 1",
+    _along_channels: "dim: got 1",
+    _too_narrow_for_a_norm: "rank 0 has 3 rows",
+    _wrong_argument: "w1: got shape (2, 3)",
+    _another_mesh: "mesh: got DeviceMesh",
+    _not_in_the_mesh: "mesh: ",
+    _kernels_that_pool: 'backend: "triton" cannot run here',
     _not_spatial: "dim: got 1",
 }
 
 
 def test_one_line_on_every_rank(tmp_path):
-    torch.multiprocessing.spawn(sharded_worker.said, (2, str(tmp_path), [*WRONG, _late]), nprocs=2)
+    sharded_worker.spawned(sharded_worker.said, (str(tmp_path), [*WRONG, _late]), 2)
     for rank in range(2):
         lines = torch.load(tmp_path / f"rank{rank}.pt")
         for line, expected in zip(lines, WRONG.values(), strict=False):

@@ -1,23 +1,61 @@
 """A rank of the tests of sharded maps: its part of each map through `sharded`, and what comes out."""
 
+import copy
 import os
 import sys
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
+import interpreter_bf16
 import torch
 import torch.distributed as dist
 from support import INTERPRETED
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Shard, distribute_module
 
-from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog import NORMED, ROWS
 from segattn_triton.distributed import sharded
 
 LIMIT = 60  # seconds that a rank waits for the others
+NAMED = {row.name: row for row in (*ROWS, *NORMED)}
+
+
+class Case(NamedTuple):
+    """A row's op on the parts of a map, `sizes` along `axis`, with the gradients of its outputs."""
+
+    name: str
+    axis: int
+    sizes: Sequence[int]
+    tensors: Sequence[Tensor | None]
+    douts: Sequence[Tensor]
+    options: dict
+    backend: str | None
+
+    def part(self, t: Tensor, rank: int, name: str = "") -> Tensor:
+        """Those of a source have sizes of their own."""
+        return parts_of(t, self.axis, self.sizes[::-1] if name.startswith("source") else self.sizes, rank)
+
+
+def spawned(work: Callable, args: tuple, world: int, seconds: int = 300) -> None:
+    """`work` on every rank; an error where they have not ended in time."""
+    context, end = (
+        torch.multiprocessing.spawn(work, (world, *args), nprocs=world, join=False),
+        time.monotonic() + seconds,
+    )
+    while not context.join(timeout=max(0.0, end - time.monotonic())):
+        if time.monotonic() > end:
+            for process in context.processes:
+                process.kill()
+            raise TimeoutError(f"{work.__name__}: the ranks have not ended after {seconds} seconds")
 
 
 def start(rank: int, world: int, path: str, seconds: int = LIMIT):
     torch.set_num_threads(1)
+    if INTERPRETED:
+        interpreter_bf16.install()
     timeout = timedelta(seconds=seconds)
     dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=world, timeout=timeout)
     return init_device_mesh("cpu", (world,))
@@ -28,33 +66,48 @@ def parts_of(t, axis: int, sizes, rank: int):
 
 
 def run(rank: int, world: int, path: str, cases) -> None:
-    """Every case's y and gradients into a file of this rank."""
+    """Every case's outputs and gradients into a file of this rank. What every rank has whole has its gradient on the
+    first, because the loss is the sum over the ranks."""
     mesh, found = start(rank, world, path), []
-    for name, axis, sizes, tensors, dy, options in cases:
-        row = BY_NAME[name]
+    for case in cases:
+        row = NAMED[case.name]
         given = []
-        for t, spec in zip(tensors, row.inputs.values(), strict=True):
-            local = t if t is None or "*" not in spec else parts_of(t, axis, sizes, rank).clone()
-            given.append(None if local is None else local.detach().requires_grad_())
-        backend = "triton" if INTERPRETED else None
-        y = sharded(row.op, mesh, dim=axis)(*given, backend=backend, **options)
+        for t, (name, spec) in zip(case.tensors, row.inputs.items(), strict=True):
+            part = t if t is None or "*" not in spec else case.part(t, rank, name).clone()
+            given.append(None if part is None else part.detach().requires_grad_())
+        outputs = sharded(row.op, mesh, dim=case.axis)(*given, backend=case.backend, **case.options)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        wanted = zip(case.douts, row.outputs.values(), strict=False)
+        douts = [case.part(d, rank) if "*" in spec else d * (rank == 0) for d, spec in wanted]
         leaves = [t for t in given if t is not None]
-        grads = torch.autograd.grad(y, leaves, parts_of(dy, axis, sizes, rank).contiguous())
-        found.append((y.detach(), grads))
+        grads = torch.autograd.grad(outputs, leaves, [d.to(o) for d, o in zip(douts, outputs, strict=True)])
+        found.append(([o.detach() for o in outputs], grads))
     torch.save(found, f"{path}/rank{rank}.pt")
     dist.destroy_process_group()
 
 
-def dtensors(rank: int, world: int, path: str, case) -> None:
-    """The same of a map that is a DTensor."""
-    mesh = start(rank, world, path)
-    name, axis, sizes, (x, *weights), dy, options = case
-    local = parts_of(x, axis, sizes, rank).clone().requires_grad_()
-    map_ = DTensor.from_local(local, mesh, [Shard(axis)], run_check=False, shape=x.shape, stride=x.stride())
-    y = sharded(BY_NAME[name].op, dim=axis)(map_, *weights, **options)
-    assert isinstance(y, DTensor) and y.shape == x.shape and y.placements == (Shard(axis),)
-    y.to_local().backward(parts_of(dy, axis, sizes, rank).contiguous())
-    torch.save([y.to_local().detach(), local.grad], f"{path}/rank{rank}.pt")
+def as_dtensor(t, axis: int, sizes, rank: int, mesh) -> tuple:
+    """(this rank's part, a leaf; the map that it is part of)"""
+    local = parts_of(t, axis, sizes, rank).clone().requires_grad_()
+    placed = dict(run_check=False, shape=t.shape, stride=t.stride())
+    return local, DTensor.from_local(local, mesh, [Shard(axis)], **placed)
+
+
+def modules(rank: int, world: int, path: str, cases) -> None:
+    """Modules of maps that are DTensors: y, the maps' gradients, the parameters' gradients, and the buffers."""
+    mesh, found = start(rank, world, path), []
+    for module, axis, sizes, maps, dy, replicates in cases:
+        module = copy.deepcopy(module)  # what is handed to processes lies in memory that they share
+        module = distribute_module(module, mesh) if replicates else module
+        leaves, given = zip(*[as_dtensor(t, axis, sizes, rank, mesh) for t in maps.values()], strict=True)
+        x, *others = given
+        y = module(x, **dict(zip([*maps][1:], others, strict=True)))
+        assert isinstance(y, DTensor) and y.shape == x.shape and y.placements == (Shard(axis),)
+        y.to_local().backward(parts_of(dy, axis, sizes, rank).contiguous())
+        state = [p.grad for p in module.parameters()], [*module.buffers()]
+        state = [[t.full_tensor() if isinstance(t, DTensor) else t for t in part] for part in state]
+        found.append([y.to_local().detach(), [t.grad for t in leaves], *state])
+    torch.save(found, f"{path}/rank{rank}.pt")
     dist.destroy_process_group()
 
 

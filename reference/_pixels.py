@@ -1,0 +1,49 @@
+"""What the definitions take of all pixels of an image. Of a sharded map, its ranks answer together."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_state = threading.local()
+
+
+class Pixels:
+    """Of a map that is whole."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(N, C) of x (N, C, *S)."""
+        return x.flatten(2).mean(2)
+
+    def max(self, x: Tensor, ties: str) -> Tensor:
+        """(N, C): the gradient goes to the first of equal maxima, or is split."""
+        return x.flatten(2).amax(2) if ties == "split" else x.flatten(2).max(2).values
+
+    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The biased variance and the mean of all values of all images."""
+        return torch.var_mean(z, correction=0)
+
+    def convolve(self, t: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """k x k, as large as t (N, M, H, W), with zeros outside the image."""
+        return F.conv2d(t, weight, bias, padding=weight.shape[2] // 2)
+
+
+_WHOLE = Pixels()
+
+
+def pixels() -> Pixels:
+    return getattr(_state, "pixels", _WHOLE)
+
+
+@contextlib.contextmanager
+def answered_by(other: Pixels) -> Iterator[None]:
+    """Inside, the definitions ask `other`."""
+    before = pixels()
+    _state.pixels = other
+    try:
+        yield
+    finally:
+        _state.pixels = before
