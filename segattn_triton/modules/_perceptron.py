@@ -17,7 +17,7 @@ def run_layers(
     """`functional.squeeze_excite` of these layers, the running statistics of a norm folded into the first; of one in
     training `squeeze_excite_norm`, which moves them; the layers themselves where somebody hooks one."""
     first, norm, second = layers
-    if not is_plain(*(m for m in layers if m is not None)) or (norm is not None and not len(x)):
+    if not is_plain(*(m for m in layers if m is not None)) or (norm is not None and not x.shape[0]):
         return _as_children(x, layers, source, shortcut, options, return_map)
     last = (None, None) if second is None else (second.weight, second.bias)
     how = dict(options, backend=backend, return_map=return_map)
@@ -27,7 +27,7 @@ def run_layers(
     weight = x.new_ones(len(first.weight)) if norm.weight is None else norm.weight
     tensors = first.weight, first.bias, weight, norm.bias, *last, source, shortcut
     *outputs, stats = F.squeeze_excite_norm(x, *tensors, **how, eps=norm.eps, return_stats=True)
-    update(norm, stats, len(x))
+    update(norm, stats, x.shape[0])
     return tuple(outputs) if return_map else outputs[0]
 
 

@@ -109,7 +109,7 @@ class CBAMSpatialAttention(GateModule):
         return apply_gate(self.options["gate"], x, z, return_map)
 
     def is_plain(self, x: Tensor) -> bool:
-        return is_plain(self.conv) and (self.bn is None or (is_plain(self.bn) and len(x) > 0))
+        return is_plain(self.conv) and (self.bn is None or (is_plain(self.bn) and x.shape[0] > 0))
 
     def run(self, function: Callable, x: Tensor, *tensors: Tensor | None, return_map: bool, **options):
         """The function of x and these tensors, then of the window and its norm."""
@@ -121,7 +121,7 @@ class CBAMSpatialAttention(GateModule):
         window = conv.weight, conv.bias, weight, bn.bias
         how = dict(eps=bn.eps, return_map=return_map, return_stats=True)
         *outputs, stats = function(x, *tensors, *window, **options, **how)
-        update(bn, stats, len(x) * x.shape[2:].numel())
+        update(bn, stats, x[:, :1].numel())
         return tuple(outputs) if return_map else outputs[0]
 
 
