@@ -124,18 +124,19 @@ class DifferentiableOp:
         if (outputs := repeated(key, given)) is not None:
             return outputs
 
-        def work(run: Run) -> list[Tensor | None]:
-            tensors, options = self._named(args)
-            native_tensors = self._native(run, tensors)
-            made = self.allocate(native_tensors, options)
-            made = [t if t.shape == _UNWANTED and not complete else run.empty(t) for t in made]
-            self._forward(run, self.schema.Outputs(*made), native_tensors, options)
-            if native_tensors[0] is not tensors[0]:
-                expected = self.allocate(tensors, options)
-                made = [_in_strides_of(run, e, o) for e, o in zip(expected, made, strict=True)]
-            return [o if complete or o.shape != _UNWANTED else None for o in made]
+        return perform(key, given, lambda run: self.forward_by(run, args, complete))
 
-        return perform(key, given, work)
+    def forward_by(self, run: Run, args: Sequence, complete: bool = False) -> list[Tensor | None]:
+        """What the forward does, through `run`: its outputs."""
+        tensors, options = self._named(args)
+        native_tensors = self._native(run, tensors)
+        made = self.allocate(native_tensors, options)
+        made = [t if t.shape == _UNWANTED and not complete else run.empty(t) for t in made]
+        self._forward(run, self.schema.Outputs(*made), native_tensors, options)
+        if native_tensors[0] is not tensors[0]:
+            expected = self.allocate(tensors, options)
+            made = [_in_strides_of(run, e, o) for e, o in zip(expected, made, strict=True)]
+        return [o if complete or o.shape != _UNWANTED else None for o in made]
 
     def run_backward(self, *arguments):
         return _unpacked(self._gradients(arguments, describe(f"{self.name_bwd} complete", arguments), complete=True))

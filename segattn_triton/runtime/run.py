@@ -63,9 +63,12 @@ class Run:
         plan = replace(plan, follows=self.follows) if plan.args.get("DEPENDENT") else plan
         self.follows = self.follows or plan.grid > 0
         compiled = launch(plan)
+        self._launched(plan, compiled)
+        return SimpleNamespace(**plan.made)
+
+    def _launched(self, plan: Plan, compiled: Any) -> None:
         if self.steps is not None and plan.grid:
             self._note(launching, plan, compiled, self._place)
-        return SimpleNamespace(**plan.made)
 
     def program(self, outputs: Sequence[Tensor | None]) -> Program | str:
         """What was written down; REFUSED where it cannot be repeated."""
