@@ -1,25 +1,29 @@
 """The kernels under another release of Triton or torch: compiled, and their numbers in its interpreter.
 
-    python tests/support/versions.py FOLDER [--numerics-only | --compile-only]
+    python tests/support/versions.py FOLDER [--part numerics | compile] [--share N]
 
 FOLDER holds that release: `pip install --no-deps --target FOLDER triton==3.6.0`, or with all that torch needs
 `pip install --target FOLDER torch==2.11.0`; for Triton 3.6 `numpy==2.3.5` as well, because its interpreter fails with
 numpy 2.4. Every kernel of every row is compiled as chosen for the row's first case: for sm_90 in each dtype and layout,
 and with every other pool, tie or border; for AMD in float32 and bfloat16. Then every row is compared with the reference
-on a small problem. Exits 1 on any fault.
+on a small problem. `--share N` compiles one in N of the problems, chosen by their names: of each row some, and the
+same ones everywhere. Exits 1 on any fault.
 """
 
+import argparse
 import itertools
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 DTYPES, LAYOUTS = ("bfloat16", "float16", "float32"), ("contiguous", "channels_last")
+PARTS = ("compile", "numerics")
 AMD = ("gfx942", "gfx1100")  # warps of 64 threads, and of 32
 
 
-def compiled() -> tuple[int, list[str]]:
+def compiled(share: int) -> tuple[int, list[str]]:
     """(kernels, faults) of every row's first case, as compiled for sm_90 and for GPUs of AMD's."""
     import static_ledger
     from static_ledger import BY_NAME, Job
@@ -27,9 +31,16 @@ def compiled() -> tuple[int, list[str]]:
     jobs = [Job(r.name, r.cases[0].name, d, s, 90) for r in BY_NAME.values() for d in DTYPES for s in LAYOUTS]
     amd = itertools.product(BY_NAME.values(), ("float32", "bfloat16"), LAYOUTS, AMD)
     jobs += [Job(row.name, row.cases[0].name, *problem) for row, *problem in amd]
-    found = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in jobs)))
-    others = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in static_ledger.variants())))
-    return len(found) + len(others), list(itertools.chain(*found, *map(_without_spills, others)))
+    chosen = [job for job in jobs if is_in_share(f"{job.problem} {job.arch}", share)]
+    others = [job for job in static_ledger.variants() if is_in_share(job.problem, share)]
+    found = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in chosen)))
+    optional = list(itertools.chain(*(static_ledger.compiled((job, None)) for job in others)))
+    print(f"{len(chosen)} of {len(jobs)} problems, {len(others)} with other pools, ties or borders", flush=True)
+    return len(found) + len(optional), list(itertools.chain(*found, *map(_without_spills, optional)))
+
+
+def is_in_share(name: str, share: int) -> bool:
+    return zlib.crc32(name.encode()) % share == 0
 
 
 def _without_spills(faults: list[str]) -> list[str]:
@@ -41,12 +52,12 @@ def compared() -> tuple[int, list[str]]:
     """(tensors, mismatches) of every row on a small problem, in the interpreter."""
     import torch
 
-    from segattn_triton.catalog import ROWS
+    from segattn_triton.catalog import NORMED, ROWS
     from segattn_triton.testing import make_inputs, matches
 
     torch.set_num_threads(1)
     count, wrong = 0, []
-    for row in ROWS:
+    for row in (*ROWS, *NORMED):
         for dtype, layout in ((torch.float32, "contiguous"), (torch.float16, "channels_last")):
             inputs = make_inputs(row, {"N": 2, "C": 5, "S": (5, 6), "Cr": 2}, dtype, layout=layout)
             try:
@@ -59,11 +70,11 @@ def compared() -> tuple[int, list[str]]:
     return count, wrong
 
 
-def _child(part: str) -> int:
+def _child(part: str, share: int) -> int:
     import torch
     import triton
 
-    count, wrong = {"compile": compiled, "numerics": compared}[part]()
+    count, wrong = compiled(share) if part == "compile" else compared()
     for fault in wrong:
         print(fault)
     compiling = f"kernels compiled for sm_90, {' and '.join(AMD)}"
@@ -72,7 +83,7 @@ def _child(part: str) -> int:
     return 1 if wrong or not count else 0
 
 
-def main(folder: str, parts: tuple[str, ...]) -> int:
+def main(folder: str, parts: tuple[str, ...], share: int) -> int:
     if not (Path(folder) / "triton").is_dir():
         print(
             f"FOLDER: got {folder!r}, expected one with triton in it: pip install --no-deps --target FOLDER triton==..."
@@ -82,14 +93,18 @@ def main(folder: str, parts: tuple[str, ...]) -> int:
     for part in parts:
         path = os.pathsep.join([str(Path(folder).resolve()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         variables = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1" if part == "numerics" else "0"}
-        failed |= subprocess.run([sys.executable, __file__, "--child", part], env=variables).returncode != 0
+        words = [sys.executable, __file__, folder, "--share", str(share), "--child", part]
+        failed |= subprocess.run(words, env=variables).returncode != 0
     return int(failed)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        sys.exit(_child(sys.argv[2]))
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    only = sys.argv[2].removeprefix("--").removesuffix("-only") if len(sys.argv) == 3 else None
-    sys.exit(main(sys.argv[1], (only,) if only else ("compile", "numerics")))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--part", choices=PARTS, action="append", help="one of them; otherwise both")
+    parser.add_argument("--share", type=int, default=1, help="compile one in so many problems")
+    parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        sys.exit(_child(options.child, options.share))
+    sys.exit(main(options.folder, tuple(options.part or PARTS), options.share))
