@@ -26,10 +26,11 @@ AMD = ("gfx942", "gfx1100")  # warps of 64 threads, and of 32
 def compiled(share: int) -> tuple[int, list[str]]:
     """(kernels, faults) of every row's first case, as compiled for sm_90 and for GPUs of AMD's."""
     import static_ledger
-    from static_ledger import BY_NAME, Job
+    from static_ledger import BY_NAME, NORMED, Job
 
-    jobs = [Job(r.name, r.cases[0].name, d, s, 90) for r in BY_NAME.values() for d in DTYPES for s in LAYOUTS]
-    amd = itertools.product(BY_NAME.values(), ("float32", "bfloat16"), LAYOUTS, AMD)
+    rows = (*BY_NAME.values(), *NORMED)
+    jobs = [Job(row.name, row.cases[0].name, d, s, 90) for row in rows for d in DTYPES for s in LAYOUTS]
+    amd = itertools.product(rows, ("float32", "bfloat16"), LAYOUTS, AMD)
     jobs += [Job(row.name, row.cases[0].name, *problem) for row, *problem in amd]
     chosen = [job for job in jobs if is_in_share(f"{job.problem} {job.arch}", share)]
     others = [job for job in static_ledger.variants() if is_in_share(job.problem, share)]
