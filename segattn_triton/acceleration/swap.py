@@ -60,8 +60,8 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
     wanted = (("return_map", sinks), ("return_stats", parts.norm is not None))
     y, *more = kernel(*parts.tensors, **options, **{name: True for name, is_wanted in wanted if is_wanted})
     if parts.norm is not None:
-        values = 1 if name == "squeeze_excite_norm" else x.shape[2:].numel()
-        update(parts.norm, more.pop(), len(x) * values)
+        per_channel = x.shape[0] if name == "squeeze_excite_norm" else x[:, :1].numel()
+        update(parts.norm, more.pop(), per_channel)
     for sink in sinks or ():
         sink(more[0].detach())
     return y

@@ -33,11 +33,10 @@ def run_layers(
 
 def _as_children(x: Tensor, layers: Layers, source, shortcut, options: dict, return_map: bool):
     first, norm, second = layers
-    z = call(
-        first, torch.cat(pools(x if source is None else source, options["pool"], options["ties"]))[:, :, None, None]
-    )
+    values = pools(x if source is None else source, options["pool"], options["ties"])
+    z = call(first, torch.cat(values)[:, :, None, None])
     z = z if norm is None else call(norm, z)
     z = z if second is None else call(second, activate(options["act"], z))
-    y, g = apply_gate(options["gate"], x, sum(z.flatten(1).split(len(x))), True)
+    y, g = apply_gate(options["gate"], x, sum(z.flatten(1).split([x.shape[0]] * len(values))), True)
     y = activate(options.get("out_act", "identity"), y if shortcut is None else y + shortcut)
     return (y, g) if return_map else y

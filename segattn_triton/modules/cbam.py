@@ -52,10 +52,11 @@ class CBAMChannelAttention(GateModule):
     def forward(self, x: Tensor, return_map: bool = False):
         if self.is_plain():
             return F.cbam_channel_gate(x, *self.layers(), **self.options, backend=self.backend, return_map=return_map)
-        v = torch.cat(pools(x, self.options["pool"], self.options["ties"]))[:, :, None, None]
-        z = call(self.fc1, v)
+        values = pools(x, self.options["pool"], self.options["ties"])
+        z = call(self.fc1, torch.cat(values)[:, :, None, None])
         z = z if self.fc2 is None else call(self.fc2, activate(self.options["act"], z))
-        return apply_gate(self.options["gate"], x, sum(z.flatten(1).split(len(x))), return_map)
+        z = sum(z.flatten(1).split([x.shape[0]] * len(values)))
+        return apply_gate(self.options["gate"], x, z, return_map)
 
     def is_plain(self) -> bool:
         return is_plain(self.fc1, *([] if self.fc2 is None else [self.fc2]))

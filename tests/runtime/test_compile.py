@@ -72,8 +72,8 @@ def test_gradient_transform_inside():
     torch.testing.assert_close(compiled(x), gradient(row.reference)(x), rtol=1e-5, atol=1e-6)
 
 
-def exported(row, C: int = 4):
-    module = Alone(row, module_of(row, C))
+def exported(row, C: int = 4, module=None):
+    module = Alone(row, module_of(row, C)) if module is None else module
     x = make_map((2, C, 5, 6), "contiguous", torch.Generator().manual_seed(0), torch.float32, DEVICE)
     least = {"min": row.smallest} if row.smallest > 1 else {}
     images = {"min": 2} if row in NORMED else {}  # whose norm is over them
@@ -98,6 +98,19 @@ def test_exported_program_decomposes(row):
     assert not any(getattr(n.target, "namespace", "") == "segattn" for n in plain.graph.nodes)
     x = make_map((3, 4, 7, 5), "contiguous", torch.Generator().manual_seed(1), torch.float32, DEVICE)
     torch.testing.assert_close(plain.module()(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+@each_operation
+def test_exported_as_its_children(row):
+    """A hook on a child keeps the kernels out: any N, too."""
+    module = Alone(row, module_of(row, 4)).eval()
+    children = [m for m in module.modules() if not [*m.children()] and [*m.parameters()]]
+    if not children:
+        pytest.skip("no children")
+    children[0].register_forward_hook(lambda *_: None)
+    _, program = exported(row, module=module)
+    x = make_map((3, 4, 7, 5), "contiguous", torch.Generator().manual_seed(1), torch.float32, DEVICE)
+    torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
 
 
 def test_inductor():
