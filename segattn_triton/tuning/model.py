@@ -66,6 +66,7 @@ class Footprint:
     waste: float = 1.0  # elements computed over elements wanted
     row_bytes: int = 128  # contiguous bytes of one tile row
     side: float = 0.0  # bytes of other operands, from the L2 cache, for each element of the tile
+    shared: float = 0.0  # time of shared memory over that of DRAM
     ahead: float = 1  # rounds of a loop that are on their way together
     sms: int = SMS  # of the GPU, where `programs` follows from them
 
@@ -102,6 +103,7 @@ def cost(config: Config, f: Footprint) -> float:
         * (1 + START / nbytes)  # a program starts, and computes its indices
         * (1 + 0.05 * abs(log2(values * f.loads / 64)))  # about 64 loads a thread: 32 values of two maps
         * max(1.0, 16 / (values * f.itemsize))  # fewer values than fill a 128-bit access
+        * max(1.0, f.shared)
         * max(1.0, moved * DRAM_BANDWIDTH / L2_BANDWIDTH)  # the L2 cache moves what is beside the map, too
         * max(1.0, 128 / f.row_bytes) ** 0.25  # rows shorter than a cache line share it with another program
         * max(1.0, 32 / f.row_bytes)  # a sector of 32 bytes is fetched whole

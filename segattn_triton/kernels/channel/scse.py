@@ -24,16 +24,15 @@ from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.activations import Activation
 from ..common.dependent import begin
+from ..common.sums import add_chunk, by_lane, shared_time, store_chunks, sum_lanes
 from ..common.tile import (
     WHOLE,
-    add_chunk,
     channels_at_once,
     chunk_at,
     load_tile,
     load_vector,
     num_pixels,
     shares,
-    store_chunks,
 )
 
 SPACE = looping(space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024), num_warps=(2, 4, 8, 16)))
@@ -77,6 +76,7 @@ def _scse_bwd_kernel(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     CHUNKS: tl.constexpr,
+    LANES: tl.constexpr,
     STAGES: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -87,8 +87,8 @@ def _scse_bwd_kernel(
     n = row // share
     P = num_pixels(pixels, LAYOUT)
     image = n.to(tl.int64) * P
-    dgc = tl.zeros([CHUNKS, BLOCK_C], ACC)
-    dw = tl.zeros([CHUNKS, BLOCK_C], ACC)
+    dgc = tl.zeros([CHUNKS, BLOCK_C, LANES], ACC)
+    dw = tl.zeros([CHUNKS, BLOCK_C, LANES], ACC)
     db = tl.zeros([BLOCK_P], ACC)
     for tile in tl.range(row % share, tiles, share, num_stages=STAGES):
         offs_p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -111,7 +111,7 @@ def _scse_bwd_kernel(
             to_c, to_p = _to_gates(dy, x, gp, zc_ptr, n, offs_c, C, REDUCE, GATE, ACC)
             dgp += tl.sum(to_p, 0)
             if total_ptr is not None:
-                dgc = add_chunk(dgc, chunk, tl.sum(to_c, 1))
+                dgc = add_chunk(dgc, chunk, by_lane(to_c, LANES, LAYOUT))
         if dmap_ptr is not None:
             dgp += tl.load(dmap_ptr + image + offs_p, mask_p, other=0.0).to(ACC)
         dzp = tl.where(mask_p, GATE.df(dgp, zp, GATE.a, GATE.b), 0.0)
@@ -124,7 +124,7 @@ def _scse_bwd_kernel(
                 offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
                 if C > BLOCK_C:
                     x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-                dw = add_chunk(dw, chunk, tl.sum(x * dzp[None, :], 1))
+                dw = add_chunk(dw, chunk, by_lane(x * dzp[None, :], LANES, LAYOUT))
     if total_ptr is not None:
         store_chunks(total_ptr + row.to(tl.int64) * C, dgc, C)
     if dparam_ptr is not None:
@@ -157,7 +157,10 @@ def _config(m: Maps, x: Tensor, block_c: int, reduce: str) -> Config:
         waste = -(-tiles // share) * share * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         ahead = rounds_ahead(_stages(device, itemsize, m, config))
-        return Footprint(block_c * block_p, itemsize, 2, live, m.N * share, waste, row, ahead=ahead, sms=size)
+        shared = shared_time(m, block_c, config, itemsize, sums=2, loads=2, passes=2)
+        return Footprint(
+            block_c * block_p, itemsize, 2, live, m.N * share, waste, row, ahead=ahead, shared=shared, sms=size
+        )
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(reduce,), exact=m.N)
     return config_for(SPACE, footprint, "scse_bwd", x, **how)
@@ -203,6 +206,7 @@ def plan_scse_bwd(
         ACC=accumulator(x),
         DEPENDENT=config.dependent,
         CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
+        LANES=sum_lanes(m, block_c, config, x.element_size()),
         STAGES=_stages(x.device, x.element_size(), m, config),
         BLOCK_C=block_c,
     )

@@ -55,21 +55,6 @@ def chunk_at(chunk, mask_p, C: tl.constexpr, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
-def add_chunk(sums, chunk, value):
-    """Add value [BLOCK_C] to the channels from `chunk` on of sums [CHUNKS, BLOCK_C]."""
-    chunk_ids = tl.arange(0, sums.shape[0])[:, None]
-    return sums + tl.where(chunk_ids == chunk // sums.shape[1], value[None, :], 0.0)
-
-
-@triton.jit
-def store_chunks(ptr, sums, C: tl.constexpr):
-    """Store sums [CHUNKS, BLOCK_C] as the vector of channels that they are."""
-    chunk_ids = tl.arange(0, sums.shape[0])[:, None]
-    offs_c = chunk_ids * sums.shape[1] + tl.arange(0, sums.shape[1])[None, :]
-    tl.store(ptr + offs_c, sums, offs_c < C)
-
-
-@triton.jit
 def load_vector(ptr, offs, size, ACC: tl.constexpr):
     """A vector in the accumulator's precision, 0 past its end."""
     return tl.load(ptr + offs, offs < size, other=0.0).to(ACC)

@@ -15,13 +15,12 @@ from ...runtime.plan import Plan
 from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.dependent import begin
+from ..common.sums import add_chunk, by_lane, store_chunks, sum_lanes
 from ..common.tile import (
-    add_chunk,
     channels_at_once,
     chunk_at,
     load_tile,
     num_pixels,
-    store_chunks,
     store_tile,
 )
 from .shared import at_peak, load_weights, logit_of, nothing_yet, spatial_bwd_config, squeeze, tiles_and_programs
@@ -64,13 +63,14 @@ def _spatial_bwd_kernel(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     CHUNKS: tl.constexpr,
+    LANES: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
     P = num_pixels(pixels, LAYOUT)
-    dw = tl.zeros([CHUNKS, BLOCK_C], ACC)
+    dw = tl.zeros([CHUNKS, BLOCK_C, LANES], ACC)
     db = tl.zeros([BLOCK_P], ACC)
     for tile in range(tl.program_id(0), all_tiles, programs):
         n = tile // tiles
@@ -104,7 +104,7 @@ def _spatial_bwd_kernel(
                 dx = dy * g[None, :] + dz[None, :] * _d_logit(x, w, offs_c, peak, first, count, C, POOL, SPLIT)
                 store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
             if dparam_ptr is not None:
-                dw = add_chunk(dw, chunk, tl.sum(x * dz[None, :], 1))
+                dw = add_chunk(dw, chunk, by_lane(x * dz[None, :], LANES, LAYOUT))
     if dparam_ptr is not None:
         row = dparam_ptr + tl.program_id(0) * (C + 1)
         store_chunks(row, dw, C)
@@ -148,6 +148,7 @@ def plan_spatial_bwd(
         ACC=accumulator(x),
         DEPENDENT=config.dependent,
         CHUNKS=triton.next_power_of_2(-(-m.C // block_c)),
+        LANES=sum_lanes(m, block_c, config, x.element_size()),
         BLOCK_C=block_c,
     )
     reads = 1 if block_c >= m.C else 2

@@ -20,16 +20,15 @@ from ...runtime.maps import accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.target import sms
 from ..common.activations import Activation
+from ..common.sums import add_chunk, by_lane, store_chunks, sum_lanes
 from ..common.tile import (
     WHOLE,
-    add_chunk,
     channels_at_once,
     chunk_at,
     d_pool,
     load_tile,
     load_vector,
     num_pixels,
-    store_chunks,
     store_tile,
 )
 from .pair import d_pair
@@ -57,6 +56,7 @@ def _chain_sums_kernel(
     ACC: tl.constexpr,
     STAGES: tl.constexpr,
     CHUNKS: tl.constexpr,
+    LANES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -64,7 +64,7 @@ def _chain_sums_kernel(
     first = tl.program_id(0) % share
     P = num_pixels(pixels, LAYOUT)
     image = n.to(tl.int64) * P
-    dgc = tl.zeros([CHUNKS, BLOCK_C], ACC)
+    dgc = tl.zeros([CHUNKS, BLOCK_C, LANES], ACC)
     for tile in tl.range(first, tiles, share, num_stages=STAGES):
         offs_p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
         mask_p = offs_p < P
@@ -77,7 +77,7 @@ def _chain_sums_kernel(
             dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
             both = dy * x
             if dgc_ptr is not None:
-                dgc = add_chunk(dgc, chunk, tl.sum(both * gp[None, :], 1))
+                dgc = add_chunk(dgc, chunk, by_lane(both * gp[None, :], LANES, LAYOUT))
             if gc_ptr is not None:
                 both *= load_vector(gc_ptr + n.to(tl.int64) * C, offs_c, C, ACC)[:, None]
             dgp += tl.sum(both, 0)
@@ -107,6 +107,7 @@ def _chain_back_kernel(
     ACC: tl.constexpr,
     STAGES: tl.constexpr,
     CHUNKS: tl.constexpr,
+    LANES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -114,7 +115,7 @@ def _chain_back_kernel(
     first = tl.program_id(0) % share
     P = num_pixels(pixels, LAYOUT)
     image = n.to(tl.int64) * P
-    dgc = tl.zeros([CHUNKS, BLOCK_C], ACC)
+    dgc = tl.zeros([CHUNKS, BLOCK_C, LANES], ACC)
     for tile in tl.range(first, tiles, share, num_stages=STAGES):
         offs_p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
         mask_p = offs_p < P
@@ -130,7 +131,8 @@ def _chain_back_kernel(
             if peak_ptr is not None:
                 scaled = x * load_vector(gc_ptr + n.to(tl.int64) * C, offs_c, C, ACC)[:, None]
             here = at_peak(scaled, offs_c, peak, found, peak_ptr is not None)
-            dgc = add_chunk(dgc, chunk, tl.sum(x * (dmean[None, :] + dmax[None, :] * here), 1))
+            dx = dmean[None, :] + dmax[None, :] * here
+            dgc = add_chunk(dgc, chunk, by_lane(x * dx, LANES, LAYOUT))
     store_chunks(dgc_ptr + (n.to(tl.int64) * rows + first) * C, dgc, C)
 
 
@@ -245,6 +247,7 @@ def plan_chain_sums(
         tiles=tiles,
         share=share,
         GATE=gate,
+        LANES=sum_lanes(m, block_c, config, x.element_size()),
         STAGES=chain_stages(x.device, x.element_size(), m, config, 2),
     )
     traffic = dict(
@@ -261,6 +264,7 @@ def plan_chain_sums(
         tiles=tiles_back,
         share=share_back,
         POOL=pool,
+        LANES=sum_lanes(m, block_c, config_back, x.element_size()),
         STAGES=chain_stages(x.device, x.element_size(), m, config_back, 1),
     )
     traffic = dict.fromkeys(("x_ptr", "dpools_ptr", "peak_ptr", "found_ptr"), (1, 0))

@@ -16,6 +16,7 @@ from ...tuning.choice import config_for
 from ...tuning.grids import sharing
 from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import capability, rounds_ahead, sms, stages_for, with_all_registers
+from ..common.sums import shared_time
 from ..common.tile import WHOLE, channels_at_once, is_peak, load_vector, nan_max
 
 SPACE = space(BLOCK_P=(8, 16, 32, 64, 128, 256, 512, 1024, 2048), num_warps=(2, 4, 8, 16))
@@ -138,7 +139,10 @@ def looping_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> 
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         waste = -(-tiles // max(share, 1)) * share * block_p / max(m.P, 1)
         ahead = rounds_ahead(chain_stages(device, itemsize, m, config, loads))
-        return Footprint(block_c * block_p, itemsize, loads, live, m.N * share, waste, row, ahead=ahead, sms=size)
+        shared = shared_time(m, block_c, config, itemsize, sums=loads - 1, loads=loads, passes=loads)
+        return Footprint(
+            block_c * block_p, itemsize, loads, live, m.N * share, waste, row, ahead=ahead, shared=shared, sms=size
+        )
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
     return config_for(LOOPING, footprint, kernel, x, **how)
@@ -179,7 +183,8 @@ def spatial_bwd_config(m: Maps, x: Tensor, pool: str) -> Config:
         block_p, (tiles, programs) = config.blocks["BLOCK_P"], tiles_and_programs(m, config, size)
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         waste = -(-m.N * tiles // max(programs, 1)) * programs * block_p / max(m.N * m.P, 1)
-        return Footprint(block_c * block_p, itemsize, 2, live, programs, waste, row, sms=size)
+        shared = shared_time(m, block_c, config, itemsize, sums=2, loads=0, passes=3)
+        return Footprint(block_c * block_p, itemsize, 2, live, programs, waste, row, shared=shared, sms=size)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(pool,), exact=m.N)
     return config_for(LOOPING, footprint, "spatial_bwd", x, **how)
