@@ -14,9 +14,10 @@ from torch import Tensor
 from ...runtime.maps import maps, partials
 from ...runtime.plan import Plan
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import load_tile, load_vector, only_when, store_tile
 from .shared import common_args, geometry_of, own_columns, place, stencil_config
-from .window import accumulate, around, inverse_count, load_taps, roll, route, settle
+from .window import accumulate, around, inverse_count, load_taps, roll, route, settle, shift
 
 
 @triton.jit
@@ -74,11 +75,13 @@ def _stencil_bwd_kernel(
     W_ALIGN: tl.constexpr,
     VEC: tl.constexpr,
     HALO: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_H: tl.constexpr,
     STAGES: tl.constexpr,
 ):
+    begin(DEPENDENT)
     W = w_units * W_ALIGN
     n, h0, offs_w, offs_c = place(H, W, C, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
     h1 = tl.minimum(h0 + BLOCK_H, H)
@@ -102,7 +105,8 @@ def _stencil_bwd_kernel(
         x2 = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
         if tagged:
             x2 = tl.where(only_when((row >= 0) & (row < H), mask_w), x2, float("-inf"))
-        z, tag, window = roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
+        left, right = shift(x2, x2, float("-inf") if tagged else 0.0, VEC)
+        z, tag, window = roll(left, x2, right, row, offs_w, w, b, window, STENCIL)
         # from here on the row above; dy is loaded after the shifts, or the compiler changes layouts around them
         mask = only_when((row >= first) & (row <= H), mask_c & mask_w)
         dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
@@ -148,8 +152,8 @@ def plan_stencil_bwd(
 ) -> tuple[Plan, Tensor]:
     """The plan, and the partial sums that it fills: (tiles, 9 C and C more), columns only for what is wanted."""
     m = maps(dx=dx, x=x, dy=dy, dmap=dmap)
-    geometry = geometry_of(x, m)
-    config = stencil_config(x, m, geometry, stencil, backward=True)
+    geometry = geometry_of(x, m, stencil, backward=True)
+    config = stencil_config(x, m, geometry)
     blocks_c, tiles_w, strips = geometry.tiles(config)
     tiles, head = m.N * tiles_w * strips, 9 * m.C * with_dweight
     partial = partials(x, tiles, head + m.C * with_dbias)

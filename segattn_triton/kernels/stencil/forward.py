@@ -11,9 +11,28 @@ from torch import Tensor
 from ...runtime.maps import maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
-from ..common.tile import load_tile, load_vector, only_when, store_tile
+from ..common.dependent import begin
+from ..common.tile import load_vector, only_when, store_tile, tile_ptrs
 from .shared import common_args, geometry_of, own_columns, place, stencil_config
-from .window import inverse_count, load_taps, roll
+from .window import inverse_count, load_taps, roll, shift
+
+
+@triton.jit
+def _load_row(ptr, stride, n, offs_c, row, offs_w, W, stop, mask, STENCIL: tl.constexpr, LAYOUT: tl.constexpr):
+    """A row [BLOCK_C, BLOCK_W] above `stop` as it lies in memory, and what is beyond the image."""
+    mask = only_when((row >= 0) & (row < stop), mask)
+    outside: tl.constexpr = float("-inf") if STENCIL == "max" else 0.0
+    return tl.load(tile_ptrs(ptr, stride, n, offs_c, row * W + offs_w, LAYOUT), mask, other=outside)
+
+
+@triton.jit
+def _load_triple(ptr, stride, n, offs_c, row, offs_w, W, stop, mask, STENCIL: tl.constexpr, LAYOUT: tl.constexpr):
+    """A row, and the columns before and after each of it: in channels_last all are wide loads, near in the cache."""
+    before = mask & (offs_w >= 1)[None, :]
+    after = mask & (offs_w < W - 1)[None, :]
+    left = _load_row(ptr, stride, n, offs_c, row, offs_w - 1, W, stop, before, STENCIL, LAYOUT)
+    here = _load_row(ptr, stride, n, offs_c, row, offs_w, W, stop, mask, STENCIL, LAYOUT)
+    return left, here, _load_row(ptr, stride, n, offs_c, row, offs_w + 1, W, stop, after, STENCIL, LAYOUT)
 
 
 @triton.jit
@@ -36,26 +55,34 @@ def _stencil_fwd_kernel(
     W_ALIGN: tl.constexpr,
     VEC: tl.constexpr,
     HALO: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_H: tl.constexpr,
     STAGES: tl.constexpr,
 ):
+    begin(DEPENDENT)
     W = w_units * W_ALIGN
     n, h0, offs_w, offs_c = place(H, W, C, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
-    mask_c = (offs_c < C)[:, None]
-    mask_w = ((offs_w >= 0) & (offs_w < W))[None, :]
-    mask_own = mask_c & mask_w & own_columns(HALO, BLOCK_W)
+    mask_all = (offs_c < C)[:, None] & ((offs_w >= 0) & (offs_w < W))[None, :]
+    mask_own = mask_all & own_columns(HALO, BLOCK_W)
+    stop = tl.minimum(h0 + BLOCK_H + 1, H)  # rows from here on are no neighbours of the strip's
     w = load_taps(weight_ptr, offs_c, C, ACC) if STENCIL == "dot" else None
     b = load_vector(bias_ptr, offs_c, C, ACC)[:, None] if bias_ptr is not None else 0.0
     zero = tl.zeros([BLOCK_C, BLOCK_W], ACC)
     x1, window = zero, (zero, zero)
-    for row in tl.range(h0 - 1, tl.minimum(h0 + BLOCK_H, H) + 1, num_stages=STAGES):
-        mask = only_when((row >= 0) & (row < H), mask_c & mask_w)
-        x2 = load_tile(x_ptr, x_stride, n, offs_c, row * W + offs_w, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
-        if STENCIL == "max":
-            x2 = tl.where(mask, x2, float("-inf"))
-        z, _, window = roll(x2, row, offs_w, w, b, window, STENCIL, VEC)
+    TRIPLES: tl.constexpr = LAYOUT.channels_last and STENCIL != "dot"  # whose weights fill the registers
+    if TRIPLES:
+        ahead = _load_triple(x_ptr, x_stride, n, offs_c, h0 - 1, offs_w, W, stop, mask_all, STENCIL, LAYOUT)
+    stages: tl.constexpr = 1 if TRIPLES else STAGES
+    for row in tl.range(h0 - 1, tl.minimum(h0 + BLOCK_H, H) + 1, num_stages=stages):
+        if TRIPLES:
+            left, x2, right = ahead[0].to(ACC), ahead[1].to(ACC), ahead[2].to(ACC)
+            ahead = _load_triple(x_ptr, x_stride, n, offs_c, row + 1, offs_w, W, stop, mask_all, STENCIL, LAYOUT)
+        else:
+            x2 = _load_row(x_ptr, x_stride, n, offs_c, row, offs_w, W, stop, mask_all, STENCIL, LAYOUT).to(ACC)
+            left, right = shift(x2, x2, float("-inf") if STENCIL == "max" else 0.0, VEC)
+        z, _, window = roll(left, x2, right, row, offs_w, w, b, window, STENCIL)
         if STENCIL == "avg":
             z *= inverse_count(row - 1, offs_w, H, W, ACC)
         g = GATE.f(z, GATE.a, GATE.b)
@@ -77,8 +104,8 @@ def plan_stencil_fwd(
     gate: Activation,
 ) -> Plan:
     m = maps(y=y, x=x, map=gate_map)
-    geometry = geometry_of(x, m)
-    config = stencil_config(x, m, geometry, stencil, backward=False)
+    geometry = geometry_of(x, m, stencil, backward=False)
+    config = stencil_config(x, m, geometry)
     args = dict(
         x_ptr=x,
         weight_ptr=weight,

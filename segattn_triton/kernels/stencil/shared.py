@@ -69,6 +69,13 @@ class Geometry(NamedTuple):
     W: int
     itemsize: int
     channels_last: bool
+    stencil: str
+    backward: bool
+
+    @property
+    def loads_triples(self) -> bool:
+        """Whether a program loads the columns before and after its own, too, instead of moving what it has."""
+        return self.channels_last and self.stencil != "dot" and not self.backward
 
     @property
     def vec(self) -> int:
@@ -77,7 +84,7 @@ class Geometry(NamedTuple):
 
     def halo(self, config: Config) -> int:
         """Columns that a tile shares with its neighbour, on each side: none where one tile holds the row."""
-        if config.blocks["BLOCK_W"] >= self.W:
+        if self.loads_triples or config.blocks["BLOCK_W"] >= self.W:
             return 0
         return 2 if self.channels_last else self.vec
 
@@ -96,20 +103,24 @@ class Geometry(NamedTuple):
 
     def columns(self, config: Config) -> float:
         """Times that each column is loaded."""
+        if self.loads_triples:
+            return 3 - 2 / self.W
         block_w, halo = config.blocks["BLOCK_W"], self.halo(config)
         step = block_w - 2 * halo
         starts = range(-halo, self.W - halo, step)
         return sum(min(w + block_w, self.W) - max(w, 0) for w in starts) / self.W
 
 
-def geometry_of(x: Tensor, m: Maps) -> Geometry:
-    return Geometry(*x.shape, x.element_size(), m.layout.channels_last)
+def geometry_of(x: Tensor, m: Maps, stencil: str, backward: bool) -> Geometry:
+    return Geometry(*x.shape, x.element_size(), m.layout.channels_last, stencil, backward)
 
 
-def stencil_config(x: Tensor, m: Maps, geometry: Geometry, stencil: str, backward: bool) -> Config:
+def stencil_config(x: Tensor, m: Maps, geometry: Geometry) -> Config:
     """By a model of its own: the loop over rows issues about as long as memory takes. Times in ps per element."""
+    stencil, backward, triples = geometry.stencil, geometry.backward, geometry.loads_triples
     maps_read = 2 if backward else 1
     instructions, live = (INSTRUCTIONS[stencil], LIVE[stencil]) if backward else (30, 5)
+    warps_wanted = 24 if triples else 12  # of an SM, which issue while others wait for a row
     if geometry.channels_last:
         live += 2 * maps_read
 
@@ -131,10 +142,12 @@ def stencil_config(x: Tensor, m: Maps, geometry: Geometry, stencil: str, backwar
         active = min(warps, resident)
         rows = (geometry.H + (2 * maps_read + 1) * strips) / geometry.H  # one more for the start
         padding = blocks_c * block_c * tiles_w * block_w / (geometry.C * geometry.W)
-        shuffles = 4 * 2 * maps_read * max(1.0, lanes / 32) / geometry.vec  # a shuffle takes four issue slots
-        issue = (instructions * (1 + 0.5 / values) + shuffles) * padding * rows / 29.6 * max(1.0, 12 / active)
-        loaded = geometry.rows(config, maps_read) * geometry.columns(config)
-        in_flight = active * 32 * values * geometry.itemsize * maps_read * (config.blocks["STAGES"] - 1) / padding
+        moved = 0 if triples else 2 * maps_read * max(1.0, lanes / 32) / geometry.vec
+        shuffles = 4 * moved  # that is how many issue slots one takes
+        issue = (instructions * (1 + 0.5 / values) + shuffles) * padding * rows / 29.6 * max(1.0, warps_wanted / active)
+        loaded = geometry.rows(config, maps_read) * (1.2 if triples else geometry.columns(config))
+        ahead = 1 if triples else config.blocks["STAGES"] - 1
+        in_flight = active * 32 * values * geometry.itemsize * maps_read * ahead / padding
         row_bytes = geometry.itemsize * (block_c if geometry.channels_last else block_w)
         memory = geometry.itemsize * (maps_read * (1 + 0.2 * (loaded - 1)) + 1) / 4.3  # what is loaded again is in L2
         memory *= max(1.0, BYTES_IN_FLIGHT / in_flight) * max(1.0, 128 / row_bytes) ** 0.25 * max(1.0, 32 / row_bytes)
@@ -162,6 +175,7 @@ def common_args(x: Tensor, m: Maps, geometry: Geometry, config: Config, stencil:
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         W_ALIGN=w_align,
         VEC=geometry.vec,
         HALO=geometry.halo(config),

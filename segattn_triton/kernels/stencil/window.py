@@ -66,29 +66,26 @@ def _scan(peak, tag, v, v_tag, only_padding, STENCIL: tl.constexpr):
 
 
 @triton.jit
-def roll(x, row, offs_w, w, b, window, STENCIL: tl.constexpr, VEC: tl.constexpr):
-    """Take `row` into the window of the row above, which completes it, and into those of the next two.
+def roll(left, x, right, row, offs_w, w, b, window, STENCIL: tl.constexpr):
+    """Take `row`, with the columns before and after each of it, into the window of the row above, which completes it,
+    and into those of the next two.
 
     Returns z and its tag: "first", the place of the maximum in the window, 0 to 8; "split", how many maxima there are;
     else z again, because Triton 3.6 cannot return None in a tuple.
     """
     if STENCIL == "dot":
-        left, right = shift(x, x, 0.0, VEC)
         z = window[0] + w[6] * left + w[7] * x + w[8] * right
         next_z = window[1] + w[3] * left + w[4] * x + w[5] * right
         return z, z, (next_z, b + w[0] * left + w[1] * x + w[2] * right)
     elif STENCIL == "avg":
-        left, right = shift(x, x, 0.0, VEC)
         total = left + x + right
         z = window[0] + total
         return z, z, (window[1] + total, total)
     elif STENCIL == "max":
-        left, right = shift(x, x, float("-inf"), VEC)
         peak = tl.maximum(x, tl.maximum(left, right, tl.PropagateNan.ALL), tl.PropagateNan.ALL)
         z = tl.maximum(window[0], peak, tl.PropagateNan.ALL)
         return z, z, (tl.maximum(window[1], peak, tl.PropagateNan.ALL), peak)
     else:
-        left, right = shift(x, x, float("-inf"), VEC)
         one = tl.full(x.shape, 1, tl.int32)
         step: tl.constexpr = 0 if STENCIL == "split" else 1
         peak, tag = _scan(left, one - step, x, one, (offs_w == 0)[None, :], STENCIL)
