@@ -45,11 +45,12 @@ def space(*, num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, ...] = (1
 
 
 def looping(configs: tuple[Config, ...]) -> tuple[Config, ...]:
-    """Each config with the numbers of programs that an SM may have at a time: 8 to 32 warps together."""
+    """Each config with the numbers of programs that an SM may have at a time: 8 to 20 warps together; of more, the
+    threads have too few registers for the tiles of any named problem."""
     return tuple(
         replace(c, programs=warps // c.num_warps)
         for c in configs
-        for warps in (8, 12, 16, 20, 24, 32)
+        for warps in (8, 12, 16, 20)
         if not warps % c.num_warps
     )
 

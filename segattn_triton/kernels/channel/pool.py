@@ -169,8 +169,9 @@ def _stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads:
 
 def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
     itemsize, size, device = x.element_size(), sms(x.device), x.device
-    few = kernel == "pool_bwd" and itemsize >= 4 and capability(x.device) >= 100
-    alive = live + 0.75 * few  # Blackwell keeps less, and spills
+    blackwell = kernel == "pool_bwd" and capability(x.device) >= 100  # keeps less, and spills
+    few = blackwell and itemsize >= 4
+    alive = live + (0.75 if few else 0.5 if blackwell and live >= 2 and not m.layout.channels_last else 0.0)
 
     def footprint(config: Config) -> Footprint | None:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]

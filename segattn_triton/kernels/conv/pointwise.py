@@ -18,11 +18,12 @@ from ...tuning.grids import sharing
 from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import load_tile, load_vector, num_pixels, store_tile
 from .shared import fwd_args, gate_tile
 
 POINTWISE = space(BLOCK_C=(1, 4, 16, 64, 256), BLOCK_P=(1, 4, 16, 64, 256, 1024), num_warps=(4, 8))
-LOOPING = looping(POINTWISE)
+LOOPING = looping(tuple(c for c in POINTWISE if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 8192))
 
 
 @triton.jit
@@ -40,9 +41,11 @@ def _conv_library_fwd_kernel(
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     n = tl.program_id(0) // blocks // tiles
     offs_c = tl.program_id(0) // tiles % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -75,9 +78,11 @@ def _conv_bwd_kernel(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     first = tl.program_id(0) // blocks
     offs_c = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -151,7 +156,7 @@ def plan_conv_library_fwd(
     config = _fwd_config(x, m)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
-    args = fwd_args(x, bias, y, gate_map, z, m, gate) | dict(pixels=m.pixels, tiles=tiles)
+    args = fwd_args(x, bias, y, gate_map, z, m, config, gate) | dict(pixels=m.pixels, tiles=tiles)
     each = m.N * tiles
     traffic = dict(x_ptr=(1, 0), z_ptr=(1, 0), bias_ptr=(each, 0), y_ptr=(0, 1), map_ptr=(0, 1))
     return Plan(_conv_library_fwd_kernel, args, config, each * blocks, traffic)
@@ -191,6 +196,7 @@ def plan_conv_bwd(
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         STAGES=_stages(x.device, x.element_size(), m, config, loads),
     )
     traffic = dict(dy_ptr=(1, 0), dmap_ptr=(1, 0), x_ptr=(1, 0), z_ptr=(1, 0), bias_ptr=(m.N * tiles, 0))
