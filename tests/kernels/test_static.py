@@ -137,7 +137,9 @@ def test_the_split_pair_compiles_everywhere(ask):
 
 def test_dependent_kernels_wait_first(ask):
     """All that can be launched dependently, and a kernel made to load before it waits."""
-    found = ask(static_worker.dependent, ["scse", "eca", "spatial_gate"])
+    rows = ["scse", "eca", "spatial_gate", "cbam", "squeeze_excite_norm", "cbam_spatial_gate_norm"]
+    rows += ["local_gate_depthwise", "local_gate library", "local_gate pointers", "local_gate descriptors"]
+    found = ask(static_worker.dependent, rows)
     assert not (wrong := [fault for faults, _ in found for fault in faults]), wrong
     kernels = [value for module in kernel_modules() for value in vars(module).values()]
     able = {k.fn.__name__ for k in kernels if "DEPENDENT" in getattr(k, "arg_names", ())} - {"begin"}

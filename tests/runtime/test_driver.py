@@ -62,12 +62,18 @@ def test_the_pages_say_how_often_to_call_before_a_capture():
 
 def test_dependent_launches(ask):
     """By a tuned table: the attribute of what follows another launch, only where the kernel waits by itself."""
-    problems = [("scse", "float16", "contiguous"), ("squeeze_excite", "bfloat16", "channels_last")]
+    gate = {"mlp_fwd", "mlp_bwd", "apply_bwd", "mlp_dw"}
+    chain = {"mlp_fwd", "pair", "convolve_fwd", "chain_fwd", "convolve_bwd", "chain_back", "chain_dx", "mlp_bwd"}
+    problems = {("scse", "float16", "contiguous"): gate, ("squeeze_excite", "bfloat16", "channels_last"): gate}
+    problems |= {("cbam", "float16", "channels_last"): chain, ("local_gate_depthwise", "float16", "contiguous"): set()}
     ask(driver_worker.launched_as_planned, problems)  # the kernels are known from here on
-    for wrong, dependent in ask(driver_worker.dependent_launches, problems):
+    for (wrong, dependent), wanted in zip(
+        ask(driver_worker.dependent_launches, problems), problems.values(), strict=True
+    ):
         assert not wrong, "\n".join(wrong)
-        assert {"mlp_fwd", "mlp_bwd", "apply_bwd", "mlp_dw"} <= set(dependent)
-        assert not {"pool_fwd", "pool_bwd", "scse_bwd"} & set(dependent)  # the first of an op
+        assert wanted <= set(dependent)
+        first = {"pool_fwd", "pool_bwd", "scse_bwd", "chain_sums", "stencil_fwd", "stencil_bwd"}  # of an op
+        assert not first & set(dependent)
 
 
 def test_the_prepared_step_has_early_launches(ask):

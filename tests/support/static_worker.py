@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -131,20 +132,32 @@ def pair_faults(dtype: str, layout: str, arch: int | str, kernel_size: int) -> l
 
 def dependent(name: str) -> tuple[list[str], list[str]]:
     """What is wrong with the kernels of a row as a tuned table may have them launched, dependently, and their names: a
-    wait ahead of every access where they are, nothing of it where they are not, on older GPUs whatever a table says."""
-    row, wrong = BY_NAME[name], []
-    static.plans(row, row.cases[0].sizes)  # its kernels are in SPACES from here on
+    wait ahead of every access where they are, nothing of it where they are not, on older GPUs whatever a table says.
+
+    A word after the row's name is the variant of its forward.
+    """
+    name, _, variant = name.partition(" ")
+    row = BY_NAME.get(name) or next(row for row in NORMED if row.name == name)
+    if variant:
+        row = replace(row, op=partial(_dense_gate, variant))
+    wrong, sizes = [], row.cases[0].sizes
 
     def plans(arch: int, on: bool) -> list[Plan]:
+        layout = "channels_last" if arch > 90 or variant == "descriptors" else "contiguous"
         with using([Table("", arch, dependent=dict.fromkeys(SPACES, on))]):
-            found = itertools.chain(*static.plans(row, row.cases[0].sizes, torch.float16, LAYOUTS[arch > 90], arch))
+            found = itertools.chain(*static.plans(row, sizes, torch.float16, layout, arch))
         return [replace(plan, follows=True) for plan in found if "DEPENDENT" in plan.args]
 
+    plans(90, False)  # its kernels are in SPACES from here on
     wrong += [plan.name for plan in plans(80, True) if plan.args["DEPENDENT"] or "launch_pdl" in plan.options]
     wrong += [plan.name for plan in plans(90, False) if "griddep" in static.compile_plan(plan, 90).asm["ptx"]]
     for arch in (90, 120):
         wrong += [plan.name for plan in plans(arch, True) if not static.compile_plan(plan, arch).waits_first]
     return wrong, [plan.name for plan in plans(90, True)]
+
+
+def _dense_gate(variant: str, *tensors, backend: str, gate: str):
+    return local_gate_dense(*tensors, gate=(gate, 0.0, 0.0), return_map=False, variant=variant)()
 
 
 def pipelined(name: str, layout: str) -> tuple[list[str], list[str]]:

@@ -20,6 +20,7 @@ from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SM_BANDWIDTH, STEP, Config, space
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import load_vector, only_when
 
 SPACE = space(BLOCK_N=(2, 4, 8, 16, 32, 64), BLOCK_R=(16, 32, 64, 128), num_warps=(1, 2, 4, 8))
@@ -55,9 +56,11 @@ def _batch_norm_fwd_kernel(
     EPS: tl.constexpr,
     ACT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
+    begin(DEPENDENT)
     offs_r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     first = tl.load(h_ptr + offs_r, only_when(images > 0, offs_r < R), other=0.0)
     mean = tl.zeros([BLOCK_R], ACC)
@@ -132,9 +135,11 @@ def _batch_norm_bwd_kernel(
     EPS: tl.constexpr,
     ACT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
+    begin(DEPENDENT)
     offs_r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     dweight = tl.zeros([BLOCK_N, BLOCK_R], ACC)
     dbias = tl.zeros([BLOCK_N, BLOCK_R], ACC)
@@ -202,6 +207,7 @@ def plan_batch_norm_fwd(
         EPS=eps,
         ACT=act,
         ACC=accumulator(h),
+        DEPENDENT=config.dependent,
     )
     traffic = dict(h_ptr=(3 + 1 / max(N, 1), 0)) | dict.fromkeys(("b1_ptr", "weight_ptr", "bias_ptr"), (1, 0))
     traffic |= dict.fromkeys(("stats_ptr", "hhat_ptr", "u_ptr", "a_ptr"), (0, 1))
@@ -238,6 +244,7 @@ def plan_batch_norm_bwd(
         EPS=eps,
         ACT=act,
         ACC=accumulator(hhat),
+        DEPENDENT=config.dependent,
     )
     rounds = 1 + with_dh
     traffic = dict.fromkeys(("da_ptr", "u_ptr", "hhat_ptr"), (rounds, 0)) | dict(weight_ptr=(1, 0), stats_ptr=(0.5, 0))

@@ -13,6 +13,7 @@ from ...runtime.maps import maps
 from ...runtime.plan import Plan
 from ...tuning.model import space
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import store_tile
 from .shared import fwd_args, gate_tile, matmul_config
 
@@ -39,10 +40,12 @@ def _conv_descriptors_fwd_kernel(
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    begin(DEPENDENT)
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     chunks: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
     row = tl.program_id(0) // blocks // tiles
@@ -93,7 +96,7 @@ def plan_conv_descriptors_fwd(
     batch, pixel = (stride * m.layout.align for stride in m.stride["x"])
     batch = batch if m.N > 1 else pixel * m.P
     x_strides = [batch, pixel * W, pixel, 1]
-    args = fwd_args(x, bias, y, gate_map, z, m, gate)
+    args = fwd_args(x, bias, y, gate_map, z, m, config, gate)
     args |= dict(
         x_desc=TensorDescriptor(x, [m.N, H, W, m.C], x_strides, [1, 1, block_p, block_k]),
         weight_desc=TensorDescriptor(weight, [9, m.C, m.C], [m.C * m.C, m.C, 1], [1, block_c, block_k]),

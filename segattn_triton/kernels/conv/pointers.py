@@ -12,6 +12,7 @@ from ...runtime.maps import maps
 from ...runtime.plan import Plan
 from ...tuning.model import space
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.dot import precision
 from ..common.tile import store_tile, tile_ptrs
 from .shared import fwd_args, gate_tile, matmul_config
@@ -38,10 +39,12 @@ def _conv_pointers_fwd_kernel(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    begin(DEPENDENT)
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     tile = tl.program_id(0) // blocks
     n = tile // tiles
@@ -83,7 +86,7 @@ def plan_conv_pointers_fwd(
     config = matmul_config("conv_pointers_fwd", POINTERS, x, m, m.N, m.P)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
-    args = fwd_args(x, bias, y, gate_map, z, m, gate)
+    args = fwd_args(x, bias, y, gate_map, z, m, config, gate)
     args |= dict(weight_ptr=weight, H=H, W=W, tiles=tiles, PRECISION=precision(x))
     grid = m.N * tiles * blocks
     each = m.N * tiles

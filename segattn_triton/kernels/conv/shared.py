@@ -85,7 +85,7 @@ def matmul_config(kernel: str, configs: tuple[Config, ...], x: Tensor, m: Maps, 
     return config_for(configs, cycles, kernel, x, **how)
 
 
-def fwd_args(x, bias, y, gate_map, z, m: Maps, gate: Activation) -> dict:
+def fwd_args(x, bias, y, gate_map, z, m: Maps, config: Config, gate: Activation) -> dict:
     return dict(
         x_ptr=x,
         bias_ptr=bias,
@@ -97,4 +97,5 @@ def fwd_args(x, bias, y, gate_map, z, m: Maps, gate: Activation) -> dict:
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import channels_at_once, chunk_at, load_tile, load_vector, num_pixels, store_tile
 from .shared import chain_config
 
@@ -32,9 +33,11 @@ def _chain_fwd_kernel(
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     pid = tl.num_programs(0) - 1 - tl.program_id(0)
     n = pid // tiles
     P = num_pixels(pixels, LAYOUT)
@@ -70,6 +73,7 @@ def plan_chain_fwd(x: Tensor, gc: Tensor | None, z: Tensor, y: Tensor, residual:
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         BLOCK_C=channels_at_once(m.C),
     )
     traffic = dict(x_ptr=(1, 0), gc_ptr=(tiles, 0), z_ptr=(1, 0), y_ptr=(0, 1))

@@ -20,6 +20,7 @@ from ...runtime.maps import accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.target import sms
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.sums import add_chunk, by_lane, store_chunks, sum_lanes
 from ..common.tile import (
     WHOLE,
@@ -57,9 +58,11 @@ def _chain_sums_kernel(
     STAGES: tl.constexpr,
     CHUNKS: tl.constexpr,
     LANES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     n = tl.program_id(0) // share
     first = tl.program_id(0) % share
     P = num_pixels(pixels, LAYOUT)
@@ -108,9 +111,11 @@ def _chain_back_kernel(
     STAGES: tl.constexpr,
     CHUNKS: tl.constexpr,
     LANES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     n = tl.program_id(0) // share
     first = tl.program_id(0) % share
     P = num_pixels(pixels, LAYOUT)
@@ -163,9 +168,11 @@ def _chain_dx_kernel(
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     pid = tl.num_programs(0) - 1 - tl.program_id(0)
     n = pid // tiles
     P = num_pixels(pixels, LAYOUT)
@@ -247,6 +254,7 @@ def plan_chain_sums(
         tiles=tiles,
         share=share,
         GATE=gate,
+        DEPENDENT=config.dependent,
         LANES=sum_lanes(m, block_c, config, x.element_size()),
         STAGES=chain_stages(x.device, x.element_size(), m, config, 2),
     )
@@ -264,6 +272,7 @@ def plan_chain_sums(
         tiles=tiles_back,
         share=share_back,
         POOL=pool,
+        DEPENDENT=config_back.dependent,
         LANES=sum_lanes(m, block_c, config_back, x.element_size()),
         STAGES=chain_stages(x.device, x.element_size(), m, config_back, 1),
     )
@@ -323,6 +332,7 @@ def plan_chain_dx(
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         BLOCK_C=channels_at_once(m.C),
     )
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "z_ptr", "dpools_ptr", "peak_ptr", "found_ptr"), (1, 0))

@@ -19,6 +19,7 @@ from ...tuning.choice import config_for
 from ...tuning.model import REGISTERS, SMS, STEP, Config, space
 from ...tuning.target import capability
 from ..common.activations import Activation
+from ..common.dependent import begin
 
 SPACE = space(BLOCK_P=(64, 128, 256, 512, 1024, 2048, 4096), num_warps=(1, 2, 4, 8))
 ISSUE = 29.6e6  # instructions of threads that all SMs issue in a microsecond, with WARPS warps on each
@@ -53,8 +54,10 @@ def _convolve_fwd_kernel(
     KERNEL: tl.constexpr,
     GATE: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     n, offs_p, row, col = _place(H, W, tiles, BLOCK_P)
     P = H * W
     mask_p = offs_p < P
@@ -89,8 +92,10 @@ def _convolve_bwd_kernel(
     M: tl.constexpr,
     KERNEL: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     n, offs_p, row, col = _place(H, W, tiles, BLOCK_P)
     P = H * W
     TAPS: tl.constexpr = KERNEL * KERNEL
@@ -166,6 +171,7 @@ def plan_convolve_fwd(
         KERNEL=k,
         GATE=gate,
         ACC=accumulator(z),
+        DEPENDENT=config.dependent,
     )
     each = N * tiles
     traffic = dict(pools_ptr=(_reads(H, W, k), 0), weight_ptr=(each, 0), bias_ptr=(each, 0))
@@ -192,6 +198,7 @@ def plan_convolve_bwd(dz: Tensor, pools: Tensor, weight: Tensor, dpools: Tensor 
         M=M,
         KERNEL=k,
         ACC=accumulator(dz),
+        DEPENDENT=config.dependent,
     )
     traffic = dict(dz_ptr=(_reads(H, W, k) + with_dparam, 0), pools_ptr=(1 if with_dparam else 0, 0))
     traffic |= dict(weight_ptr=(0 if dpools is None else each, 0), dpools_ptr=(0, 1), dparam_ptr=(0, 1))

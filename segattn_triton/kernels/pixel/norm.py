@@ -19,6 +19,7 @@ from ...tuning.grids import sharing
 from ...tuning.model import STEP, Config, Footprint, looping, space
 from ...tuning.target import sms
 from ..common.activations import Activation
+from ..common.dependent import begin
 
 SPACE = space(BLOCK=(256, 512, 1024, 2048, 4096, 8192), num_warps=(1, 2, 4, 8))
 MERGE_SPACE = space(BLOCK=(64, 128, 256, 512, 1024, 2048), num_warps=(1, 2, 4, 8))
@@ -33,9 +34,18 @@ def _scale(stats_ptr, EPS: tl.constexpr):
 
 @triton.jit
 def _norm_moments_kernel(
-    z_ptr, partial_ptr, size, tiles, programs, ACC: tl.constexpr, STAGES: tl.constexpr, BLOCK: tl.constexpr
+    z_ptr,
+    partial_ptr,
+    size,
+    tiles,
+    programs,
+    ACC: tl.constexpr,
+    STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """(count, mean, sum of squares about it) of this program's elements, tile by tile (Chan et al. 1979)."""
+    begin(DEPENDENT)
     count = tl.zeros([], ACC)
     mean = tl.zeros([], ACC)
     m2 = tl.zeros([], ACC)
@@ -58,7 +68,8 @@ def _norm_moments_kernel(
 
 
 @triton.jit
-def _norm_merge_kernel(partial_ptr, stats_ptr, rows, ACC: tl.constexpr, BLOCK: tl.constexpr):
+def _norm_merge_kernel(partial_ptr, stats_ptr, rows, ACC: tl.constexpr, DEPENDENT: tl.constexpr, BLOCK: tl.constexpr):
+    begin(DEPENDENT)
     total = tl.zeros([BLOCK], ACC)
     counts = tl.zeros([BLOCK], ACC)
     for row in range(0, rows, BLOCK):
@@ -90,8 +101,10 @@ def _norm_apply_kernel(
     EPS: tl.constexpr,
     GATE: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    begin(DEPENDENT)
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < size
     mean, scale = _scale(stats_ptr, EPS)
@@ -115,8 +128,10 @@ def _norm_sums_kernel(
     EPS: tl.constexpr,
     ACC: tl.constexpr,
     STAGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    begin(DEPENDENT)
     mean, scale = _scale(stats_ptr, EPS)
     dweight = tl.zeros([BLOCK], ACC)
     dbias = tl.zeros([BLOCK], ACC)
@@ -143,9 +158,11 @@ def _norm_bwd_kernel(
     rows,
     EPS: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    begin(DEPENDENT)
     row = tl.arange(0, ROWS)
     dweight = tl.sum(tl.load(partial_ptr + 2 * row, row < rows, other=0.0), 0)
     dbias = tl.sum(tl.load(partial_ptr + 2 * row + 1, row < rows, other=0.0), 0)
@@ -183,7 +200,7 @@ def plan_norm_moments(z: Tensor) -> Plan:
     config, tiles, programs = _config("norm_moments", z, 1, loops=True)
     partial = partials(z, programs, 3)
     args = dict(z_ptr=z, partial_ptr=partial, size=z.numel(), tiles=tiles, programs=programs)
-    args |= dict(ACC=accumulator(z), STAGES=2)
+    args |= dict(ACC=accumulator(z), DEPENDENT=config.dependent, STAGES=2)
     traffic = dict(z_ptr=(1, 0), partial_ptr=(0, 1))
     return Plan(_norm_moments_kernel, args, config, programs, traffic, ("partial",))
 
@@ -195,7 +212,7 @@ def plan_norm_merge(partial: Tensor, stats: Tensor) -> Plan:
         return 2 * STEP * -(-rows // config.blocks["BLOCK"]) + 1e-3 * config.blocks["BLOCK"] / config.num_warps
 
     config = config_for(MERGE_SPACE, microseconds, "norm_merge", partial, C=1, pixels=rows)
-    args = dict(partial_ptr=partial, stats_ptr=stats, rows=rows, ACC=accumulator(partial))
+    args = dict(partial_ptr=partial, stats_ptr=stats, rows=rows, ACC=accumulator(partial), DEPENDENT=config.dependent)
     return Plan(_norm_merge_kernel, args, config, 1, dict(partial_ptr=(5 / 3, 0), stats_ptr=(0, 1)))
 
 
@@ -211,7 +228,7 @@ def plan_norm_apply(
 ) -> Plan:
     config, tiles, _ = _config("norm_apply", z, 1)
     args = dict(z_ptr=z, stats_ptr=stats, weight_ptr=weight, bias_ptr=bias, u_ptr=u, map_ptr=gate_map)
-    args |= dict(size=z.numel(), EPS=eps, GATE=gate, ACC=accumulator(z))
+    args |= dict(size=z.numel(), EPS=eps, GATE=gate, ACC=accumulator(z), DEPENDENT=config.dependent)
     traffic = dict(z_ptr=(1, 0), u_ptr=(0, 1), map_ptr=(0, 1))
     traffic |= dict.fromkeys(("stats_ptr", "weight_ptr", "bias_ptr"), (tiles, 0))
     return Plan(_norm_apply_kernel, args, config, tiles, traffic)
@@ -221,7 +238,15 @@ def plan_norm_sums(du: Tensor, z: Tensor, stats: Tensor, eps: float) -> Plan:
     """Makes partial (programs, 2), of dweight and dbias."""
     config, tiles, programs = _config("norm_sums", z, 2, loops=True)
     args = dict(du_ptr=du, z_ptr=z, stats_ptr=stats, partial_ptr=partials(z, programs, 2))
-    args |= dict(size=z.numel(), tiles=tiles, programs=programs, EPS=eps, ACC=accumulator(z), STAGES=2)
+    args |= dict(
+        size=z.numel(),
+        tiles=tiles,
+        programs=programs,
+        EPS=eps,
+        ACC=accumulator(z),
+        DEPENDENT=config.dependent,
+        STAGES=2,
+    )
     traffic = dict(du_ptr=(1, 0), z_ptr=(1, 0), stats_ptr=(programs, 0), partial_ptr=(0, 1))
     return Plan(_norm_sums_kernel, args, config, programs, traffic, ("partial",))
 
@@ -242,7 +267,7 @@ def plan_norm_bwd(
     rows = partial.shape[0]
     args = dict(du_ptr=du, z_ptr=z, stats_ptr=stats, weight_ptr=weight, partial_ptr=partial, dz_ptr=dz)
     args |= dict(dweight_ptr=dweight, dbias_ptr=dbias, size=z.numel(), rows=rows)
-    args |= dict(EPS=eps, ACC=accumulator(z), ROWS=triton.next_power_of_2(rows))
+    args |= dict(EPS=eps, ACC=accumulator(z), DEPENDENT=config.dependent, ROWS=triton.next_power_of_2(rows))
     traffic = dict(du_ptr=(1, 0), z_ptr=(1, 0), dz_ptr=(0, 1), dweight_ptr=(0, 1), dbias_ptr=(0, 1))
     traffic |= dict.fromkeys(("stats_ptr", "weight_ptr", "partial_ptr"), (tiles, 0))
     return Plan(_norm_bwd_kernel, args, config, tiles, traffic)

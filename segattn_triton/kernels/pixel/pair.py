@@ -14,6 +14,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
+from ..common.dependent import begin
 from ..common.tile import channels_at_once, chunk_at, load_sum, load_tile, num_pixels
 from .shared import chain_config, nothing_yet, squeeze
 
@@ -53,9 +54,11 @@ def _pair_kernel(
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    begin(DEPENDENT)
     n = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
     P = num_pixels(pixels, LAYOUT)
@@ -120,6 +123,7 @@ def plan_pair(
         GATE=gate,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        DEPENDENT=config.dependent,
         BLOCK_C=block_c,
     )
     traffic = dict(x_ptr=(1, 0), zc_ptr=(tiles, 0))
