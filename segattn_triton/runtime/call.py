@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import forward_ad
 
+from .autograd import watched
 from .description import describe
 from .known import SEEN, programs, remember
-from .operator import Call, DifferentiableOp, watched
+from .operator import Call, DifferentiableOp
 from .program import Program, Stale
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..kernels.common.activations import activation
+from . import autograd
+from .autograd import UNWANTED, watched
 from .description import describe
 from .maps import native
 from .run import Run, perform, repeated
@@ -71,8 +73,8 @@ class DifferentiableOp:
         self.maps = set(range(views)) if views else {self.tensors.index(name) for name in maps}
         _implement(self.name, self.run_forward, self._fake_forward)
         _implement(self.name_bwd, self.run_backward, self._fake_backward)
-        self._function, backward = _functions(self)
-        eager = _eager(self, backward)
+        self._function, backward = autograd.functions(self)
+        eager = autograd.eager(self, backward)
         self._apply = super(torch.autograd.Function, eager).apply  # the C apply: a quarter of the overhead
         OPERATORS[self.name] = self
 
@@ -131,12 +133,12 @@ class DifferentiableOp:
         tensors, options = self._named(args)
         native_tensors = self._native(run, tensors)
         made = self.allocate(native_tensors, options)
-        made = [t if t.shape == _UNWANTED and not complete else run.empty(t) for t in made]
+        made = [t if t.shape == UNWANTED and not complete else run.empty(t) for t in made]
         self._forward(run, self.schema.Outputs(*made), native_tensors, options)
         if native_tensors[0] is not tensors[0]:
             expected = self.allocate(tensors, options)
             made = [_in_strides_of(run, e, o) for e, o in zip(expected, made, strict=True)]
-        return [o if complete or o.shape != _UNWANTED else None for o in made]
+        return [o if complete or o.shape != UNWANTED else None for o in made]
 
     def run_backward(self, *arguments):
         return _unpacked(self._gradients(arguments, describe(f"{self.name_bwd} complete", arguments), complete=True))
@@ -170,7 +172,7 @@ class DifferentiableOp:
                     grads[i] = _in_strides_of(run, torch.empty_like(given_tensors[i]), grads[i])
             if not complete:
                 return grads
-            return [run.empty(x_native.new_empty(_UNWANTED)) if g is None else g for g in grads]
+            return [run.empty(x_native.new_empty(UNWANTED)) if g is None else g for g in grads]
 
         return perform(key, given, work)
 
@@ -210,9 +212,6 @@ class DifferentiableOp:
         ]
 
 
-_UNWANTED = (0,)  # the shape of an output that an operator has to have and nobody wants
-
-
 def needs_grad(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a gradient may be wanted; inside a functorch transform a tensor does not show it."""
     if torch._C._are_functorch_transforms_active():
@@ -247,10 +246,6 @@ def _unpacked(tensors: Sequence[Tensor]):
     return tuple(tensors) if len(tensors) > 1 else tensors[0]
 
 
-def _packed(tensors: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tensors if isinstance(tensors, tuple) else (tensors,)
-
-
 def _implement(name: str, implementation: Callable, fake: Callable) -> None:
     for key in ("CUDA", "CPU"):
         library.impl(name, implementation, key)
@@ -258,113 +253,4 @@ def _implement(name: str, implementation: Callable, fake: Callable) -> None:
 
 
 def _complete(grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor]:
-    return [x.new_empty(_UNWANTED) if g is None else g for g in grads]
-
-
-def watched() -> bool:
-    """Whether something else wants to see each call, a mode or the profiler. Otherwise the dispatcher may be passed
-    by, which takes as long as a small kernel."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._autograd._profiler_enabled()
-
-
-def _functions(op: DifferentiableOp) -> tuple[type[torch.autograd.Function], type[torch.autograd.Function]]:
-    """What the compiler and functorch's transforms see: the forward's function, and the backward's."""
-    # the classes close over plain values and operators: torch.compile cannot trace through `op`
-    name, run, run_bwd, num, differentiable = op.name, op.op, op.op_bwd, op.num_tensors, op.differentiable
-    saved, added_by = [op.outputs.index(s) for s in op.saved], _added_by(op)
-
-    class Backward(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*args):
-            return run_bwd(*args)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            pass
-
-        @staticmethod
-        def backward(ctx, *grads):
-            raise RuntimeError(
-                f"{name}: the gradient of a gradient is not implemented by the Triton kernels; "
-                'call with backend="reference" for double backward'
-            )
-
-    class Forward(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*args):
-            return run(*args)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            outputs = output if isinstance(output, tuple) else (output,)
-            ctx.set_materialize_grads(False)
-            ctx.mark_non_differentiable(*outputs[differentiable:])
-            ctx.save_for_backward(*(outputs[i] for i in saved), *inputs[:num])
-            ctx.options = inputs[num:]
-
-        @staticmethod
-        def backward(ctx, *douts):
-            added = added_by(ctx.options)
-            needs = [bool(n) and i != added for i, n in enumerate(ctx.needs_input_grad[:num])]
-            grads = [None] * num
-            if any(needs):
-                args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
-                # a compiled graph raises on a second derivative by itself
-                grads = _packed(run_bwd(*args) if torch.compiler.is_compiling() else Backward.apply(*args))
-            wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
-            if added is not None and ctx.needs_input_grad[added]:
-                wanted[added] = douts[0]
-            return (*wanted, *[None] * len(ctx.options))
-
-    return Forward, Backward
-
-
-def _added_by(op: DifferentiableOp) -> Callable[[Sequence], int | None]:
-    """Of the operator's options: the place of the tensor whose gradient is dy itself."""
-    if op.adds is None:
-        return lambda options: None
-    tensor, option, value = op.adds
-    added, place = op.tensors.index(tensor), op.schema.flat.index(option)
-    return lambda options: added if options[place] == value else None
-
-
-def _eager(op: DifferentiableOp, second: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """The function outside the compiler and functorch's transforms; `second` computes gradients that have none."""
-    num, differentiable = op.num_tensors, op.differentiable
-    saved, added_by = [op.outputs.index(s) for s in op.saved], _added_by(op)
-
-    class Eager(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, key, *args):
-            outputs = op._outputs(args, key) if key is not None else _packed(op.op(*args))
-            ctx.set_materialize_grads(False)
-            ctx.save_for_backward(
-                *[args[0].new_empty(_UNWANTED) if outputs[i] is None else outputs[i] for i in saved], *args[:num]
-            )
-            ctx.mark_non_differentiable(*(o for o in outputs[differentiable : op.returned] if o is not None))
-            ctx.options = args[num:]
-            return op.first(outputs)
-
-        @staticmethod
-        def backward(ctx, *douts):
-            added = added_by(ctx.options)
-            needs = [n and i != added for i, n in enumerate(ctx.needs_input_grad[1 : num + 1])]
-            args = (*douts[:differentiable], *ctx.saved_tensors, *ctx.options, needs)
-            if not any(needs):
-                grads = [None] * num
-            elif torch.compiler.is_compiling():  # compiled autograd traces this, and raises by itself
-                grads = _packed(op.op_bwd(*args))
-            else:
-                transformed = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-                key = None if transformed or watched() else describe(op.name_bwd, args)
-                grads = _packed(second.apply(*args)) if key is None else op._gradients(args, key)
-            wanted = [g if n else None for g, n in zip(grads, needs, strict=True)]
-            if added is not None and ctx.needs_input_grad[added + 1]:
-                wanted[added] = douts[0]
-            return None, *wanted, *[None] * len(ctx.options)
-
-    return Eager
+    return [x.new_empty(UNWANTED) if g is None else g for g in grads]
