@@ -25,15 +25,7 @@ from .mlp import load_weight, mlp_config, splits, tiles_at_once
 @triton.jit
 def _mlp_bwd(
     pid,
-    ds_ptr,
-    dmap_ptr,
-    z_ptr,
-    z1_ptr,
-    w1_ptr,
-    w2_ptr,
-    dz_ptr,
-    dz1_ptr,
-    dpooled_ptr,
+    pointers,
     tiles,
     CIN: tl.constexpr,
     C: tl.constexpr,
@@ -46,6 +38,7 @@ def _mlp_bwd(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    ds_ptr, dmap_ptr, z_ptr, z1_ptr, w1_ptr, w2_ptr, dz_ptr, dz1_ptr, dpooled_ptr = pointers
     K: tl.constexpr = (R + BLOCK_R - 1) // BLOCK_R
     k = pid % K
     n = pid // K
@@ -120,9 +113,9 @@ def _mlp_bwd_kernel(
 ):
     begin(DEPENDENT)
     pid = tl.program_id(0)
-    mlp = (ds_ptr, dmap_ptr, z_ptr, z1_ptr, w1_ptr, w2_ptr, dz_ptr, dz1_ptr, dpooled_ptr, tiles)
+    pointers = (ds_ptr, dmap_ptr, z_ptr, z1_ptr, w1_ptr, w2_ptr, dz_ptr, dz1_ptr, dpooled_ptr)
     if pid < programs:
-        _mlp_bwd(pid, *mlp, CIN, C, R, ACT, GATE, BOTH, ACC, BLOCK_T, BLOCK_R, BLOCK_C)
+        _mlp_bwd(pid, pointers, tiles, CIN, C, R, ACT, GATE, BOTH, ACC, BLOCK_T, BLOCK_R, BLOCK_C)
     elif partial_ptr is not None:
         block = pid - programs
         finish_columns(partial_ptr, out_ptr, tail_ptr, rows, cols, head, row_stride, block, ACC, ROWS, COLS)
