@@ -80,6 +80,10 @@ class Maps(NamedTuple):
         """As kernels name them: `x_stride` of a map x."""
         return {f"{name}_stride": stride for name, stride in self.stride.items()}
 
+    def strides_of(self, *names: str) -> tuple[tuple[int, int], ...]:
+        """As a kernel takes them together: `strides`."""
+        return tuple([self.stride[name] for name in names])
+
     @property
     def pixels(self) -> int:
         """P in the unit that `num_pixels` multiplies back on the device."""

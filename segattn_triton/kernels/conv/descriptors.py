@@ -31,11 +31,8 @@ def _conv_descriptors_fwd_kernel(
     y_ptr,
     map_ptr,
     z_ptr,
-    x_stride,
-    y_stride,
-    H,
-    W,
-    tiles,
+    strides,
+    sizes,
     C: tl.constexpr,
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -46,6 +43,8 @@ def _conv_descriptors_fwd_kernel(
     BLOCK_K: tl.constexpr,
 ):
     begin(DEPENDENT)
+    x_stride, y_stride = strides
+    H, W, tiles = sizes
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     chunks: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
     row = tl.program_id(0) // blocks // tiles
@@ -100,9 +99,7 @@ def plan_conv_descriptors_fwd(
     args |= dict(
         x_desc=TensorDescriptor(x, [m.N, H, W, m.C], x_strides, [1, 1, block_p, block_k]),
         weight_desc=TensorDescriptor(weight, [9, m.C, m.C], [m.C * m.C, m.C, 1], [1, block_c, block_k]),
-        H=H,
-        W=W,
-        tiles=tiles,
+        sizes=(H, W, tiles),
     )
     each = m.N * H * tiles
     starts = [tile * block_p + tap for tile in range(tiles) for tap in (-1, 0, 1)]

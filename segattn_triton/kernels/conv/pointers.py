@@ -29,11 +29,8 @@ def _conv_pointers_fwd_kernel(
     y_ptr,
     map_ptr,
     z_ptr,
-    x_stride,
-    y_stride,
-    H,
-    W,
-    tiles,
+    strides,
+    sizes,
     C: tl.constexpr,
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -45,6 +42,8 @@ def _conv_pointers_fwd_kernel(
     BLOCK_K: tl.constexpr,
 ):
     begin(DEPENDENT)
+    x_stride, y_stride = strides
+    H, W, tiles = sizes
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     tile = tl.program_id(0) // blocks
     n = tile // tiles
@@ -87,7 +86,7 @@ def plan_conv_pointers_fwd(
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
     args = fwd_args(x, bias, y, gate_map, z, m, config, gate)
-    args |= dict(weight_ptr=weight, H=H, W=W, tiles=tiles, PRECISION=precision(x))
+    args |= dict(weight_ptr=weight, sizes=(H, W, tiles), PRECISION=precision(x))
     grid = m.N * tiles * blocks
     each = m.N * tiles
     past = min(tiles * config.blocks["BLOCK_P"] - m.P, W)  # pixels of the row below the image that the last tile holds

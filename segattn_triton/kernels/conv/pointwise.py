@@ -33,10 +33,8 @@ def _conv_library_fwd_kernel(
     bias_ptr,
     y_ptr,
     map_ptr,
-    x_stride,
-    y_stride,
-    pixels,
-    tiles,
+    strides,
+    sizes,
     C: tl.constexpr,
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -46,6 +44,8 @@ def _conv_library_fwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
+    x_stride, y_stride = strides
+    pixels, tiles = sizes
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     n = tl.program_id(0) // blocks // tiles
     offs_c = tl.program_id(0) // tiles % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -65,14 +65,8 @@ def _conv_bwd_kernel(
     dz_ptr,
     direct_ptr,
     db_ptr,
-    dy_stride,
-    dmap_stride,
-    x_stride,
-    z_stride,
-    pixels,
-    tiles,
-    all_tiles,
-    programs,
+    strides,
+    sizes,
     C: tl.constexpr,
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -83,6 +77,8 @@ def _conv_bwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
+    dy_stride, dmap_stride, x_stride, z_stride = strides
+    pixels, tiles, all_tiles, programs = sizes
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     first = tl.program_id(0) // blocks
     offs_c = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -156,7 +152,7 @@ def plan_conv_library_fwd(
     config = _fwd_config(x, m)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     blocks = -(-m.C // config.blocks["BLOCK_C"])
-    args = fwd_args(x, bias, y, gate_map, z, m, config, gate) | dict(pixels=m.pixels, tiles=tiles)
+    args = fwd_args(x, bias, y, gate_map, z, m, config, gate) | dict(sizes=(m.pixels, tiles))
     each = m.N * tiles
     traffic = dict(x_ptr=(1, 0), z_ptr=(1, 0), bias_ptr=(each, 0), y_ptr=(0, 1), map_ptr=(0, 1))
     return Plan(_conv_library_fwd_kernel, args, config, each * blocks, traffic)
@@ -187,11 +183,8 @@ def plan_conv_bwd(
         dz_ptr=dz,
         direct_ptr=direct,
         db_ptr=partials(x, programs, m.C) if with_db else None,
-        **m.strides,
-        pixels=m.pixels,
-        tiles=tiles,
-        all_tiles=m.N * tiles,
-        programs=programs,
+        strides=m.strides_of("dy", "dmap", "x", "z"),
+        sizes=(m.pixels, tiles, m.N * tiles, programs),
         C=m.C,
         GATE=gate,
         LAYOUT=m.layout,

@@ -92,7 +92,7 @@ def fwd_args(x, bias, y, gate_map, z, m: Maps, config: Config, gate: Activation)
         y_ptr=y,
         map_ptr=gate_map,
         z_ptr=z,
-        **m.strides,
+        strides=m.strides_of("x", "y"),
         C=m.C,
         GATE=gate,
         LAYOUT=m.layout,

@@ -25,10 +25,8 @@ def _spatial_fwd_kernel(
     y_ptr,
     logit_ptr,
     map_ptr,
-    x_stride,
-    y_stride,
-    pixels,
-    tiles,
+    strides,
+    sizes,
     C: tl.constexpr,
     K: tl.constexpr,
     POOL: tl.constexpr,
@@ -41,6 +39,8 @@ def _spatial_fwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
+    x_stride, y_stride = strides
+    pixels, tiles = sizes
     n = tl.program_id(0) // tiles
     P = num_pixels(pixels, LAYOUT)
     offs_p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -93,9 +93,8 @@ def plan_spatial_fwd(
         y_ptr=y,
         logit_ptr=logit,
         map_ptr=gate_map,
-        **m.strides,
-        pixels=m.pixels,
-        tiles=tiles,
+        strides=m.strides_of("x", "y"),
+        sizes=(m.pixels, tiles),
         C=m.C,
         K=1 if zc is None else zc.shape[1],
         POOL=pool,

@@ -60,13 +60,9 @@ def _stencil_bwd_kernel(
     dx_ptr,
     dweight_ptr,
     dbias_ptr,
-    dy_stride,
-    dmap_stride,
-    x_stride,
-    dx_stride,
+    strides,
     row_stride,
-    H,
-    w_units,
+    sizes,
     C: tl.constexpr,
     STENCIL: tl.constexpr,
     GATE: tl.constexpr,
@@ -82,7 +78,8 @@ def _stencil_bwd_kernel(
     STAGES: tl.constexpr,
 ):
     begin(DEPENDENT)
-    W = w_units * W_ALIGN
+    dy_stride, dmap_stride, x_stride, dx_stride = strides
+    H, W = sizes[0], sizes[1] * W_ALIGN
     n, h0, offs_w, offs_c = place(H, W, C, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
     h1 = tl.minimum(h0 + BLOCK_H, H)
     mask_c = (offs_c < C)[:, None]
@@ -166,7 +163,7 @@ def plan_stencil_bwd(
         dx_ptr=dx,
         dweight_ptr=partial[:, :head] if with_dweight else None,
         dbias_ptr=partial[:, head:] if with_dbias else None,
-        **m.strides,
+        strides=m.strides_of("dy", "dmap", "x", "dx"),
         row_stride=partial.stride(0),
         **common_args(x, m, geometry, config, stencil, gate),
     )

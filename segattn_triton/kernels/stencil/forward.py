@@ -42,11 +42,8 @@ def _stencil_fwd_kernel(
     bias_ptr,
     y_ptr,
     map_ptr,
-    x_stride,
-    y_stride,
-    map_stride,
-    H,
-    w_units,
+    strides,
+    sizes,
     C: tl.constexpr,
     STENCIL: tl.constexpr,
     GATE: tl.constexpr,
@@ -62,7 +59,8 @@ def _stencil_fwd_kernel(
     STAGES: tl.constexpr,
 ):
     begin(DEPENDENT)
-    W = w_units * W_ALIGN
+    x_stride, y_stride, map_stride = strides
+    H, W = sizes[0], sizes[1] * W_ALIGN
     n, h0, offs_w, offs_c = place(H, W, C, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
     mask_all = (offs_c < C)[:, None] & ((offs_w >= 0) & (offs_w < W))[None, :]
     mask_own = mask_all & own_columns(HALO, BLOCK_W)
@@ -112,7 +110,7 @@ def plan_stencil_fwd(
         bias_ptr=bias,
         y_ptr=y,
         map_ptr=gate_map,
-        **m.strides,
+        strides=m.strides_of("x", "y", "map"),
         **common_args(x, m, geometry, config, stencil, gate),
     )
     blocks_c, tiles_w, strips = geometry.tiles(config)

@@ -168,8 +168,7 @@ def common_args(x: Tensor, m: Maps, geometry: Geometry, config: Config, stencil:
     H, W = x.shape[2:]
     w_align = next(a for a in ALIGNMENTS if W % a == 0)
     return dict(
-        H=H,
-        w_units=W // w_align,
+        sizes=(H, W // w_align),
         C=m.C,
         STENCIL=stencil,
         GATE=gate,
