@@ -110,7 +110,7 @@ ARROWS = {  # layer -> the layers it may import
         "runtime.run",
         "runtime.maps",
     },
-    "runtime.run": {"runtime.known", "runtime.program", "runtime.plan", "runtime.maps"},
+    "runtime.run": {"runtime.known", "runtime.program", "runtime.plan", "runtime.maps", "tuning"},
     "runtime.description": {"runtime.known", "runtime.plan", "tuning"},
     "runtime.graph": {"runtime.operator", "runtime.plan", "runtime.program", "runtime.run", "tuning"},
     "runtime.program": {"runtime.plan"},
