@@ -71,7 +71,7 @@ ARROWS = {  # layer -> the layers it may import
     },
     "acceleration": {"acceleration", "functional", "modules", "reference", "runtime.checks"},
     "modules": {"modules", "functional", "runtime.checks", "reference"},
-    "functional": {"runtime.checks", "runtime.dispatch", "reference"},
+    "functional": {"functional", "runtime.checks", "runtime.dispatch", "reference"},
     "compat": {"compat", "functional", "runtime.checks"},
     "layers": {"acceleration", "functional"},
     "distributed": {"distributed", "functional", "reference", "runtime.dispatch"},

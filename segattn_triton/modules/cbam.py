@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional as F
+from ..functional.values import POOLS, SPATIAL_POOLS
 from ..reference.activations import Spec, activate
 from ..reference.cbam import pools_of_pixels
 from ..reference.channel import pools
@@ -40,7 +41,7 @@ class CBAMChannelAttention(GateModule):
         device=None,
         dtype=None,
     ):
-        check.choice("pool", pool, F.POOLS)
+        check.choice("pool", pool, POOLS)
         hidden = hidden_channels(in_channels, reduction, rule) if hidden is None else hidden
         shown = dict(in_channels=in_channels, hidden=hidden)
         super().__init__(shown, spatial_dims, backend, pool=pool, act=act, gate=gate, ties=ties)
@@ -93,7 +94,7 @@ class CBAMSpatialAttention(GateModule):
         dtype=None,
     ):
         check.odd("kernel_size", kernel_size)
-        check.choice("pool", pool, F.SPATIAL_POOLS)
+        check.choice("pool", pool, SPATIAL_POOLS)
         shown = dict(kernel_size=kernel_size, light=light, norm=norm, momentum=momentum)
         super().__init__(shown, 2, backend, pool=pool, gate=gate, ties=ties)
         factory = dict(device=device, dtype=dtype)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .. import functional as F
+from ..functional.values import POOLS
 from ..reference.activations import Spec
 from ..runtime import checks as check
 from ._gate import GateModule, by_rank
@@ -44,7 +44,7 @@ class SqueezeExcite(GateModule):
         device=None,
         dtype=None,
     ):
-        check.choice("pool", pool, F.POOLS[:3] if norm else F.POOLS)
+        check.choice("pool", pool, POOLS[:3] if norm else POOLS)
         hidden = hidden_channels(in_channels, reduction, rule) if hidden is None else hidden
         shown = dict(in_channels=in_channels, hidden=hidden, norm=norm)
         super().__init__(shown, spatial_dims, backend, pool=pool, act=act, gate=gate, out_act=out_act, ties=ties)

@@ -1,0 +1,45 @@
+"""The operations. Each returns x times a gate, in x's shape, dtype and memory order.
+
+Shared by all of them:
+
+- x is (N, C, *spatial) in float16, bfloat16, float32 or float64, on one device with its parameters, which come in
+  x's dtype or float32. Contiguous and channels_last maps, and channel slices of them, are read as they lie;
+  anything else is copied once.
+- `gate` is a name (sigmoid, hard_sigmoid, tanh, relu, relu_sigmoid, identity), or (name, a, b) with its constants: see
+  `segattn_triton.reference.activations` for the equations. Units: z is a plain number, the gate a factor.
+- `ties`: where a maximum is reached more than once, its gradient goes to the "first" or is "split" evenly.
+- `backend`: None runs Triton on a GPU and the reference elsewhere; "triton" and "reference" run that or raise.
+- `return_map=True` returns (y, map): the gate's values, differentiable. Without it the map is not written.
+- Errors: TypeError for a wrong type or dtype, ValueError for a wrong shape, device or option, naming the argument;
+  RuntimeError where backend="triton" cannot run. A second derivative raises: use backend="reference".
+"""
+
+from .attention_gate import attention_gate
+from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
+from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
+from .local import local_gate, local_pool_gate
+from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .scse import scse
+from .spatial import spatial_gate, spatial_pool_gate
+
+__all__ = [
+    "attention_gate",
+    "cbam",
+    "cbam_channel_gate",
+    "cbam_spatial_gate",
+    "channel_gate",
+    "eca",
+    "local_gate",
+    "local_pool_gate",
+    "neighborhood_attention",
+    "neighborhood_av",
+    "neighborhood_qk",
+    "scse",
+    "spatial_gate",
+    "spatial_pool_gate",
+    "squeeze_excite",
+    "squeeze_excite_norm",
+]
+
+for _name in __all__:  # the place where users find them, and pickles look
+    globals()[_name].__module__ = __name__
