@@ -6,6 +6,6 @@ gate = sharded(functional.scse, mesh["rows"], dim=2)
 y = gate(x, w1, b1, w2, b2, weight, bias)  # x (N, C, rows of this rank, W), y as x
 """
 
-from .sharded import sharded
+from .api import sharded
 
 __all__ = ["sharded"]

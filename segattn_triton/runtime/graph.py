@@ -52,7 +52,6 @@ def _called(op: DifferentiableOp, capability: int, *args: Any):
     with planning_for(capability):
         outputs = op.forward_by(run, [*twins, *args[op.num_tensors :]], complete=True)
     places = [run._place(output) for output in outputs]
-
     tensors = [*given]
     for step in run.steps:
         step(tensors, 0)
@@ -114,7 +113,7 @@ class Part(NamedTuple):
 
     values: Mapping[str, Any]
     expression: str
-    made: str = ""  # the body of a function of the compilation, which the expression calls
+    made: str = ""  # instead: the body of a function of the compilation, which returns it
 
 
 def adapted(plan: Plan) -> tuple[Any, dict[str, Any]]:
@@ -123,16 +122,16 @@ def adapted(plan: Plan) -> tuple[Any, dict[str, Any]]:
     parts = {p.name: _part(p.name, values[p.name], p.is_constexpr) for p in plan.kernel.params}
     arguments = {name: value for part in parts.values() for name, value in part.values.items()}
     arguments = dict(sorted(arguments.items(), key=lambda pair: _order(plan, *pair)))
-    own = plan.kernel.fn
-    made = {f"constant_{name}": part.made for name, part in parts.items() if part.made}
-    made["constant_kernel"] = _imported(own.__module__, own.__name__, own.__name__)
-    handed = ", ".join(f"{name}={part.expression}" for name, part in parts.items())
-    body = f"    # {own.__module__}.{own.__name__} as of {plan.kernel.cache_key}\n    constant_kernel()({handed})\n"
+    own, written = plan.kernel.fn, [(name, part.expression) for name, part in parts.items()]
+    # of one graph's many adapters the functions share one space of names
+    digest = hashlib.sha256(f"{plan.kernel.cache_key} {[*arguments]} {written}".encode()).hexdigest()[:8]
+    made = {f"{name}_{digest}": part.made for name, part in parts.items() if part.made}
+    made[f"kernel_{digest}"] = _returned(own.__name__, {own.__name__: own.__module__})
+    handed = [f"{name}={f'{name}_{digest}()' if part.made else part.expression}" for name, part in parts.items()]
     text = "".join(f"@triton.constexpr_function\ndef {name}():\n{lines}\n\n" for name, lines in made.items())
-    text += f"@triton.jit\ndef KERNEL({', '.join(arguments)}):\n{body}"
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    for name in made:  # one graph has many adapters, and their functions one namespace
-        text = text.replace(f"{name}()", f"{name}_{digest}()")
+    text += f"@triton.jit\ndef {plan.name}_{digest}({', '.join(arguments)}):\n"
+    text += f"    # {own.__module__}.{own.__name__} as of {plan.kernel.cache_key}\n"
+    text += f"    kernel_{digest}()({', '.join(handed)})\n"
     kernel = _compiled(f"{plan.name}_{digest}", text)
     options = {name: value for name, value in plan.config.launch_options.items() if name in PASSED_ON}
     return triton.autotune([triton.Config({}, **options)], key=[])(kernel), arguments
@@ -153,7 +152,8 @@ def _part(name: str, value: Any, is_constant: bool) -> Part:
         return Part({}, repr(value))
     if is_constant:
         modules: dict[str, str] = {}
-        return Part({}, f"constant_{name}()", _returned(_written(value, modules), modules))
+        expression = _written(value, modules)
+        return Part({}, expression, _returned(expression, modules))
     if isinstance(value, tuple):
         values = {f"{name}_{i}": v for i, v in enumerate(value)}
         return Part(values, f"({', '.join(values)},)")
@@ -187,14 +187,10 @@ def _returned(expression: str, modules: Mapping[str, str]) -> str:
     return "".join([*lines, f"    return {expression}\n"])
 
 
-def _imported(module: str, name: str, expression: str) -> str:
-    return _returned(expression, {name: module})
-
-
 @cache
 def _compiled(name: str, text: str) -> triton.JITFunction:
     """The kernel of that source, which Triton asks for."""
-    text, file = text.replace("KERNEL", name), f"<segattn_triton.{name}>"
+    file = f"<segattn_triton.{name}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     names: dict[str, Any] = {"triton": triton, "__name__": __name__}
     exec(compile(text, file, "exec"), names)

@@ -11,6 +11,7 @@ from segattn_triton.runtime.graph import kernel_calls
 PROBLEMS = [
     *((name, "contiguous") for name in ("spatial_gate", "squeeze_excite", "local_gate_depthwise")),
     ("scse", "channels_last"),
+    ("cbam", "channels_last"),
 ]
 
 

@@ -82,7 +82,7 @@ def generated(program) -> str:
 def launched(code: str) -> list[Launch]:
     """What the wrapper launches, compiled from the source that it holds."""
     found = []
-    for call in generating._calls(code):
+    for call in generating._calls(code, {}):
         meta, (config,) = call.tuner.triton_meta, call.tuner.configs
         source = ASTSource(call.tuner.fn, meta["signature"], meta["constants"], meta["configs"][0])
         *arguments, grid, one, other = call.arguments
