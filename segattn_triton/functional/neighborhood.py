@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..runtime import checks as check
+from ..runtime import attention_checks as check
 from ..runtime.dispatch import implementation, recalled
 
 

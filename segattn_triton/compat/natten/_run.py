@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ... import functional
-from ...runtime import checks as check
+from ...runtime import attention_checks as check
+from ...runtime.checks import shape
 from . import _definition as definition
 from ._window import Window, fits, table, vectors
 
@@ -74,7 +75,7 @@ def attention(query, key, value, rpb, window: Window, scale=None, return_lse: bo
     _check_keys("key", key, query, window)
     _check_keys("value", value, query, window)
     if key.shape != value.shape:
-        raise ValueError(f"value: got shape {check.shape(value)}, expected key's {check.shape(key)}")
+        raise ValueError(f"value: got shape {shape(value)}, expected key's {shape(key)}")
     y, lse = definition.attention(query, key, value, rpb, window, _scale(scale, query))
     return (y, lse) if return_lse else y
 
