@@ -1,6 +1,7 @@
 """Blocks that hold the layers of their gates themselves, and take several maps: MAnet's, PAN's, AttentionUnet's."""
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -29,6 +30,10 @@ BLOCKS: dict[str, tuple[Callable, Callable]] = {  # name -> the block, and what 
     "stdc-refinement": (standins.STDCRefinement, lambda: (a_map(8, 4),)),
     "bisenet-fusion": (standins.BiSeNetFusion, lambda: (a_map(3, 4), a_map(5, 4))),
     "bisenet-refinement": (standins.BiSeNetRefinement, lambda: (a_map(8, 4),)),
+    "coincheung-fusion": (standins.CoinFusion, lambda: (a_map(3, 4), a_map(5, 4))),
+    "coincheung-fusion-first": (standins.CoinFusionFirst, lambda: (a_map(3, 4), a_map(5, 4))),
+    "coincheung-refinement": (standins.CoinRefinement, lambda: (a_map(8, 4),)),
+    "coincheung-refinement-first": (lambda: standins.CoinRefinement(first=True), lambda: (a_map(8, 4),)),
     "attention-unet": (standins.AttentionBlock, lambda: (a_map(6, 5), a_map(8, 5))),
 }
 LAYERS = {  # the layers that an adapter reads, by name
@@ -39,6 +44,10 @@ LAYERS = {  # the layers that an adapter reads, by name
     "stdc-refinement": ("conv_attn",),
     "bisenet-fusion": ("gap", "conv_atten"),
     "bisenet-refinement": ("atten_conv_layer",),
+    "coincheung-fusion": ("conv", "bn"),
+    "coincheung-fusion-first": ("conv1", "conv2", "relu", "sigmoid"),
+    "coincheung-refinement": ("conv_atten", "bn_atten"),
+    "coincheung-refinement-first": ("conv_atten", "bn_atten", "sigmoid_atten"),
     "attention-unet": ("W_g", "W_x", "psi", "relu"),
 }
 each_block = pytest.mark.parametrize("kind", BLOCKS)
@@ -152,22 +161,31 @@ def test_a_block_without_its_second_map():
     support.assert_equal(fast(x, skip=None), plain(x, skip=None))
 
 
+def _count(seen: dict[str, int], kind: str, *_) -> None:
+    seen[kind] += 1
+
+
 @each_block
 def test_hooks_inside_are_never_bypassed(kind, calls):
     """On any module inside: the block's own forward runs."""
-    plain, args = made(kind)
+    (plain, args), counted = made(kind), 0
     for name in [name for name, _ in plain.named_modules() if name]:
-        fast, seen = sat.accelerate(copy.deepcopy(plain)).eval(), []
+        own, seen = copy.deepcopy(plain).eval(), {"own": 0, "fast": 0}
+        fast = sat.accelerate(copy.deepcopy(plain)).eval()
         calls.clear()
-        fast.get_submodule(name).register_forward_hook(lambda *_, seen=seen: seen.append(1))
-        support.assert_equal(fast(*args), copy.deepcopy(plain).eval()(*args))
-        assert seen and not calls, name
+        for kind_of, block in (("own", own), ("fast", fast)):
+            hook = functools.partial(_count, seen, kind_of)
+            block.get_submodule(name).register_forward_hook(hook)
+        support.assert_equal(fast(*args), own(*args))
+        assert seen["fast"] == seen["own"] and not calls, name
+        counted += seen["fast"]
+    assert counted
 
 
 @each_block
 def test_left_unlike_what_is_known(kind):
     """Each layer that is read, and each inside of it, replaced by one of another kind; one more child."""
-    names = [name for name, _ in made(kind)[0].named_modules() if name.startswith(LAYERS[kind])]
+    names = [name for name, _ in made(kind)[0].named_modules() if name.split(".")[0] in LAYERS[kind]]
     assert names
     for name in names:
         block, args = made(kind)

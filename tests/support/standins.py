@@ -318,6 +318,65 @@ class BiSeNetFusion(BaseModule):
         return x * self.conv_atten(self.gap(x)) + x
 
 
+class ConvBNReLU(nn.Module):
+    def __init__(self, inputs, outputs, k):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(inputs, outputs, k, padding=k // 2, bias=False), nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.relu(self.bn(self.conv(x)))
+
+
+_BISENET = "lib.models.bisenetv1"
+
+
+@stands_for(f"{_BISENET}.AttentionRefinementModule")
+class CoinRefinement(nn.Module):
+    """CoinCheung's; `first` is the version with its sigmoid as a module."""
+
+    def __init__(self, inputs=8, C=4, first=False):
+        super().__init__()
+        self.conv = ConvBNReLU(inputs, C, 3)
+        self.conv_atten, self.bn_atten = nn.Conv2d(C, C, 1, bias=False), nn.BatchNorm2d(C)
+        if first:
+            self.sigmoid_atten = nn.Sigmoid()
+
+    def forward(self, x):
+        feat = self.conv(x)
+        vector = self.bn_atten(self.conv_atten(F.avg_pool2d(feat, feat.size()[2:])))
+        return torch.mul(feat, self.sigmoid_atten(vector) if "sigmoid_atten" in self._modules else vector.sigmoid())
+
+
+@stands_for(f"{_BISENET}.FeatureFusionModule")
+class CoinFusion(nn.Module):
+    def __init__(self, inputs=8, C=6):
+        super().__init__()
+        self.convblk = ConvBNReLU(inputs, C, 1)
+        self.conv, self.bn = nn.Conv2d(C, C, 1, bias=False), nn.BatchNorm2d(C)
+
+    def forward(self, fsp, fcp):
+        feat = self.convblk(torch.cat([fsp, fcp], dim=1))
+        vector = self.bn(self.conv(torch.mean(feat, dim=(2, 3), keepdim=True)))
+        return torch.mul(feat, vector.sigmoid()) + feat
+
+
+@stands_for(f"{_BISENET}.FeatureFusionModule")
+class CoinFusionFirst(nn.Module):
+    """Of the first version: two layers without a norm."""
+
+    def __init__(self, inputs=8, C=6, Cr=2):
+        super().__init__()
+        self.convblk = ConvBNReLU(inputs, C, 1)
+        self.conv1, self.conv2 = nn.Conv2d(C, Cr, 1, bias=False), nn.Conv2d(Cr, C, 1, bias=False)
+        self.relu, self.sigmoid = nn.ReLU(inplace=True), nn.Sigmoid()
+
+    def forward(self, fsp, fcp):
+        feat = self.convblk(torch.cat([fsp, fcp], dim=1))
+        vector = self.conv2(self.relu(self.conv1(F.avg_pool2d(feat, feat.size()[2:]))))
+        return torch.mul(feat, self.sigmoid(vector)) + feat
+
+
 def _perceptron(C, Cr):
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, Cr, 1), nn.ReLU(), nn.Conv2d(Cr, C, 1), nn.Sigmoid())
 
@@ -342,10 +401,11 @@ class ConvBnRelu(nn.Module):
     def __init__(self, inputs, outputs, k, relu=True):
         super().__init__()
         self.conv, self.bn = nn.Conv2d(inputs, outputs, k, padding=k // 2), nn.BatchNorm2d(outputs)
-        self.activation = nn.ReLU() if relu else nn.Identity()
+        self.activation, self.add_relu, self.interpolate = nn.ReLU(), relu, False
 
     def forward(self, x):
-        return self.activation(self.bn(self.conv(x)))
+        x = self.bn(self.conv(x))
+        return self.activation(x) if self.add_relu else x
 
 
 @stands_for("segmentation_models_pytorch.decoders.pan.decoder.GAUBlock")

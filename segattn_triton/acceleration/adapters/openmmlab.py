@@ -1,8 +1,6 @@
 """OpenMMLab: the SELayer of mmsegmentation, mmpretrain and mmdetection, two ConvModules after a global pool; and of
 mmsegmentation the gates of CGNet, BiSeNetV1 and STDC."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,14 +9,16 @@ from ...reference.activations import GATES, Spec
 from .parts import (
     Parts,
     activation,
+    arguments_of_two,
     given,
     layer,
     part,
     pooled_dims,
+    run_gate,
     sequence,
     spec_of,
     squeeze_excite,
-    squeeze_excite_norm,
+    with_norm,
 )
 from .registry import gate
 
@@ -56,16 +56,6 @@ def _cgnet(m):
     return squeeze_excite(m, "fc.0", "fc.1", "fc.2", "fc.3", dims=(pooled_dims(m, "avg_pool"),))
 
 
-def _arguments_of_two(path: str):
-    """Two maps, whose channels together are those of the first convolution."""
-
-    def made(m: nn.Module, new) -> tuple[Tensor, Tensor]:
-        both = part(m, path).in_channels
-        return new(both // 2), new(both - both // 2)
-
-    return made
-
-
 def _stdc_fusion_forward(block: nn.Module, gates, names: dict, spatial_inputs: Tensor, context_inputs: Tensor):
     (gate,), x = gates, block.conv0(torch.cat([spatial_inputs, context_inputs], dim=1))
     return gate(x, shortcut=x)
@@ -76,7 +66,7 @@ def _stdc_fusion_forward(block: nn.Module, gates, names: dict, spatial_inputs: T
     children="conv0 conv1 conv2",
     attributes="init_cfg",
     inline=_stdc_fusion_forward,
-    arguments=_arguments_of_two("conv0.conv"),
+    arguments=arguments_of_two("conv0.conv"),
 )
 def _stdc_fusion(m):
     _plain_conv_module(m, "conv1")
@@ -89,25 +79,19 @@ def _stdc_fusion(m):
 
 
 def _with_layers(product: Parts, m: nn.Module, path: str, gate: str | Spec) -> Parts:
-    """Beside the product with the vector that the layers at `path` make the whole gate, if its norm is a BatchNorm."""
+    """Beside the product with the vector that the layers at `path` make the whole gate, if they are a convolution and
+    a BatchNorm in this order."""
     child = part(m, path)
     known = {"conv", "bn", *(["activate"] if child.with_activation else [])}
     plain = not (child.with_spectral_norm or child.with_explicit_padding) and child.order == ("conv", "norm", "act")
-    if set(child._modules) != known or not plain or type(child.bn) is not nn.BatchNorm2d:
+    if set(child._modules) != known or not plain:
         return product
-    whole = squeeze_excite_norm(m, f"{path}.conv", f"{path}.bn", None, None, gate, product.dims)
-    return product._replace(more=(whole,))
-
-
-def _run_gate(gates, x: Tensor, vector: Callable[[], Tensor], **maps: Tensor) -> Tensor:
-    """The whole gate; else the product with the vector of its layers."""
-    product, *whole = gates
-    return whole[0](x, **maps) if whole else product(x, source=vector(), **maps)
+    return with_norm(product, m, f"{path}.conv", f"{path}.bn", gate)
 
 
 def _stdc_refinement_forward(block: nn.Module, gates, names: dict, x: Tensor):
     x = block.conv(x)
-    return _run_gate(gates, x, lambda: block.conv_attn(F.avg_pool2d(x, x.shape[2:])))
+    return run_gate(gates, x, lambda: block.conv_attn(F.avg_pool2d(x, x.shape[2:])))
 
 
 @gate(
@@ -126,7 +110,7 @@ def _stdc_refinement(m):
 def _bisenet_refinement_forward(block: nn.Module, gates, names: dict, x: Tensor):
     x = block.conv_layer(x)
     pool, layers, _ = block.atten_conv_layer
-    return _run_gate(gates, x, lambda: layers(pool(x)))
+    return run_gate(gates, x, lambda: layers(pool(x)))
 
 
 @gate(
@@ -145,7 +129,7 @@ def _bisenet_refinement(m):
 
 def _bisenet_fusion_forward(block: nn.Module, gates, names: dict, x_sp: Tensor, x_cp: Tensor):
     x = block.conv1(torch.cat([x_sp, x_cp], dim=1))
-    return _run_gate(gates, x, lambda: block.conv_atten[0](block.gap(x)), shortcut=x)
+    return run_gate(gates, x, lambda: block.conv_atten[0](block.gap(x)), shortcut=x)
 
 
 @gate(
@@ -153,7 +137,7 @@ def _bisenet_fusion_forward(block: nn.Module, gates, names: dict, x_sp: Tensor, 
     children="conv1 gap conv_atten",
     attributes="init_cfg",
     inline=_bisenet_fusion_forward,
-    arguments=_arguments_of_two("conv1.conv"),
+    arguments=arguments_of_two("conv1.conv"),
 )
 def _bisenet_fusion(m):
     sequence(m, "conv_atten", 2)

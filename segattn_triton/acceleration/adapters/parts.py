@@ -1,5 +1,6 @@
 """The parts of a gate, read and checked: layers, activations, pools. What is not as known raises ValueError."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -190,6 +191,34 @@ def given(like: Tensor, gate: Spec, dims: tuple[int, ...]) -> Parts:
     """The parts of y = x * gate(v) for a vector v that a block's own layers compute, batch norm among them, and which
     is the `source`: the perceptron is one layer, the identity. like: a tensor with v's channels first."""
     return Parts((torch.eye(like.shape[0], dtype=like.dtype, device=like.device),), dict(gate=gate), dims)
+
+
+def with_norm(product: Parts, module: nn.Module, w1: str, norm: str, gate: str | Spec) -> Parts:
+    """Beside the product with the vector that a block's layers make, the whole gate, x * gate(norm(w1 pool + b1)), if
+    the norm is a BatchNorm, and not one whose statistics come from other processes."""
+    if type(part(module, norm)) is not nn.BatchNorm2d:
+        return product
+    return product._replace(more=(squeeze_excite_norm(module, w1, norm, None, None, gate, product.dims),))
+
+
+def run_gate(
+    gates: Sequence[Callable], x: Tensor, vector: Callable[[], Tensor], source: Tensor | None = None, **maps: Tensor
+) -> Tensor:
+    """The whole gate of `with_norm`, of x or of a source; else the product with the vector of the layers."""
+    product, *whole = gates
+    if not whole:
+        return product(x, source=vector(), **maps)
+    return whole[0](x, **maps, **({} if source is None else {"source": source}))
+
+
+def arguments_of_two(path: str):
+    """Two maps, whose channels together are those of the first convolution."""
+
+    def made(m: nn.Module, new) -> tuple[Tensor, Tensor]:
+        both = part(m, path).in_channels
+        return new(both // 2), new(both - both // 2)
+
+    return made
 
 
 def window(module: nn.Module, path: str, inputs: int) -> nn.Conv2d:

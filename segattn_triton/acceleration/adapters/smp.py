@@ -6,7 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...reference.activations import ACTS, GATES
-from .parts import Parts, activation, given, layer, pooled_dims, sequence, squeeze_excite
+from .parts import (
+    Parts,
+    activation,
+    given,
+    layer,
+    part,
+    pooled_dims,
+    run_gate,
+    sequence,
+    squeeze_excite,
+    with_norm,
+)
 from .registry import block, gate
 
 _ENCODERS = "segmentation_models_pytorch.encoders"
@@ -98,12 +109,10 @@ def _mfab_half(m: nn.Module, name: str) -> Parts:
 
 
 def _gau_forward(block: nn.Module, gates, names: dict, x: Tensor, y: Tensor):
-    """y, resized, + x * gate(vector of y): the layers of the vector have a batch norm, and run as they are."""
-    (gate,) = gates
+    """y, resized, + x * gate(norm(layer of y))."""
     pool, layers, _ = block.conv1
-    vector = layers(pool(y))
-    y = F.interpolate(y, size=x.shape[2:], mode=block.interpolation_mode, align_corners=block.align_corners)
-    return gate(block.conv2(x), source=vector, shortcut=y)
+    up = F.interpolate(y, size=x.shape[2:], mode=block.interpolation_mode, align_corners=block.align_corners)
+    return run_gate(gates, block.conv2(x), lambda: layers(pool(y)), source=y, shortcut=up)
 
 
 @gate(
@@ -115,5 +124,8 @@ def _gau_forward(block: nn.Module, gates, names: dict, x: Tensor, y: Tensor):
 )
 def _gau(m):
     sequence(m, "conv1", 3)
-    weight, _ = layer(m, "conv1.1.conv")
-    return given(weight, activation(m, "conv1.2", GATES), (pooled_dims(m, "conv1.0"),))
+    (weight, _), layers = layer(m, "conv1.1.conv"), part(m, "conv1.1")
+    gate = activation(m, "conv1.2", GATES)
+    product = given(weight, gate, (pooled_dims(m, "conv1.0"),))
+    plain = layers._modules.keys() == {"conv", "bn", "activation"} and not (layers.add_relu or layers.interpolate)
+    return with_norm(product, m, "conv1.1.conv", "conv1.1.bn", gate) if plain else product
