@@ -67,13 +67,16 @@ def squeeze_excite_norm(
 def norm_over_images(h: Tensor, b: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float):
     """(h + b - mean) / sqrt(var + eps) * weight + bias over the rows, and (2 R,) the means and the biased variances.
 
-    b goes with the mean, and has no gradient but zeros: it is left out of the sums, where it would cost digits.
+    b goes with the mean, and its gradient is zero whatever the others are: it is left out of the sums, where it would
+    cost digits. Where it is not finite, nothing is.
     """
     var, mean = torch.var_mean(h, 0, correction=0)
     u = (h - mean) * torch.rsqrt(var + eps) * weight
     u = u if bias is None else u + bias
     stats = torch.cat([mean if b is None else mean + b, var]).detach()
-    return u if b is None else u + (b - b), stats
+    if b is not None:
+        u = torch.where(torch.zeros_like(u, dtype=torch.bool), b, u + (b - b).detach())
+    return u, stats
 
 
 def asked(y: Tensor, gate_map: Tensor, stats: Tensor, return_map: bool, return_stats: bool):

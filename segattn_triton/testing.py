@@ -153,7 +153,7 @@ def _module_matches(
 ) -> list[Match]:
     rows = [r for r in ROWS if type(module) is r.module]
     if len(rows) > 1:
-        rows = [r for r in rows if r.fits(*_row_tensors(r, module, inputs[0]))]
+        rows = [r for r in rows if r.fits(*_row_tensors(r, module, inputs[0], maps))]
     row = rows[0] if rows else None
     dtype = inputs[0].dtype
     labels: list[str] = []
@@ -182,9 +182,10 @@ def _module_matches(
     return [compare(*values) for values in zip(labels, got, exact, errors, strict=True)]
 
 
-def _row_tensors(row: Op, module: nn.Module, x: Tensor) -> list[Tensor | None]:
-    state = dict(module.named_parameters())
-    return [x, *(state.get(key) for key in row.parameters.values())]
+def _row_tensors(row: Op, module: nn.Module, x: Tensor, maps: Mapping[str, Tensor]) -> list[Tensor | None]:
+    state, given = dict(module.named_parameters()), {**maps, row.maps[0]: x}
+    names = [name.removesuffix("?") for name in row.inputs]
+    return [given.get(name, state.get(row.parameters.get(name))) for name in names]
 
 
 def assert_matches_reference(

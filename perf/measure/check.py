@@ -47,8 +47,9 @@ def cases(ops, *, gpu: bool) -> Iterator[Problem]:
 
 
 def _problem(op: str, dtype: str, layout: str, N: int, C: int, S: tuple[int, ...]) -> Problem:
-    """With as many pixels along each axis as the row needs."""
-    return Problem(op, dtype, layout, N, C, tuple(max(s, BY_NAME[op].smallest) for s in S))
+    """With as many images, and as many pixels along each axis, as the row needs."""
+    row = BY_NAME[op]
+    return Problem(op, dtype, layout, max(N, row.fewest), C, tuple(max(s, row.smallest) for s in S))
 
 
 def run(case: Problem, device="cpu", backend: str = "triton", maps=(False, True)) -> Outcome:

@@ -72,6 +72,35 @@ def effective_best(x: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
     return x * torch.sigmoid(torch.addmm(b1, x.mean((2, 3)), w1.T))[:, :, None, None]
 
 
+def squeeze_norm_listing(x, w1, b1, norm_weight, norm_bias, w2, b2, source, shortcut) -> Tensor:
+    """timm's, with the norm of ReXNet between its layers, in training; added to a third map as above."""
+    h = F.conv2d(F.adaptive_avg_pool2d(source, 1), w1[:, :, None, None], b1)
+    h = F.relu(F.batch_norm(h, None, None, norm_weight, norm_bias, training=True))
+    return shortcut + x * torch.sigmoid(F.conv2d(h, w2[:, :, None, None], b2))
+
+
+def squeeze_norm_best(x, w1, b1, norm_weight, norm_bias, w2, b2, source, shortcut) -> Tensor:
+    h = torch.relu(_normed(torch.addmm(b1, source.mean((2, 3)), w1.T), 0, norm_weight, norm_bias))
+    return shortcut + x * torch.sigmoid(torch.addmm(b2, h, w2.T))[:, :, None, None]
+
+
+def _normed(h: Tensor, axes, weight: Tensor, bias: Tensor) -> Tensor:
+    """A batch norm as a reduction and a product, which Inductor fuses with what is beside them."""
+    var, mean = torch.var_mean(h, axes, correction=0, keepdim=True)
+    return (h - mean) * (torch.rsqrt(var + 1e-5) * weight) + bias
+
+
+def effective_norm_listing(x: Tensor, w1: Tensor, b1: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
+    """BiSeNet's: the mean, a 1x1 convolution on one pixel, its norm in training, sigmoid, product."""
+    h = F.conv2d(x.mean((2, 3), keepdim=True), w1[:, :, None, None], b1)
+    return x * torch.sigmoid(F.batch_norm(h, None, None, norm_weight, norm_bias, training=True))
+
+
+def effective_norm_best(x: Tensor, w1: Tensor, b1: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
+    h = _normed(torch.addmm(b1, x.mean((2, 3)), w1.T), 0, norm_weight, norm_bias)
+    return x * torch.sigmoid(h)[:, :, None, None]
+
+
 def eca_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The means as a signal of C samples, convolved; sigmoid, product with its expansion."""
     z = F.conv1d(x.mean((2, 3))[:, None], weight, bias, padding=weight.shape[2] // 2)
@@ -113,6 +142,19 @@ def cbam_spatial_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x * torch.sigmoid(F.conv2d(maps, weight, bias, padding=weight.shape[2] // 2))
 
 
+def cbam_spatial_norm_listing(x, weight, bias, norm_weight, norm_bias) -> Tensor:
+    """The authors', with the norm of their convolution, in training."""
+    maps = torch.cat([torch.max(x, 1)[0].unsqueeze(1), torch.mean(x, 1).unsqueeze(1)], 1)
+    z = F.conv2d(maps, weight, bias, padding=weight.shape[2] // 2)
+    return x * torch.sigmoid(F.batch_norm(z, None, None, norm_weight, norm_bias, training=True))
+
+
+def cbam_spatial_norm_best(x, weight, bias, norm_weight, norm_bias) -> Tensor:
+    maps = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)
+    z = F.conv2d(maps, weight, bias, padding=weight.shape[2] // 2)
+    return x * torch.sigmoid(_normed(z, (0, 1, 2, 3), norm_weight, norm_bias))
+
+
 def cbam_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """One half after the other, the map between them in memory."""
     return cbam_spatial_listing(cbam_channel_listing(x, w1, b1, w2, b2), weight, bias)
@@ -120,6 +162,15 @@ def cbam_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weig
 
 def cbam_best(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return cbam_spatial_best(cbam_channel_best(x, w1, b1, w2, b2), weight, bias)
+
+
+def cbam_norm_listing(x, w1, b1, w2, b2, weight, bias, norm_weight, norm_bias) -> Tensor:
+    """The authors' block in training."""
+    return cbam_spatial_norm_listing(cbam_channel_listing(x, w1, b1, w2, b2), weight, bias, norm_weight, norm_bias)
+
+
+def cbam_norm_best(x, w1, b1, w2, b2, weight, bias, norm_weight, norm_bias) -> Tensor:
+    return cbam_spatial_norm_best(cbam_channel_best(x, w1, b1, w2, b2), weight, bias, norm_weight, norm_bias)
 
 
 def light_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -200,6 +251,10 @@ RIVALS = {
     "channel_gate": Rivals(channel_listing, channel_best),
     "squeeze_excite": Rivals(squeeze_listing, squeeze_best),
     "effective_se": Rivals(effective_listing, effective_best),
+    "squeeze_excite_norm": Rivals(squeeze_norm_listing, squeeze_norm_best),
+    "effective_se_norm": Rivals(effective_norm_listing, effective_norm_best),
+    "cbam_spatial_gate_norm": Rivals(cbam_spatial_norm_listing, cbam_spatial_norm_best),
+    "cbam_norm": Rivals(cbam_norm_listing, cbam_norm_best),
     "eca": Rivals(eca_listing, eca_best),
     "cbam_channel_gate": Rivals(cbam_channel_listing, cbam_channel_best),
     "cbam_spatial_gate": Rivals(cbam_spatial_listing, cbam_spatial_best),

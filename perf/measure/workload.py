@@ -97,10 +97,12 @@ class Workload:
 
     @cached_property
     def _exact(self) -> dict[str, Tensor] | None:
-        """The reference in float64: of a photograph everything, else what belongs to the last image."""
-        images = slice(None) if self.point.inputs == "photo" else slice(-1, None)
-        whole = zip(self.names, (t.detach() for t in self.inputs), strict=True)
-        some = [t[images] if name in self.row.maps else t for name, t in whole]
+        """The reference in float64: of a photograph everything, and of what is normalised over the batch; else what
+        belongs to the last image."""
+        whole = self.point.inputs == "photo" or self.row.over_batch
+        images = slice(None) if whole else slice(-1, None)
+        given = zip(self.names, (t.detach() for t in self.inputs), strict=True)
+        some = [t[images] if name in self.row.maps else t for name, t in given]
         sizes = self.sizes | {"N": some[0].shape[0]}
         if self.row.count_flops(sizes)[self.backward] > EXACT_FLOPS:
             return None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...acceleration.swap import Accelerated
-from ...catalog import BY_NAME, Op, Problem
+from ...catalog import BY_NAME, ROWS, Op, Problem
 from ...compiled import plans_of
 from ...runtime.maps import is_channels_last, native
 from ...runtime.operator import OPERATORS
@@ -19,7 +19,7 @@ from ..measure.backends import Cpu
 from ..options import Usage
 from .tuner import Tuner, refusal
 
-WINDOW = ("kernel_size", "dilation", "scale")  # options of an operator that the rows do not vary
+UNVARIED = ("kernel_size", "dilation", "scale", "spatial_pool", "act", "residual", "eps")  # options, by some rows
 
 
 def tune_model(
@@ -66,10 +66,12 @@ def captured(model: nn.Module, example: Sequence[Tensor]) -> list[tuple[str, Pro
                 found.append((inside.names[-1] if inside.names else "", problem))
             return func(*args, **(kwargs or {}))
 
-    hooks = []
+    hooks, ours = [], None
     for name, module in model.named_modules():
-        ours = type(module).__module__.startswith("segattn_triton.") or isinstance(module, Accelerated)
-        if ours:  # a hook on its children would change what it runs
+        if ours is not None and (ours == "" or name.startswith(f"{ours}.")):
+            continue  # a hook on a gate's children would change what it runs
+        if type(module).__module__.startswith("segattn_triton.") or isinstance(module, Accelerated):
+            ours = name
             hooks.append(module.register_forward_pre_hook(lambda m, args, name=name: inside.names.append(name)))
             hooks.append(module.register_forward_hook(lambda m, args, out: inside.names.clear(), always_call=True))
     try:
@@ -85,10 +87,13 @@ def _problem_of(name: str, args: Sequence) -> Problem | None:
     """The problem of a call of an operator, None of one that no row of the catalog describes."""
     if name not in OPERATORS or name not in BY_NAME:
         return None
-    row, (tensors, options) = BY_NAME[name], OPERATORS[name].schema.named(args)
-    if len(row.inputs) != len(tensors) or not row.fits(*tensors) or not set(row.options) <= set(options._fields):
+    tensors, options = OPERATORS[name].schema.named(args)
+    alike = [BY_NAME[name], *(r for r in ROWS if r.op is BY_NAME[name].op)]
+    row = next((r for r in alike if r.fits(*tensors) and set(r.options) <= set(options._fields)), None)
+    if row is None:
         return None
-    keywords = {k: getattr(options, k) for k in (*row.options, *WINDOW) if k in options._fields}
+    tensors = tensors[: len(row.inputs)]
+    keywords = {k: getattr(options, k) for k in options._fields if k in row.options or k in UNVARIED}
     sizes = _sizes(row, tensors)
     x, given = row.as_map(next(iter(row.inputs.values())), tensors[0]), [t for t in tensors[1:] if t is not None]
     N, C, *S = x.shape

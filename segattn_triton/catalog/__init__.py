@@ -1,8 +1,7 @@
 """The table of operations, which tests, perf and docs read, and the problems of its rows."""
 
-from .norms import NORMED
 from .problem import Problem, make_inputs
 from .rows import ROWS, Op, row_of
 from .windows import BY_NAME, WINDOWS
 
-__all__ = ["BY_NAME", "NORMED", "ROWS", "WINDOWS", "Op", "Problem", "make_inputs", "row_of"]
+__all__ = ["BY_NAME", "ROWS", "WINDOWS", "Op", "Problem", "make_inputs", "row_of"]

@@ -1,12 +1,13 @@
-"""The operations with a norm over the batch. Their images depend on each other, so that they are rows by themselves:
-what tests say of one image, and of an image among others, is true of `rows.ROWS` alone.
+"""The rows of gates with a norm over the batch, each from its row without one.
+
+What is true of an image whatever is beside it is not true of these: see `Op.over_batch`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from .. import flops, functional, modules, reference
-from .row import Case
-from .windows import BY_NAME
+from .row import Case, Op
 
 BISENET_TRAINING = (  # CoinCheung's BiSeNetV1, 8 crops of 1024 x 1024 a GPU
     Case("bisenetv1-arm16-1024", 8, 128, (64, 64), 128),
@@ -17,53 +18,70 @@ REXNET_TRAINING = (  # timm's rexnet_100 at 512 x 512
     Case("rexnet100-stage6", 16, 1044, (16, 16), 87),
 )
 
-_SE, _CBAM, _SPATIAL = (BY_NAME[name] for name in ("squeeze_excite", "cbam", "cbam_spatial_gate"))
 _FIRST = {"x": "N C *S", "w1": "Cr Cs", "b1?": "Cr", "norm_weight": "Cr", "norm_bias?": "Cr"}
+NORMED = "a checkpoint has a batch norm in its gate"
 _WINDOW = {"norm_weight": "1", "norm_bias?": "1"}
 
-NORMED = (
-    replace(
-        _SE,
-        name="squeeze_excite_norm",
-        op=functional.squeeze_excite_norm,
-        reference=reference.squeeze_excite_norm,
-        inputs={**_FIRST, "w2": "C Cr", "b2?": "C", "source?": "N Cs *T", "shortcut?": "N C *S"},
-        parameters={**_SE.parameters, "norm_weight": "bn.weight", "norm_bias": "bn.bias"},
-        options={**_SE.options, "pool": ("avg", "max", "avgmax")},
-        flops=flops.squeeze_excite_norm,
-        fixed={**_SE.fixed, "norm": True},
-        equation="y = out_act(x * gate(W2 act(norm(W1 pool(source) + b1)) + b2) + shortcut)",
-        paper="Han et al. 2021, arXiv:2007.00992 (ReXNet)",
-        cases=REXNET_TRAINING,
-    ),
-    replace(
-        _SE,
-        name="effective_se_norm",
-        op=functional.squeeze_excite_norm,
-        reference=reference.squeeze_excite_norm,
-        module=modules.EffectiveSE,
-        inputs={**_FIRST, "w1": "C C", "b1?": "C", "norm_weight": "C", "norm_bias?": "C"},
-        parameters={"w1": "fc.weight", "b1": "fc.bias", "norm_weight": "bn.weight", "norm_bias": "bn.bias"},
-        options={"gate": _SE.options["gate"]},
-        flops=flops.squeeze_excite_norm,
-        passes=(3, 4),
-        fixed={"gate": "sigmoid", "norm": True},
-        equation="y = x * gate(norm(W1 pool(x) + b1))",
-        paper="Yu et al. 2018, arXiv:1808.00897 (BiSeNet's ARM)",
-        cases=BISENET_TRAINING,
-    ),
-    replace(
-        _SPATIAL,
-        name="cbam_spatial_gate_norm",
-        inputs={**_SPATIAL.inputs, **_WINDOW},
-        fixed={"kernel_size": 3},
-        cases=_SPATIAL.cases[:1],
-    ),
-    replace(
-        _CBAM,
-        name="cbam_norm",
-        inputs={**_CBAM.inputs, **_WINDOW},
-        fixed={"reduction": 2, "kernel_size": 3},
-        cases=_CBAM.cases[:1],
-    ),
-)
+
+def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
+    excite, window, both = (rows[name] for name in ("squeeze_excite", "cbam_spatial_gate", "cbam"))
+    return (
+        replace(
+            excite,
+            name="squeeze_excite_norm",
+            op=functional.squeeze_excite_norm,
+            reference=reference.squeeze_excite_norm,
+            inputs={**_FIRST, "w2": "C Cr", "b2?": "C", "source?": "N Cs *T", "shortcut?": "N C *S"},
+            parameters={**excite.parameters, "norm_weight": "bn.weight", "norm_bias": "bn.bias"},
+            options={**excite.options, "pool": ("avg", "max", "avgmax")},
+            flops=flops.squeeze_excite_norm,
+            fixed={**excite.fixed, "norm": True},
+            fewest=2,
+            equation="y = out_act(x * gate(W2 act(norm(W1 pool(source) + b1)) + b2) + shortcut)",
+            use=f"{NORMED}: ReXNet in training",
+            paper="Han et al. 2021, arXiv:2007.00992 (ReXNet)",
+            cases=REXNET_TRAINING,
+        ),
+        replace(
+            excite,
+            name="effective_se_norm",
+            op=functional.squeeze_excite_norm,
+            reference=reference.squeeze_excite_norm,
+            module=modules.EffectiveSE,
+            inputs={**_FIRST, "w1": "C C", "b1?": "C", "norm_weight": "C", "norm_bias?": "C"},
+            parameters={"w1": "fc.weight", "b1": "fc.bias", "norm_weight": "bn.weight", "norm_bias": "bn.bias"},
+            options={"gate": excite.options["gate"]},
+            flops=flops.squeeze_excite_norm,
+            passes=(3, 4),
+            fixed={"gate": "sigmoid", "norm": True},
+            fewest=2,
+            equation="y = x * gate(norm(W1 pool(x) + b1))",
+            attends_to="channels, by what the whole image holds, without a bottleneck",
+            use=f"{NORMED}: BiSeNet's and STDC's branches in training",
+            paper="Yu et al. 2018, arXiv:1808.00897 (BiSeNet's ARM)",
+            cases=BISENET_TRAINING,
+        ),
+        replace(
+            window,
+            name="cbam_spatial_gate_norm",
+            inputs={**window.inputs, **_WINDOW},
+            parameters={**window.parameters, "norm_weight": "bn.weight", "norm_bias": "bn.bias"},
+            fixed={**window.fixed, "norm": True},
+            equation="y = x * gate(norm(conv_kxk(max_c x, mean_c x) + b))",
+            use=f"{NORMED}: the authors' and timm's in training",
+            cases=window.cases[:1],
+        ),
+        replace(
+            both,
+            name="cbam_norm",
+            inputs={**both.inputs, **_WINDOW},
+            parameters={
+                **both.parameters,
+                **{"norm_weight": "spatial.bn.weight", "norm_bias": "spatial.bn.bias"},
+            },
+            fixed={**both.fixed, "norm": True},
+            equation="y = x' * gate(norm(conv_kxk(max_c x', mean_c x') + b)), x' as of cbam",
+            use=f"{NORMED}: the authors' and timm's in training",
+            cases=both.cases[:1],
+        ),
+    )

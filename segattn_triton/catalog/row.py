@@ -5,6 +5,7 @@ wherever its channels stand: "N *S heads D" is a view of a map of heads * D chan
 marks it optional. The first value of each option is the default.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Op:
     derived: Callable[[Sizes], Sizes] = lambda sizes: {}  # sizes that follow from the others where they are not given
     floor: Callable[[Sizes, int], tuple[int, int]] | None = None  # bytes at least moved, where shapes do not say it
     smallest: int = 1  # pixels along an axis that the defaults need
+    fewest: int = 1  # images that there have to be
     keeps_y: bool = False  # for the backward
     gates: int = 1  # whose product x is multiplied by
 
@@ -67,6 +69,11 @@ class Op:
     def is_gate(self) -> bool:
         """y = x * gate, of any gate: a sign, a zero, a subnormal of x shows in y, and x alone decides its shape."""
         return "gate" in self.options
+
+    @property
+    def over_batch(self) -> bool:
+        """Normalised by statistics of the batch: what an image gets depends on the others, and one value has none."""
+        return "norm_weight" in self.inputs
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -129,12 +136,10 @@ class Op:
         return t.permute(order).flatten(1, outer + inner)
 
     def fits(self, *tensors: Tensor | None) -> bool:
-        """Whether these tensors, in the order of `inputs`, have this row's shapes."""
+        """Whether these tensors, in the order of `inputs`, have this row's shapes; any may be None."""
         sizes: dict[str, Any] = {}
-        for t, spec in zip(tensors, self.inputs.values(), strict=False):
-            if t is not None and not _bind(spec, tuple(t.shape), sizes):
-                return False
-        return True
+        pairs = itertools.zip_longest(self.inputs.values(), tensors)
+        return all(t is None or (spec and _bind(spec, tuple(t.shape), sizes)) for spec, t in pairs)
 
     def floor_bytes(self, sizes: Sizes, itemsize: int) -> tuple[int, int]:
         """Each input once and each output once: (forward, backward). The backward reads dy, too."""

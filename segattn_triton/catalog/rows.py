@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import flops, functional, modules, reference
 from ..reference.activations import ACTS, GATES, OUT_ACTS
+from .norms import with_norms
 from .row import Case, Op, Sizes
 
 
@@ -411,6 +412,7 @@ ROWS = (
         cases=NEIGHBORHOODS,
     ),
 )
+ROWS += with_norms({row.name: row for row in ROWS})
 
 
 def row_of(op: Callable, *tensors: Tensor | None) -> Op:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import assert_equal, each_option, each_row, names, outputs_and_gradients, problem, with_norm
+from support import assert_equal, each_image_apart, each_option, each_row, names, outputs_and_gradients, problem
 
 
 @each_option
@@ -13,15 +13,8 @@ def test_runs(row, options):
         assert_equal(got, expected)
 
 
-@with_norm
-def test_runs_with_a_norm(row):
-    first, second = (outputs_and_gradients(row.op, problem(row, N=3), backend="triton") for _ in range(2))
-    for got, expected in zip(second, first, strict=True):
-        assert_equal(got, expected)
-
-
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@each_row
+@each_image_apart
 def test_batch_invariance(row, layout):
     """y, the map and the gradients of maps of an image depend neither on the other images nor on its place among them.
 

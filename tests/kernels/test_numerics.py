@@ -14,13 +14,12 @@ from support import (
     each_option,
     each_row,
     names,
-    option_sets,
+    over_batch,
     problem,
-    with_norm,
     without,
 )
 
-from segattn_triton.catalog import BY_NAME, NORMED
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.kernels.conv import descriptors
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
@@ -29,8 +28,6 @@ from segattn_triton.testing import LAYOUTS, make_inputs
 from segattn_triton.tuning import choice as tuning
 from segattn_triton.tuning.model import space
 from segattn_triton.tuning.target import planning_for
-
-BY_NORM = {row.name: row for row in NORMED}
 
 
 @each_dtype
@@ -64,7 +61,9 @@ def test_optional_inputs_left_out(row):
         assert_right(row, *without(row, inputs, absent))
 
 
-@pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite", "cbam_channel_gate", "cbam"])
+@pytest.mark.parametrize(
+    "name", ["channel_gate", "squeeze_excite", "squeeze_excite_norm", "cbam_channel_gate", "cbam", "cbam_norm"]
+)
 def test_one_layer(name):
     row = BY_NAME[name]
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):
@@ -73,7 +72,7 @@ def test_one_layer(name):
 
 @each_dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
-@with_norm
+@over_batch
 def test_norm_over_the_batch(row, layout, dtype):
     """Whichever gradients are wanted; and far from zero, where a variance as a difference of squares would be lost."""
     inputs = problem(row, S=(3, 5), N=4, dtype=dtype, layout=layout)
@@ -87,30 +86,23 @@ def test_norm_over_the_batch(row, layout, dtype):
         )
 
 
-@each_dtype
-@pytest.mark.parametrize("row", NORMED[:2], ids=lambda row: row.name)
-def test_options_beside_a_norm(row, dtype):
-    for options in option_sets(row):
-        assert_right(row, *problem(row, S=(3, 5), N=5, dtype=dtype, seed=3), **options)
-
-
 @pytest.mark.parametrize("N", [2, 3, 17, 130])
 def test_images_of_a_norm(N):
     """More of them than a block, and two, which differ by little or by much from the others."""
-    row, sizes = BY_NORM["squeeze_excite_norm"], {"N": N, "C": 9, "S": (2,), "Cr": 40, "Cs": 7, "T": (2, 1)}
+    row, sizes = BY_NAME["squeeze_excite_norm"], {"N": N, "C": 9, "S": (2,), "Cr": 40, "Cs": 7, "T": (2, 1)}
     assert_right(row, *make_inputs(row, sizes, device=DEVICE))
     assert_right(row, *without(row, make_inputs(row, sizes | {"Cr": 9}, device=DEVICE), ("w2", "b2")))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@with_norm
+@over_batch
 def test_as_many_channels_as_pools(row, layout):
     """What is saved of the pixels has then as many values as the map, but not its strides."""
     for C in (1, 2):
         assert_right(row, *problem(row, C=C, layout=layout))
 
 
-@with_norm
+@over_batch
 def test_statistics_of_the_norm(row):
     """Mean and biased variance, in float32 or wider, whatever the map; without a gradient."""
     for dtype in (torch.bfloat16, torch.float64):

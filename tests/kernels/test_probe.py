@@ -17,12 +17,11 @@ from support import (
     problem,
     reserved,
     sizes_of,
-    with_norm,
     without,
 )
 
 from segattn_triton import compiled, functional, testing
-from segattn_triton.catalog import BY_NAME, NORMED, ROWS, WINDOWS
+from segattn_triton.catalog import BY_NAME, ROWS, WINDOWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
@@ -259,26 +258,14 @@ def test_attention_gates_that_do_not_fit_on_chip(sizes, dtype, layout, record_pr
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ["channel_gate", "squeeze_excite", "cbam_channel_gate", "cbam"])
+@pytest.mark.parametrize(
+    "name", ["channel_gate", "squeeze_excite", "squeeze_excite_norm", "cbam_channel_gate", "cbam", "cbam_norm"]
+)
 def test_one_layer(name, layout, record_property):
     row = BY_NAME[name]
     inputs = testing.make_inputs(row, sizes_of(row, **SIZES[0] | {"Cr": 5}), layout=layout)
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):
         assert_no_faults(row, without(row, inputs, absent), record_property)
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@with_norm
-def test_norm_over_the_batch(row, layout, record_property):
-    """Also where a program takes several tiles, and where only some gradients are wanted."""
-    for sms, sizes in ((SMS, SIZES[0]), (1, TILES | {"S": (33, 35)})):
-        inputs = testing.make_inputs(row, sizes_of(row, **sizes), layout=layout)
-        with planning_for(90, sms):
-            assert_no_faults(row, inputs, record_property, **row.both)
-            optional = [name.removesuffix("?") for name in row.inputs if name.endswith("?")]
-            assert_no_faults(row, without(row, inputs, optional), record_property)
-            for wanted in names(row):
-                assert_no_faults(row, inputs, record_property, [name == wanted for name in names(row)])
 
 
 @each_dense_variant
@@ -364,8 +351,6 @@ def test_no_kernel_is_forgotten(monkeypatch):
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16))
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)
-    for row in NORMED:
-        plan(row.op, testing.make_inputs(row, sizes_of(row, **SIZES[0])))
     for variant in local_dense.VARIANTS:
         monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto", variant=variant: variant)
         plan(functional.local_gate, testing.make_inputs(BY_NAME["local_gate"], SIZES[1], layout="channels_last"))

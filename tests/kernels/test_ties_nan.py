@@ -78,13 +78,13 @@ def test_not_finite(row, options, value):
     expected = row.reference(*inputs, **row.both, **options)
     for a, b in zip(got, expected, strict=True):
         assert_same_kind(a, b)
-    assert got[0][1].isfinite().all()
+    assert row.over_batch or got[0][1].isfinite().all()
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @each_option_of_gates
 def test_not_finite_gradients(row, options, value):
-    """Not finite wherever the reference's are, and untouched in the other image.
+    """Not finite wherever the reference's are, and untouched in the other image, which a norm over both is not.
 
     No more is promised: a NaN where a gate is flat is dropped by torch or not by its position, because torch's vector
     and scalar code differ, and the gradient of a tap that sees an infinity only from outside the image may be NaN.
@@ -94,8 +94,9 @@ def test_not_finite_gradients(row, options, value):
     expected = outputs_and_gradients(row.reference, inputs, **options)
     for a, b in zip(got[2:], expected[2:], strict=True):
         assert not (a.isfinite() & ~b.isfinite()).any()
-    assert got[2][1].isfinite().all()
-    torch.testing.assert_close(got[2][1], expected[2][1], rtol=1e-4, atol=1e-5)
+    if not row.over_batch:
+        assert got[2][1].isfinite().all()
+        torch.testing.assert_close(got[2][1], expected[2][1], rtol=1e-4, atol=1e-5)
 
 
 @each_gate

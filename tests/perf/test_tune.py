@@ -365,10 +365,15 @@ def test_a_models_gates_are_tuned(tmp_path):
 
 GATES = {
     "PAN's, of a smaller map": lambda x: functional.squeeze_excite(
-        x, torch.randn(2, 4), None, torch.randn(6, 2), source=torch.randn(1, 4, 2, 3), shortcut=x, backend="triton"
+        x, torch.randn(2, 4), None, torch.randn(6, 2), source=torch.randn(2, 4, 2, 3), shortcut=x, backend="triton"
     ),
     "of one layer": segattn_triton.EffectiveSE(6, backend="triton"),
     "ECA": segattn_triton.ECA(6, kernel_size=5, backend="triton"),
+    "CBAM, its norm over the batch": segattn_triton.CBAM(6, 2, 3, backend="triton"),
+    "CBAM, its norm folded": segattn_triton.CBAM(6, 2, 3, backend="triton").eval(),
+    "light CBAM": segattn_triton.CBAM(6, 2, 3, act="silu", light=True, norm=False, backend="triton"),
+    "SE with a norm": segattn_triton.SqueezeExcite(6, hidden=2, norm=True, backend="triton"),
+    "one layer with a norm": segattn_triton.EffectiveSE(6, norm=True, backend="triton"),
     "scSE": segattn_triton.SCSE(6, reduction=3, backend="triton"),
     "dense": segattn_triton.LocalAttention(6, backend="triton"),
     "maximum": segattn_triton.LocalPoolAttention("max", backend="triton"),
@@ -384,7 +389,7 @@ GATES = {
 @pytest.mark.parametrize("name", GATES)
 def test_the_problem_of_a_call_launches_what_the_call_does(name):
     """So that what is tuned for it is what it looks for."""
-    x = torch.randn(1, 6, 6, 7, requires_grad=True)
+    x = torch.randn(2, 6, 6, 7, requires_grad=True)
     with recorded() as plans:
         y = GATES[name](x)
         leaves = [x, *(GATES[name].parameters() if isinstance(GATES[name], nn.Module) else ())]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import Calls, assert_equal, each_operation, each_option, each_row, outputs_and_gradients, problem, sizes_of
+from support import Calls, assert_equal, each_option, each_row, outputs_and_gradients, problem, sizes_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,13 +26,13 @@ def _detached(value):
 
 
 @each_layout
-@each_operation
+@each_row
 def test_opcheck(row, layout):
     for func, args, _ in calls(row, layout):
         torch.library.opcheck(func, args)
 
 
-@each_operation
+@each_row
 def test_flops_are_counted(row):
     """torch's counter sees in an operator what the catalog states."""
     inputs, sizes = problem(row), sizes_of(row, (5, 6), 5, 2)
@@ -48,7 +48,7 @@ def test_opcheck_of_an_empty_batch(row):
         torch.library.opcheck(func, args)
 
 
-@each_operation
+@each_row
 def test_opcheck_with_gradient(row):
     inputs = [t.requires_grad_() for t in problem(row, S=(3, 4))]
     ((func, args, _), *_) = calls(row)

@@ -34,7 +34,7 @@ import triton
 from triton.runtime.jit import JITCallable
 
 from segattn_triton import compiled as static
-from segattn_triton.catalog import BY_NAME, NORMED
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf.account import loops
 from segattn_triton.runtime.plan import Plan
 from segattn_triton.tuning.model import REGISTERS
@@ -86,7 +86,7 @@ def jobs() -> list[Job]:
     named = [
         Job(row.name, case.name, dtype, layout, arch)
         for arch in ARCHES
-        for row in (*BY_NAME.values(), *NORMED)
+        for row in BY_NAME.values()
         for case, dtype, layout in itertools.product(row.cases, DTYPES, LAYOUTS)
         if (arch, dtype) != (75, "bfloat16")
     ]
@@ -101,7 +101,7 @@ def drawn(commit: str) -> list[Job]:
 
 def plans_of(job: Job) -> tuple[list[Plan], frozenset[int]]:
     """What a job launches, and the sizes of its feature maps."""
-    row = next(row for row in (*BY_NAME.values(), *NORMED) if row.name == job.row)
+    row = BY_NAME[job.row]
     sizes = next(case.sizes for case in row.cases if case.name == job.case)
     both = static.plans(row, sizes, getattr(torch, job.dtype), job.layout, job.arch, **dict(job.options))
     return list(itertools.chain(*both)), static.map_sizes(row, sizes)

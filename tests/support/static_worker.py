@@ -20,7 +20,7 @@ import triton.language as tl
 
 from segattn_triton import compiled as static
 from segattn_triton import functional
-from segattn_triton.catalog import BY_NAME, NORMED
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.catalog.problem import make_map
 from segattn_triton.ops.local_dense import local_gate_dense
 from segattn_triton.runtime.plan import Plan
@@ -39,8 +39,7 @@ def unchosen(question: tuple[str, str]) -> tuple[list[str], int]:
 
     Such a config may spill: the tuner times it.
     """
-    name = question[0]
-    row = next((row for row in NORMED if row.name == name), None) or BY_NAME[name]
+    row = BY_NAME[question[0]]
     draw = zlib.crc32(" ".join(question).encode())
     case = row.cases[draw % len(row.cases)]
     dtype, layout = getattr(torch, DTYPES[draw % 3]), LAYOUTS[draw // 3 % 2]
@@ -60,7 +59,8 @@ def unchosen(question: tuple[str, str]) -> tuple[list[str], int]:
             compiled = static.compile_plan(plan, 90)
             faults = [f for f in compiled.faults(static.map_sizes(row, case.sizes)) if not f.endswith(ALLOWED)]
             wrong += [
-                f"{name} {case.name} {dtype} {layout}: {plan.name} {plan.config.launch_options}: {f}" for f in faults
+                f"{row.name} {case.name} {dtype} {layout}: {plan.name} {plan.config.launch_options}: {f}"
+                for f in faults
             ]
     return wrong, len(forced)
 
@@ -137,7 +137,7 @@ def dependent(name: str) -> tuple[list[str], list[str]]:
     A word after the row's name is the variant of its forward.
     """
     name, _, variant = name.partition(" ")
-    row = BY_NAME.get(name) or next(row for row in NORMED if row.name == name)
+    row = BY_NAME[name]
     if variant:
         row = replace(row, op=partial(_dense_gate, variant))
     wrong, sizes = [], row.cases[0].sizes

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segattn_triton.catalog import NORMED, ROWS, Op
+from segattn_triton.catalog import ROWS, Op
 from segattn_triton.ops.local_dense import VARIANTS
 from segattn_triton.testing import LAYOUTS, make_inputs, matches
 
@@ -29,7 +29,8 @@ properties: dict[str, set[str]] = defaultdict(set)  # what passing tests recorde
 
 GATES = [row for row in ROWS if row.is_gate]
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-each_operation = pytest.mark.parametrize("row", [*ROWS, *NORMED], ids=lambda row: row.name)
+each_image_apart = pytest.mark.parametrize("row", [r for r in ROWS if not r.over_batch], ids=lambda row: row.name)
+over_batch = pytest.mark.parametrize("row", [r for r in ROWS if r.over_batch], ids=lambda row: row.name)
 each_gate = pytest.mark.parametrize("row", GATES, ids=lambda row: row.name)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 
@@ -74,11 +75,9 @@ def problem(
 
 
 def sizes_of(row: Op, S: Sequence[int], C: int, N: int, Cr: int = 0) -> dict:
-    """With as many pixels along each axis as the row needs."""
+    """With as many images, if any, and as many pixels along each axis as the row needs."""
+    N = max(N, row.fewest) if N else 0
     return {"N": N, "C": C, "S": tuple(max(s, row.smallest) for s in S), "Cr": Cr or max(1, C // 2)}
-
-
-with_norm = pytest.mark.parametrize("row", NORMED, ids=lambda row: row.name)
 
 
 def names(row: Op) -> list[str]:

@@ -78,6 +78,9 @@ def _batch_norm_fwd_kernel(
     bias = tl.zeros([BLOCK_R], ACC)
     if bias_ptr is not None:
         bias += load_vector(bias_ptr, offs_r, R, ACC)
+    if b1_ptr is not None:
+        b1 = load_vector(b1_ptr, offs_r, R, ACC)
+        bias += b1 - b1  # NaN where b1 is not finite
     for n in range(0, images, BLOCK_N):
         offs, mask = _rows(n, images, offs_r, R, BLOCK_N)
         hhat = _load_apart(h_ptr, first, mean, n, images, offs_r, R, BLOCK_N) * scale[None, :]
@@ -88,7 +91,7 @@ def _batch_norm_fwd_kernel(
             tl.store(u_ptr + offs, u, mask)
     mean += first
     if b1_ptr is not None:
-        mean += load_vector(b1_ptr, offs_r, R, ACC)
+        mean += b1
     tl.store(stats_ptr + offs_r, mean, offs_r < R)
     tl.store(stats_ptr + R + offs_r, var, offs_r < R)
 

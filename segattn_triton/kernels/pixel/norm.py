@@ -267,7 +267,7 @@ def plan_norm_bwd(
     rows = partial.shape[0]
     args = dict(du_ptr=du, z_ptr=z, stats_ptr=stats, weight_ptr=weight, partial_ptr=partial, dz_ptr=dz)
     args |= dict(dweight_ptr=dweight, dbias_ptr=dbias, size=z.numel(), rows=rows)
-    args |= dict(EPS=eps, ACC=accumulator(z), DEPENDENT=config.dependent, ROWS=triton.next_power_of_2(rows))
+    args |= dict(EPS=eps, ACC=accumulator(z), DEPENDENT=config.dependent, ROWS=triton.next_power_of_2(max(rows, 1)))
     traffic = dict(du_ptr=(1, 0), z_ptr=(1, 0), dz_ptr=(0, 1), dweight_ptr=(0, 1), dbias_ptr=(0, 1))
     traffic |= dict.fromkeys(("stats_ptr", "weight_ptr", "partial_ptr"), (tiles, 0))
-    return Plan(_norm_bwd_kernel, args, config, tiles, traffic)
+    return Plan(_norm_bwd_kernel, args, config, max(tiles, 1), traffic)  # of no pixel the gradients are zero
