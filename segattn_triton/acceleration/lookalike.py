@@ -79,7 +79,7 @@ def _returns(layers: list[nn.Module]) -> bool:
 def inline(block: nn.Module) -> Iterator[tuple[str, str]]:
     """(the child it begins with, why it is left) of what looks like a gate among the layers of a block's forward."""
     forward = getattr(type(block), "forward", None)
-    if _is_of_torch(block) or not isinstance(forward, FunctionType) or not _multiplies(forward):
+    if _is_of_torch(block) or not isinstance(forward, FunctionType) or not multiplies(forward):
         return
     names, children = set(forward.__code__.co_names), block._modules.items()
     kinds = [m for _, m in children if m is not None]
@@ -110,7 +110,7 @@ def _of_its_own(block: nn.Module, layers: str) -> str:
     )
 
 
-def _multiplies(forward: FunctionType) -> bool:
+def multiplies(forward: FunctionType) -> bool:
     products = (
         i for i in dis.get_instructions(forward) if i.opname.startswith(("BINARY_OP", "BINARY_MUL", "INPLACE_MUL"))
     )

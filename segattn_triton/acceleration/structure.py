@@ -12,10 +12,11 @@ from torch import Tensor, fx, nn
 from ..modules._children import folded, uses_batch
 from ..reference.activations import ACTS, GATES, Spec
 from . import trial
-from .adapters import Gate, Parts, activation, is_window, layer, part, window
+from .adapters import Gate, Parts, activation, layer, part, squeeze_excite_norm, window
+from .lookalike import multiplies
 from .swap import plain_class
 from .term import Term, X
-from .terms import ENDS, LAYERS, Terms, axes_of, name_of
+from .terms import ENDS, LAYERS, Terms, axes_of, is_any_window, name_of
 from .traced import MODULE_ATTRIBUTES, Unknown, is_of_torch, trace
 from .twomaps import NORMS, attention, takes_two_maps
 
@@ -34,15 +35,16 @@ def is_candidate(module: nn.Module) -> bool:
     layers = [m for m in leaves if type(m) in LAYERS]
     if not 1 <= len(layers) <= 3 or not all(map(_is_small, layers)):
         return False
-    may_have_norms = takes_two_maps(module) or any(map(is_window, layers))
-    norms = [m for m in leaves if isinstance(m, NORMS)] if may_have_norms else []
+    norms = [m for m in leaves if isinstance(m, NORMS)]
+    if norms and not any(multiplies(type(m).forward) for m in module.modules() if not is_of_torch(m)):
+        return False  # a layer with its norm, of which a model has many
     weights, held = list(module.parameters()), {id(p) for m in (*layers, *norms) for p in m.parameters()}
     return all(id(p) in held for p in weights) and sum(p.numel() for p in weights) <= MOST_WEIGHTS
 
 
 def _is_small(m: nn.Module) -> bool:
     along = isinstance(m, nn.Conv1d) and (m.in_channels, m.out_channels) == (1, 1)
-    return isinstance(m, nn.Linear) or along or set(m.kernel_size) == {1} or is_window(m)
+    return isinstance(m, nn.Linear) or along or set(m.kernel_size) == {1} or is_any_window(m)
 
 
 def recognised(module: nn.Module) -> Gate:
@@ -63,8 +65,10 @@ def recognised(module: nn.Module) -> Gate:
             raise ValueError("what its forward reads has changed since it was traced: its own forward runs")
         return reader(m)
 
-    if norm := _norm_of(term):
-        return Gate(kernel, guarded, way="structure", inline=_unless_folded(norm), arguments=_one_map(reader))
+    pixels, folded_only = _norms_of(term)
+    if pixels or folded_only:
+        keeps = _keeps_its_own(pixels, folded_only)
+        return Gate(kernel, guarded, way="structure", inline=keeps, arguments=_one_map(reader))
     return Gate(kernel, guarded, way="structure")
 
 
@@ -113,26 +117,39 @@ def _reader(term: Term, dims: int) -> tuple[str, Reader]:
     if inner.kind == "along" and inner.of[0] == Term("pool", how=("avg", "first")) and not shortcut:
         path, circular = inner.how
         return "eca", lambda m: Parts(_along(m, path), dict(circular=circular, gate=_spec(m, gate, GATES)), (dims,))
-    layers, act, (pool, ties) = _perceptron(inner)
+    layers, act, (pool, ties), (norm, last) = _perceptron_with_norms(inner)
 
     def read(m: nn.Module) -> Parts:
-        tensors = tuple(t for path in layers for t in layer(m, path))
-        options = dict(pool=pool, ties=ties, gate=_spec(m, gate, GATES), **shortcut)
-        return Parts(tensors, options if len(layers) == 1 else {**options, "act": _spec(m, act, ACTS)}, (dims,))
+        options = dict(pool=pool, ties=ties, **shortcut)
+        gated, second = _spec(m, gate, GATES), () if len(layers) == 1 else _folded(m, layers[1], last)
+        between = None if len(layers) == 1 else _spec(m, act, ACTS)
+        if norm and pool != "avg+max":
+            parts = squeeze_excite_norm(m, layers[0], norm, between, second, gated, (dims,))
+            return parts._replace(options={**parts.options, **options})
+        options |= dict(gate=gated) | ({} if between is None else {"act": between})
+        return Parts((*_folded(m, layers[0], norm), *second), options, (dims,))
 
     return "squeeze_excite", read
+
+
+def _folded(m: nn.Module, path: str, norm: str | None) -> tuple[Tensor, Tensor | None]:
+    """A layer, and the norm behind it, if there is one, by its running statistics."""
+    if norm is not None and part(m, norm).running_mean is None:
+        raise ValueError(f"its child {norm!r} has no running statistics")
+    return layer(m, path) if norm is None else folded(part(m, path), part(m, norm))
 
 
 def _pooled_pixels(product: Term, residual: bool) -> tuple[str, Reader]:
     """CBAM, or its gate of the pixels alone."""
     gate, inner = _split(product.of[0])
-    path, norm, spatial_pool, ties = inner.how
+    path, norm, how, ties = inner.how
+    maps, spatial_pool = (1, "max,mean") if how == "half" else (2, how)
     if not product.of[1:]:
         if residual:
             raise Unknown("its gate of the pixels has a shortcut")
         options = dict(pool=spatial_pool, ties=ties)
         return "cbam_spatial_gate", lambda m: _with_window(
-            m, path, norm, (), {**options, "gate": _spec(m, gate, GATES)}
+            m, path, norm, maps, (), {**options, "gate": _spec(m, gate, GATES)}
         )
     first, mlp = _split(product.of[1].of[0])
     layers, act, (pool, channel_ties) = _perceptron(mlp)
@@ -146,14 +163,14 @@ def _pooled_pixels(product: Term, residual: bool) -> tuple[str, Reader]:
         weights = [t for path in layers for t in layer(m, path)]
         options = dict(pool=pool, spatial_pool=spatial_pool, ties=ties, gate=gated, residual=residual)
         options |= dict(act=_spec(m, act, ACTS)) if len(layers) == 2 else {}
-        return _with_window(m, path, norm, (*weights, *[None] * (4 - len(weights))), options)
+        return _with_window(m, path, norm, maps, (*weights, *[None] * (4 - len(weights))), options)
 
     return "cbam", read
 
 
-def _with_window(m: nn.Module, path: str, norm: str | None, before: tuple, options: dict) -> Parts:
+def _with_window(m: nn.Module, path: str, norm: str | None, maps: int, before: tuple, options: dict) -> Parts:
     """The parts with the convolution of the pixels, and its norm: folded, or that of the batch."""
-    conv, bn = window(m, path, 2), None if norm is None else part(m, norm)
+    conv, bn = window(m, path, maps), None if norm is None else part(m, norm)
     if bn is None:
         return Parts((*before, conv.weight, conv.bias), options, (2,))
     if not uses_batch(bn):
@@ -164,19 +181,33 @@ def _with_window(m: nn.Module, path: str, norm: str | None, before: tuple, optio
     return Parts(tensors, {**options, "eps": bn.eps}, (2,), norm=bn)
 
 
-def _norm_of(term: Term) -> str | None:
+def _norms_of(term: Term) -> tuple[str | None, tuple[str, ...]]:
+    """The path of the norm of the pixels' convolution, and those of norms that are folded, and else not taken: behind
+    the second layer of a perceptron, or in one that is of two pools."""
     product = term.of[0] if term.kind == "residual" else term
-    inner = _split(product.of[0])[1]
-    return inner.how[1] if inner.kind == "window" else None
+    inner = _split(product.of[0])[1] if product.kind == "product" else X
+    if inner.kind == "window":
+        return inner.how[1], ()
+    if inner.kind not in ("layer", "normed"):
+        return None, ()
+    _, _, (pool, _), (first, last) = _perceptron_with_norms(inner)
+    return None, tuple(norm for norm in (first if pool == "avg+max" else None, last) if norm)
 
 
-def _unless_folded(path: str) -> Callable:
-    """The forward of a gate with a norm: its own where the gradient of a folded norm would be a sum that cancels."""
+def _keeps_its_own(pixels: str | None, folded_only: tuple[str, ...]) -> Callable:
+    """The forward of a gate with norms: its own where a norm is of the batch that no kernel takes, or where the
+    gradient of a folded norm of the pixels would be a sum that cancels."""
+
+    def keeps(block: nn.Module) -> bool:
+        if any(uses_batch(part(block, path)) for path in folded_only):
+            return True
+        norm = None if pixels is None else part(block, pixels)
+        learns = norm is not None and norm.weight is not None and norm.weight.requires_grad
+        return learns and torch.is_grad_enabled() and not uses_batch(norm)
 
     def forward(block: nn.Module, gates, names: dict, *args, **kwargs):
-        norm, maps = part(block, path), (*args, *kwargs.values())
-        learns = torch.is_grad_enabled() and norm.weight is not None and norm.weight.requires_grad
-        if len(maps) != 1 or (learns and not uses_batch(norm)):
+        maps = (*args, *kwargs.values())
+        if len(maps) != 1 or keeps(block):
             return type(block)._segattn_plain.forward(block, *args, **kwargs)
         return gates[0](*maps)
 
@@ -222,15 +253,30 @@ def _split(term: Term) -> tuple[str | Spec, Term]:
 
 def _perceptron(term: Term) -> tuple[list[str], str | Spec, tuple[str, str]]:
     """The paths of one or two layers in order, the activation between them, and the pool before."""
+    layers, act, pool, norms = _perceptron_with_norms(term)
+    if any(norms):
+        raise Unknown("the perceptron of its channels has a norm beside another gate")
+    return layers, act, pool
+
+
+def _perceptron_with_norms(term: Term):
+    """The same, and the paths of the norms behind the first layer and the second, None where there is none."""
+    (path, norm), inner = _layer(term)
+    if inner.kind == "pool":
+        return [path], _IDENTITY, inner.how, (norm, None)
+    act, inner = _split(inner)
+    (first, first_norm), inner = _layer(inner)
+    if inner.kind != "pool":
+        raise Unknown("its gate is more than two layers after a pool")
+    return [first, path], act, inner.how, (first_norm, norm)
+
+
+def _layer(term: Term) -> tuple[tuple[str, str | None], Term]:
+    """The paths of a layer and of its norm, and what it is of."""
+    norm, term = (term.how, term.of[0]) if term.kind == "normed" else (None, term)
     if term.kind != "layer":
         raise Unknown("its gate is not made by a layer")
-    layers, act, inner = [term.how], _IDENTITY, term.of[0]
-    if inner.kind != "pool":
-        act, inner = _split(inner)
-        if inner.kind != "layer" or inner.of[0].kind != "pool":
-            raise Unknown("its gate is more than two layers after a pool")
-        layers, inner = [inner.how, *layers], inner.of[0]
-    return layers, act, inner.how
+    return (term.how, norm), term.of[0]
 
 
 _IDENTITY: Spec = ("identity", 0.0, 0.0)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..reference.activations import ACTIVATIONS
 from .adapters import is_window, layer, pools_to_one, spec_of
-from .term import Term, Value, X, across, is_map, is_of_pixels, is_vector, of_both_pools, pair
+from .term import Term, Value, X, across, added, is_map, is_of_pixels, is_vector, of_both_pools, pair, weighted
 from .traced import Unknown
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -21,7 +21,7 @@ SIDES = (5, 7, 3)  # of the map on which the nodes run
 def axes_of(module: nn.Module) -> int:
     """The spatial axes of the map, by the layers and pools."""
     sizes = {"1d": 1, "2d": 2, "3d": 3}
-    names = [type(m).__name__[-2:] for m in module.modules() if not isinstance(m, nn.Conv1d)]
+    names = [type(m).__name__[-2:] for m in module.modules() if not isinstance(m, nn.Conv1d | nn.BatchNorm1d)]
     return next((sizes[name] for name in names if name in sizes), 2)
 
 
@@ -30,7 +30,7 @@ class Terms:
 
     def __init__(self, twin: nn.Module, graph: fx.Graph):
         self.twin, self.graph, self.values = twin, graph, {}
-        layers = [m for m in twin.modules() if isinstance(m, LAYERS) and not is_window(m)]
+        layers = [m for m in twin.modules() if isinstance(m, LAYERS) and not is_any_window(m)]
         first = layers[0] if layers else None
         any_number = first is None or (isinstance(first, nn.Conv1d) and first.in_channels == 1)
         self.channels = 6 if any_number else first.in_features if isinstance(first, nn.Linear) else first.in_channels
@@ -113,7 +113,21 @@ class Terms:
             return pooled or (across(given, name, value) if len(node.all_input_nodes) == 1 else None)
         if len(node.all_input_nodes) > 1:
             return None
-        return self._hard_sigmoid(name, args, given.term) or self._activated(name, args, kwargs, given)
+        return (
+            self._hard_sigmoid(name, args, given.term)
+            or self._weighted(name, node, given.term)
+            or self._activated(name, args, kwargs, given)
+        )
+
+    def _weighted(self, name: str, node: fx.Node, given: Term) -> Term | None:
+        """A pool, or a sum of pools, times a number or over one."""
+        numbers = [a for a in node.args if type(a) in (int, float)]
+        if len(node.args) != 2 or len(numbers) != 1 or node.kwargs:
+            return None
+        over = name in ("truediv", "div") and node.args[1] is numbers[0] and numbers[0] != 0
+        if name != "mul" and not over:
+            return None
+        return weighted(given, 1 / numbers[0] if over else numbers[0])
 
     def _hard_sigmoid(self, name: str, args: tuple, given: Term) -> Term | None:
         """relu6(z + 3) / 6, as it is written where torch's is not used: the sum, the clip, the quotient."""
@@ -133,10 +147,14 @@ class Terms:
         if isinstance(m, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d):
             whole = value.numel() == 2 * self.channels and set(_tuple(m.output_size)) == {1}
             return Term("pool", how=("max", "first")) if given.term is X and whole else None
-        if is_window(m) and given.term.kind == "pair":
-            return Term("window", given.term.of, (path, None, *given.term.how))
+        if given.term.kind in ("pair", "half"):
+            known = is_window(m, 1 if given.term.kind == "half" else 2)
+            how = given.term.how if given.term.kind == "pair" else ("half", given.term.how)
+            return Term("window", given.term.of, (path, None, *how)) if known else None
         if type(m) is nn.BatchNorm2d and given.term.kind == "window" and given.term.how[1] is None:
             return given.term._replace(how=(given.term.how[0], path, *given.term.how[2:]))
+        if type(m) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            return Term("normed", (given.term,), path) if given.term.kind == "layer" else None
         if isinstance(m, nn.Conv1d) and (m.in_channels, m.out_channels) == (1, 1) and given.value.shape[1:2] == (1,):
             padded = {"zeros": False, "circular": True}.get(m.padding_mode)
             odd = m.kernel_size[0] % 2 == 1 and m.padding == (m.kernel_size[0] // 2,)
@@ -204,8 +222,9 @@ class Terms:
     def _of_two(self, name: str, maps: list[Value], value: Tensor) -> Term | None:
         """A map times its gate, sums of gated maps, the larger of two; the sum of a perceptron of two pools."""
         terms = [v.term for v in maps]
-        if name == "add" and maps[0].value.shape == maps[1].value.shape == value.shape and is_vector(terms[0]):
-            return of_both_pools(*terms)
+        if name == "add" and maps[0].value.shape == maps[1].value.shape == value.shape:
+            if found := added(*terms) or (of_both_pools(*terms) if is_vector(terms[0]) else None):
+                return found
         if value.shape != self.x.shape:
             return None
         at = next((i for i, t in enumerate(terms) if is_map(t) and terms[1 - i].kind not in _MAPS), None)
@@ -248,6 +267,11 @@ def name_of(node: fx.Node) -> str:
         return f"the module {node.target}"
     name = node.target if isinstance(node.target, str) else node.target.__name__
     return _SYNONYMS.get(name, name)
+
+
+def is_any_window(m: nn.Module) -> bool:
+    """A convolution of the pair of maps, or of half their sum."""
+    return is_window(m) or (is_window(m, 1) and m.kernel_size != (1, 1))
 
 
 def _tuple(size) -> tuple:

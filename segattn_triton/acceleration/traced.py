@@ -7,7 +7,7 @@ where one of them changes, the graph is no longer what the module computes.
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import NamedTuple
@@ -15,11 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from .names import PLAIN, codes, why_unknown
+
 _TORCH = str(Path(torch.__file__).parent)
 _SWITCHES = tuple(str(Path(_TORCH, name)) for name in ("autograd", "amp", "utils"))
 _PLAIN = tuple(str(Path(_TORCH, name)) for name in ("fx", "nn", "functional.py", "_jit_internal.py", "_tensor.py"))
 MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those that every module has
-_VALUES = (bool, int, float, str, type(None))
 
 
 class Unknown(ValueError):
@@ -42,7 +43,7 @@ class Read(NamedTuple):
         for path, values in self.attributes.items():
             holder = _at(module, path)
             for name, value in values.items():
-                now = getattr(holder, name, _VALUES)
+                now = getattr(holder, name, PLAIN)
                 if type(now) is not type(value) or now != value:
                     return False
         for path, functions in self.methods.items():
@@ -78,12 +79,12 @@ def trace(module: nn.Module) -> tuple[fx.Graph, Read]:
     forwards = _forwards(module)
     twin = copy.deepcopy(module, {id(t): _without_values(t) for t in (*module.parameters(), *module.buffers())})
     for path, inner in list(twin.named_modules()):
-        if not is_of_torch(inner):
-            inner.__class__ = _watched(type(inner), path, read)
-    codes = {code for forward in forwards for code in _codes(forward.__code__)}
+        if not isinstance(inner, torch.jit.ScriptModule):
+            inner.__class__ = _watched(type(inner), path, read, is_of_torch(inner))
+    own = {code for forward in forwards for code in codes(forward.__code__)}
     calls: list[str] = []
     before = sys.getprofile()
-    sys.setprofile(lambda frame, event, function: _note(frame, event, function, codes, calls))
+    sys.setprofile(lambda frame, event, function: _note(frame, event, function, own, calls))
     try:
         graph = fx.Tracer().trace(twin)
     except Unknown:
@@ -101,7 +102,7 @@ def trace(module: nn.Module) -> tuple[fx.Graph, Read]:
                 raise Unknown(f"its forward changes self.{name}")
     read.methods.setdefault("", {})["forward"] = type(module).forward
     for forward in forwards:
-        names = {name for code in _codes(forward.__code__) for name in code.co_names}
+        names = {name for code in codes(forward.__code__) for name in code.co_names}
         home = forward.__globals__
         read.names.update({(id(home), name): (home, home[name]) for name in names & home.keys()})
     return graph, read
@@ -129,28 +130,23 @@ def _forwards(module: nn.Module) -> list[FunctionType]:
         plain = {*kinds} == {(inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)}
         if not plain or not 2 <= len(kinds) <= 1 + most:
             raise Unknown("its forward takes more than one map" + ", or two" * (most == 2))
+        if reason := why_unknown(forward):
+            raise Unknown(reason)
         found.append(forward)
     return found
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-def _note(frame: FrameType, event: str, function: object, codes: set[CodeType], calls: list[str]) -> None:
+def _note(frame: FrameType, event: str, function: object, own: set[CodeType], calls: list[str]) -> None:
     """A function that a forward calls, if it is no operation of torch's: one of its own, a switch, a question."""
     caller = frame if event == "c_call" else frame.f_back
-    if event not in ("call", "c_call") or caller is None or caller.f_code not in codes:
+    if event not in ("call", "c_call") or caller is None or caller.f_code not in own:
         return
     if event == "c_call":
         home = getattr(function, "__module__", None)
         operation = home in ("builtins", "math", "torch._C._nn") or (home == "torch" and function.__self__ is None)
         if not operation:
             calls.append(f"{function.__name__}(), which its graph does not hold")
-    elif frame.f_code not in codes:
+    elif frame.f_code not in own:
         file = frame.f_code.co_filename
         if file.startswith(_SWITCHES):
             calls.append("no_grad or autocast")
@@ -158,13 +154,15 @@ def _note(frame: FrameType, event: str, function: object, codes: set[CodeType], 
             calls.append(f"{frame.f_code.co_name}(), a function that its graph does not hold")
 
 
-def _watched(cls: type, path: str, read: Read) -> type:
-    """A class whose instances note what is read of them, and cannot be changed."""
+def _watched(cls: type, path: str, read: Read, of_torch: bool) -> type:
+    """A class whose instances note what a forward reads of them, and which it cannot change. What torch's own code
+    reads of a module of torch's is part of what that computes."""
 
     def __getattribute__(self, name):
         value = cls.__getattribute__(self, name)
         if (
             name.startswith("__")
+            or (of_torch and _is_asked_by_torch())
             or (name in MODULE_ATTRIBUTES and name != "training")
             or isinstance(value, nn.Module | Tensor | fx.Proxy)
         ):
@@ -180,11 +178,11 @@ def _watched(cls: type, path: str, read: Read) -> type:
             read.attributes.setdefault(path, {})[name] = _plain_value(name, value)
         return value
 
-    def __setattr__(self, name, value):
+    def changed(self, name, *value):
         raise Unknown(f"its forward changes self.{name}")
 
-    names = {"__getattribute__": __getattribute__, "__setattr__": __setattr__, "__module__": cls.__module__}
-    return type(cls.__name__, (cls,), names)
+    names = {"__getattribute__": __getattribute__, "__setattr__": changed, "__delattr__": changed}
+    return type(cls.__name__, (cls,), {**names, "__module__": cls.__module__})
 
 
 def _is_asked_by_torch() -> bool:
@@ -193,7 +191,7 @@ def _is_asked_by_torch() -> bool:
 
 def _plain_value(name: str, value: object) -> object:
     parts = value if isinstance(value, tuple | list) else (value,)
-    if all(isinstance(part, _VALUES) or inspect.isbuiltin(part) for part in parts):
+    if all(isinstance(part, PLAIN) or inspect.isbuiltin(part) for part in parts):
         return list(value) if isinstance(value, list) else value  # a list may change inside
     if isinstance(value, FunctionType) and value.__code__.co_filename.startswith(_TORCH):
         return value

@@ -134,7 +134,9 @@ def _maps_of(module: nn.Module, gate: Gate, parts: Parts, dtype: torch.dtype) ->
 
 
 def _outcome(module: nn.Module, maps: tuple[Tensor, ...], autocast: torch.dtype | None, gradients: bool) -> dict | None:
-    """What a forward does, and its backward; None where the forward raises."""
+    """What a forward does, and its backward; None where the forward raises, with the buffers as before: a batch norm
+    of one value a channel counts the batch, then raises."""
+    before = [b.clone() for b in module.buffers()]
     leaves = [x.clone(memory_format=torch.preserve_format).requires_grad_(gradients) for x in maps]
     weights = [p for p in module.parameters() if gradients]
     with torch.set_grad_enabled(gradients):
@@ -143,6 +145,9 @@ def _outcome(module: nn.Module, maps: tuple[Tensor, ...], autocast: torch.dtype 
             with torch.autocast("cpu", autocast, enabled=autocast is not None):
                 y = module(*given)
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
+            with torch.no_grad():
+                for b, value in zip(module.buffers(), before, strict=True):
+                    b.copy_(value)
             return None
     same = [y is x for x in given]
     facts = y.dtype, y.shape, [s for s, n in zip(y.stride(), y.shape, strict=True) if n > 1], same

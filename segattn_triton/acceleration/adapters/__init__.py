@@ -6,7 +6,18 @@ gate is left as it is.
 """
 
 from . import bisenet, monai, nnunet, openmmlab, smp, timm, torchvision, ultralytics  # noqa: F401, they register
-from .parts import Parts, activation, is_window, layer, part, pools_to_one, qualified_name, spec_of, window
+from .parts import (
+    Parts,
+    activation,
+    is_window,
+    layer,
+    part,
+    pools_to_one,
+    qualified_name,
+    spec_of,
+    squeeze_excite_norm,
+    window,
+)
 from .registry import ADAPTERS, BLOCKS, Block, Gate, Inline, check_readers, register_adapter
 
 __all__ = [
@@ -25,5 +36,6 @@ __all__ = [
     "qualified_name",
     "register_adapter",
     "spec_of",
+    "squeeze_excite_norm",
     "window",
 ]

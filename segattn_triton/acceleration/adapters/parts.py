@@ -198,7 +198,7 @@ def with_norm(product: Parts, module: nn.Module, w1: str, norm: str, gate: str |
     the norm is a BatchNorm, and not one whose statistics come from other processes."""
     if type(part(module, norm)) is not nn.BatchNorm2d:
         return product
-    return product._replace(more=(squeeze_excite_norm(module, w1, norm, None, None, gate, product.dims),))
+    return product._replace(more=(squeeze_excite_norm(module, w1, norm, None, (), gate, product.dims),))
 
 
 def run_gate(
@@ -251,12 +251,14 @@ def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, 
     return Parts(tensors, options, dims or (first[0].dim() - 2,))
 
 
-def squeeze_excite_norm(module: nn.Module, w1: str, norm: str, act: str | None, w2: str | None, gate, dims=None):
+def squeeze_excite_norm(
+    module: nn.Module, w1: str, norm: str, act: Spec | None, last: Sequence[Tensor | None], gate: Spec | str, dims=None
+) -> Parts:
     """Of y = x * gate(w2 act(norm(w1 pool(x) + b1)) + b2): the norm of the batch, or folded by running statistics.
-    gate: the activation, not its place."""
+    last: w2 and b2, or nothing. act and gate are the activations, not their places."""
     (weight, bias), bn = layer(module, w1), only(module, norm, nn.BatchNorm1d, nn.BatchNorm2d)
-    options = dict(gate=gate) | (dict(act=activation(module, act, ACTS)) if act else {})
-    last, dims = layer(module, w2) if w2 else (), dims or (weight.dim() - 2,)
+    options = dict(gate=gate) | ({} if act is None else dict(act=act))
+    dims = dims or (weight.dim() - 2,)
     if not uses_batch(bn):
         return Parts((*fold(part(module, w1), bn), *last), options, dims)
     gain = weight.new_ones(len(weight)) if bn.weight is None else bn.weight

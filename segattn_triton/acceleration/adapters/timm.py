@@ -28,7 +28,8 @@ def _pooling(m) -> dict:
 def _se_module(m):
     if type(part(m, "bn")) is nn.Identity:
         return squeeze_excite(m, "fc1", "act", "fc2", "gate", **_pooling(m))
-    parts = squeeze_excite_norm(m, "fc1", "bn", "act", "fc2", activation(m, "gate", GATES))
+    act, gate = activation(m, "act", ACTS), activation(m, "gate", GATES)
+    parts = squeeze_excite_norm(m, "fc1", "bn", act, layer(m, "fc2"), gate)
     return parts._replace(options={**parts.options, **_pooling(m)})
 
 
