@@ -9,8 +9,8 @@ from types import CodeType, FunctionType, ModuleType
 import torch
 
 PLAIN = (bool, int, float, str, type(None))  # values that cannot change inside
-_BUILTINS = {"len", "int", "float", "bool", "str", "tuple", "list", "range", "zip", "enumerate", "isinstance", "hasattr"}
-_BUILTINS |= {"getattr", "max", "min", "abs", "sum", "round", "super", "slice", "reversed", "sorted", "any", "all", "map"}
+_BUILTINS = {"len", "int", "float", "bool", "str", "tuple", "list", "range", "zip", "enumerate", "isinstance", "map"}
+_BUILTINS |= {"hasattr", "getattr", "max", "min", "abs", "sum", "round", "super", "slice", "reversed", "any", "all"}
 _ROUND_ABOUT = {"__dict__", "__class__", "__globals__", "__code__", "__closure__"}
 _STATE = {"STORE_GLOBAL": "changes", "DELETE_GLOBAL": "changes", "IMPORT_NAME": "imports"}
 

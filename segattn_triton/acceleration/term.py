@@ -1,5 +1,5 @@
-"""What a node of a forward's graph may be: its term, and the terms of CBAM: pools of the channels and of both kinds, and
-their weighted sums."""
+"""What a node of a forward's graph may be: its term; and the terms of CBAM: pools of the channels and of both kinds,
+and their weighted sums."""
 
 from typing import Any, NamedTuple
 

@@ -31,7 +31,7 @@ def test_left(cls, capsys):
     module = made(cls)
     sat.accelerate(module, verbose=False)
     assert type(module) is cls and isinstance(structure.by_structure(module), str)
-    assert tricks.COUNT == before and capsys.readouterr().out == ""
+    assert before == tricks.COUNT and capsys.readouterr().out == ""
 
 
 def test_an_attribute_of_a_layer_is_watched():

@@ -12,6 +12,7 @@ from support import (
     each_dtype,
     each_gate,
     each_option,
+    each_perceptron,
     each_row,
     names,
     over_batch,
@@ -61,11 +62,8 @@ def test_optional_inputs_left_out(row):
         assert_right(row, *without(row, inputs, absent))
 
 
-@pytest.mark.parametrize(
-    "name", ["channel_gate", "squeeze_excite", "squeeze_excite_norm", "cbam_channel_gate", "cbam", "cbam_norm"]
-)
-def test_one_layer(name):
-    row = BY_NAME[name]
+@each_perceptron
+def test_one_layer(row):
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):
         assert_right(row, *without(row, problem(row, C=6, Cr=6), absent))
 

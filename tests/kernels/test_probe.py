@@ -11,6 +11,7 @@ from probe import faults, probe
 from support import (
     each_dense_variant,
     each_dtype,
+    each_perceptron,
     each_row,
     kernel_modules,
     names,
@@ -258,11 +259,8 @@ def test_attention_gates_that_do_not_fit_on_chip(sizes, dtype, layout, record_pr
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize(
-    "name", ["channel_gate", "squeeze_excite", "squeeze_excite_norm", "cbam_channel_gate", "cbam", "cbam_norm"]
-)
-def test_one_layer(name, layout, record_property):
-    row = BY_NAME[name]
+@each_perceptron
+def test_one_layer(row, layout, record_property):
     inputs = testing.make_inputs(row, sizes_of(row, **SIZES[0] | {"Cr": 5}), layout=layout)
     for absent in (("w2", "b2"), ("b1", "w2", "b2")):
         assert_no_faults(row, without(row, inputs, absent), record_property)

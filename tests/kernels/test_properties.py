@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import DEVICE, DTYPES, assert_equal, assert_right, each_dtype, each_row, names
+from support import DEVICE, DTYPES, PERCEPTRONS, assert_equal, assert_right, each_dtype, each_row, names
 from torch import Tensor
 
 from segattn_triton.catalog import ROWS, Op
@@ -20,9 +20,7 @@ from segattn_triton.testing import LAYOUTS, make_map
 SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-149, torch.float64: 2.0**-149}
 SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 0.0)
 VALUES = ("normal", "zeros", "ties", "subnormal", "huge", "special")
-ONE_LAYER = dict.fromkeys(  # left out together
-    ("channel_gate", "squeeze_excite", "cbam_channel_gate", "cbam"), (("w2", "b2"), ("b1", "w2", "b2"))
-)
+ONE_LAYER = dict.fromkeys((row.name for row in PERCEPTRONS), (("w2", "b2"), ("b1", "w2", "b2")))  # left out together
 CONSTANTS = {"hard_sigmoid": ("hard_sigmoid", 0.25, 0.375), "leaky_relu": ("leaky_relu", 0.2, 0.0)}
 
 
@@ -88,7 +86,8 @@ def strides(draw, dims: int):
 def calls(draw, row: Op, dtype: torch.dtype) -> dict:
     """One call in plain values, so that a failing example can be read and typed in again."""
     dims = draw(st.sampled_from(row.dims))
-    sizes = {"N": draw(st.sampled_from((1, 2, 1, 2, 3, 0))), "C": draw(st.integers(1, 6))}
+    N = draw(st.sampled_from((1, 2, 1, 2, 3, 0)))
+    sizes = {"N": max(N, row.fewest) if N else 0, "C": draw(st.integers(1, 6))}
     sizes["Cr"] = draw(st.integers(1, 3))
     sizes["S"] = tuple(max(draw(axis), row.smallest) for _ in range(dims))
     optional = [name.removesuffix("?") for name in row.inputs if name.endswith("?")]

@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 
 import segattn_triton
-from segattn_triton.catalog import BY_NAME, NORMED
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.testing import make_map
 
 
@@ -76,7 +76,7 @@ def exported(row, C: int = 4, module=None):
     module = Alone(row, module_of(row, C)) if module is None else module
     x = make_map((2, C, 5, 6), "contiguous", torch.Generator().manual_seed(0), torch.float32, DEVICE)
     least = {"min": row.smallest} if row.smallest > 1 else {}
-    images = {"min": 2} if row in NORMED else {}  # whose norm is over them
+    images = {"min": 2} if row.over_batch else {}  # whose norm is over them
     shapes = {"x": {0: Dim("N", **images), 2: Dim("H", **least), 3: Dim("W", **least)}}
     return module, torch.export.export(module, (x,), dynamic_shapes=shapes)
 
@@ -85,7 +85,7 @@ def exported(row, C: int = 4, module=None):
 def test_exported_with_dynamic_shape(row):
     module, program = exported(row)
     assert any(getattr(n.target, "namespace", "") == "segattn" for n in program.graph.nodes)
-    for shape in ((1 + (row in NORMED), 4, 3, 9), (4, 4, 8, 8)):
+    for shape in ((1 + row.over_batch, 4, 3, 9), (4, 4, 8, 8)):
         x = make_map(shape, "contiguous", torch.Generator().manual_seed(1), torch.float32, DEVICE)
         assert_equal(program.module()(x), module(x))
 

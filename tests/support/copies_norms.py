@@ -247,6 +247,12 @@ class LightOfTwoMaps(LightCBAM):
 
 
 LOOKALIKES = (
-    (NormFirst, NormLast, NormOfTheMap, NormAfterAct, NormTwice, NormOfAnotherKind, NormAsAFunction, LightUneven)
-    + (LightWhole, LightDifference, LightPeaks, LightAcross, LightOfTwoMaps)
-)
+    NormFirst,
+    NormLast,
+    NormOfTheMap,
+    NormAfterAct,
+    NormTwice,
+    NormOfAnotherKind,
+    NormAsAFunction,
+    LightUneven,
+) + (LightWhole, LightDifference, LightPeaks, LightAcross, LightOfTwoMaps)

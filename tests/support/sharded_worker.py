@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_module
 
-from segattn_triton.catalog import NORMED, ROWS
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.distributed import sharded
 
 LIMIT = 60  # seconds that a rank waits for the others
-NAMED = {row.name: row for row in (*ROWS, *NORMED)}
 
 
 class Case(NamedTuple):
@@ -70,7 +69,7 @@ def run(rank: int, world: int, path: str, cases) -> None:
     first, because the loss is the sum over the ranks."""
     mesh, found = start(rank, world, path), []
     for case in cases:
-        row = NAMED[case.name]
+        row = BY_NAME[case.name]
         given = []
         for t, (name, spec) in zip(case.tensors, row.inputs.items(), strict=True):
             part = t if t is None or "*" not in spec else case.part(t, rank, name).clone()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segattn_triton import functional
 from segattn_triton.catalog import ROWS, Op
 from segattn_triton.ops.local_dense import VARIANTS
 from segattn_triton.testing import LAYOUTS, make_inputs, matches
@@ -31,6 +32,8 @@ GATES = [row for row in ROWS if row.is_gate]
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 each_image_apart = pytest.mark.parametrize("row", [r for r in ROWS if not r.over_batch], ids=lambda row: row.name)
 over_batch = pytest.mark.parametrize("row", [r for r in ROWS if r.over_batch], ids=lambda row: row.name)
+PERCEPTRONS = [row for row in ROWS if "w2" in row.inputs and row.op is not functional.scse]  # of two layers or one
+each_perceptron = pytest.mark.parametrize("row", PERCEPTRONS, ids=lambda row: row.name)
 each_gate = pytest.mark.parametrize("row", GATES, ids=lambda row: row.name)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 

@@ -1,4 +1,5 @@
-"""Gates whose forward depends on more than its graph holds: on what is outside of the module, or on what it does beside.
+"""Gates whose forward depends on more than its graph holds: on what is outside of the module, or on what it does
+beside.
 
 Each computes a gate's values on the day that it is looked at.
 """

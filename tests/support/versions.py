@@ -26,9 +26,9 @@ AMD = ("gfx942", "gfx1100")  # warps of 64 threads, and of 32
 def compiled(share: int) -> tuple[int, list[str]]:
     """(kernels, faults) of every row's first case, as compiled for sm_90 and for GPUs of AMD's."""
     import static_ledger
-    from static_ledger import BY_NAME, NORMED, Job
+    from static_ledger import BY_NAME, Job
 
-    rows = (*BY_NAME.values(), *NORMED)
+    rows = BY_NAME.values()
     jobs = [Job(row.name, row.cases[0].name, d, s, 90) for row in rows for d in DTYPES for s in LAYOUTS]
     amd = itertools.product(rows, ("float32", "bfloat16"), LAYOUTS, AMD)
     jobs += [Job(row.name, row.cases[0].name, *problem) for row, *problem in amd]
@@ -53,12 +53,12 @@ def compared() -> tuple[int, list[str]]:
     """(tensors, mismatches) of every row on a small problem, in the interpreter."""
     import torch
 
-    from segattn_triton.catalog import NORMED, ROWS
+    from segattn_triton.catalog import ROWS
     from segattn_triton.testing import make_inputs, matches
 
     torch.set_num_threads(1)
     count, wrong = 0, []
-    for row in (*ROWS, *NORMED):
+    for row in ROWS:
         for dtype, layout in ((torch.float32, "contiguous"), (torch.float16, "channels_last")):
             inputs = make_inputs(row, {"N": 2, "C": 5, "S": (5, 6), "Cr": 2}, dtype, layout=layout)
             try:

@@ -58,9 +58,8 @@ def test_every_plan_has_a_choice(row):
 @each_row
 def test_the_choice_does_not_depend_on_what_was_chosen_before(row):
     """Sizes of one key of the tables are still chosen one by one."""
-    sizes = [
-        {"N": N, "C": 64, "S": (H, H + 2), "Cr": 32} for N in (max(1, row.fewest), 7, 8) for H in (30, 62, 64, 120)
-    ]
+    batches, sides = (row.fewest, 7, 8), (30, 62, 64, 120)
+    sizes = [{"N": N, "C": 64, "S": (H, H + 2), "Cr": 32} for N in batches for H in sides]
 
     def chosen(order):
         tuning.forget()
