@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision_cpu
 from network import C, assert_all_close, images, network
-from support import Alone, each_operation, module_of
+from support import Alone, each_row, module_of
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -113,7 +113,7 @@ def by_openvino(file: Path):
 
 
 @each_exporter
-@each_operation
+@each_row
 def test_onnx(row, exporter, tmp_path):
     """The definition is exported, also where kernels are asked for; ONNX Runtime gives its numbers at other sizes."""
     run = by_onnxruntime(onnx_of(Gated(row, "triton").eval(), images(2).cpu(), exporter, tmp_path / "gate.onnx"))
@@ -134,7 +134,7 @@ class Called(nn.Module):
         return self.op(*tensors.values(), **self.options)
 
 
-@each_operation
+@each_row
 def test_onnx_of_every_option(row, tmp_path):
     """Traced, each value of each option: an image more is no other graph, and the second output is one."""
     pytest.importorskip("onnxscript")
@@ -163,7 +163,7 @@ def test_onnx_of_every_option(row, tmp_path):
             )
 
 
-@each_operation
+@each_row
 def test_openvino(row, tmp_path):
     run = by_openvino(onnx_of(Gated(row, None).eval(), images(2).cpu(), "export", tmp_path / "gate.onnx"))
     for N, S in SIZES:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DEVICE, Alone, assert_equal, each_operation, each_row, module_of, names, problem
+from support import DEVICE, Alone, assert_equal, each_row, module_of, names, problem
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 
@@ -81,7 +81,7 @@ def exported(row, C: int = 4, module=None):
     return module, torch.export.export(module, (x,), dynamic_shapes=shapes)
 
 
-@each_operation
+@each_row
 def test_exported_with_dynamic_shape(row):
     module, program = exported(row)
     assert any(getattr(n.target, "namespace", "") == "segattn" for n in program.graph.nodes)
@@ -90,7 +90,7 @@ def test_exported_with_dynamic_shape(row):
         assert_equal(program.module()(x), module(x))
 
 
-@each_operation
+@each_row
 def test_exported_program_decomposes(row):
     """Where our operators are not installed: the reference in plain torch operators."""
     module, program = exported(row)
