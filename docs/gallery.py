@@ -26,10 +26,10 @@ def write(folder: Path) -> None:
     pictures = folder / "maps"
     pictures.mkdir(exist_ok=True)
     image = photo.load(None, SIZE, SIZE)
-    x = photo.activations(None, 1, C, SIZE, SIZE)
+    x = photo.activations(None, 2, C, SIZE, SIZE)  # the photograph, and for a norm over the batch another view of it
     text = HEAD
     for row in ROWS:
-        fig = viz.plot_gates({row.name: gate_map(row, x)}, image)
+        fig = viz.plot_gates({row.name: gate_map(row, x[: row.fewest])}, image)
         fig.savefig(pictures / f"{row.name}.png", bbox_inches="tight")
         text += section(row)
     (folder / "gallery.md").write_text(text, encoding="utf-8")

@@ -104,7 +104,8 @@ def _checks(options: Options, dtypes) -> Iterator[Job]:
     for (d, dtype), (o, op), layout, (s, size) in product(
         enumerate(dtypes), enumerate(options.ops), options.layouts, enumerate(CHECK_SIZES)
     ):
-        point = Point(op, "segattn", "check", dtype, layout, *size, timer="check")
+        N, *rest = size
+        point = Point(op, "segattn", "check", dtype, layout, max(N, BY_NAME[op].fewest), *rest, timer="check")
         yield Job("check", (point,), (_dtype_rank(d) - 0.5, s, o))
 
 
@@ -122,10 +123,10 @@ def _dtype_rank(index: int) -> float:
     return (0, 10, 13, 16)[index]
 
 
-def _batch(C: int, side: int, dtype: str) -> int:
-    """Images that make no map larger than `LARGEST_MAP`."""
+def _batch(op: str, C: int, side: int, dtype: str) -> int:
+    """Images that make no map larger than `LARGEST_MAP`, if the row does with fewer."""
     N = BATCH
-    while N > 1 and N * C * side * side * ITEMSIZE[dtype] > LARGEST_MAP:
+    while N > BY_NAME[op].fewest and N * C * side * side * ITEMSIZE[dtype] > LARGEST_MAP:
         N //= 2
     return N
 
@@ -138,7 +139,7 @@ def _sweep(options: Options, grid: Mapping) -> Iterator[Job]:
         if mode == LAUNCH:
             continue
         distance = _dtype_rank(d) + s + (0 if c < 2 else 4 + c)
-        first = Point(op, "segattn", mode, dtype, layout, _batch(C, side, dtype), C, side, side, "events")
+        first = Point(op, "segattn", mode, dtype, layout, _batch(op, C, side, dtype), C, side, side, "events")
         points = [first, *(replace(first, provider=name) for name in rivals.names(op))]
         if s + c + l == 0:
             yield Job("time", tuple(replace(p, inputs="photo") for p in points), (distance + 0.25, m, c, l, o))
@@ -153,7 +154,7 @@ def _curves(options: Options, grid: Mapping) -> Iterator[Job]:
     for (d, dtype), (c, C), (l, layout), (m, mode), (o, op), (s, side) in product(
         *map(enumerate, (grid["dtypes"], grid["channels"], options.layouts, options.modes, ops, grid["sides"]))
     ):
-        first = Point(op, "reference", mode, dtype, layout, 1, C, side, side, "cpu")
+        first = Point(op, "reference", mode, dtype, layout, BY_NAME[op].fewest, C, side, side, "cpu")
         rival = [replace(first, provider=name) for name in rivals.names(op)]
         points = (first, *(p for p in rival if p.provider not in COMPILED))
         founding, lead = d + c + l + m == 0, o == 0 and s < 4

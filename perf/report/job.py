@@ -33,7 +33,7 @@ from ..store import replacing
 
 RESERVE = 15.0  # seconds of the budget for plots and page
 TUNING_SHARE = 0.3
-MAP_SIZE = (1, 32, 256, 256)
+MAP_SIZE = (32, 256, 256)
 
 
 def run(*, backend: backends.Cpu | None = None, console: Console | None = None, **options) -> Path:
@@ -188,13 +188,13 @@ class Report:
         path = self.options.out / "maps.npz"
         if path.exists():
             return
-        N, C, H, W = MAP_SIZE
+        C, H, W = MAP_SIZE
         arrays = {"photo": photo.load(self.options.image, H, W)}
         for op in self.options.ops:
-            point = Point(op, "segattn", "fwd", "float32", "contiguous", N, C, H, W, inputs="photo")
+            row = BY_NAME[op]
+            point = Point(op, "segattn", "fwd", "float32", "contiguous", row.fewest, C, H, W, inputs="photo")
             try:
                 workload = Workload(point, self.backend, self.options.image)
-                row = BY_NAME[op]
                 _, gate_map = row.op(*workload.inputs, backend=self.backend.kernels, **row.both)
                 gate_map = row.as_map(list(row.outputs.values())[1], gate_map)
                 arrays[op] = photo.as_image(gate_map)

@@ -60,10 +60,12 @@ def test_state_dict(row):
     module = module_of(row, C)
     shapes = row.shapes({"N": 1, "C": C, "S": (1, 1), "Cr": C // 2})
     wanted = {key: shapes[name] for name, key in row.parameters.items()}
-    for key, value in module.state_dict().items():
+    for key, value in module.named_parameters():
         assert tuple(value.shape[: len(wanted[key])]) == wanted[key]
         assert all(s == 1 for s in value.shape[len(wanted[key]) :])
-    assert module.state_dict().keys() == wanted.keys()
+    norms = {key.rpartition(".")[0] for name, key in row.parameters.items() if name == "norm_weight"}
+    statistics = {f"{norm}.{name}" for norm in norms for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert module.state_dict().keys() == wanted.keys() | statistics
     twin = module_of(row, C)
     twin.load_state_dict(module.state_dict(), strict=True)
     maps = beside(row, image())
@@ -115,6 +117,8 @@ def test_changed_weights_are_used(row, change):
     maps = beside(row, x)
     y, gate_map = module(x, **maps, return_map=True)
     module.eval()
+    for child in module.modules():
+        child.train(isinstance(child, nn.BatchNorm2d))  # its norm is that of the batch, as the row's
     expected, expected_map = row.reference(x, *maps.values(), *state(row, module), return_map=True)
     torch.testing.assert_close(module(x, **maps), expected, rtol=1e-5, atol=1e-6)
     if change == "prune":
@@ -132,10 +136,12 @@ def test_hooks_run_and_count(row, S):
     """A forward hook that doubles the last child's output acts as doubled parameters."""
     known = {} if row.dims == (2,) else {"spatial_dims": len(S)}
     module, x, calls = module_of(row, C, **known), image(S=S), []
-    *others, weight, bias = [t.detach().clone() for t in state(row, module)]
-    maps = beside(row, x)
-    expected = row.reference(x, *maps.values(), *others, 2 * weight, 2 * bias)
     last = children(module)[-1]
+    doubled = {name for name, key in row.parameters.items() if module.get_submodule(key.rpartition(".")[0]) is last}
+    held = [name for name in names(row) if name in row.parameters]
+    weights = [t.detach() * (2 if name in doubled else 1) for name, t in zip(held, state(row, module), strict=True)]
+    maps = beside(row, x)
+    expected = row.reference(x, *maps.values(), *weights)
     last.register_forward_pre_hook(lambda *_: calls.append("pre"))
     last.register_forward_hook(lambda _m, _args, out: 2 * out)
     last.register_full_backward_hook(lambda *_: calls.append("backward"))

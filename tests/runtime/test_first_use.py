@@ -16,7 +16,7 @@ counter = FlopCounterMode(display=False)
 from segattn_triton.catalog import ROWS
 from segattn_triton.testing import make_inputs
 for row in ROWS:
-    sizes = dict(N=1, C=4, S=(max(4, row.smallest),) * 2, Cr=2)
+    sizes = dict(N=row.fewest, C=4, S=(max(4, row.smallest),) * 2, Cr=2)
     leaves = [t.requires_grad_() for t in make_inputs(row, sizes, torch.float32, device={device!r})]
     with counter:
         y = row.op(*leaves, backend="triton")

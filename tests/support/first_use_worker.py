@@ -26,7 +26,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def problem(row: Op) -> list[Tensor]:
-    sizes = {"N": 1, "C": 4, "S": (max(4, row.smallest),) * 2, "Cr": 2}
+    sizes = {"N": row.fewest, "C": 4, "S": (max(4, row.smallest),) * 2, "Cr": 2}
     return make_inputs(row, sizes, torch.float32, device=DEVICE)
 
 

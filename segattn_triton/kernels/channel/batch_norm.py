@@ -67,12 +67,12 @@ def _batch_norm_fwd_kernel(
     total = tl.zeros([BLOCK_N, BLOCK_R], ACC)
     for n in range(0, images, BLOCK_N):
         total += _load_apart(h_ptr, first, mean, n, images, offs_r, R, BLOCK_N)
-    mean = tl.sum(total, 0) / images
+    mean = tl.sum(total, 0) / tl.maximum(images, 1)
     squares = tl.zeros([BLOCK_N, BLOCK_R], ACC)
     for n in range(0, images, BLOCK_N):
         apart = _load_apart(h_ptr, first, mean, n, images, offs_r, R, BLOCK_N)
         squares += apart * apart
-    var = tl.sum(squares, 0) / images
+    var = tl.sum(squares, 0) / tl.maximum(images, 1)
     scale = 1.0 / tl.sqrt(var + EPS)
     weight = load_vector(weight_ptr, offs_r, R, ACC)
     bias = tl.zeros([BLOCK_R], ACC)

@@ -77,7 +77,7 @@ def _norm_merge_kernel(partial_ptr, stats_ptr, rows, ACC: tl.constexpr, DEPENDEN
         count = tl.load(partial_ptr + offs * 3, offs < rows, other=0.0)
         total += count * tl.load(partial_ptr + offs * 3 + 1, offs < rows, other=0.0)
         counts += count
-    size = tl.sum(counts, 0)
+    size = tl.maximum(tl.sum(counts, 0), 1.0)  # of no pixel both are zero
     mean = tl.sum(total, 0) / size
     m2 = tl.zeros([BLOCK], ACC)
     for row in range(0, rows, BLOCK):
