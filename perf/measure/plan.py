@@ -126,7 +126,7 @@ def _dtype_rank(index: int) -> float:
 def _batch(op: str, C: int, side: int, dtype: str) -> int:
     """Images that make no map larger than `LARGEST_MAP`, if the row does with fewer."""
     N = BATCH
-    while N > BY_NAME[op].fewest and N * C * side * side * ITEMSIZE[dtype] > LARGEST_MAP:
+    while BY_NAME[op].fewest < N and N * C * side * side * ITEMSIZE[dtype] > LARGEST_MAP:
         N //= 2
     return N
 

@@ -88,7 +88,7 @@ def test_every_lookalike_is_left_for_a_reason_of_its_own():
         copies.Twice: "is used 2 times",
         copies.TwoOutputs: "returns a tuple",
         copies.OwnFunction: "calls squash()",
-        copies.RandomInPython: "calls random()",
+        copies.RandomInPython: "reads the global random",
         copies.Flag: "takes more than one map",
         copies.InPlace: "does not end in a map times a gate",
         copies.InPlaceOperator: "computes something else than its graph says",

@@ -36,9 +36,7 @@ each_option_of_modules = pytest.mark.parametrize(
         if name in parameters[row.name]
     ],
 )
-with_axes = [
-    (row, d) for row in ROWS if "spatial_dims" in parameters[row.name] and row.fewest == 1 for d in (1, 2, 3)
-]
+with_axes = [(row, d) for row in ROWS if "spatial_dims" in parameters[row.name] and row.fewest == 1 for d in (1, 2, 3)]
 each_axes = pytest.mark.parametrize(("row", "d"), with_axes, ids=lambda v: getattr(v, "name", str(v)))
 
 

@@ -100,7 +100,7 @@ def test_exported_program_decomposes(row):
     torch.testing.assert_close(plain.module()(x), module(x), rtol=1e-5, atol=1e-6)
 
 
-@each_operation
+@each_row
 def test_exported_as_its_children(row):
     """A hook on a child keeps the kernels out: any N, too."""
     module = Alone(row, module_of(row, 4)).eval()

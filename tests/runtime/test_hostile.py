@@ -366,7 +366,7 @@ def test_hostile_gradients(row, kind, record_property):
 @pytest.mark.parametrize("index", [0, 1])
 @each_row
 def test_no_gradient_and_nan(row, index, record_property):
-    """One output without a gradient; and NaN in one value of an image stays in this image."""
+    """One output without a gradient; and NaN in one value of an image stays in this image, but for a norm over all."""
     record_property("hostile", f"{row.name}: gradient {index} alone, then NaN")
     inputs = problem(row, C=C, S=S, dtype=torch.float64)
     results = []
@@ -383,7 +383,7 @@ def test_no_gradient_and_nan(row, index, record_property):
         assert not (finite & ~b.isfinite()).any()  # where a gate is flat torch may drop a NaN: test_ties_nan
         torch.testing.assert_close(a[finite], b[finite], rtol=1e-9, atol=1e-11)
     assert all(g.isfinite().all() for g in results[0])
-    assert results[1][0][1].isfinite().all()
+    assert row.over_batch or results[1][0][1].isfinite().all()
 
 
 @each_row

@@ -79,12 +79,14 @@ NOTES = """
 SE, ECA, sSE, scSE, CBAM and its halves of any class are known by the graph of their forward, whatever their names,
 order and reshapes, linear layers or convolutions, modules or functions, `torch.max` or `amax`; `by` in the report
 says "structure". CBAM is the gate of the channels, then that of the pixels of what it leaves, with a residual or
-without; both share the gradients of ties in one way. The attention gate takes two maps in either order, by place or
-by name; which one is weighted the graph says. Left, with the reason, is a forward that takes more maps or returns
-more than one, reads `self.training`, keeps state, draws random numbers, branches on values or sizes, switches
-gradients or autocast, writes into the map, calls a function of its own, or has a layer with dropout or, but for CBAM
-and the attention gate, a batch norm. Where an attribute, method or global that the forward read changes later, the
-own forward runs.
+without; both share the gradients of ties in one way; light CBAM, half the sum of the mean and the maximum, is known,
+too. A batch norm behind the first layer of SE is that of the batch in training; one behind the second, or one that two
+pools go through, is folded in eval, and runs as it is in training. The attention gate takes two maps in either order,
+by place or by name; which one is weighted the graph says. Left, with the reason, is a forward that takes more maps or
+returns more than one, reads `self.training`, a global that can change inside or a switch of torch's, keeps state,
+prints, imports, draws random numbers, branches on values or sizes, switches gradients or autocast, writes into the
+map, calls a function of its own, or has a layer with dropout or a norm elsewhere. Where an attribute, method or global
+that the forward read changes later, the own forward runs.
 `accelerate(model, by_structure=False)` takes known classes only; `register_adapter` comes before both.
 
 ## Costs
@@ -94,8 +96,9 @@ What a gate costs, in passes over a map of its block, forward:
 - MAnet's block multiplies a map by the sum of two gates. It runs as two gates, 7 passes where its own forward makes 4,
   in half of its launches; backward the traffic is the same. On large maps and many images measure before you keep it:
   `accelerate(model, filter_fn=lambda module, name: type(module).__name__ != "MFABBlock")` leaves it.
-- PAN's vector goes through a batch norm, whose layers run as they are; the product and the sum are one kernel, 3 passes
-  in place of 5. LRASPP's gate is one kernel over the high map.
+- PAN's vector goes through a batch norm, which is part of its gate: one call, the sum included, 3 passes in place of 5.
+  The same holds of BiSeNetV1 and STDC, mmsegmentation's and CoinCheung's; with a SyncBatchNorm the layers of the vector
+  run as they are, and the product and the sum are one kernel. LRASPP's gate is one kernel over the high map.
 - timm's CBAM has a batch norm behind its convolution. It is one call, 4 passes, in training, where the norm is that
   of the batch, and in eval where no gradient of the norm is wanted; where it is, a folded norm's would be a sum that
   cancels, so that the half of the channels runs on the kernels, and that of the pixels as it is.
