@@ -1,9 +1,14 @@
 """Using a child's parameters is calling it, as long as nobody has changed what a call does."""
 
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..reference.activations import Spec, activate
+from ..reference.channel import pools
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by the number of spatial axes
 BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -25,6 +30,22 @@ def call(child: nn.Module, x: Tensor) -> Tensor:
     """The child, hooks and all, in its own dtype."""
     casts = not x.is_meta and torch.is_autocast_enabled(x.device.type)
     return child(x if casts else x.to(next(child.parameters(), x).dtype))
+
+
+def as_it_is(of: Callable[..., Any], x: Tensor, *args: Any) -> Any:
+    """`of` of x without autocast, which concatenates no float16 where it computes in bfloat16."""
+    with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        return of(x, *args)
+
+
+def rows_of_pools(x: Tensor, pool: str, ties: str) -> Tensor:
+    """(pools * N, C, 1, 1): what the layers of a perceptron are called with."""
+    return torch.cat(pools(x, pool, ties))[:, :, None, None]
+
+
+def sum_of_pools(z: Tensor, x: Tensor, pool: str) -> Tensor:
+    """(N, C) of what the layers made of `rows_of_pools`."""
+    return sum(z.flatten(1).split([x.shape[0]] * len(pool.split("+"))))
 
 
 def apply_gate(gate: str | Spec, x: Tensor, z: Tensor, return_map: bool):

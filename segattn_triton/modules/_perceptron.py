@@ -1,12 +1,20 @@
 """The layers of a channel's gate as modules, a batch norm behind the first of them or not."""
 
-import torch
 from torch import Tensor, nn
 
 from .. import functional as F
 from ..reference.activations import activate
-from ..reference.channel import pools
-from ._children import apply_gate, call, folded, is_plain, update, uses_batch
+from ._children import (
+    apply_gate,
+    as_it_is,
+    call,
+    folded,
+    is_plain,
+    rows_of_pools,
+    sum_of_pools,
+    update,
+    uses_batch,
+)
 
 Layers = tuple[nn.Module, nn.Module | None, nn.Module | None]  # the first, its norm, the second
 
@@ -33,10 +41,10 @@ def run_layers(
 
 def _as_children(x: Tensor, layers: Layers, source, shortcut, options: dict, return_map: bool):
     first, norm, second = layers
-    values = pools(x if source is None else source, options["pool"], options["ties"])
-    z = call(first, torch.cat(values)[:, :, None, None])
+    pool, given = options["pool"], x if source is None else source
+    z = call(first, as_it_is(rows_of_pools, given, pool, options["ties"]))
     z = z if norm is None else call(norm, z)
     z = z if second is None else call(second, activate(options["act"], z))
-    y, g = apply_gate(options["gate"], x, sum(z.flatten(1).split([x.shape[0]] * len(values))), True)
+    y, g = apply_gate(options["gate"], x, sum_of_pools(z, x, pool), True)
     y = activate(options.get("out_act", "identity"), y if shortcut is None else y + shortcut)
     return (y, g) if return_map else y

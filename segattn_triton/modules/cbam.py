@@ -2,16 +2,25 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from .. import functional as F
 from ..functional.values import POOLS, SPATIAL_POOLS
 from ..reference.activations import Spec, activate
 from ..reference.cbam import pools_of_pixels
-from ..reference.channel import pools
 from ..runtime import checks as check
-from ._children import apply_gate, call, folded, is_plain, is_untouched, update, uses_batch
+from ._children import (
+    apply_gate,
+    as_it_is,
+    call,
+    folded,
+    is_plain,
+    is_untouched,
+    rows_of_pools,
+    sum_of_pools,
+    update,
+    uses_batch,
+)
 from ._gate import GateModule, by_rank
 from .reduction import hidden_channels
 
@@ -53,11 +62,10 @@ class CBAMChannelAttention(GateModule):
     def forward(self, x: Tensor, return_map: bool = False):
         if self.is_plain():
             return F.cbam_channel_gate(x, *self.layers(), **self.options, backend=self.backend, return_map=return_map)
-        values = pools(x, self.options["pool"], self.options["ties"])
-        z = call(self.fc1, torch.cat(values)[:, :, None, None])
+        pool = self.options["pool"]
+        z = call(self.fc1, as_it_is(rows_of_pools, x, pool, self.options["ties"]))
         z = z if self.fc2 is None else call(self.fc2, activate(self.options["act"], z))
-        z = sum(z.flatten(1).split([x.shape[0]] * len(values)))
-        return apply_gate(self.options["gate"], x, z, return_map)
+        return apply_gate(self.options["gate"], x, sum_of_pools(z, x, pool), return_map)
 
     def is_plain(self) -> bool:
         return is_plain(self.fc1, *([] if self.fc2 is None else [self.fc2]))
@@ -106,7 +114,8 @@ class CBAMSpatialAttention(GateModule):
         if self.is_plain(x):
             return self.run(F.cbam_spatial_gate, x, **self.options, backend=self.backend, return_map=return_map)
         check.feature_map(x, (2,))
-        z = call(self.conv, pools_of_pixels(x, self.conv.in_channels, self.options["pool"], self.options["ties"]))
+        how = self.conv.in_channels, self.options["pool"], self.options["ties"]
+        z = call(self.conv, as_it_is(pools_of_pixels, x, *how))
         z = z if self.bn is None else call(self.bn, z)
         return apply_gate(self.options["gate"], x, z, return_map)
 
