@@ -19,7 +19,7 @@ REXNET_TRAINING = (  # timm's rexnet_100 at 512 x 512
 )
 
 _FIRST = {"x": "N C *S", "w1": "Cr Cs", "b1?": "Cr", "norm_weight": "Cr", "norm_bias?": "Cr"}
-NORMED = "a checkpoint has a batch norm in its gate"
+IN_A_GATE = "a checkpoint has a batch norm in its gate"
 _WINDOW = {"norm_weight": "1", "norm_bias?": "1"}
 
 
@@ -38,7 +38,7 @@ def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
             fixed={**excite.fixed, "norm": True},
             fewest=2,
             equation="y = out_act(x * gate(W2 act(norm(W1 pool(source) + b1)) + b2) + shortcut)",
-            use=f"{NORMED}: ReXNet in training",
+            use=f"{IN_A_GATE}: ReXNet in training",
             paper="Han et al. 2021, arXiv:2007.00992 (ReXNet)",
             cases=REXNET_TRAINING,
         ),
@@ -57,7 +57,7 @@ def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
             fewest=2,
             equation="y = x * gate(norm(W1 pool(x) + b1))",
             attends_to="channels, by what the whole image holds, without a bottleneck",
-            use=f"{NORMED}: BiSeNet's and STDC's branches in training",
+            use=f"{IN_A_GATE}: BiSeNet's and STDC's branches in training",
             paper="Yu et al. 2018, arXiv:1808.00897 (BiSeNet's ARM)",
             cases=BISENET_TRAINING,
         ),
@@ -68,7 +68,7 @@ def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
             parameters={**window.parameters, "norm_weight": "bn.weight", "norm_bias": "bn.bias"},
             fixed={**window.fixed, "norm": True},
             equation="y = x * gate(norm(conv_kxk(max_c x, mean_c x) + b))",
-            use=f"{NORMED}: the authors' and timm's in training",
+            use=f"{IN_A_GATE}: the authors' and timm's in training",
             cases=window.cases[:1],
         ),
         replace(
@@ -81,7 +81,7 @@ def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
             },
             fixed={**both.fixed, "norm": True},
             equation="y = x' * gate(norm(conv_kxk(max_c x', mean_c x') + b)), x' as of cbam",
-            use=f"{NORMED}: the authors' and timm's in training",
+            use=f"{IN_A_GATE}: the authors' and timm's in training",
             cases=both.cases[:1],
         ),
     )
