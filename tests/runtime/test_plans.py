@@ -12,6 +12,7 @@ from segattn_triton import compiled as static
 from segattn_triton.runtime import plan as launching
 from segattn_triton.runtime.maps import maps
 from segattn_triton.runtime.plan import MAX_GRID, Plan
+from segattn_triton.tuning import target
 from segattn_triton.tuning.model import Config
 
 
@@ -114,6 +115,7 @@ def test_launch_on_the_tensors_device(monkeypatch):
     """A kernel runs on the device of its tensors, which need not be the current one."""
     entered = []
     monkeypatch.setattr(torch.cuda, "device", lambda device: entered.append(device) or contextlib.nullcontext())
+    monkeypatch.setattr(target, "is_capturing", lambda device: False)
     with FakeTensorMode():
         x = torch.empty(4, device="cuda:1")
     launching.launch(Plan(kernel := Kernel(), {"x_ptr": x}, Config({}), 1))
