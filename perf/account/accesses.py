@@ -2,30 +2,37 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from .assumptions import SECTOR
-from .registers import Read, Registers, Value, holds, unknown
+from . import assumptions as assumed
+from .registers import LANES, Read, Registers, Value, holds, unknown
 from .sass import Instruction, is_predicate, matrices
 
-LANES = np.arange(32, dtype=np.int64)
 KINDS = {"LDG": "load", "LDGSTS": "copy", "STG": "store"} | dict.fromkeys(("LDS", "LDSM", "STS", "STSM"), "shared")
+KINDS |= {"UTMALDG": "box", "SYNCS": "wait"}
 
 
 @dataclass(frozen=True)
 class Access:
-    kind: str  # load; copy, to shared memory; store; shared
-    address: int | None  # of the first lane; None: unknown
+    kind: (
+        str  # load; copy, to shared memory; store; shared; box, of a descriptor, by one lane of a program; wait for it
+    )
+    address: int | None  # of the first lane, or of the descriptor; None: unknown
     nbytes: int  # that the lanes ask for
     sectors: frozenset[int] | None = None  # of global memory; None: unknown
+    starts: np.ndarray | None = field(default=None, repr=False, compare=False)  # of each lane's bytes there
+    width: int = 0  # bytes of a lane
     wavefronts: int = 0  # of shared memory
+    barrier: int | None = None  # in shared memory, that a box sets and a wait waits for
 
 
 def access(ins: Instruction, registers: Registers) -> Callable[[Value], Access | None]:
     """`on` -> what these lanes touch. A copy has a predicate among its operands, too."""
+    if ins.name in ("UTMALDG", "SYNCS"):
+        return _asynchronous(ins, registers)
     kind, width = KINDS[ins.name], ins.bits // 8
     address = place_of([o for o in ins.operands if "[" in o][-1], registers)
     wanted = registers.truth(ins.operands[-1] if ins.name == "LDGSTS" and is_predicate(ins.operands[-1]) else "PT")
@@ -40,17 +47,29 @@ def access(ins: Instruction, registers: Registers) -> Callable[[Value], Access |
         start, nbytes = None if where is None else int(where[0]), len(lanes) * width
         if kind == "shared":
             fronts = matrices(ins) if ins.name in ("LDSM", "STSM") else _wavefronts(where, width)
-            return Access(kind, start, nbytes, None, fronts)
-        ends = None if where is None else np.concatenate([where, where + width - 1]) // SECTOR
+            return Access(kind, start, nbytes, wavefronts=fronts)
+        ends = None if where is None else np.concatenate([where, where + width - 1]) // assumed.SECTOR
         return Access(
             kind,
             start,
             nbytes,
             None if ends is None else frozenset(ends.tolist()),
-            -(-nbytes // 128) if kind == "copy" else 0,
+            where,
+            width,
+            -(-nbytes // assumed.WAVEFRONT) if kind == "copy" else 0,
         )
 
     return run
+
+
+def _asynchronous(ins: Instruction, registers: Registers) -> Callable[[Value], Access | None]:
+    """A box goes where the first register says, and sets the barrier that the next one says."""
+    if ins.name == "SYNCS":
+        barrier = place_of(ins.operands[1], registers) if "PHASECHK" in ins.has else None
+        return lambda on: None if barrier is None else Access("wait", None, 0, barrier=barrier())
+    into, source = (re.findall(r"UR(\d+)", o)[0] for o in ins.operands[:2])
+    barrier, descriptor = registers.word(f"UR{int(into) + 1}"), registers.pair(f"UR{source}")
+    return lambda on: Access("box", descriptor(), 0, barrier=barrier())
 
 
 def _and(p: Value, q: Value) -> Value:

@@ -14,15 +14,17 @@ An SM holds `resident` programs at a time. A launch is so many full waves, and a
 takes as long as its slowest limit, a launch as long as its waves. *Predicted* from machine code, not measured.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
 
 from . import assumptions as assumed
 from .accesses import Access
 from .launch import Launch
-from .sass import Instruction
+from .products import operands, products
 from .scoreboard import SPECIAL, Played, played
 from .warp import Path, play
 
@@ -54,7 +56,8 @@ class Account:
     def _trip(self, access: Access, place: int) -> float:
         if place in self.work.hits:
             return assumed.L1_CYCLES / assumed.CLOCK
-        owner = self.launch.owner(access.address)
+        box = self.launch.box(access.address) if access.kind == "box" else None
+        owner = box.buffer if box else self.launch.owner(access.address)
         if owner is None:
             return self.round_trip
         loaded = self.work.moved[owner.place][0] * self.launch.programs
@@ -122,11 +125,14 @@ def account_of(launch: Launch, round_trip: float = assumed.ROUND_TRIP, share: fl
 
 
 def _work(launch: Launch, path: Path) -> Work:
-    loaded, stored, sectors = Counter(), Counter(), 0
+    loaded, stored, sectors = defaultdict(list), defaultdict(list), 0
     near: set[int] = set()  # sectors in the L1 cache
     hits = set()
+    boxes = Counter()  # of a program, whose first warp loads them
     for place, access in path.accesses.items():
-        if access.kind == "shared":
+        if access.kind == "box" and (box := launch.box(access.address)):
+            boxes[box.buffer.place] += box.nbytes
+        if access.kind in ("shared", "box", "wait"):
             continue
         count = -(-access.nbytes // assumed.SECTOR) if access.sectors is None else len(access.sectors)
         if access.kind == "load" and access.sectors is not None:
@@ -136,9 +142,26 @@ def _work(launch: Launch, path: Path) -> Work:
         sectors += count
         if owner := launch.owner(access.address):
             to = stored if access.kind == "store" else loaded
-            to[owner.place] += min(access.nbytes, count * assumed.SECTOR)
-    moved = {place: (loaded[place] * launch.warps, stored[place] * launch.warps) for place in launch.buffers}
-    return Work(moved, sectors * launch.warps, _cycles(launch, path), frozenset(hits))
+            to[owner.place].append(access)
+    moved = {
+        place: (_distinct(loaded[place]) * launch.warps + boxes[place], _distinct(stored[place]) * launch.warps)
+        for place in launch.buffers
+    }
+    copied = sum(boxes.values())
+    cycles = _cycles(launch, path)
+    cycles["shared"] += copied / assumed.WAVEFRONT
+    return Work(moved, sectors * launch.warps + copied // assumed.SECTOR, cycles, frozenset(hits))
+
+
+def _distinct(accesses: Sequence[Access]) -> int:
+    """Bytes that they touch, each once."""
+    if not accesses:
+        return 0
+    starts = np.concatenate([a.starts for a in accesses])
+    ends = starts + np.repeat([a.width for a in accesses], [len(a.starts) for a in accesses])
+    order = np.argsort(starts, kind="stable")
+    starts, ends = starts[order], np.maximum.accumulate(ends[order])
+    return int(ends[0] - starts[0] + np.maximum(ends[1:] - np.maximum(starts[1:], ends[:-1]), 0).sum())
 
 
 def _cycles(launch: Launch, path: Path) -> dict[str, float]:
@@ -147,22 +170,10 @@ def _cycles(launch: Launch, path: Path) -> dict[str, float]:
     for i, n in executed.items():
         names[path.code[i].name] += n
     fronts = sum(access.wavefronts for access in path.accesses.values()) + names["SHFL"]
+    fronts += sum(n * operands(path.code[i]) / assumed.WAVEFRONT for i, n in executed.items())
     return {
         "issue": (len(path.steps) - names["NOP"]) * launch.warps / assumed.SCHEDULERS,
         "shared": fronts * launch.warps,
         "special": sum(names[name] for name in SPECIAL) * launch.warps * 32 / assumed.SPECIAL_LANES,
-        "matrix": sum(n * _products(path.code[i]) for i, n in executed.items()) * launch.warps,
+        "matrix": sum(n * products(path.code[i]) for i, n in executed.items()) * launch.warps,
     }
-
-
-def _products(ins: Instruction) -> float:
-    """Cycles of an SM for a warp's share of a product of matrices: m x n x k, of a warpgroup's a quarter."""
-    rate = assumed.MATRIX.get(ins.name)
-    if rate is None:
-        return 0.0
-    shape = next(m for m in ins.opcode.split(".") if m[:1].isdigit())
-    if ins.name == "HGMMA":
-        m, n, k = (int(size) for size in shape.split("x"))
-        return m * n * k / 4 / rate
-    m, n, k = 16, 8, int(shape[len("168") :])
-    return m * n * k / rate

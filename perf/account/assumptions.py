@@ -26,7 +26,7 @@ CONSTANT_CYCLES = 30  # [E] of a constant, or of a number such as the program's
 BARRIER_CYCLES = 30  # [E] until the last warp of a program has come
 OPERAND_CYCLES = 12  # [E] until a store has read its operands
 
-# [H] an SM has one wavefront of shared memory, 128 bytes, a cycle; a shuffle takes one
+WAVEFRONT = 128  # [H] bytes of shared memory that an SM moves a cycle; a shuffle takes one
 SPECIAL_LANES = 16  # [H] special functions of an SM a cycle
 MATRIX = {"HMMA": 0.62 * 2048, "HGMMA": 2048}  # [M] products of 16-bit numbers, each with a sum, of an SM a cycle
 

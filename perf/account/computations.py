@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from .arithmetic import CHOOSE, COMBINE, COMPARE, FUNCTIONS, MASK, halves, signed
-from .registers import Registers, Value, bits, first, truths, unknown
+from .registers import LANES, Registers, Value, bits, first, truths, unknown
 from .sass import Instruction, is_predicate
 
 Act = Callable[[], None]
@@ -29,7 +31,9 @@ def computation(ins: Instruction, registers: Registers, special: Mapping[str, Va
     if name == "SHFL" and "IDX" in ins.has and operands[3] == "RZ":
         read = registers.word(operands[2])
         return lambda: registers.set_word(operands[1], first(read()))
-    special_form = {"ISETP": _compare, "PLOP3": _logic, "P2R": _pack, "R2P": _unpack}.get(name)
+    if name == "ELECT":  # one lane
+        return lambda: registers.set_truth(operands[0], LANES == 0)
+    special_form = {"ISETP": _compare, "PLOP3": _logic, "P2R": _pack, "R2P": _unpack, "VOTEU": _vote}.get(name)
     return special_form(ins, registers) if special_form else _arithmetic(ins, name, registers)
 
 
@@ -102,6 +106,17 @@ def _logic(ins: Instruction, registers: Registers) -> Act:
         for output, table in outputs:
             place = None if unknown(values) else sum(bits(v) << n for v, n in zip(values, (2, 1, 0), strict=True))
             registers.set_truth(output, None if place is None else truths((table >> place & 1) != 0))
+
+    return run
+
+
+def _vote(ins: Instruction, registers: Registers) -> Act:
+    """Whether a predicate holds for any lane, or for all."""
+    read, of = registers.truth(ins.operands[1]), np.any if "ANY" in ins.has else np.all
+
+    def run() -> None:
+        value = read()
+        registers.set_truth(ins.operands[0], None if value is None else bool(of(value)))
 
     return run
 

@@ -13,11 +13,8 @@ from ...compiled import Compiled, source_of
 from .sass import Instruction, parse
 
 PARAMETERS = 0x210  # where a kernel's parameters start in the constants, on sm_90
+WINDOW, HERE = 0x198, 1 << 39  # where the constants say at which address the parameters are, and one for them
 SIZES = {"i1": 1, "i8": 1, "u8": 1, "i16": 2, "i32": 4, "u32": 4, "fp32": 4, "i64": 8, "u64": 8, "fp64": 8}
-
-
-class NoAccount(ValueError):
-    """The account does not know such a kernel."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,18 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class Box:
+    """What a load through a tensor's descriptor brings: of 128 bytes among the parameters."""
+
+    buffer: Buffer
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Launch:
     name: str
     sass: str
-    arguments: Sequence[tuple[str, Any]]  # (type, Buffer or number), in the order of the kernel's parameters
+    arguments: Sequence[tuple[str, Any]]  # (type, Buffer, Box or number), in the order of the kernel's parameters
     grid: Sequence[int]
     warps: int
     resident: int  # programs that an SM holds, by registers, threads and shared memory
@@ -50,7 +55,8 @@ class Launch:
     @cached_property
     def buffers(self) -> dict[int, Buffer]:
         """By place."""
-        return {value.place: value for _, value in self.arguments if isinstance(value, Buffer)}
+        tensors = [v.buffer if isinstance(v, Box) else v for _, v in self.arguments]
+        return {value.place: value for value in tensors if isinstance(value, Buffer)}
 
     @cached_property
     def code(self) -> list[Instruction]:
@@ -66,21 +72,36 @@ class Launch:
     def constants(self) -> dict[int, int]:
         """Offset in the constant bank -> word: the sizes of a program and of the grid, and the parameters."""
         sizes = (32 * self.warps, 1, 1, *self.grid)
-        found, offset = {4 * i: n for i, n in enumerate(sizes)}, PARAMETERS
-        for kind, value in self.arguments:
-            size = 8 if isinstance(value, Buffer) else SIZES[kind]
-            offset += -offset % size
+        found = {4 * i: n for i, n in enumerate(sizes)} | {WINDOW: HERE % 2**32, WINDOW + 4: HERE >> 32}
+        for offset, (kind, value) in zip(self._offsets, self.arguments, strict=True):
+            if isinstance(value, Box):
+                continue
             number = (value.address if isinstance(value, Buffer) else int(value)) % 2**64
             found[offset] = number % 2**32
-            if size == 8:
+            if isinstance(value, Buffer) or SIZES[kind] == 8:
                 found[offset + 4] = number >> 32
-            offset += size
         return found
 
     @property
     def known(self) -> dict[int, Any]:
         """Place of a buffer -> its values, where they are given."""
         return {place: b.values for place, b in self.buffers.items() if b.values is not None}
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        """Of the arguments in the constant bank."""
+        found, offset = [], PARAMETERS
+        for kind, value in self.arguments:
+            size, align = (128, 64) if isinstance(value, Box) else [8 if isinstance(value, Buffer) else SIZES[kind]] * 2
+            found.append(offset + -offset % align)
+            offset = found[-1] + size
+        return found
+
+    def box(self, address: int | None) -> Box | None:
+        """That of the descriptor at this address."""
+        places = {HERE + at - PARAMETERS: v for at, (_, v) in zip(self._offsets, self.arguments, strict=True)}
+        found = places.get(address)
+        return found if isinstance(found, Box) else None
 
     def owner(self, address: int | None) -> Buffer | None:
         """The buffer that an address lies in."""
@@ -91,8 +112,11 @@ def launch_of(compiled: Compiled) -> Launch:
     plan, known = compiled.plan, {}
     arguments = []
     for name, kind, value in _leaves(compiled):
-        if isinstance(value, Tensor):  # two arguments may be one tensor
-            value = known.setdefault(id(value), Buffer(name, value.numel() * value.element_size(), len(known)))
+        tensor = getattr(value, "base", value)
+        if isinstance(tensor, Tensor):  # two arguments may be one tensor
+            size = tensor.element_size()
+            buffer = known.setdefault(id(tensor), Buffer(name, tensor.numel() * size, len(known)))
+            value = buffer if value is tensor else Box(buffer, prod(value.block_shape) * size)
         arguments.append((kind, value))
     grid = (plan.grid, 1, 1)
     return Launch(plan.name, compiled.sass, arguments, grid, plan.config.num_warps, compiled.programs_per_sm)
@@ -106,8 +130,10 @@ def _leaves(compiled: Compiled) -> Iterator[tuple[str, str, Any]]:
         if isinstance(kind, tuple):
             for part, each in zip(kind, value, strict=True):
                 yield from walk(name, part, each)
-        elif kind.startswith("tensordesc"):
-            raise NoAccount(f"{compiled.plan.name}: what a descriptor loads ({name}) is not in the machine code")
+        elif kind.startswith("tensordesc"):  # then its shape and its strides
+            yield name, kind, value
+            yield from ((name, "i32", size) for size in value.shape)
+            yield from ((name, "i64", stride) for stride in value.strides)
         elif kind != "constexpr":
             yield name, kind, value
 

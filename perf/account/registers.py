@@ -14,6 +14,7 @@ from .arithmetic import MASK, signed, wide
 Value = Any  # int, bool, array of 32, None
 Read = Callable[[], Value]
 
+LANES = np.arange(32, dtype=np.int64)
 REGISTER = re.compile(r"(U?R)(\d+|Z)\b")
 _CONSTANT = re.compile(r"c\[0x0\]\[(0x[0-9a-f]+)\]")
 _NUMBER = re.compile(r"-?0x[0-9a-f]+|-?\d+")

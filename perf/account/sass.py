@@ -15,6 +15,7 @@ _LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)
 _REGISTER = re.compile(r"(?<![\w.])(U?R)(\d+)((?:\.\w+)*)")
 _PREDICATE = re.compile(r"(?<![\w.])(U?P)(\d)\b")
 STORES = {"STG", "STS", "STL", "RED", "BAR", "BRA", "LDGSTS", "STSM", "EXIT", "WARPSYNC", "RET", "BSYNC", "DEPBAR"}
+STORES |= {"UTMALDG", "WARPGROUP"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,8 @@ class Instruction:
         place = next((i for i, o in enumerate(self.operands) if not is_predicate(o)), 0)
         if "SETP" in self.name or "PLOP3" in self.name:
             found, outputs = [], self.operands[:2]
+        elif self.name == "SYNCS":
+            found, outputs = [], self.operands[:1]
         elif self.name == "R2P":
             found, outputs = [], [f"P{i}" for i in range(7)]
         else:

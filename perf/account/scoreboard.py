@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from . import assumptions as assumed
 from .accesses import Access
+from .products import products
 from .sass import Instruction
 from .warp import Path
 
@@ -30,6 +31,8 @@ def played(path: Path, trip: Callable[[Access, int], float]) -> Played:
     time, trips, issued = 0.0, 0, 0
     up = [0.0] * 8  # when each barrier will be
     group, groups = 0.0, deque()  # when the copies since the last group, and those of each group, will have come
+    landed: dict[int | None, float] = {}  # barrier in shared memory -> when its boxes will have come
+    ready, done = 0.0, deque()  # when a warpgroup's products will be, and those of each group
     known = [(ins, ins.stall, ins.sets, ins.waits, _latency(ins)) for ins in path.code]
     for place, number in enumerate(path.steps):
         ins, stall, (result, operands), waits, latency = known[number]
@@ -40,12 +43,23 @@ def played(path: Path, trip: Callable[[Access, int], float]) -> Played:
         if ins.name == "DEPBAR" and ins.operands[:1] == ("SB0",):
             while len(groups) > int(ins.operands[1], 0):
                 come = max(come, groups.popleft())
+        if ins.opcode == "WARPGROUP.DEPBAR.LE":
+            while len(done) > int(ins.operands[1], 0):
+                come = max(come, done.popleft())
+        access = path.accesses.get(place)
+        if access is not None and access.kind == "wait":
+            come = max(come, landed.get(access.barrier, 0.0))
         if come > time:
             trips += come - time > 0.3 * assumed.ROUND_TRIP * assumed.CLOCK
             time = come
-        access = path.accesses.get(place)
-        if access is not None and access.kind in ("load", "copy"):
+        if access is not None and access.kind in ("load", "copy", "box"):
             latency = trip(access, place) * assumed.CLOCK
+        if access is not None and access.kind == "box":
+            landed[access.barrier] = max(landed.get(access.barrier, 0.0), time + latency)
+        if ins.name == "HGMMA":
+            ready = max(ready, time) + assumed.SCHEDULERS * products(ins)
+            if ins.operands[-1] == "gsb0":
+                done.append(ready + assumed.MATRIX_CYCLES)
         if ins.name == "LDGSTS":
             group = max(group, time + latency)
         elif ins.name == "LDGDEPBAR":

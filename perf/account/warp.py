@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .accesses import KINDS, LANES, Access, access, place_of
+from .accesses import KINDS, Access, access, place_of
 from .computations import computation
-from .registers import Registers, Value, first, holds
+from .registers import LANES, Registers, Value, first, holds
 from .sass import Instruction, is_predicate
 
 MOST = 1_000_000  # instructions that a warp may execute

@@ -96,11 +96,8 @@ def _row(row, plan, arch: int | str) -> "Row":
 
 def _account(compiled) -> list[str]:
     from ..account.account import account_of
-    from ..account.launch import NoAccount, launch_of
+    from ..account.launch import launch_of
 
-    try:
-        account = account_of(launch_of(compiled))
-    except NoAccount:
-        return ["-"] * 5
+    account = account_of(launch_of(compiled))
     share = account.floor / account.time
     return [f"{account.waves:.2f}", str(account.warp.trips), f"{account.time:.3g}", f"{share:.2f}", account.limit]

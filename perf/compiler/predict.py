@@ -1,7 +1,7 @@
 """Without a GPU: the time of our kernels on an H200, predicted from machine code (`perf/account`). Never a result.
 
 Plans come from tensors without memory, compilation is ahead of time for sm_90, in a child process because Triton may
-interpret in this one. A point whose kernels have no account, or that calls a library beside them, has no time.
+interpret in this one. A library that is called beside the kernels is taken by the rule for libraries (`sides`).
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,7 @@ def records(points: list[Point], seconds: float) -> Iterator[Record]:
         points, child.results(__name__, pieces, {"TRITON_INTERPRET": None}, seconds), strict=False
     ):
         died = answer.get("failure") or answer.get(child.DIED)
-        status = f"failed: {died}" if died else f"skipped: {answer['without']}" if answer.get("without") else "ok"
-        yield _record(point, answer.get("kernels"), status)
+        yield _record(point, answer.get("kernels"), f"failed: {died}" if died else "ok")
 
 
 def _record(point: Point, kernels: list | None, status: str) -> Record:
@@ -54,16 +53,18 @@ def kernels_of(point: Point) -> list[dict]:
 
     from ... import compiled as static
     from ...catalog import BY_NAME
-    from ..account.launch import NoAccount
-    from .libraries import Noting
+    from .sides import launched
 
     row, sizes, dtype = BY_NAME[point.op], plan.problem_of(point).sizes, getattr(torch, point.dtype)
-    called: list = []
-    with Noting(called):
-        plans = static.plans(row, sizes, dtype, point.layout, ARCH)[point.mode == "bwd"]
-    if names := {call.name for call in called if call.flops}:
-        raise NoAccount(f"a library is called beside the kernels ({', '.join(sorted(names))})")
-    return [_describe(p, static.compile_plan(p, ARCH)) for p in plans]
+    plans, calls = launched(row, sizes, point.layout, dtype)[point.mode == "bwd"]
+    return [_describe(p, static.compile_plan(p, ARCH)) for p in plans] + [_called(c, point.layout) for c in calls]
+
+
+def _called(call, layout: str) -> dict:
+    from .sides import library
+
+    time = library(call.name, call.nbytes, call.flops, layout)
+    return {"name": time.name, "us": time.us[1], "limit": time.limit}
 
 
 def _describe(planned, compiled) -> dict:
@@ -86,12 +87,8 @@ def _describe(planned, compiled) -> dict:
 
 
 def _work(piece: dict) -> dict:
-    from ..account.launch import NoAccount
-
     try:
         return {"kernels": kernels_of(Point(**piece))}
-    except NoAccount as error:
-        return {"without": child.one_line(error)}
     except Exception as error:
         return {"failure": child.one_line(error)}
 

@@ -1,25 +1,36 @@
 """`segattn spaces`: how good the choice without a table is, by the account of time; no GPU is needed, none is used.
 
-The configs that the model of `segattn_triton.tuning` finds cheapest are compiled for sm_90, the choice among them, and
-compared by the account of `perf/account`: microseconds on an H200, predicted from machine code, not measured. A config
-that spills has none, nor has a kernel whose loads are not in its machine code (tensor descriptors).
+Of each space are compiled for sm_90 the choice, the configs that the model of `segattn_triton.tuning` finds cheapest,
+and some that are drawn from all others that can run; the account of `perf/account` says how long each takes, its launch
+included: microseconds on an H200, predicted from machine code, not measured. A config that spills has none.
+
+With `--named` every choice of every named case, into a file of records: what was computed from the same text by the
+same versions (`digests`) is kept. The bars: at the median 1.1 times the best of its space, 1.25 at worst.
 """
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from itertools import count
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from .. import terminal
+from ..account import assumptions as assumed
 from ..measure import child
-from ..terminal import Progress
+
+if TYPE_CHECKING:
+    from ...catalog import Problem
 
 ARCH = 90
+COMMITTED = Path(__file__).parents[1] / "predicted" / "choices_sm_90.jsonl"
+MEDIAN, WORST = 1.1, 1.25  # times the best of its space
 HEAD = ("", "configs", "can run", "compiled", "chosen", "its us", "best", "its us", "times")
+LONG = 1e6  # seconds
 Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run time
 
 
@@ -28,60 +39,101 @@ def spaces(
     dtype: Annotated[str, typer.Option(help="bfloat16, float16, float32, float64.")] = "bfloat16",
     layout: Annotated[Names, typer.Option(help="contiguous, channels_last; both by default.")] = None,
     cases: Annotated[int, typer.Option(help="Named cases of each op, the first ones.")] = 1,
-    most: Annotated[int, typer.Option(help="Configs of each kernel that are compiled.")] = 8,
+    most: Annotated[int, typer.Option(help="Configs of each kernel that are compiled, the cheapest by the model.")] = 4,
+    drawn: Annotated[int, typer.Option(help="Others of each kernel that are compiled, drawn from its space.")] = 4,
+    named: Annotated[bool, typer.Option("--named", help="All named cases; what changed is renewed in --out.")] = False,
+    out: Annotated[Path, typer.Option(help="Of --named: the records to renew.")] = COMMITTED,
 ) -> None:
     """How far the choice without a table is from the best of its space, as compiled for sm_90; no GPU needed."""
     from .. import options
 
     ops, layouts = (tuple(name.strip() for v in values or () for name in v.split(",")) for values in (op, layout))
-    for name, value in (("--cases", cases), ("--most", most)):
-        if value < 1:
-            raise options.Usage(f"{name}: got {value}, expected at least 1")
+    for name, value, least in (("--cases", cases, 1), ("--most", most, 1), ("--drawn", drawn, 0)):
+        if value < least:
+            raise options.Usage(f"{name}: got {value}, expected at least {least}")
     (dtype,) = options.choose("--dtype", [dtype], options.DTYPES.values(), options.DTYPES)
     layouts = options.choose("--layout", layouts, options.LAYOUTS.values(), options.LAYOUTS)
-    report(options.choose_ops(ops), dtype, layouts or tuple(options.LAYOUTS.values()), cases, most)
+    ops, layouts = options.choose_ops(ops), layouts or tuple(options.LAYOUTS.values())
+    known = read(out.read_text()) if named and out.exists() else []
+    found: dict[tuple, Choice] = {}
+    for new in report(ops, dtype, layouts, 99 if named else cases, most, drawn, known):
+        found[new.place] = new
+        if named:
+            out.write_text(write(found.values()))
+    terminal.console().print(table(found.values(), dtype), summary(found.values()))
 
 
-def report(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int, most: int) -> list[float]:
-    """Print the table; the time of each choice over the best one's."""
-    from ...tuning import choice as tuning
-    from ..terminal import Row, console, listing
+@dataclass(frozen=True)
+class Choice:
+    """The choice of one kernel for one problem, and the best of what was compiled of its space."""
 
-    out, times = console(), []
-    groups: dict[str, list[Row]] = {}
-    for (name, case, order, choice), found in _times(list(_choices(ops, dtype, layouts, cases)), most):
-        priced, space = choice.costs(), tuning.SPACES[choice.kernel]
-        line = [f"  {choice.kernel}", str(len(space)), str(len(priced))]
-        us = {i: answer["us"] for i, answer in found.items() if answer.get("us")}
-        line.append(str(len(found)))
-        if choice.index in us:
-            best = min(us, key=lambda i: (us[i], i))
-            times.append(us[choice.index] / us[best])
-            line += [_words(space[choice.index]), f"{us[choice.index]:.3g}"]
-            line += [_words(space[best]), f"{us[best]:.3g}", f"{times[-1]:.2f}"]
+    op: str
+    case: str
+    layout: str
+    kernel: str
+    key: str
+    bucket: int
+    configs: int
+    can_run: int
+    us: Mapping[str, float]  # index of a config -> its time, of those that are compiled and do not spill
+    chosen: int
+    words: Mapping[str, str]  # of the chosen and of the best
+    made: str  # digest of all that it was computed from
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.key, self.bucket
+
+    @property
+    def best(self) -> str | None:
+        return min(self.us, key=lambda i: (self.us[i], int(i)), default=None)
+
+    @property
+    def times(self) -> float | None:
+        """Its time over the best one's, a launch in both; None of a choice that has none."""
+        own = self.us.get(str(self.chosen))
+        return None if own is None else (own + assumed.LAUNCH) / (self.us[self.best] + assumed.LAUNCH)
+
+
+def report(
+    ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int, most: int, drawn: int, known: Iterable[Choice]
+) -> Iterator[Choice]:
+    """Every choice that a tuned table could have, once, as they come from a process for each core."""
+    kept = {c.place: c for c in known}
+    pieces = []
+    for problem, case, choice, made in choices(ops, dtype, layouts, cases):
+        place = choice.key, choice.bucket
+        if place in kept and kept[place].made == made:
+            yield kept[place]
         else:
-            line += [_words(space[choice.index]), found[choice.index].get("failure", "none"), "", "", ""]
-        layout = {"contiguous": "NCHW"}.get(order, "NHWC")
-        groups.setdefault(f"{name}, {case}, {layout}", []).append(Row(line))
-    out.print(listing(f"Choices without a table for sm_{ARCH}, {dtype}", HEAD, groups, left=(0, 4, 6)))
-    if times:
-        out.print(
-            f"{len(times)} choices: {median(times):.2f} times the least time at the median, {max(times):.2f} at worst "
-            "(predicted from machine code, not measured)"
-        )
-    return times
+            pieces.append(piece_of(problem, case, choice, made, most, drawn))
+    if not pieces:
+        return
+    progress = terminal.Progress("choices", len(pieces))
+    for done, (piece, answer) in enumerate(child.shared(__name__, pieces, os.cpu_count() or 1, LONG, LONG), 1):
+        if child.DIED in answer:
+            terminal.console().print(f"{piece['key']}: {answer[child.DIED]}")
+        else:
+            yield Choice(**answer)
+        progress(done)
+    progress.end()
 
 
-def _words(config) -> str:
-    blocks = " ".join(f"{k.removeprefix('BLOCK_')}{v}" for k, v in config.blocks.items())
-    programs = f" p{config.programs}" if config.programs else ""
-    return f"{blocks} w{config.num_warps} s{config.num_stages}{programs}"
+def piece_of(problem: "Problem", case: str, choice: Any, made: str, most: int, drawn: int) -> dict:
+    """What a child is asked: the choice first, the cheapest by the model, then some that its key draws."""
+    costs = list(choice.costs())
+    rest = costs[most:]
+    tried = [choice.index, *costs[:most], *random.Random(choice.key).sample(rest, min(drawn, len(rest)))]
+    asked = dict(problem=asdict(problem), case=case, key=choice.key, tried=list(dict.fromkeys(tried)))
+    return asked | dict(can_run=len(costs), made=made)
 
 
-def _choices(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int) -> Iterator[tuple]:
-    """((op, case, layout, choice), problem) of every entry that a tuned table could have, once."""
+def choices(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int) -> Iterator[tuple]:
+    """(problem, case, choice, digest) of every entry that a tuned table could have, once."""
     from ...catalog import BY_NAME, Problem
     from ...compiled import plans_of
+    from ...tuning import choice as tuning
+    from . import digests
 
     seen = set()
     for name in ops:
@@ -93,57 +145,85 @@ def _choices(ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int)
                     choice = plan.config.choice
                     if (choice.key, choice.bucket) not in seen:
                         seen.add((choice.key, choice.bucket))
-                        yield (name, case.name, layout, choice), problem
+                        space = tuning.digest(tuning.SPACES[choice.kernel])
+                        yield problem, case.name, choice, digests.of_plans([plan], [space, choice.index])
 
 
-def _times(choices: Sequence[tuple], most: int) -> Iterator[tuple]:
-    """(a choice, {index: what its child said of a config}), in order."""
-    indices = [list(dict.fromkeys([what[-1].index, *what[-1].costs()]))[:most] for what, _ in choices]
-    pieces = [
-        dict(problem=asdict(problem), key=what[-1].key, index=i)
-        for (what, problem), tried in zip(choices, indices, strict=True)
-        for i in tried
-    ]
-    workers, progress, done = min(os.cpu_count() or 1, len(pieces)), Progress("configs compiled", len(pieces)), count(1)
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        shares = [pool.submit(_ask, pieces[i::workers], lambda: progress(next(done))) for i in range(workers)]
-        answers = [iter(share.result()) for share in shares]
-    progress.end()
-    said = [next(answers[i % workers]) for i in range(len(pieces))]
-    for (what, _), tried in zip(choices, indices, strict=True):
-        yield what, dict(zip(tried, said, strict=False))
-        said = said[len(tried) :]
-
-
-def _ask(pieces: Sequence[Mapping], one_more: Callable[[], None]) -> list[dict]:
-    found = []
-    for a in child.results(__name__, pieces, {"TRITON_INTERPRET": None}):
-        found.append({"failure": a[child.DIED]} if child.DIED in a else a)
-        one_more()
-    return found
-
-
-def _work(piece: dict) -> dict:
+def work(piece: Mapping) -> dict:
+    """Each config compiled, and its account."""
     from ... import compiled as static
     from ...catalog import Problem
     from ...tuning import choice as tuning
     from ..account.account import account_of
     from ..account.launch import launch_of
 
-    problem = Problem.of(piece["problem"])
-    try:
-        with tuning.using((), {piece["key"]: piece["index"]}):
-            plan = next(p for p in static.plans_of(problem, ARCH) if p.config.choice.key == piece["key"])
+    problem, key, tried = Problem.of(piece["problem"]), piece["key"], piece["tried"]
+    us: dict[str, float] = {}
+    for i in tried:
+        with tuning.using((), {key: i}):
+            plan = next(p for p in static.plans_of(problem, ARCH) if p.config.choice.key == key)
         compiled = static.compile_plan(plan, ARCH)
-        if compiled.spills:
-            return {"failure": f"spills {compiled.spills} bytes"}
-        return {"us": account_of(launch_of(compiled)).time}
-    except Exception as error:
-        return {"failure": child.one_line(error)}
+        if not compiled.spills:
+            us[str(i)] = round(account_of(launch_of(compiled)).time, 3)
+    space = tuning.SPACES[plan.config.choice.kernel]
+    best = min(us, key=lambda i: (us[i], int(i)), default=tried[0])
+    return dict(
+        op=problem.op,
+        case=piece["case"],
+        layout=problem.layout,
+        kernel=plan.name,
+        key=key,
+        bucket=plan.config.choice.bucket,
+        configs=len(space),
+        can_run=piece["can_run"],
+        us=us,
+        chosen=tried[0],
+        words={"chosen": _words(space[tried[0]]), "best": _words(space[int(best)])},
+        made=piece["made"],
+    )
+
+
+def _words(config: Any) -> str:
+    blocks = " ".join(f"{k.removeprefix('BLOCK_')}{v}" for k, v in config.blocks.items())
+    programs = f" p{config.programs}" if config.programs else ""
+    return f"{blocks} w{config.num_warps} s{config.num_stages}{programs}"
+
+
+def table(found: Iterable[Choice], dtype: str) -> Any:
+    groups: dict[str, list[terminal.Row]] = {}
+    for c in found:
+        line = [f"  {c.kernel}", str(c.configs), str(c.can_run), str(len(c.us)), c.words["chosen"]]
+        if c.times is None:
+            line += ["none", "", "", ""]
+        else:
+            line += [f"{c.us[str(c.chosen)]:.3g}", c.words["best"], f"{c.us[c.best]:.3g}", f"{c.times:.2f}"]
+        layout = {"contiguous": "NCHW"}.get(c.layout, "NHWC")
+        groups.setdefault(f"{c.op}, {c.case}, {layout}", []).append(terminal.Row(line))
+    return terminal.listing(f"Choices without a table for sm_{ARCH}, {dtype}", HEAD, groups, left=(0, 4, 6))
+
+
+def summary(found: Iterable[Choice]) -> str:
+    times = [c.times for c in found if c.times is not None]
+    if not times:
+        return "no choice has a time"
+    worse = sum(t > WORST for t in times)
+    return (
+        f"{len(times)} choices: {median(times):.2f} times the least time at the median, {max(times):.2f} at worst, "
+        f"{worse} above {WORST} (predicted from machine code, not measured)"
+    )
+
+
+def read(text: str) -> list[Choice]:
+    return [Choice(**json.loads(line)) for line in text.splitlines()]
+
+
+def write(found: Iterable[Choice]) -> str:
+    ordered = sorted(found, key=lambda c: c.place)
+    return "".join(json.dumps(asdict(c), separators=(",", ":")) + "\n" for c in ordered)
 
 
 if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    child.serve(_work)
+    child.serve(work)

@@ -13,7 +13,7 @@ from segattn_triton.catalog import BY_NAME, make_inputs
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.account import loops
 from segattn_triton.perf.account.account import Account, account_of
-from segattn_triton.perf.account.launch import NoAccount, launch_of
+from segattn_triton.perf.account.launch import launch_of
 from segattn_triton.perf.account.warp import play
 from segattn_triton.runtime.plan import Plan
 from segattn_triton.tuning.choice import SPACES, using
@@ -127,13 +127,15 @@ def covered(op: str, layout: str) -> list[str]:
     sizes = {**row.cases[0].sizes, "N": 1, "C": 16, "S": (8,) * len(row.cases[0].S), "Cr": 8}
     sizes |= {"heads": 1} if "heads" in sizes else {}
     for plan in itertools.chain(*static.plans(row, sizes, torch.bfloat16, layout)):
-        try:
-            launch = launch_of(static.compile_plan(plan))
-        except NoAccount:
-            continue
+        launch = launch_of(static.compile_plan(plan))
         stored: dict[str, set[int]] = {}
         for program, warp in itertools.product(range(plan.grid), range(launch.warps)):
             for access in play(launch.code, launch.constants, (program, 0, 0), warp).accesses.values():
+                if access.kind in ("box", "wait"):
+                    wrong += [f"{plan.name}: a box or its barrier is unknown"] * (
+                        access.barrier is None or (access.kind == "box" and launch.box(access.address) is None)
+                    )
+                    continue
                 owner = launch.owner(access.address)
                 if access.kind != "shared" and owner is None:
                     wrong.append(f"{plan.name}: an address is unknown")

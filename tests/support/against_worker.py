@@ -1,14 +1,16 @@
 """What torch.compile would launch, generated without a GPU. Runs in processes in which Triton does not interpret."""
 
+from collections.abc import Sequence
+
 import static_ledger  # noqa: F401, before Triton: it decides that this process compiles
 import torch
 
 from segattn_triton.catalog.problem import make_map
 from segattn_triton.perf.account.account import account_of
-from segattn_triton.perf.compiler.against import sides
 from segattn_triton.perf.compiler.flex import shares
 from segattn_triton.perf.compiler.inductor import Kernel, generated
 from segattn_triton.perf.compiler.libraries import Library
+from segattn_triton.perf.compiler.sides import OURS, sides
 from segattn_triton.perf.measure.windows import Flex
 
 
@@ -27,8 +29,8 @@ def generated_for(layout: str) -> dict[str, list]:
     return found
 
 
-def ours(op: str, layout: str, C: int, side: int) -> list:
-    return list(sides(op, layout, C, side, ()))
+def ours(op: str, layout: str, size: str, known: Sequence[str] = ()) -> list:
+    return list(sides(op, layout, size, (OURS,), known))
 
 
 def products_of_flex(kernel_size: int) -> dict[str, list[int]]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
+from ...compiler.problems import REFERENCE
 from ...records import load
 from ...terminal import Row, listing
-from . import autotune, figures, frame, page, whole
+from . import autotune, figures, frame, page, predicted, whole
 from .tables import terminal_table
 
 __all__ = ["render", "render_and_print", "terminal_table"]
@@ -29,10 +30,16 @@ def render(out: Path) -> Path:
     tuning = page.Tuning(autotune.lines(found, df), figures.draw_spread(found, out / "plots"))
     index = out / "index.html"
     files = {name: what for name, what in page.FILES.items() if (out / name).exists()}
-    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files, sheet)
+    forecast = _forecast() if len(frame.predictions(df)) else None
+    made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files, sheet, forecast)
     _set_aside(index)
     index.write_text(made, encoding="utf-8")
     return index
+
+
+def _forecast() -> page.Forecast:
+    """Of the records and pictures that are committed."""
+    return page.Forecast(predicted.against_lines(predicted.load(), REFERENCE), predicted.pictures())
 
 
 def _set_aside(index: Path) -> None:

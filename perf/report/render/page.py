@@ -12,6 +12,7 @@ from markupsafe import Markup
 from . import autotune, words
 from .figures import Job
 from .frame import GPU_TIMERS, PROBLEM, by_catalog, catalog, missing, predictions, results
+from .predicted import AGAINST
 from .style import in_order, inline, share_of_width
 from .tables import headline, lines, share
 
@@ -41,6 +42,13 @@ MADE_BY = "<title>segattn_triton: performance report</title>"  # what tells our 
 REHEARSAL = "rehearsal"  # the device of a run whose times are made up
 
 
+class Forecast(NamedTuple):
+    """What is predicted against torch.compile, from machine code."""
+
+    body: list[tuple[str, ...]]
+    pictures: list[Path]
+
+
 class Tuning(NamedTuple):
     """What the tuner found."""
 
@@ -57,6 +65,7 @@ def build(
     whole: Sequence[Mapping[str, Any]] = (),
     files: Mapping[str, str] = MappingProxyType({}),
     sheet: Path | None = None,
+    forecast: Forecast | None = None,
 ) -> str:
     env = Environment(
         loader=PackageLoader("segattn_triton.perf.report", "templates"),
@@ -96,6 +105,9 @@ def build(
         bands=bool((timed.timer != "launch").any()),
         errors=bool(timed.error.notna().any()),
         predicted=len(predictions(df)),
+        forecast=forecast.body if forecast else [],
+        forecast_head=AGAINST,
+        forecast_pictures=[Markup(inline(picture)) for picture in forecast.pictures] if forecast else [],
         files=files,
     )
 

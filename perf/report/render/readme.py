@@ -2,7 +2,8 @@
 `<!-- end:NAME -->`.
 
 `families`, `gates` and `ops` come from the catalog, `headlines`, `results`, `training`, `scenes` and `models` from the
-records under perf/results, `predicted` from those of perf/predicted: no number is typed by hand.
+records under perf/results, `predicted`, `small`, `bars` and `curves` from those of perf/predicted: no number is typed by
+hand.
 `python -m segattn_triton.perf.report.render.readme README.md` writes them, those of docs/ beside it too.
 """
 
@@ -16,11 +17,12 @@ from pathlib import Path
 
 from ....catalog import BY_NAME, ROWS, Op
 from ....runtime.checks import DTYPES
-from ...compiler import against
+from ...compiler import problems
 from ...records import load
-from . import gates, whole, words
+from . import gates, predicted, whole, words
 from .frame import from_records
 from .page import REHEARSAL, facts, gpu_name
+from .predicted import table
 from .tables import headline, lines
 
 PART = re.compile(r"(<!-- generated:(\w+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
@@ -37,8 +39,8 @@ def _update(page: Path, root: Path, check: bool) -> bool:
     old = page.read_text(encoding="utf-8")
     made = {"families": families_table, "gates": gates_table, "ops": ops_table}
     made |= {"headlines": lambda: headlines_part(root), "results": lambda: results_part(root, page)}
-    made["predicted"] = lambda: predicted_table(root / "perf" / "predicted" / "sm_90.jsonl")
     made["scenes"] = lambda: gates.told(gates.read(root / "perf" / "results" / "cpu" / "gates.jsonl"))
+    made |= {name: partial(predicted_part, root, name) for name in ("predicted", "small", "bars", "curves")}
     made |= {name: partial(whole_part, root, name) for name in ("training", "models")}
 
     def renew(part: re.Match) -> str:
@@ -50,13 +52,6 @@ def _update(page: Path, root: Path, check: bool) -> bool:
     if new != old and not check:
         page.write_text(new, encoding="utf-8")
     return new != old
-
-
-def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
-    """Markdown; a cell's bar is escaped."""
-    head = list(head)
-    rows = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def families_table(rows: Iterable[Op] = ROWS) -> str:
@@ -95,16 +90,21 @@ def ops_table(rows: Iterable[Op] = tuple(BY_NAME.values())) -> str:
     return table(head, body)
 
 
-def predicted_table(file: Path) -> str:
-    """Ours against torch.compile, a line for each op, layout and direction; where it should win, in bold."""
-    head = ("op", "layout", "pass", "ours", "limited by", "compiled", "times", "best", "times", "faster")
-    body = []
-    for line in against.lines(against.read(file.read_text(encoding="utf-8"))):
-        *cells, faster = line.cells()
-        own = line.ours
-        start = (f"`{own.op}`", words.layout(own.layout), words.mode(own.mode))
-        body.append((*start, *cells, f"**{faster}**" if faster == against.RIVAL else faster))
-    return table(head, body)
+def predicted_part(root: Path, name: str) -> str:
+    """Of the records of perf/predicted: against torch.compile at two sizes, the bars, and over resolutions, with the
+    pictures that are there, as a page of docs/ finds them."""
+    folder = root / "perf" / "predicted"
+    found = predicted.load(folder / "sm_90.jsonl")
+    if name in ("predicted", "small"):
+        return predicted.against_part(found, problems.REFERENCE if name == "predicted" else problems.SMALL)
+    if name == "bars":
+        return predicted.bars_part(found)
+    pictures = [
+        f"![Share of the floor against resolution, {words.mode(mode)}](../perf/predicted/plots/curves_{mode}.png)"
+        for mode in predicted.MODES
+        if (folder / "plots" / f"curves_{mode}.png").exists()
+    ]
+    return "\n\n".join([predicted.curves_part(found), *pictures])
 
 
 def module_call(row: Op) -> str:
@@ -218,4 +218,6 @@ def _cells(line) -> tuple[str, ...]:
 
 if __name__ == "__main__":
     stale = update(Path(sys.argv[1]), check="--check" in sys.argv[2:])
+    if "--check" not in sys.argv[2:]:
+        predicted.draw(predicted.load())
     sys.exit(int(stale and "--check" in sys.argv[2:]))
