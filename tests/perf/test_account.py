@@ -24,6 +24,8 @@ BY_HAND = [
     ("channel_gate", "pool_bwd", "contiguous", 64, 512, {"BLOCK_C": 2, "BLOCK_P": 4096}, 8, 143),
     ("scse", "scse_bwd", "contiguous", 64, 512, {"BLOCK_P": 64}, 4, 246),
     ("local_gate", "conv_bwd", "contiguous", 64, 256, {"BLOCK_C": 4, "BLOCK_P": 1024}, 8, 97),
+    ("scse", "apply_bwd", "contiguous", 64, 512, {"BLOCK_C": 1, "BLOCK_P": 4096}, 4, 280),
+    ("scse", "apply_bwd", "contiguous", 64, 512, {"BLOCK_C": 16, "BLOCK_P": 256}, 4, 125),
     ("spatial_gate", "spatial_fwd", "contiguous", 64, 512, {"BLOCK_P": 128}, 4, 125),
     ("spatial_gate", "spatial_bwd", "contiguous", 64, 512, {"BLOCK_P": 64}, 4, 187),
 ]
@@ -62,6 +64,22 @@ def test_the_guard_of_loops_can_fail(ask):
     assert len(few) == 1 and few[0].endswith(" bytes in flight")
     assert filled == []
     assert len(late) == 1 and late[0].endswith(" waves")
+
+
+def test_boxes_of_a_descriptor_are_loaded_and_waited_for(ask):
+    """Of a dense gate: nine boxes of the map and of the weight a program, and the map again; what its products take;
+    and the time is no less than the L2 cache takes to bring them."""
+    ((found),) = ask(account_worker.descriptors, [None])
+    assert found["boxes"] == 2 * 9 and found["waits"] == 9
+    assert found["x"] == 10 * 128 * 64 * 2 and found["weight"] == 9 * 64 * 64 * 2
+    assert found["matrix"] == pytest.approx(9 * 128 * 64 * 64 / assumed.MATRIX["HGMMA"])
+    assert found["time"] >= found["L2"] > 0
+
+
+def test_bytes_count_once_however_loads_overlap(ask):
+    """Loads of two bytes, moved by an element and strided, before the same bytes at once."""
+    ((loaded, size),) = ask(account_worker.overlapping, [None])
+    assert loaded == size
 
 
 def test_the_account_by_hand_is_met(ask):

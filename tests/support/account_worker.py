@@ -84,6 +84,44 @@ def rounds(stages: int) -> tuple[int, int]:
     return account.warp.trips, account.work.moved[0][0]
 
 
+@triton.jit
+def _overlapping_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    """Every eighth value, moved by one, then all."""
+    offs = tl.arange(0, BLOCK)
+    some = tl.load(x_ptr + offs // 8 * 8 + 1)
+    tl.store(y_ptr + offs, some + tl.load(x_ptr + offs))
+
+
+def overlapping(_) -> tuple[int, int]:
+    """Bytes of x that one warp's program loads, and those of x."""
+    x, y = (torch.empty(256, dtype=torch.float16, device="meta") for _ in range(2))
+    plan = Plan(_overlapping_kernel, dict(x_ptr=x, y_ptr=y, BLOCK=256), Config({}, 1), 1)
+    work = account_of(launch_of(static.compile_plan(plan))).work
+    return work.moved[0][0], 2 * x.numel()
+
+
+def descriptors(_) -> dict[str, float]:
+    """What a program of the dense gate by descriptors loads and computes: 128 pixels of a row, all 64 channels."""
+    row = BY_NAME["local_gate"]
+    sizes = {**row.cases[0].sizes, "N": 8, "C": 64, "S": (512, 512)}
+    wanted = {"BLOCK_P": 128, "BLOCK_C": 64, "BLOCK_K": 64}
+    name = "conv_descriptors_fwd"
+
+    def plan() -> Plan:
+        return next(p for p in static.plans(row, sizes, torch.bfloat16, "channels_last")[0] if p.name == name)
+
+    choice = plan().config.choice
+    index = next(i for i, c in enumerate(SPACES[choice.kernel]) if dict(c.blocks) == wanted and c.num_warps == 4)
+    with using(forced={choice.key: index}):
+        account = account_of(launch_of(static.compile_plan(plan())))
+    kinds = [access.kind for access in account.path.accesses.values()]
+    moved = {account.launch.buffers[place].name: loaded for place, (loaded, _) in account.work.moved.items()}
+    return {
+        **dict(boxes=kinds.count("box"), waits=kinds.count("wait"), x=moved["x_desc"], weight=moved["weight_desc"]),
+        **dict(matrix=account.work.cycles["matrix"], time=account.time, L2=account.limits["L2"]),
+    }
+
+
 def loop_faults(question: tuple[str, int]) -> list[str]:
     """What the guard says of the gathering loop, or of a pipelined sum, with so many programs."""
     name, grid = question

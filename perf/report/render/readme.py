@@ -2,8 +2,7 @@
 `<!-- end:NAME -->`.
 
 `families`, `gates` and `ops` come from the catalog, `headlines`, `results`, `training`, `scenes` and `models` from the
-records under perf/results, `predicted`, `small`, `bars` and `curves` from those of perf/predicted: no number is typed by
-hand.
+records under perf/results, `predicted`, `small`, `bars` and `curves` from those of perf/predicted: none typed by hand.
 `python -m segattn_triton.perf.report.render.readme README.md` writes them, those of docs/ beside it too.
 """
 
