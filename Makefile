@@ -10,6 +10,8 @@
 # make mutants   plants SAMPLE (20) faults into a copy of the tree, which the tests have to find; again with the same SEED
 #                (1) and more, it goes on
 # make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
+# make predicted what is predicted from machine code: both sides of every named problem, the choices of configs, tables and
+#                curves; what is known is kept: minutes after a change of kernels, hours on two cores from nothing
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
 #                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
 # make h200      all that fifteen minutes of a GPU are good for, the most valuable first, in BUDGET (540) seconds: nothing
@@ -36,7 +38,7 @@ ARCHIVE ?= $(OUT)/results.tar.gz
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance mutants check static versions newest lint hub docs build
+.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance mutants check static predicted versions newest lint hub docs build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -114,6 +116,12 @@ check:
 static:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	$$python tests/support/static_ledger.py $(ARGS)
+
+predicted:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	$$python -m segattn_triton.perf against --named $(ARGS)
+	$$python -m segattn_triton.perf spaces --named
+	$$python -m segattn_triton.perf.report.render.readme README.md
 
 versions:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
