@@ -8,7 +8,7 @@ Jia et al., Dissecting the NVIDIA Volta GPU Architecture via Microbenchmarking, 
 import itertools
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 _HIGH = re.compile(r"^\s*/\* 0x([0-9a-f]{16}) \*/")
 _LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
@@ -107,6 +107,7 @@ def _numbers(text: str, count: int = 0) -> list[str]:
     ]
 
 
+@lru_cache(64)
 def parse(text: str) -> list[Instruction]:
     """The instructions, subroutines included. The high half of an encoding, on a line of its own, holds the control."""
     found: list[tuple] = []

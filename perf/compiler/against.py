@@ -55,7 +55,7 @@ def against(
     sizes = SIZES if named else (f"8x{channels}x{side}x{side}",)
     known = read(out.read_text()) if named and out.exists() else []
     for some in (sizes[:FIRST], sizes[FIRST:]):
-        todo = [(*what, _asked(*what, known, named, ours)) for what in product(some, ops, layouts)]
+        todo = [(z, o, l, _asked(z, o, l, known, named, ours)) for o, l, z in product(ops, layouts, some)]
         for new in _answers(todo, known):
             known = merged(known, new)
             if named and new:

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import triton
@@ -125,6 +125,7 @@ def maps_of(plan: Plan, sizes: Collection[int]) -> dict[str, Tensor]:
     return {k: t for k, t in tensors.items() if isinstance(t, Tensor) and t.numel() in sizes and t.dim() > 1}
 
 
+@lru_cache(64)  # other sizes of a problem often run the same code
 def _cuobjdump(cubin: bytes, flag: str) -> str:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
