@@ -124,7 +124,9 @@ class _Warp:
         return run
 
     def _read(self, ins: Instruction) -> Callable[[], Value]:
-        """What a load of one word finds, where that is known."""
+        """What a load of one word finds, where that is known; of a barrier that what is waited for has come."""
+        if ins.name == "SYNCS":
+            return lambda: True
         if ins.name != "LDG" or ins.bits != 32 or not self.known:
             return lambda: None
         where = place_of([o for o in ins.operands if "[" in o][-1], self.registers)

@@ -95,12 +95,10 @@ class Choice:
     def times(self) -> float | None:
         """Its time over the least, a launch in both, for the round trip where that is the most; None without a time."""
         own = self.us.get(str(self.chosen))
-        least = zip(*self.us.values(), strict=True)
-        return (
-            None
-            if own is None
-            else max((o + assumed.LAUNCH) / (min(t) + assumed.LAUNCH) for o, t in zip(own, least, strict=True))
-        )
+        if own is None:
+            return None
+        least = map(min, zip(*self.us.values(), strict=True))
+        return max((o + assumed.LAUNCH) / (t + assumed.LAUNCH) for o, t in zip(own, least, strict=True))
 
 
 def _best(us: Mapping[str, Sequence[float]]) -> str | None:
