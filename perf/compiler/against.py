@@ -55,7 +55,10 @@ def against(
     sizes = SIZES if named else (f"8x{channels}x{side}x{side}",)
     known = read(out.read_text()) if named and out.exists() else []
     for some in (sizes[:FIRST], sizes[FIRST:]):
-        todo = [(z, o, l, _asked(z, o, l, known, named, ours)) for o, l, z in product(ops, layouts, some)]
+        todo = [
+            (size, name, order, _asked(size, name, order, known, named, ours))
+            for name, order, size in product(ops, layouts, some)
+        ]
         for new in _answers(todo, known):
             known = merged(known, new)
             if named and new:
