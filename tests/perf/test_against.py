@@ -98,7 +98,7 @@ def test_inductors_kernels_are_generated_without_a_gpu(ask):
 
 @pytest.mark.static
 def test_what_is_committed_is_what_is_computed(ask):
-    """Of one op and layout, drawn by the file: a launch of the same machine code has the same time."""
+    """Of one problem, drawn by the file: of the same text, by the same versions, the same launches in the same time."""
     text = COMMITTED.read_text()
     own = [line.ours for line in verdicts.lines(read(text))]
     if not own:
@@ -106,11 +106,10 @@ def test_what_is_committed_is_what_is_computed(ask):
     chosen = own[zlib.crc32(text.encode()) % len(own)]
     (computed,) = ask(against_worker.ours, [chosen.op], [chosen.layout], [chosen.size])
     (again,) = [s for s in computed if s.mode == chosen.mode]
-    if again.made == chosen.made:
-        assert again == chosen
-    known = {t.code: t for t in chosen.launches}
-    for launch in again.launches:
-        assert known.get(launch.code, launch) == launch
+    assert again.us[0] <= again.us[1] <= again.us[2] and again.share <= 1.0
+    if again.made != chosen.made:
+        pytest.skip(f"{chosen.problem}: what it is computed from changed since: make predicted")
+    assert again == chosen
 
 
 @pytest.mark.static
