@@ -16,13 +16,12 @@ import torch
 import triton
 
 from ... import compiled as static
-from ...runtime.plan import Plan
 from .. import account
 
 HERE = Path(__file__).parent
 
 
-def of_plans(plans: Iterable[Plan], calls: Iterable[Any]) -> str:
+def of_plans(plans: Iterable[Any], calls: Iterable[Any]) -> str:
     return _digest(_account(), *calls, *(part for plan in plans for part in _plan(plan)))
 
 
@@ -31,7 +30,7 @@ def of_rival(function: Callable, op: str, size: str, layout: str) -> str:
     return _digest(_account(), *generator, *_sources(function), op, size, layout)
 
 
-def _plan(plan: Plan) -> Iterator[Any]:
+def _plan(plan: Any) -> Iterator[Any]:
     source = static.source_of(plan)
     folder = Path(inspect.getsourcefile(plan.kernel.fn)).parent
     yield from (_folder(folder), _folder(folder.parent / "common"), plan.name, plan.grid)

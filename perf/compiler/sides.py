@@ -14,7 +14,6 @@ from ..account import assumptions as assumed
 
 if TYPE_CHECKING:
     from ...catalog import Op
-    from ...runtime.plan import Plan
     from ..account.account import Account
     from .inductor import Kernel
     from .libraries import Library
@@ -116,7 +115,7 @@ def _ours(op: str, size: str, layout: str, known: set[str]) -> Iterator[Side]:
             yield Side(op, size, layout, mode, OURS, launches, made)
 
 
-def launched(row: "Op", sizes: Mapping, layout: str, dtype: Any) -> list[tuple[list["Plan"], list["Library"]]]:
+def launched(row: "Op", sizes: Mapping, layout: str, dtype: Any) -> list[tuple[list, list["Library"]]]:
     """The plans of ours and what else is called, a library's products, forward and backward."""
     from ... import compiled as static
     from .libraries import Noting
