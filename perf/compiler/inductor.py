@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType, SimpleNamespace
@@ -147,7 +148,8 @@ def _moved(value: Any, mode: FakeTensorMode) -> Any:
 
 
 def _to_gpu(gm: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
-    for node in gm.graph.nodes:
+    graphs = [part.graph for part in gm.modules() if isinstance(part, torch.fx.GraphModule)]  # of a mask, too
+    for node in chain.from_iterable(graph.nodes for graph in graphs):
         node.meta = {name: _moved(v, mode) if name == "val" else v for name, v in node.meta.items()}
         if "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": torch.device("cuda")}

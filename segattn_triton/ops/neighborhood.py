@@ -57,7 +57,7 @@ def _backward(run, grads, douts, saved, tensors, options):
     delta = run.empty(partials(tensors.q, *tensors.q.shape[:4]))
     run.launch(plan_neighborhood_delta(saved.y, dy, dlse, delta))
     given, window = (dy, *tensors, saved.lse, delta), (*_window(options), options.scale)
-    if takes_products(tensors.q, options.kernel_size, tensors.rel_bias, options.scale, MOST_BACKWARD):
+    if takes_products(tensors.q, options.kernel_size, options.dilation, tensors.rel_bias, options.scale, MOST_BACKWARD):
         if dq is not None:
             run.launch(plan_neighborhood_dq(*given, dq, *window))
         if dk is not None or dv is not None:

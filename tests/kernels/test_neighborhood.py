@@ -14,6 +14,7 @@ from segattn_triton import NeighborhoodAttention2d, reference
 from segattn_triton import functional as F
 from segattn_triton.catalog import BY_NAME, WINDOWS
 from segattn_triton.compat import natten as compat
+from segattn_triton.kernels.neighborhood.patch import patch_of
 from segattn_triton.runtime.plan import recorded
 from segattn_triton.testing import LAYOUTS, assert_matches_reference, compare, exact_and_error, make_inputs
 from segattn_triton.testing import outputs_and_gradients as run_on
@@ -92,6 +93,17 @@ def test_wide_windows_in_every_layout(layout):
     sizes = {"N": 2, "C": 32, "S": (7, 9), "heads": 2, "T": 13}
     inputs = make_inputs(ROW, sizes, torch.float16, layout=layout, device=DEVICE)
     assert_right(ROW, *inputs[:3], None, kernel_size=7)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
+@each_border
+def test_tiles_along_w(border, kernel_size):
+    """Where W is contiguous and divisible: patches start ahead of the first key, at a multiple of an access."""
+    sizes = {"N": 1, "C": 16, "S": (max(5, kernel_size), 32), "heads": 1, "T": 2 * kernel_size - 1}
+    q, k, v, bias = make_inputs(ROW, sizes, torch.float16, device=DEVICE)
+    assert patch_of(q, kernel_size, 1).lead > 1 == patch_of(q, kernel_size, 2).lead
+    needs = [True, True, True, kernel_size == 3]
+    assert_right(ROW, q, k, v, bias, needs=needs, border=border, kernel_size=kernel_size)
 
 
 def test_a_dilation_in_sixteen_bits():
@@ -202,6 +214,23 @@ def test_a_pixel_reaches_only_those_whose_window_has_it(value, which, dtype, D, 
             torch.testing.assert_close(ours[0][~near], before[0][~near], rtol=2e-3, atol=2e-3)
             assert_equal(ours.isnan(), wanted.isnan())
         assert_equal(got[0].isfinite(), oracle[0].isfinite())
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@each_border
+def test_a_pixel_reaches_no_further_in_tiles_along_w(which, border):
+    """NaN in q, k or v: y and the gradients are finite where the reference's are. Patches hold more than windows do."""
+    sizes = {"N": 1, "C": 16, "S": (5, 32), "heads": 1, "T": 5}
+    inputs = make_inputs(ROW, sizes, torch.float16, device=DEVICE)[:3]
+    assert patch_of(inputs[0], 3, 1).lead > 1
+    inputs[which][0, 2, 13] = math.nan
+    ours, theirs = (
+        outputs_and_gradients(F.neighborhood_attention, inputs, border=border, backend=backend)
+        for backend in ("triton", "reference")
+    )
+    for got, wanted in zip(ours, theirs, strict=True):
+        assert_equal(got.isfinite(), wanted.isfinite())
+        assert got.isfinite().any()
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, 3])

@@ -239,9 +239,10 @@ def plan_neighborhood_fwd(
 ) -> Plan:
     heads = q.shape[3]
     constants = window(kernel_size, border, scale, heads // k.shape[3], (q, k, v, y))
-    patch, tiled = patch_of(kernel_size), takes_products(q, kernel_size, rel_bias, scale)
+    patch = patch_of(q, kernel_size, dilation)
+    tiled = takes_products(q, kernel_size, dilation, rel_bias, scale)
     model = _model(q, dilation, kernel_size, tiled)
-    also = "rows" if takes_products(q, kernel_size, None, scale) and not tiled else ""
+    also = "rows" if takes_products(q, kernel_size, dilation, None, scale) and not tiled else ""
     config = choose_for("neighborhood_fwd", ALL, model, q, heads, dilation, constants, also)
     blocks = patch.blocks(config.blocks["BLOCK_T"]) if tiled else config.blocks
     size, grid = tiles(q, heads, dilation, **blocks)
@@ -264,7 +265,7 @@ def plan_neighborhood_fwd(
     )
     pairs = keys_per_query(q, kernel_size, dilation, border)
     if tiled:
-        reads = patch_loads(q, size, (patch.tile_y, patch.tile_x), config.blocks["BLOCK_T"], kernel_size, border)
+        reads = patch_loads(q, size, patch, config.blocks["BLOCK_T"], kernel_size, border)
         bias = grid // heads * patch.products(**config.blocks) / (2 * kernel_size - 1) ** 2
     else:
         reads, bias = pairs, bias_loads(q, size, *config.blocks.values(), kernel_size, border, of_queries=True)

@@ -9,6 +9,9 @@ BLOCK_J pixels at a time, whole rows. The share of the products that is wanted, 
     patch       6x8    8x8    8x16   10x16  14x16  16x16
     wanted      19%    39%    38%    51%    54%    66%
 
+Where W is contiguous in memory, windows up to 9 have tiles of 2 x 8 whose patch starts at a multiple of LEAD columns,
+so that LEAD of them are one access: 16 columns hold the patch from there, too.
+
 Pairs outside the windows are excluded by -inf added to the score. What is not finite survives that, and 0 * Inf is
 NaN: where a sum is not finite, a program computes its tiles again as the row kernels do, which touch no pair outside.
 """
@@ -24,6 +27,7 @@ from ...tuning.target import capability
 from .shared import first_key
 
 TILES = ((4, 4), (2, 8))
+LEAD = 4  # columns of an access along W: 64 bits
 MOST, MOST_BACKWARD = 2048, 1024  # values of a chunk of keys, of queries in the backward, that the registers hold
 
 
@@ -34,6 +38,7 @@ class Patch(NamedTuple):
     tile_x: int
     rows: int
     columns: int  # padded to a power of two
+    lead: int = 1  # divides the first column
 
     def blocks(self, block_t: int) -> dict[str, int]:
         """Rows and columns of so many tiles."""
@@ -44,22 +49,34 @@ class Patch(NamedTuple):
         return 16 * BLOCK_T * triton.cdiv(self.rows * self.columns, BLOCK_J) * BLOCK_J
 
 
-def patch_of(kernel_size: int) -> Patch:
-    """Of the tile with the smallest patch."""
+def patch_of(q: Tensor, kernel_size: int, dilation: int) -> Patch:
+    """Of the tile with the smallest patch; along W of one whose accesses are wide."""
+    if dilation == 1 and kernel_size <= 9 and _is_wide_along_w(q):
+        return Patch(2, 8, kernel_size + 1, 16, LEAD)
     patches = [Patch(y, x, y + kernel_size - 1, triton.next_power_of_2(x + kernel_size - 1)) for y, x in TILES]
     return min(patches, key=lambda patch: patch.rows * patch.columns)
 
 
-def _smallest(q: Tensor, kernel_size: int) -> int:
+def _is_wide_along_w(q: Tensor) -> bool:
+    """W is contiguous, and all that is beside it lies at multiples of 16, as Triton has to know."""
+    others = [stride for axis, (size, stride) in enumerate(zip(q.shape, q.stride(), strict=True)) if axis != 2]
+    return q.stride(2) == 1 < q.shape[4] and q.shape[2] % 16 == 0 and all(stride % 16 == 0 for stride in others)
+
+
+def _smallest(q: Tensor, kernel_size: int, dilation: int) -> int:
     """Values of keys in the smallest chunk of a patch: BLOCK_J is at least a row, and 16."""
-    return max(16, patch_of(kernel_size).columns) * triton.next_power_of_2(q.shape[4])
+    return max(16, patch_of(q, kernel_size, dilation).columns) * triton.next_power_of_2(q.shape[4])
 
 
-def takes_products(q: Tensor, kernel_size: int, rel_bias: Tensor | None, scale: float, most: int = MOST) -> bool:
+def takes_products(
+    q: Tensor, kernel_size: int, dilation: int, rel_bias: Tensor | None, scale: float, most: int = MOST
+) -> bool:
     """Whether tensor cores (sm_80 on) form the products: of 16-bit vectors that fit the registers, at most so many
-    values of a chunk, half of them where each has its own address. A bias is added before the scale, so that it must
-    be divisible by it."""
-    fits = _smallest(q, kernel_size) <= (most // 2 if q.stride(2) == 1 else most) and q.shape[4] >= 16
+    values of a chunk, half of them where W is contiguous, in the backward where each has its own address. A bias is
+    added before the scale, so that it must be divisible by it."""
+    if q.stride(2) == 1:
+        most = MOST // 2 if patch_of(q, kernel_size, dilation).lead > 1 else most // 2
+    fits = _smallest(q, kernel_size, dilation) <= most and q.shape[4] >= 16
     divisible = rel_bias is None or 2.0**-64 < abs(scale) < 2.0**64
     return q.element_size() == 2 and kernel_size > 1 and fits and divisible and capability(q.device) >= 80
 
@@ -67,9 +84,10 @@ def takes_products(q: Tensor, kernel_size: int, rel_bias: Tensor | None, scale: 
 def patch_model(q: Tensor, dilation: int, kernel_size: int, most: int) -> Model:
     """By the instructions of a tile as compiled, in the loop and around it; of chunks that
     fit the registers: of at most so many values, a quarter of them where each has its own address."""
-    block_d, patch = triton.next_power_of_2(q.shape[4]), patch_of(kernel_size)
+    block_d, patch = triton.next_power_of_2(q.shape[4]), patch_of(q, kernel_size, dilation)
     rows = triton.cdiv(q.shape[1], dilation)
-    most = max(most // 4 if q.stride(2) == 1 else most, _smallest(q, kernel_size))
+    alone = q.stride(2) == 1 and patch.lead == 1
+    most = max(most // 4 if alone else most, _smallest(q, kernel_size, dilation))
 
     def instructions(config: Config) -> float | None:
         block_t, block_j = config.blocks["BLOCK_T"], config.blocks["BLOCK_J"]
@@ -98,10 +116,21 @@ def patch_positions(
     """Of the first BLOCK_J pixels of every tile's patch [BLOCK_T * BLOCK_J]: positions y, x, the row in the patch, and
     whether the column is one of the patch and of the image."""
     offs = tl.arange(0, BLOCK_T * BLOCK_J)
-    row, col = offs % BLOCK_J // PATCH.columns, offs % PATCH.columns
+    COLUMNS: tl.constexpr = PATCH.columns
+    row, col = tl.max_constancy(offs % BLOCK_J // COLUMNS, [COLUMNS]), offs % COLUMNS
     y = first_key(y0 + offs // BLOCK_J * PATCH.tile_y, rows, WINDOW) + row
-    x = first_key(x0, cols, WINDOW) + col
-    return y, x, row, (x >= 0) & (x < cols) & (col < PATCH.tile_x + WINDOW.kernel - 1)
+    y = tl.max_constancy(y, [COLUMNS])  # which the compiler loses at a division and at a minimum
+    x = led(first_key(x0, cols, WINDOW), PATCH) + col
+    inside_x = (x >= 0) & (x < cols)
+    if PATCH.lead == 1:  # else columns that no window has are loaded, too: accesses stay whole
+        inside_x &= col < PATCH.tile_x + WINDOW.kernel - 1
+    return y, x, row, inside_x
+
+
+@triton.jit
+def led(first, PATCH: tl.constexpr):
+    """The last multiple of PATCH.lead up to `first`, which is at least -16."""
+    return (first + 16) // PATCH.lead * PATCH.lead - 16 if PATCH.lead > 1 else first
 
 
 @triton.jit

@@ -22,6 +22,7 @@ from .patch import (
     first_of,
     is_finite,
     is_near,
+    led,
     load_bias,
     patch_model,
     patch_of,
@@ -124,13 +125,13 @@ def _to_keys_of_patch(
     WINDOW: tl.constexpr, PATCH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     """Add to dk / scale and dv [BLOCK_T, 16, BLOCK_D] of tiles of keys what the queries of one head give."""
-    qy, qx, last_y, last_x, tall, wide = patch
+    qy, qx, last_y, end_x, tall, wide = patch
     entry = as_column(bias_index(y, x, WINDOW), BLOCK_T) - as_row(qy * (2 * WINDOW.kernel - 1) + qx, BLOCK_T)
     for right in range(0, wide, PATCH.columns):
         tap_x = as_column(x, BLOCK_T) - as_row(first_of(qx + right, cols, WINDOW), BLOCK_T)
         excluded_x = exclusion((tap_x >= 0) & (tap_x < WINDOW.kernel))
         for down in range(0, tall, BLOCK_J // PATCH.columns):
-            inside = (qy + down <= last_y) & (qx + right <= last_x)
+            inside = (qy + down <= last_y) & (qx + right < end_x)
             q = as_tiles(load_shifted(q_at, down, right, inside, WINDOW, k.dtype), BLOCK_T)
             dy = as_tiles(load_shifted(dy_at, down, right, inside, WINDOW, k.dtype), BLOCK_T)
             lse = as_row(load_shifted(lse_at, down, right, inside, WINDOW, tl.float32), BLOCK_T)
@@ -149,19 +150,23 @@ def _to_keys_of_patch(
 def _queries_of(
     y0, x0, rows, cols, PATCH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr, WINDOW: tl.constexpr
 ):
-    """The first BLOCK_J queries that may reach each tile of keys [BLOCK_T * BLOCK_J]: positions, the last ones of the
-    tile, and how many rows and columns there are at most."""
+    """The first BLOCK_J queries that may reach each tile of keys [BLOCK_T * BLOCK_J]: positions, the last row and the
+    end of the columns of the tile, and how many rows and columns there are at most."""
     offs = tl.arange(0, BLOCK_T * BLOCK_J)
     tile_y = y0 + offs // BLOCK_J * PATCH.tile_y
     first_y, last_y = reaching(tile_y, tile_y + PATCH.tile_y - 1, rows, WINDOW)
     first_x, last_x = reaching(x0, x0 + PATCH.tile_x - 1, cols, WINDOW)
+    # whole accesses: beside them queries that have none of the keys
+    first_x, end_x = led(first_x, PATCH), led(last_x, PATCH) + PATCH.lead
     tall = 0  # of scalars: a maximum over the program would stand between it and its first loads
     for tile in tl.static_range(BLOCK_T):
         start = y0 + tile * PATCH.tile_y
         low, high = reaching(start, start + PATCH.tile_y - 1, rows, WINDOW)
         tall = tl.maximum(tall, high - low + 1)
-    wide = last_x - first_x + 1
-    return first_y + offs % BLOCK_J // PATCH.columns, first_x + offs % PATCH.columns, last_y, last_x, tall, wide
+    COLUMNS: tl.constexpr = PATCH.columns
+    y = tl.max_constancy(first_y + offs % BLOCK_J // PATCH.columns, [COLUMNS])
+    last_y = tl.max_constancy(last_y, [COLUMNS])
+    return y, first_x + offs % PATCH.columns, last_y, end_x, tall, end_x - first_x
 
 
 @triton.jit
@@ -229,7 +234,7 @@ def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, sc
     constants = window(
         kernel_size, border, scale, q.shape[3] // k.shape[3], [t for t in views.values() if t is not None]
     )
-    patch = patch_of(kernel_size)
+    patch = patch_of(q, kernel_size, dilation)
     wanted = "+".join(n for n in ("dk", "dv") if views.get(n) is not None)
     config = choose_for(
         name, SPACE, patch_model(q, dilation, kernel_size, MOST_BACKWARD), q, heads, dilation, constants, wanted
@@ -261,7 +266,7 @@ def plan_neighborhood_dq(
         kernel, name, views, rel_bias, (lse, delta), kernel_size, dilation, border, scale
     )
     block_t = config.blocks["BLOCK_T"]
-    reads = patch_loads(q, size, (patch.tile_y, patch.tile_x), block_t, kernel_size, border) * args["WINDOW"].group
+    reads = patch_loads(q, size, patch, block_t, kernel_size, border) * args["WINDOW"].group
     entries = grid // q.shape[3] * patch.products(**config.blocks) / (2 * kernel_size - 1) ** 2
     traffic = {name: (1, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
     traffic |= dict(k_ptr=(reads, 0), v_ptr=(reads, 0), bias_ptr=(entries, 0), dq_ptr=(0, 1))
@@ -277,9 +282,8 @@ def plan_neighborhood_dkv(
     patch, config, size, grid, args = _plan(
         kernel, name, views, rel_bias, (lse, delta), kernel_size, dilation, border, scale
     )
-    tile, block_t, block_j = (patch.tile_y, patch.tile_x), config.blocks["BLOCK_T"], config.blocks["BLOCK_J"]
-    steps = block_j // patch.columns, patch.columns
-    reads, chunks = query_traffic(q, size, tile, block_t, steps, kernel_size, border)
+    block_t, block_j = config.blocks["BLOCK_T"], config.blocks["BLOCK_J"]
+    reads, chunks = query_traffic(q, size, patch, block_t, block_j, kernel_size, border)
     entries = chunks * 16 * block_t * block_j / (2 * kernel_size - 1) ** 2
     traffic = {name: (reads, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
     traffic |= dict(k_ptr=(1, 0), v_ptr=(1, 0), bias_ptr=(entries, 0), dk_ptr=(0, 1), dv_ptr=(0, 1))

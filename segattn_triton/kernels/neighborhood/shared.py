@@ -275,7 +275,7 @@ def choose_for(
     N, H, W, *_, D = t.shape
     layout = Layout(t.stride(-1) == 1 or D == 1, constants.align, constants.int64)
     what = (f"D{D}", f"K{constants.kernel}", f"d{dilation}", *([also] if also else []))
-    exact = (N, H, W, t.stride(2) == 1)
+    exact = (N, H, W, t.stride(2) == 1, *(stride % 16 == 0 for stride in t.stride()))
     how = dict(C=heads * D, pixels=N * H * W, layout=layout, also=what, exact=exact)
     config = config_for(configs, model, kernel, t, **how)
     if "BLOCK_T" in config.blocks:

@@ -9,6 +9,8 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from .patch import Patch
+
 
 def keys_per_query(t: Tensor, kernel_size: int, dilation: int, border: str) -> float:
     """The mean number of keys inside the image of t (N, H, W, ...), and of queries per key."""
@@ -84,59 +86,58 @@ def bias_loads(
 
 
 @lru_cache(4096)
-def _patches(size: int, tiles: int, block: int, kernel_size: int, dilation: int, border: str) -> int:
-    """The keys along an axis that tiles of so many queries load, over all classes."""
+def _patches(
+    size: int, tiles: int, block: int, wide: int, lead: int, kernel_size: int, dilation: int, border: str
+) -> int:
+    """The keys along an axis that tiles of so many queries load, `wide` of them from a multiple of `lead` on, over all
+    classes."""
     return sum(
-        max(0, min(first + block + kernel_size - 1, length) - max(first, 0))
+        max(0, min(first + wide, length) - max(first, 0))
         for length in _lengths(size, dilation)
         for start in range(0, block * tiles, block)
-        for first in (_first_key(start, length, kernel_size, border),)
+        for first in (_first_key(start, length, kernel_size, border) // lead * lead,)
     )
 
 
-def patch_loads(
-    t: Tensor, size: tuple[int, ...], tile: tuple[int, int], block_t: int, kernel_size: int, border: str
-) -> float:
+def patch_loads(t: Tensor, size: tuple[int, ...], patch: Patch, block_t: int, kernel_size: int, border: str) -> float:
     """Loads of a key by tiles of queries, block_t of them one below the other, that load a patch of keys each."""
     H, W, _, dilation, _, _, tiles_y, tiles_x = size
-    rows = _patches(H, tiles_y * block_t, tile[0], kernel_size, dilation, border)
-    return rows * _patches(W, tiles_x, tile[1], kernel_size, dilation, border) / (H * W)
+    wide = patch.columns if patch.lead > 1 else patch.tile_x + kernel_size - 1
+    window = kernel_size, dilation, border
+    rows = _patches(H, tiles_y * block_t, patch.tile_y, patch.rows, 1, *window)
+    return rows * _patches(W, tiles_x, patch.tile_x, wide, patch.lead, *window) / (H * W)
 
 
-def _reaching(start: int, block: int, length: int, kernel_size: int, border: str) -> int:
-    """The queries along an axis that may have one of the keys from `start` on."""
+def _reaching(start: int, block: int, lead: int, length: int, kernel_size: int, border: str) -> int:
+    """The queries along an axis that may have one of the keys from `start` on, in whole accesses of `lead`."""
     last = start + block - 1
     low = 0 if border == "shift" and start < kernel_size else max(start - kernel_size // 2, 0)
     moved = border == "shift" and last >= length - kernel_size
-    return (length - 1 if moved else min(last + kernel_size // 2, length - 1)) - low + 1
+    high = length - 1 if moved else min(last + kernel_size // 2, length - 1)
+    return high // lead * lead + lead - low // lead * lead
 
 
 @lru_cache(4096)
 def _queries(
-    size: int, tiles: int, each: int, block: int, step: int, kernel_size: int, dilation: int, border: str
+    size: int, tiles: int, each: int, block: int, lead: int, step: int, kernel_size: int, dilation: int, border: str
 ) -> tuple[int, int]:
     """Along an axis and over all classes: the queries that programs of `each` tiles of keys load, and the steps that
     they take, as many as the tile with the most."""
     loads = steps = 0
     for length in _lengths(size, dilation):
         for start in range(0, tiles * each * block, each * block):
-            found = [_reaching(start + i * block, block, length, kernel_size, border) for i in range(each)]
+            found = [_reaching(start + i * block, block, lead, length, kernel_size, border) for i in range(each)]
             loads, steps = loads + sum(max(0, n) for n in found), steps + -(-max(0, *found, 0) // step)
     return loads, steps
 
 
 def query_traffic(
-    t: Tensor,
-    size: tuple[int, ...],
-    tile: tuple[int, int],
-    block_t: int,
-    steps: tuple[int, int],
-    kernel_size: int,
-    border: str,
+    t: Tensor, size: tuple[int, ...], patch: Patch, block_t: int, block_j: int, kernel_size: int, border: str
 ) -> tuple[float, int]:
     """Loads of a query by tiles of keys, block_t of them one below the other, that load the queries which may have
-    them; and the chunks of so many (rows, columns) of these, over all programs of one head."""
+    them; and the chunks of block_j of these, whole rows, over all programs of one head."""
     H, W, _, dilation, _, _, tiles_y, tiles_x = size
-    rows, down = _queries(H, tiles_y, block_t, tile[0], steps[0], kernel_size, dilation, border)
-    cols, right = _queries(W, tiles_x, 1, tile[1], steps[1], kernel_size, dilation, border)
+    window = kernel_size, dilation, border
+    rows, down = _queries(H, tiles_y, block_t, patch.tile_y, 1, block_j // patch.columns, *window)
+    cols, right = _queries(W, tiles_x, 1, patch.tile_x, patch.lead, patch.columns, *window)
     return rows * cols / (H * W), t.shape[0] * down * right
