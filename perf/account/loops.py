@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from math import ceil
 
 from ...compiled import Compiled
-from . import assumptions as assumed
+from ...tuning.target import SIZES
 from .sass import Instruction, parse
 
-IN_FLIGHT = 24 * 1024  # bytes of an SM: its share of DRAM's bandwidth times a round trip (Little's law)
+# bytes of an SM: its share of DRAM's bandwidth times a round trip of 0.7 microseconds (Little's law), of an H200, which
+# copies 4.3 TB/s, an A100 (80 GB, 1.8 TB/s) and a T4 (0.25 TB/s)
+IN_FLIGHT = {90: 24 * 1024, 80: 13 * 1024, 75: 5 * 1024}
 FILLED = 0.9  # waves over their number rounded up
 
 
@@ -20,13 +22,14 @@ FILLED = 0.9  # waves over their number rounded up
 class Loop:
     in_flight: int  # bytes of an SM
     waves: float
+    arch: int = 90
 
     @property
     def faults(self) -> list[str]:
         """What a looping kernel loses time by."""
         filled = self.waves / ceil(self.waves)
         found = {
-            f"{self.in_flight} bytes in flight": self.in_flight < IN_FLIGHT,
+            f"{self.in_flight} bytes in flight": self.in_flight < IN_FLIGHT[self.arch],
             f"{self.waves:.2f} waves": self.waves > 1 and filled < FILLED,
         }
         return [fault for fault, present in found.items() if present]
@@ -43,7 +46,8 @@ def loop_of(compiled: Compiled, sizes: Collection[int]) -> Loop | None:
         return None
     resident = compiled.programs_per_sm
     each = 32 * compiled.plan.config.num_warps * resident
-    return Loop(each * (_loaded(body) + _copied(body)), compiled.plan.grid / (assumed.SMS * resident))
+    waves = compiled.plan.grid / (SIZES[compiled.arch] * resident)
+    return Loop(each * (_loaded(body) + _copied(body)), waves, compiled.arch)
 
 
 def faults(compiled: Compiled, sizes: Collection[int]) -> list[str]:

@@ -147,6 +147,15 @@ def test_dependent_kernels_wait_first(ask):
     assert ask(static_worker.loads_before_it_waits, [None]) == [False]
 
 
+def test_loops_on_older_gpus(ask):
+    """Asynchronous copies on sm_80, loads ahead of their use on sm_75 keep enough in flight; the ledger asks that
+    of every named problem for sm_90."""
+    each = [(name, arch) for arch in (80, 75) for name in ("channel_gate", "scse", "local_pool_gate")]
+    found = ask(static_worker.thin_loops, *zip(*each, strict=True))
+    assert not (wrong := [fault for faults, _ in found for fault in faults]), wrong
+    assert all(count > 1 for _, count in found), found
+
+
 def test_pipelining_changes_no_bit(ask):
     """Config and grid as they are, loops with and without loads ahead have the same arithmetic: operation by operation
     on the same values of each thread, fused alike. The interpreter knows no stages, and a GPU runs what is compared."""

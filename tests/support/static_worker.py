@@ -23,6 +23,7 @@ from segattn_triton import functional
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.catalog.problem import make_map
 from segattn_triton.ops.local_dense import local_gate_dense
+from segattn_triton.perf.account import loops
 from segattn_triton.runtime.plan import Plan
 from segattn_triton.tuning.choice import SPACES, CannotRun, using
 from segattn_triton.tuning.model import Config
@@ -158,6 +159,20 @@ def dependent(name: str) -> tuple[list[str], list[str]]:
 
 def _dense_gate(variant: str, *tensors, backend: str, gate: str):
     return local_gate_dense(*tensors, gate=(gate, 0.0, 0.0), return_map=False, variant=variant)()
+
+
+def thin_loops(name: str, arch: int) -> tuple[list[str], int]:
+    """Of a row's first case in float16, the kernels that loop over a map with too little of it on its way; and how many
+    loop."""
+    row, wrong, count = BY_NAME[name], [], 0
+    sizes = row.cases[0].sizes
+    for layout in LAYOUTS:
+        for plan in itertools.chain(*static.plans(row, sizes, torch.float16, layout, arch)):
+            loop = loops.loop_of(static.compile_plan(plan, arch), static.map_sizes(row, sizes))
+            count += loop is not None
+            thin = loop is not None and loop.in_flight < loops.IN_FLIGHT[arch]
+            wrong += [f"{name} {layout} {arch}: {plan.name}: {loop.in_flight} bytes in flight"] if thin else []
+    return wrong, count
 
 
 def pipelined(name: str, layout: str) -> tuple[list[str], list[str]]:

@@ -225,9 +225,9 @@ def plan_chain_sums(
     """The first plan fills dz; with dpools, which follow from dz, both fill the partial sums dgc (N, T, C), new."""
     m, block_c = maps(dy=dy, x=x), channels_at_once(x.shape[1])
     wide = m.C > WHOLE or m.layout.align == 1
-    config = looping_config("chain_sums", m, x, loads=2, live=6.2 if wide else 1.3 if m.layout.channels_last else 1.6)
+    config = looping_config("chain_sums", m, x, loads=2, live=6.2 if wide else 1.5 if m.layout.channels_last else 1.8)
     tiles, share = blocks(m, config, sms(x.device))
-    live = (4.2 if wide else 1.6) + (peak is not None)
+    live = (4.2 if wide else 1.8) + (peak is not None)
     config_back = looping_config("chain_back", m, x, loads=1, live=live)
     tiles_back, share_back = blocks(m, config_back, sms(x.device))
     rows = share + share_back
