@@ -150,7 +150,7 @@ def _stages(device: torch.device, itemsize: int, m: Maps, config: Config) -> int
 def _config(m: Maps, x: Tensor, block_c: int, reduce: str) -> Config:
     itemsize, device, size = x.element_size(), x.device, sms(x.device)
     scattered = m.layout.align == 1  # every element has its own address and mask
-    live = 6.2 if m.C > WHOLE or scattered else (1.5 if m.layout.channels_last else 1.8) + (reduce == "max")
+    live = 6.2 if m.C > WHOLE or scattered else (1.5 if m.layout.channels_last else 1.8) + 2 * (reduce == "max")
 
     def footprint(config: Config) -> Footprint:
         block_p, (tiles, share) = config.blocks["BLOCK_P"], _blocks(m, config, size)
