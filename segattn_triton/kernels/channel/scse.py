@@ -21,7 +21,7 @@ from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.grids import sharing
 from ...tuning.model import Config, Footprint, looping, space
-from ...tuning.target import rounds_ahead, sms, stages_for
+from ...tuning.target import capability, rounds_ahead, sms, stages_for
 from ..common.activations import Activation
 from ..common.dependent import begin
 from ..common.sums import add_chunk, by_lane, shared_time, store_chunks, sum_lanes
@@ -151,6 +151,7 @@ def _config(m: Maps, x: Tensor, block_c: int, reduce: str) -> Config:
     itemsize, device, size = x.element_size(), x.device, sms(x.device)
     scattered = m.layout.align == 1  # every element has its own address and mask
     live = 6.2 if m.C > WHOLE or scattered else (1.5 if m.layout.channels_last else 1.8) + 2 * (reduce == "max")
+    live += capability(x.device) >= 100  # Blackwell keeps less, and spills
 
     def footprint(config: Config) -> Footprint:
         block_p, (tiles, share) = config.blocks["BLOCK_P"], _blocks(m, config, size)
