@@ -73,7 +73,7 @@ class Op:
     @property
     def over_batch(self) -> bool:
         """Normalised by statistics of the batch: what an image gets depends on the others, and one value has none."""
-        return "norm_weight" in self.inputs
+        return any(name.startswith("norm_") for name in self.inputs)
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -94,6 +94,7 @@ MODELS = {  # model -> its maker, and how many gates run on which kernel
     "monai-flexible_unet": (flexible_unet, {"squeeze_excite": 16}),
     "monai-attentionunet": (attention_unet, {"attention_gate": 2}),
     "standins-mmseg": (standin_nets.Mmseg, {"squeeze_excite": 3}),
+    "standins-bisenet": (standin_nets.BiSeNet, {"squeeze_excite": 3}),
     "standins-ultralytics": (standin_nets.Ultralytics, {"cbam": 2}),
     "copies-attention_unet": (standin_nets.AttentionUNet, {"attention_gate": 2, "cbam": 1, "squeeze_excite": 1}),
     "smp-unet-without-gates": (without_gates, {}),

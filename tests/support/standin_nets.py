@@ -26,6 +26,22 @@ class Ultralytics(nn.Sequential):
         super().__init__(layer(3, 8, 2), standins.CBAM(8), layer(8, 16, 2), standins.CBAM(16, 3), nn.Conv2d(16, 2, 1))
 
 
+class BiSeNet(nn.Module):
+    """CoinCheung's: two refinements of a context path, fused with a spatial path."""
+
+    def __init__(self):
+        super().__init__()
+        self.spatial, self.eighth = layer(3, 4, 2), nn.Sequential(layer(3, 8, 2), layer(8, 8, 2))
+        self.sixteenth = layer(8, 8, 2)
+        self.arm16, self.arm32 = standins.CoinRefinement(8, 4), standins.CoinRefinement(8, 4, first=True)
+        self.ffm, self.head = standins.CoinFusion(8, 6), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        eighth = self.eighth(x)
+        context = interpolate(self.arm32(self.sixteenth(eighth)), scale_factor=2.0) + self.arm16(eighth)
+        return self.head(self.ffm(self.spatial(x), interpolate(context, scale_factor=2.0)))
+
+
 class AttentionUNet(nn.Module):
     """LeeJunHyun's and PaddleSeg's gate, called by names, behind encoders with copies of CBAM and SE."""
 
