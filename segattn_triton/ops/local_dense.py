@@ -108,7 +108,7 @@ def _backward(run, grads, douts, saved, tensors, options):
     with_conv = dx is not None or dweight is not None
     dz = run.empty(torch.empty_like(x)) if with_conv else None
     z = run.native(saved.z, x)
-    sums = run.launch(plan_conv_bwd(dy, dmap, x, z, bias, dz, dx, dbias is not None, options.gate))
+    sums = run.launch(plan_conv_bwd(dy, dmap, x, z, bias, dz, dx, with_db=dbias is not None, gate=options.gate))
     if dbias is not None:
         run.launch(plan_finish(sums.db, dbias))
     if with_conv:

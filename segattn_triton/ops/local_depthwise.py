@@ -29,8 +29,8 @@ def _forward(run, outputs, tensors, options):
 def _backward(run, grads, douts, saved, tensors, options):
     (dx, dweight, dbias), (dy, dmap) = grads, douts
     dmap = run.native(dmap, tensors.x)
-    wanted = dweight is not None, dbias is not None
-    plan, partial = plan_stencil_bwd(dy, dmap, *tensors, dx, *wanted, "dot", options.gate)
+    wanted = dict(with_dweight=dweight is not None, with_dbias=dbias is not None)
+    plan, partial = plan_stencil_bwd(dy, dmap, *tensors, dx, **wanted, stencil="dot", gate=options.gate)
     run.empty(partial)
     run.launch(plan)
     sums = [t for t in (dweight, dbias) if t is not None]

@@ -29,7 +29,8 @@ def _backward(run, grads, douts, saved, tensors, options):
     x, (dy, dmap) = tensors.x, douts
     dmap = run.native(dmap, x)
     stencil = options.ties if options.pool == "max" else options.pool
-    plan, _ = plan_stencil_bwd(dy, dmap, x, None, None, grads.x, False, False, stencil, options.gate)
+    how = dict(with_dweight=False, with_dbias=False, stencil=stencil, gate=options.gate)
+    plan, _ = plan_stencil_bwd(dy, dmap, x, None, None, grads.x, **how)
     run.launch(plan)
 
 

@@ -43,7 +43,8 @@ def _forward(run, outputs, tensors, options):
     pixels, saved = x.shape[2:].numel(), (pooled, None, None, z1)
     mlp = run.launch(plan_mlp_fwd(sums.total, None, None, pixels, *layers, *saved, options.act, False))
     gate_map = gate_map if options.return_map else None
-    run.launch(plan_spatial_fwd(x, weight, bias, y, gate_map, "dot", options.gate, mlp.z, zc, options.reduce))
+    how = dict(pool="dot", gate=options.gate, reduce=options.reduce)
+    run.launch(plan_spatial_fwd(x, weight, bias, y, gate_map, **how, zc=mlp.z, logit=zc))
 
 
 def _backward(run, grads, douts, saved, tensors, options):

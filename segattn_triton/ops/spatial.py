@@ -25,13 +25,14 @@ def _allocate(tensors, options):
 
 def _forward(run, outputs, tensors, options):
     gate_map = outputs.map if options.return_map else None
-    run.launch(plan_spatial_fwd(*tensors, outputs.y, gate_map, "dot", options.gate))
+    run.launch(plan_spatial_fwd(*tensors, outputs.y, gate_map, pool="dot", gate=options.gate))
 
 
 def _backward(run, grads, douts, saved, tensors, options):
     dx, dweight, dbias = grads
     with_dparam = dweight is not None or dbias is not None
-    sums = run.launch(plan_spatial_bwd(*douts, *tensors, dx, with_dparam, "dot", False, options.gate))
+    how = dict(with_dparam=with_dparam, pool="dot", split=False, gate=options.gate)
+    sums = run.launch(plan_spatial_bwd(*douts, *tensors, dx, **how))
     if with_dparam:
         dweight = run.empty(torch.empty_like(tensors.weight)) if dweight is None else dweight
         run.launch(plan_finish(sums.dparam, dweight, dbias))
@@ -39,12 +40,13 @@ def _backward(run, grads, douts, saved, tensors, options):
 
 def _pool_forward(run, outputs, tensors, options):
     gate_map = outputs.map if options.return_map else None
-    run.launch(plan_spatial_fwd(tensors.x, None, None, outputs.y, gate_map, options.pool, options.gate))
+    run.launch(plan_spatial_fwd(tensors.x, None, None, outputs.y, gate_map, pool=options.pool, gate=options.gate))
 
 
 def _pool_backward(run, grads, douts, saved, tensors, options):
     x, split = tensors.x, options.ties == "split"
-    run.launch(plan_spatial_bwd(*douts, x, None, None, grads.x, False, options.pool, split, options.gate))
+    how = dict(with_dparam=False, pool=options.pool, split=split, gate=options.gate)
+    run.launch(plan_spatial_bwd(*douts, x, None, None, grads.x, **how))
 
 
 _spatial_gate = DifferentiableOp(

@@ -166,6 +166,7 @@ def plan_conv_bwd(
     bias: Tensor | None,
     dz: Tensor | None,
     direct: Tensor | None,
+    *,
     with_db: bool,
     gate: Activation,
 ) -> Plan:

@@ -118,6 +118,7 @@ def plan_spatial_bwd(
     weight: Tensor | None,
     bias: Tensor | None,
     dx: Tensor | None,
+    *,
     with_dparam: bool,
     pool: str,
     split: bool,

@@ -75,6 +75,7 @@ def plan_spatial_fwd(
     bias: Tensor | None,
     y: Tensor,
     gate_map: Tensor | None,
+    *,
     pool: str,
     gate: Activation,
     zc: Tensor | None = None,

@@ -142,6 +142,7 @@ def plan_stencil_bwd(
     weight: Tensor | None,
     bias: Tensor | None,
     dx: Tensor | None,
+    *,
     with_dweight: bool,
     with_dbias: bool,
     stencil: str,
