@@ -12,6 +12,7 @@ what functions of the compilation return, which import them. Its parameters are 
 import hashlib
 import linecache
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -47,16 +48,22 @@ def _called(op: DifferentiableOp, capability: int, *args: Any):
     given = args[: op.num_tensors]
     if any(not isinstance(size, int) for t in given if t is not None for size in (*t.shape, *t.stride())):
         raise ValueError(f"{op.name}: got symbolic sizes, expected numbers: export without dynamic shapes")
-    twins = [None if t is None else _twin(t) for t in given]
-    run = _Graph(twins)
-    with planning_for(capability):
-        outputs = op.forward_by(run, [*twins, *args[op.num_tensors :]], complete=True)
+    with ThreadPoolExecutor(1) as another:  # which nobody traces: what is planned is no part of the graph
+        run, outputs = another.submit(_planned, op, capability, args).result()
     places = [run._place(output) for output in outputs]
     tensors = [*given]
     for step in run.steps:
         step(tensors, 0)
     found = [place.tensor(tensors) for place in places]
     return tuple(found) if len(found) > 1 else found[0]
+
+
+def _planned(op: DifferentiableOp, capability: int, args: Sequence) -> tuple["_Graph", list[Tensor]]:
+    """What was noted, and the outputs, on tensors like these that have no memory."""
+    twins = [None if t is None else _twin(t) for t in args[: op.num_tensors]]
+    run = _Graph(twins)
+    with planning_for(capability):
+        return run, op.forward_by(run, [*twins, *args[op.num_tensors :]], complete=True)
 
 
 def _twin(t: Tensor) -> Tensor:
@@ -155,8 +162,9 @@ def _part(name: str, value: Any, is_constant: bool) -> Part:
         expression = _written(value, modules)
         return Part({}, expression, _returned(expression, modules))
     if isinstance(value, tuple):
-        values = {f"{name}_{i}": v for i, v in enumerate(value)}
-        return Part(values, f"({', '.join(values)},)")
+        inner = [_part(f"{name}_{i}", v, False) for i, v in enumerate(value)]
+        values = {name: v for part in inner for name, v in part.values.items()}
+        return Part(values, f"({', '.join(part.expression for part in inner)},)")
     return Part({name: value}, name)
 
 

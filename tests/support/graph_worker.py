@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 from segattn_triton import compiled as static
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.catalog.problem import make_map
+from segattn_triton.compiled.code import _cuobjdump
 from segattn_triton.perf.compiler import inductor as generating
 from segattn_triton.runtime.graph import adapted, kernel_calls
 from segattn_triton.tuning.target import planning_for
@@ -34,19 +35,19 @@ class Launch(NamedTuple):
     opcodes: Counter  # of the machine code for sm_90, without that of integers
 
 
-def _of(name: str, layout: str) -> tuple[nn.Module, Tensor]:
+def _of(name: str, layout: str, shape=SHAPE) -> tuple[nn.Module, Tensor]:
     """A row's module and a map of float16 on a GPU, without values."""
     with torch.device("cuda"):
         module = made(BY_NAME[name], SHAPE[1], dtype=torch.float16, backend="triton")
-    map_ = make_map(SHAPE, layout, None, torch.float16, "meta")
+    map_ = make_map(shape, layout, None, torch.float16, "meta")
     x = torch.empty_strided(map_.shape, map_.stride(), dtype=map_.dtype, device="cuda")
     return module.eval().requires_grad_(False), x
 
 
-def exported(name: str, layout: str, **how):
+def exported(name: str, layout: str, shape=SHAPE, **how):
     """A module's program, and as kernels."""
     with generating._a_gpu(), FakeTensorMode(allow_non_fake_inputs=True):
-        module, x = _of(name, layout)
+        module, x = _of(name, layout, shape)
     with generating._a_gpu():
         program = torch.export.export(module, (x,), **how)
         return program, program.run_decompositions(kernel_calls(90))
@@ -124,7 +125,7 @@ def _said(value):
 
 def _opcodes(kernel) -> Counter:
     """Of memory, barriers, shuffles, floats and matrices: addresses are computed from parameters of another order."""
-    sass = static._cuobjdump(kernel.asm["cubin"], "-sass")
+    sass = _cuobjdump(kernel.asm["cubin"], "-sass")
     found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", sass)
     return Counter(op for op in found if re.match("LD|ST|BAR|SHFL|MUFU|ATOM|RED|[FH]", op))
 
@@ -136,13 +137,18 @@ def both(name: str, layout: str) -> dict:
     return found | dict(code=code, generated=launched(code), planned=planned(name, layout))
 
 
-def refused() -> str:
-    """Of sizes that are symbols."""
-    try:
-        exported("spatial_gate", "contiguous", dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    except Exception as error:
-        return str(error)
-    return "nothing"
+def refused() -> list[str]:
+    """Sizes that are symbols; a kernel that reads by tensor descriptors: rows of 64 pixels are whole tiles of them."""
+    said = []
+    for name, layout, how in (
+        ("spatial_gate", "contiguous", dict(dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))),
+        ("local_gate", "channels_last", dict(shape=(2, 32, 24, 64))),
+    ):
+        try:
+            exported(name, layout, **how)
+        except Exception as error:
+            said.append(str(error))
+    return said
 
 
 def fuses_into_kernels() -> bool:
