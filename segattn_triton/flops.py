@@ -54,9 +54,33 @@ def attention_gate(x: Shape, g: Shape, wx: Shape, *_) -> tuple[int, int]:
     return projections + logits + E, 3 * projections + 2 * logits + 4 * E
 
 
+def gate_mul(x: Shape, z: Shape, shortcut: Shape | None = None, *_) -> tuple[int, int]:
+    E = prod(x)
+    return E + E * (shortcut is not None), 2 * E + (E if prod(z) < E else 0)
+
+
+def gate_mul_resized(x: Shape, z: Shape, shortcut: Shape | None = None, resize: str = "bilinear", *_):
+    """The logits brought to the pixels: three blends of two; backward each share of four."""
+    E, fine = prod(x), prod(x) // x[1] * z[1]
+    up = resize == "bilinear"
+    return E + E * (shortcut is not None) + 9 * fine * up, 2 * E + (E if z[1] < x[1] else 0) + (8 if up else 1) * fine
+
+
+def gate_blend(a: Shape, b: Shape, z: Shape, *_) -> tuple[int, int]:
+    """g a + (1 - g) b: a product and a difference more, and of the gradients as well."""
+    E = prod(a)
+    return 4 * E, 5 * E + (E if prod(z) < E else 0)
+
+
 def eca(x: Shape, *_) -> tuple[int, int]:
     E = prod(x)
     return 2 * E, 5 * E
+
+
+def global_response_norm(x: Shape, *_) -> tuple[int, int]:
+    """Squares and their sum, a product and a sum; backward both sums, a product, and two terms."""
+    E = prod(x)
+    return 5 * E, 8 * E
 
 
 def scse(x: Shape, *_) -> tuple[int, int]:

@@ -193,6 +193,40 @@ def skip_best(x: Tensor, g: Tensor, wx: Tensor, wg: Tensor, b: Tensor, weight: T
     return x * torch.sigmoid(z).unflatten(2, x.shape[2:])
 
 
+def product_listing(x: Tensor, z: Tensor) -> Tensor:
+    """SegNeXt's and BiSeNetV2's tail: the sigmoid of one branch times the other. Inductor makes one kernel of it."""
+    return x * torch.sigmoid(z)
+
+
+def response_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """timm's: the norm, its share of the mean, addcmul."""
+    norm = x.norm(p=2, dim=(2, 3), keepdim=True)
+    r = norm / (norm.mean(1, keepdim=True) + 1e-6)
+    return x + torch.addcmul(bias[:, None, None], weight[:, None, None], x * r)
+
+
+def response_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The sum of squares in float32, one scale a channel."""
+    norm = x.float().square().sum((2, 3), keepdim=True).sqrt()
+    r = norm / (norm.mean(1, keepdim=True) + 1e-6)
+    return (x * (1 + weight[:, None, None] * r) + bias[:, None, None]).to(x.dtype)
+
+
+def resized_listing(x: Tensor, z: Tensor) -> Tensor:
+    """BiSeNetV2's: the logits resized, sigmoid, product. Inductor fuses the three forward."""
+    return x * torch.sigmoid(F.interpolate(z, size=x.shape[2:], mode="bilinear", align_corners=False))
+
+
+def blend_listing(a: Tensor, b: Tensor, z: Tensor) -> Tensor:
+    """PIDNet's and PP-LiteSeg's: both products and their sum."""
+    g = torch.sigmoid(z)
+    return g * a + (1 - g) * b
+
+
+def blend_best(a: Tensor, b: Tensor, z: Tensor) -> Tensor:
+    return torch.lerp(b, a, torch.sigmoid(z))
+
+
 def scse_listing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """segmentation_models_pytorch's: both gates by 1x1 convolutions, the sum of both products."""
     v = F.adaptive_avg_pool2d(x, 1)
@@ -255,6 +289,10 @@ RIVALS = {
     "effective_se_norm": Rivals(effective_norm_listing, effective_norm_best),
     "cbam_spatial_gate_norm": Rivals(cbam_spatial_norm_listing, cbam_spatial_norm_best),
     "cbam_norm": Rivals(cbam_norm_listing, cbam_norm_best),
+    "gate_mul": Rivals(product_listing, left_out=("shortcut",)),
+    "gate_mul_resized": Rivals(resized_listing, left_out=("shortcut",)),
+    "global_response_norm": Rivals(response_listing, response_best),
+    "gate_blend": Rivals(blend_listing, blend_best),
     "eca": Rivals(eca_listing, eca_best),
     "cbam_channel_gate": Rivals(cbam_channel_listing, cbam_channel_best),
     "cbam_spatial_gate": Rivals(cbam_spatial_listing, cbam_spatial_best),

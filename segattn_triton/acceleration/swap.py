@@ -43,7 +43,12 @@ def read(module: nn.Module, gate: Gate) -> Parts | str | None:
         return str(reason)
 
 
-BESIDE = {"attention_gate": ("g",)}  # the maps that a function takes before its weights
+BESIDE = {  # the maps that a function takes before its weights
+    "attention_gate": ("g",),
+    "gate_mul": ("z",),
+    "gate_mul_resized": ("z",),
+    "gate_blend": ("b", "z"),
+}
 SINKS: dict[int, list[Callable[[Tensor], None]]] = {}  # id of a gate -> who gets its map; filled by capture_attention
 
 

@@ -41,7 +41,6 @@ class Op:
     name: str
     op: Callable
     reference: Callable
-    module: Callable[..., nn.Module]  # in_channels -> module
     inputs: Mapping[str, str]
     parameters: Mapping[str, str]  # input -> key of the module's state_dict
     outputs: Mapping[str, str]
@@ -53,6 +52,9 @@ class Op:
     use: str  # when
     paper: str
     cases: tuple[Case, ...]
+    module: Callable[..., nn.Module] | None = (
+        None  # in_channels -> module, of what has parameters or a place of its own
+    )
     rounding_points: tuple[str, ...] = ()
     module_points: tuple[str, ...] = ()  # rounding points of the module around the op
     dims: tuple[int, ...] = (2,)
@@ -68,7 +70,7 @@ class Op:
     @property
     def is_gate(self) -> bool:
         """y = x * gate, of any gate: a sign, a zero, a subnormal of x shows in y, and x alone decides its shape."""
-        return "gate" in self.options
+        return "gate" in self.options and "x" in self.inputs
 
     @property
     def over_batch(self) -> bool:

@@ -80,6 +80,24 @@ ONE_LAYER = (
     Case("ese-vovnet39b-stage5", 8, 1024, (16, 16)),
 )
 
+PRODUCTS = (  # SegNeXt and VAN at 512 x 512, BiSeNetV2 at 1024 x 2048
+    Case("segnext-t-msca-stage1", 8, 32, (128, 128)),
+    Case("van-b0-lka-stage2", 8, 64, (64, 64)),
+    Case("bisenetv2-bga-1024x2048", 1, 128, (128, 256)),
+)
+CONVNEXT = (  # ConvNeXt V2 tiny at 512 x 512
+    Case("convnextv2-t-grn-stage1", 8, 384, (128, 128)),
+    Case("convnextv2-t-grn-stage3", 8, 1536, (32, 32)),
+)
+RESIZED = (  # the logits at a quarter, and at an eighth, of the resolution
+    Case("bisenetv2-bga-up-1024x2048", 1, 128, (128, 256)),
+    Case("topformer-tiny-512", 8, 128, (64, 64)),
+)
+BLENDS = (  # at 1024 x 2048
+    Case("pidnet-s-pag-1024x2048", 1, 64, (128, 256)),
+    Case("pp-liteseg-uafm-1024x2048", 1, 64, (128, 256)),
+)
+
 CBAM_KEYS = {
     **{"w1": "channel.fc1.weight", "b1": "channel.fc1.bias", "w2": "channel.fc2.weight", "b2": "channel.fc2.bias"},
     **{"weight": "spatial.conv.weight", "bias": "spatial.conv.bias"},
@@ -333,6 +351,78 @@ ROWS = (
         use="decoders: what matters in the image and where, at the cost of little more than either",
         paper="Roy et al. 2018, arXiv:1803.02579 (scSE)",
         cases=UNET + VOLUME,
+    ),
+    Op(
+        name="gate_mul",
+        op=functional.gate_mul,
+        reference=reference.gate_mul,
+        inputs={"x": MAP, "z": MAP, "shortcut?": MAP},
+        parameters={},
+        outputs={"y": MAP, "map": MAP},
+        options={"gate": GATES, "out_act": OUT_ACTS},
+        flops=flops.gate_mul,
+        passes=(4, 5),
+        dims=(1, 2, 3),
+        equation="y = out_act(x * gate(z) + shortcut)",
+        attends_to="single values, by whatever the logits z come from",
+        use="a network makes the logits itself: large-kernel attention, two-branch networks",
+        paper="Guo et al. 2022, arXiv:2209.08575 (SegNeXt); Yu et al. 2020, arXiv:2004.02147 (BiSeNetV2)",
+        cases=PRODUCTS,
+    ),
+    Op(
+        name="gate_mul_resized",
+        op=functional.gate_mul_resized,
+        reference=reference.gate_mul_resized,
+        inputs={"x": MAP, "z": "N C *T", "shortcut?": MAP},
+        parameters={},
+        outputs={"y": MAP, "map": MAP},
+        options={
+            **{"resize": ("bilinear", "nearest"), "align_corners": (False, True)},
+            **{"gate": GATES, "out_act": OUT_ACTS},
+        },
+        flops=flops.gate_mul_resized,
+        passes=(4, 7),
+        derived=lambda sizes: {"T": tuple(-(-s // 4) for s in sizes["S"])},
+        equation="y = out_act(x * gate(up(z)) + shortcut)",
+        attends_to="single values, by logits of a coarser map",
+        use="one branch is coarse and says what counts in the fine one: two-branch networks",
+        paper="Yu et al. 2020, arXiv:2004.02147 (BiSeNetV2); Zhang et al. 2022, arXiv:2204.05525 (TopFormer)",
+        cases=RESIZED,
+    ),
+    Op(
+        name="gate_blend",
+        op=functional.gate_blend,
+        reference=reference.gate_blend,
+        inputs={"a": MAP, "b": MAP, "z": PIXEL_MAP},
+        parameters={},
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"gate": GATES},
+        flops=flops.gate_blend,
+        passes=(3, 5),
+        dims=(1, 2, 3),
+        equation="y = g * a + (1 - g) * b, g = gate(z)",
+        attends_to="one of two maps at every pixel, by whatever the logits z come from",
+        use="two branches meet, details and context: real-time networks",
+        paper="Xu et al. 2022, arXiv:2206.02066 (PIDNet); Peng et al. 2022, arXiv:2204.02681 (PP-LiteSeg)",
+        cases=BLENDS,
+    ),
+    Op(
+        name="global_response_norm",
+        op=functional.global_response_norm,
+        reference=reference.global_response_norm,
+        module=modules.GlobalResponseNorm,
+        inputs={"x": MAP, "weight": "C", "bias?": "C"},
+        parameters={"weight": "weight", "bias": "bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={},
+        flops=flops.global_response_norm,
+        passes=(3, 5),
+        dims=(1, 2, 3),
+        equation="y = x + w (x r) + b, r = norm(x) / (mean_c norm(x) + eps)",
+        attends_to="channels, by how strong each is in the whole image beside the others",
+        use="channels become alike: wide layers of convolutional encoders, as in ConvNeXt V2",
+        paper="Woo et al. 2023, arXiv:2301.00808 (ConvNeXt V2)",
+        cases=CONVNEXT,
     ),
     Op(
         name="local_gate",

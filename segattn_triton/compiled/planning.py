@@ -44,11 +44,11 @@ def planned(
 
 
 def map_sizes(row: Op, sizes: Any) -> frozenset[int]:
-    """The numbers of elements of a row's feature maps, inputs and outputs; maps of one channel, and outputs with
-    fewer channels than y, do not count."""
+    """The numbers of elements of a row's feature maps, inputs and outputs; maps of one channel, outputs with fewer
+    channels than y, and maps of another resolution, which are read a value at a time, do not count."""
     maps = [row.map_shape(spec, sizes) for spec in row.inputs.values() if "*" in spec]
     y = row.map_shape(row.outputs["y"], sizes)
-    return frozenset(prod(shape) for shape in (*maps, y) if shape[1] > 1)
+    return frozenset(prod(shape) for shape in (*maps, y) if shape[1] > 1 and shape[2:] == y[2:])
 
 
 def plans(

@@ -15,10 +15,12 @@ Shared by all of them:
 """
 
 from .attention_gate import attention_gate
+from .blend import gate_blend, gate_mul, gate_mul_resized
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
 from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
 from .local import local_gate, local_pool_gate
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .response import global_response_norm
 from .scse import scse
 from .spatial import spatial_gate, spatial_pool_gate
 
@@ -29,6 +31,10 @@ __all__ = [
     "cbam_spatial_gate",
     "channel_gate",
     "eca",
+    "gate_blend",
+    "gate_mul",
+    "gate_mul_resized",
+    "global_response_norm",
     "local_gate",
     "local_pool_gate",
     "neighborhood_attention",

@@ -15,6 +15,7 @@ from .eca import ECA
 from .local import LocalAttention, LocalPoolAttention
 from .neighborhood import NeighborhoodAttention2d
 from .reduction import hidden_channels
+from .response import GlobalResponseNorm
 from .scse import SCSE
 from .spatial import SpatialAttention, SpatialPoolAttention
 from .squeeze_excite import SqueezeExcite
@@ -28,6 +29,7 @@ __all__ = [
     "CBAMSpatialAttention",
     "ChannelAttention",
     "EffectiveSE",
+    "GlobalResponseNorm",
     "GridAttentionGate",
     "LocalAttention",
     "LocalPoolAttention",

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..runtime.operator import OPERATORS
 from .attention_gate import attention_gate
+from .blend import gate_blend, gate_mul
 from .cbam import cbam, cbam_spatial_gate
 from .channel import squeeze_excite, squeeze_excite_norm
 from .eca import eca
@@ -11,6 +12,8 @@ from .local_dense import local_gate_dense
 from .local_depthwise import local_gate_depthwise
 from .local_pool import local_pool_gate
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .resized import gate_mul_resized
+from .response import global_response_norm
 from .scse import scse
 from .spatial import spatial_gate, spatial_pool_gate
 
@@ -26,6 +29,10 @@ __all__ = [
     "cbam",
     "cbam_spatial_gate",
     "eca",
+    "gate_blend",
+    "gate_mul",
+    "gate_mul_resized",
+    "global_response_norm",
     "local_gate",
     "local_pool_gate",
     "neighborhood_attention",

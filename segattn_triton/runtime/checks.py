@@ -29,14 +29,14 @@ def tensor(name: str, t) -> None:
         raise TypeError(f"{name}: got dtype {t.dtype}, expected {_NAMES}")
 
 
-def feature_map(x, dims: Sequence[int] = (1, 2, 3)) -> None:
+def feature_map(x, dims: Sequence[int] = (1, 2, 3), name: str = "x") -> None:
     """x is (N, C, *S) with 1, 2 or 3 spatial axes, or as many as `dims` says."""
-    tensor("x", x)
+    tensor(name, x)
     if x.dim() - 2 not in dims:
         form = "(N, C, H, W)" if dims == (2,) else "(N, C, *spatial) with 1, 2 or 3 spatial axes"
-        raise ValueError(f"x: got {x.dim()} axes, shape {shape(x)}, expected {form}")
+        raise ValueError(f"{name}: got {x.dim()} axes, shape {shape(x)}, expected {form}")
     if 0 in x.shape[1:]:
-        raise ValueError(f"x: got shape {shape(x)}, expected at least one channel and one pixel")
+        raise ValueError(f"{name}: got shape {shape(x)}, expected at least one channel and one pixel")
 
 
 def is_one_image(x, spatial_dims: int | None) -> bool:
@@ -87,17 +87,44 @@ def parameter(
         raise TypeError(f"{name}: got dtype {t.dtype}, expected {map_name}'s {x.dtype}{also}")
 
 
-def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None) -> None:
+def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None, map_name: str = "x") -> None:
     """A map beside x, of its dtype, device and batch; of the expected shape if there is one."""
     tensor(name, t)
     fits = tuple(t.shape) == expected if expected else t.dim() > 2 and t.shape[0] == x.shape[0] and 0 not in t.shape[1:]
     if not fits:
         form = shape(x) if expected else f"({x.shape[0]}, channels, *spatial)"
-        raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for x of shape {shape(x)}")
+        raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for {map_name} of shape {shape(x)}")
     if t.device != x.device:
-        raise ValueError(f"{name}: is on {t.device}, x is on {x.device}: expected one device")
+        raise ValueError(f"{name}: is on {t.device}, {map_name} is on {x.device}: expected one device")
     if t.dtype != x.dtype:
-        raise TypeError(f"{name}: got dtype {t.dtype}, expected x's {x.dtype}")
+        raise TypeError(f"{name}: got dtype {t.dtype}, expected {map_name}'s {x.dtype}")
+
+
+def broadcast(name: str, t, x: Tensor, map_name: str = "x") -> None:
+    """A tensor beside x, of its dtype and device, along every axis as long as x or 1."""
+    tensor(name, t)
+    if t.dim() != x.dim() or any(s not in (1, size) for s, size in zip(t.shape, x.shape, strict=True)):
+        form = f"{shape(x)}, or 1 along any axis,"
+        raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for {map_name} of shape {shape(x)}")
+    second_map(name, t, x, tuple(t.shape), map_name)
+
+
+def resized(name: str, t, x: Tensor, scale_factor) -> None:
+    """A map beside x (N, C, H, W), of its channels or of one, that is brought to its pixels by a factor, or by 0."""
+    number("scale_factor", scale_factor, float, 0)
+    if scale_factor < 0:
+        raise ValueError(f"scale_factor: got {scale_factor!r}, expected a number above 0, or 0 for x's size")
+    tensor(name, t)
+    if t.dim() != 4 or t.shape[0] != x.shape[0] or t.shape[1] not in (1, x.shape[1]) or 0 in t.shape[1:]:
+        channels = "1" if x.shape[1] == 1 else f"{x.shape[1]} or 1"
+        form = f"({x.shape[0]}, {channels}, h, w)"
+        raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for x of shape {shape(x)}")
+    second_map(name, t, x, tuple(t.shape))
+    if scale_factor and (made := tuple(math.floor(s * scale_factor) for s in t.shape[2:])) != tuple(x.shape[2:]):
+        raise ValueError(
+            f"scale_factor: got {scale_factor!r}, which makes {name} {made[0]} x {made[1]}, expected a factor to x's "
+            f"{x.shape[2]} x {x.shape[3]}"
+        )
 
 
 def beside(name: str, t, x: Tensor) -> None:
@@ -140,7 +167,7 @@ def window_norm(weight, bias, eps, return_stats: bool, x: Tensor) -> None:
     """The norm over the batch of one logit a pixel of x, if there is one."""
     if weight is not None:
         return batch_norm(weight, bias, eps, x, (x.shape[0], 1, *x.shape[2:]))
-    _epsilon(eps)
+    epsilon(eps)
     for name, given in (("norm_bias", bias is not None), ("return_stats", return_stats)):
         if given:
             raise ValueError(f"{name}: given without norm_weight, expected a norm of the batch")
@@ -149,7 +176,7 @@ def window_norm(weight, bias, eps, return_stats: bool, x: Tensor) -> None:
 def batch_norm(weight, bias, eps, x: Tensor, normed: tuple[int, ...]) -> None:
     """The parameters of a norm over the batch of what has the shape (N, channels, *axes), computed from x, and that
     there is more than one value a channel."""
-    _epsilon(eps)
+    epsilon(eps)
     parameter("norm_weight", weight, x, (normed[1],))
     if bias is not None:
         parameter("norm_bias", bias, x, (normed[1],))
@@ -157,7 +184,7 @@ def batch_norm(weight, bias, eps, x: Tensor, normed: tuple[int, ...]) -> None:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {torch.Size(normed)}")
 
 
-def _epsilon(eps) -> None:
+def epsilon(eps) -> None:
     if isinstance(eps, bool) or not isinstance(eps, int | float) or eps < 0:
         raise ValueError(f"eps: got {eps!r}, expected a number of at least 0")
 

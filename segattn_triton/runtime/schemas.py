@@ -148,6 +148,35 @@ cbam_spatial_gate = Schema(
     flops=flops.cbam_spatial_gate,
     returned=3,
 )
+gate_mul = Schema(
+    "gate_mul",
+    tensors=("x", "z", "shortcut?"),
+    options="str gate, float gate_a, float gate_b, str out_act, bool return_map",
+    outputs=("y", "map"),
+    flops=flops.gate_mul,
+)
+gate_mul_resized = Schema(
+    "gate_mul_resized",
+    tensors=("x", "z", "shortcut?"),
+    options="str resize, bool align_corners, float scale_factor, str gate, float gate_a, float gate_b, str out_act, "
+    "bool return_map",
+    outputs=("y", "map"),
+    flops=flops.gate_mul_resized,
+)
+gate_blend = Schema(
+    "gate_blend",
+    tensors=("a", "b", "z"),
+    options="str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map"),
+    flops=flops.gate_blend,
+)
+global_response_norm = Schema(
+    "global_response_norm",
+    tensors=("x", "weight", "bias?"),
+    options="float eps, bool return_map",
+    outputs=("y", "map", "norm", "response"),
+    flops=flops.global_response_norm,
+)
 scse = Schema(
     "scse",
     tensors=("x", "w1", "b1?", "w2", "b2?", "weight", "bias?"),

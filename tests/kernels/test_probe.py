@@ -350,6 +350,8 @@ def test_no_kernel_is_forgotten(monkeypatch):
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16))
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)
+    x = torch.empty(2, 5, 3, 4, dtype=torch.bfloat16)  # logits of channels: tests/kernels/test_blend.py
+    plan(functional.gate_mul, [x, x[..., :1, :1], x])
     for variant in local_dense.VARIANTS:
         monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto", variant=variant: variant)
         plan(functional.local_gate, testing.make_inputs(BY_NAME["local_gate"], SIZES[1], layout="channels_last"))

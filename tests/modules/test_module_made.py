@@ -4,10 +4,9 @@ import inspect
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, beside, each_row, module_of
+from support import DEVICE, MODULES, assert_equal, beside, each_module, module_of
 
 from segattn_triton import SpatialAttention
-from segattn_triton.catalog import ROWS
 
 C = 4
 OPTIONS = {  # a wrong value of each option -> what the message says
@@ -25,18 +24,20 @@ OPTIONS = {  # a wrong value of each option -> what the message says
     "num_heads": (3, "num_heads: got 3, expected a divisor of in_channels 4"),
     "rule": ("mine", "rule: got 'mine', expected one of 'timm'"),
 }
-signatures = {row.name: inspect.signature(row.module).parameters for row in ROWS}
+signatures = {row.name: inspect.signature(row.module).parameters for row in MODULES}
 parameters = {name: set(known) for name, known in signatures.items()}
 each_option_of_modules = pytest.mark.parametrize(
     ("row", "name"),
     [
         pytest.param(row, name, id=f"{row.name}-{name}")
-        for row in ROWS
+        for row in MODULES
         for name in OPTIONS
         if name in parameters[row.name]
     ],
 )
-with_axes = [(row, d) for row in ROWS if "spatial_dims" in parameters[row.name] and row.fewest == 1 for d in (1, 2, 3)]
+with_axes = [
+    (row, d) for row in MODULES if "spatial_dims" in parameters[row.name] and row.fewest == 1 for d in (1, 2, 3)
+]
 each_axes = pytest.mark.parametrize(("row", "d"), with_axes, ids=lambda v: getattr(v, "name", str(v)))
 
 
@@ -48,7 +49,7 @@ def test_a_wrong_option_is_an_error_when_the_module_is_made(row, name):
     assert str(caught.value).startswith(said)
 
 
-@each_row
+@each_module
 def test_the_repr_shows_what_a_module_was_made_with(row):
     module = module_of(row, C)
     shown = module.extra_repr()
@@ -85,7 +86,7 @@ def test_one_image_is_a_batch_of_one(row, d):
             module(wrong, **one)
 
 
-@each_row
+@each_module
 def test_without_spatial_dims_rank_3_is_an_error_that_names_both_readings(row):
     x = torch.randn(C, C, C, device=DEVICE)
     module = module_of(row, C)
@@ -98,7 +99,7 @@ def test_without_spatial_dims_rank_3_is_an_error_that_names_both_readings(row):
         module(x)
 
 
-@each_row
+@each_module
 def test_channels_last_of_another_library_is_an_error(row):
     """(N, H, W, C) is told by its channels; with as many rows as channels nothing could tell."""
     if "in_channels" not in parameters[row.name]:
@@ -108,7 +109,7 @@ def test_channels_last_of_another_library_is_an_error(row):
         module_of(row, C)(x, **beside(row, x))
 
 
-@each_row
+@each_module
 def test_torch_jit_script_names_torch_export(row):
     """Alone, and inside a model."""
     for model in (module_of(row, C), torch.nn.Sequential(module_of(row, C))):
@@ -117,7 +118,7 @@ def test_torch_jit_script_names_torch_export(row):
 
 
 def test_a_gate_without_bias():
-    for row in ROWS:
+    for row in MODULES:
         if "bias" in parameters[row.name]:
             plain = module_of(row, C, **dict.fromkeys(parameters[row.name] & {"bias", "spatial_bias"}, False))
             assert not [name for name, _ in plain.named_parameters() if name.endswith("bias")], row.name

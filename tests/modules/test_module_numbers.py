@@ -4,10 +4,9 @@ import inspect
 
 import numpy as np
 import pytest
-from support import made
+from support import MODULES, made
 
 from segattn_triton import modules
-from segattn_triton.catalog import ROWS
 from segattn_triton.modules._gate import NUMBERS
 
 CLASSES = [getattr(modules, name) for name in modules.__all__ if isinstance(getattr(modules, name), type)]
@@ -45,12 +44,12 @@ def test_no_such_number(kind, name, value):
 
 
 def test_every_module_is_checked():
-    assert {row.module for row in ROWS} <= set(CLASSES)
+    assert {row.module for row in MODULES} <= set(CLASSES)
     tried = {kind for kind, _, _ in numbers()}
     assert {kind for kind in CLASSES if "in_channels" in inspect.signature(kind).parameters} <= tried
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", MODULES, ids=lambda row: row.name)
 def test_numbers_of_numpy_are_numbers(row):
     if "in_channels" in inspect.signature(row.module).parameters:
         assert made(row, np.int64(8)).extra_repr()

@@ -10,9 +10,9 @@ from support import (
     GATES,
     assert_equal,
     beside,
-    each_gate,
-    each_option_of_gates,
-    each_row,
+    each_gate_module,
+    each_module,
+    each_option_of_modules,
     made,
     module_of,
     names,
@@ -24,7 +24,9 @@ from segattn_triton import SpatialAttention
 from segattn_triton.testing import assert_matches_reference, make_map
 
 C = 4
-with_parameters = pytest.mark.parametrize("row", [r for r in GATES if r.parameters], ids=lambda row: row.name)
+with_parameters = pytest.mark.parametrize(
+    "row", [r for r in GATES if r.module and r.parameters], ids=lambda row: row.name
+)
 
 
 def image(dtype=torch.float32, S=(5, 6), seed=0) -> torch.Tensor:
@@ -40,7 +42,7 @@ def state(row, module) -> list[torch.Tensor]:
     return found
 
 
-@each_option_of_gates
+@each_option_of_modules
 def test_the_function_on_the_modules_state(row, options):
     module, x = module_of(row, C, **options), image()
     maps = beside(row, x)
@@ -54,7 +56,7 @@ def test_the_function_on_the_modules_state(row, options):
     assert_matches_reference(module, x, **maps)
 
 
-@each_gate
+@each_gate_module
 def test_state_dict(row):
     """The keys and shapes that the catalog promises, so that published checkpoints load."""
     module = module_of(row, C)
@@ -129,7 +131,7 @@ def test_changed_weights_are_used(row, change):
 
 @pytest.mark.parametrize(
     ("row", "S"),
-    [(r, S) for r in GATES if r.parameters for S in ((5, 6), (4,), (2, 3, 2)) if len(S) in r.dims],
+    [(r, S) for r in GATES if r.module and r.parameters for S in ((5, 6), (4,), (2, 3, 2)) if len(S) in r.dims],
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_hooks_run_and_count(row, S):
@@ -175,7 +177,7 @@ def test_a_child_with_hooks_in_another_dtype(row):
         torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2)
 
 
-@each_row
+@each_module
 def test_copies(row):
     """deepcopy and pickle give a module of its own, as an average of weights or a saved model needs."""
     module, x = module_of(row, C), image()
@@ -190,7 +192,7 @@ def test_copies(row):
         assert torch.equal(twin(x, **maps), expected) != bool(row.parameters)
 
 
-@each_row
+@each_module
 def test_hooks_of_the_gate_itself(row):
     module, seen = module_of(row, C), []
     module.register_forward_hook(lambda _m, _args, out: seen.append(out))
@@ -212,7 +214,7 @@ def test_device_and_dtype(row):
     assert half(x, **beside(row, x)).dtype == torch.bfloat16
 
 
-@each_gate
+@each_gate_module
 def test_functional_call(row):
     module, x = module_of(row, C), image()
     changed = {name: p.detach() * 2 for name, p in module.named_parameters()}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, beside, each_gate, each_row, module_of, outputs_and_gradients, problem
+from support import DEVICE, assert_equal, beside, each_gate_module, each_row, module_of, outputs_and_gradients, problem
 
 from segattn_triton.testing import make_map
 
@@ -27,7 +27,7 @@ def test_functions(row, dtype, backend):
 
 @pytest.mark.parametrize("hooked", [False, True])
 @each_dtype
-@each_gate
+@each_gate_module
 def test_modules(row, dtype, hooked):
     """A child that is called, because it carries a hook, may compute in autocast's dtype; y is in x's."""
     module = module_of(row, 4)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from support import DEVICE, GATES, beside, each_gate, each_row, module_of, names, one_map, problem
+from support import DEVICE, GATES, beside, each_gate, each_module, each_row, module_of, names, one_map, problem
 
 from segattn_triton import SCSE, ChannelAttention, SqueezeExcite, functional
 from segattn_triton.catalog import BY_NAME
@@ -101,8 +101,11 @@ OTHER_MAPS = {
     "half": (lambda t: t.half(), ("{name}: got dtype torch.float16", "expected x's torch.float32")),
     "sparse": (lambda t: t.to_sparse(), ("{name}: got layout torch.sparse_coo", "{name}.to_dense()")),
     "meta": (lambda t: t.to("meta"), ("{name}: is on meta, x is on", "one device")),
-    "one_image": (lambda t: t[:1], ("{name}: got shape (1, 5, 5, 6)", "expected (2, ", "for x of shape (2, 5, 5, 6)")),
-    "no_pixel": (lambda t: t[..., :0], ("{name}: got shape (2, 5, 5, 0)", "expected (2, ")),
+    "one_image": (
+        lambda t: t[:1],
+        ("{name}: got shape (1, 5, {H}, {W})", "expected (2, ", "for x of shape (2, 5, 5, 6)"),
+    ),
+    "no_pixel": (lambda t: t[..., :0], ("{name}: got shape (2, 5, {H}, 0)", "expected (2, ")),
     "no_axes": (lambda t: t[:, :, 0, 0], ("{name}: got shape (2, 5)", "expected (2, ")),
     "a_channel_more": (lambda t: t[:, :1].expand(-1, 6, -1, -1), ("got shape (", "expected (", "of shape (2, ")),
 }
@@ -114,8 +117,10 @@ OTHER_MAPS = {
 )
 def test_other_maps(row, name, wrong):
     change, said = OTHER_MAPS[wrong]
-    changed = [change(t) if n == name else t for n, t in zip(names(row), problem(row), strict=True)]
-    refuses(row, changed, *(s.format(name=name) for s in said))
+    inputs = dict(zip(names(row), problem(row), strict=True))
+    H, W = inputs[name].shape[2:]
+    changed = [change(t) if n == name else t for n, t in inputs.items()]
+    refuses(row, changed, *(s.format(name=name, H=H, W=W) for s in said))
 
 
 def test_parameters_of_a_source():
@@ -210,7 +215,7 @@ def test_an_unknown_argument(row):
         row.op(*problem(row), gain=2)
 
 
-@each_row
+@each_module
 def test_modules_name_the_argument_too(row):
     module = module_of(row, 6)
     with pytest.raises(ValueError, match="x: got 2 axes"):

@@ -53,7 +53,7 @@ seresnet50 legacy_senet154 seresnext50_32x4d seresnextaa101d_32x8d resnetrs50 ec
 efficientnet_b0 tf_efficientnetv2_s mixnet_s tinynet_a mobilenetv3_large_100 fbnetv3_b lcnet_050 ghostnet_100
 repghostnet_050 regnety_002 regnetz_b16 tresnet_m cs3se_edgenet_x maxvit_tiny_tf_224 coatnet_0_224 fastvit_t8 repvit_m1
 efficientvit_m0 shvit_s1 ese_vovnet39b hgnet_tiny rdnet_tiny gcvit_xxtiny rexnet_100 gcresnet50t resnest14d skresnet18
-convnext_tiny swin_tiny_patch4_window7_224
+convnext_tiny convnextv2_tiny swin_tiny_patch4_window7_224
 """
 MONAI = """
 SEResNet50(spatial_dims=2, in_channels=3)

@@ -11,6 +11,7 @@ CI, FUZZ = 3_000, 10_000  # examples over all rows; examples of each row
 SLOW = {
     "local_gate_depthwise": 0.2,
     "local_pool_gate": 0.2,
+    "gate_mul_resized": 0.1,
     "neighborhood_attention": 0.05,
 }  # their share: a stencil takes the interpreter a second
 

@@ -434,3 +434,110 @@ class LRASPPHead(nn.Module):
         x = self.cbr(high) * self.scale(high)
         x = F.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
         return self.low_classifier(low) + self.high_classifier(x)
+
+
+@stands_for("timm.layers.grn.GlobalResponseNorm")
+class TimmResponseNorm(nn.Module):
+    def __init__(self, C=8, channels_last=True):
+        super().__init__()
+        self.eps = 1e-6
+        last = ((1, 2), -1, (1, 1, 1, -1)), ((2, 3), 1, (1, -1, 1, 1))
+        self.spatial_dim, self.channel_dim, self.wb_shape = last[not channels_last]
+        self.weight, self.bias = nn.Parameter(torch.randn(C)), nn.Parameter(torch.randn(C))
+
+    def forward(self, x):
+        norm = x.norm(p=2, dim=self.spatial_dim, keepdim=True)
+        r = norm / (norm.mean(dim=self.channel_dim, keepdim=True) + self.eps)
+        return x + torch.addcmul(self.bias.view(self.wb_shape), self.weight.view(self.wb_shape), x * r)
+
+
+@stands_for("mmseg.models.backbones.mscan.MSCAAttention")
+class MSCAAttention(BaseModule):
+    def __init__(self, C=8):
+        super().__init__()
+        self.conv0 = nn.Conv2d(C, C, 5, padding=2, groups=C)
+        for i, k in enumerate((7, 11, 21)):
+            self.add_module(f"conv{i}_1", nn.Conv2d(C, C, (1, k), padding=(0, k // 2), groups=C))
+            self.add_module(f"conv{i}_2", nn.Conv2d(C, C, (k, 1), padding=(k // 2, 0), groups=C))
+        self.conv3 = nn.Conv2d(C, C, 1)
+
+    def forward(self, x):
+        u, z = x.clone(), self.conv0(x)
+        z0, z1, z2 = (getattr(self, f"conv{i}_2")(getattr(self, f"conv{i}_1")(z)) for i in range(3))
+        return self.conv3(z + z0 + z1 + z2) * u
+
+
+@stands_for("mmpretrain.models.backbones.van.LKA")
+class LKA(BaseModule):
+    def __init__(self, C=8):
+        super().__init__()
+        self.DW_conv = nn.Conv2d(C, C, 5, padding=2, groups=C)
+        self.DW_D_conv = nn.Conv2d(C, C, 7, padding=9, groups=C, dilation=3)
+        self.conv1 = nn.Conv2d(C, C, 1)
+
+    def forward(self, x):
+        return x.clone() * self.conv1(self.DW_D_conv(self.DW_conv(x)))
+
+
+def _resized(x, like, align_corners=False):
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=align_corners)
+
+
+@stands_for("mmseg.models.backbones.bisenetv2.BGALayer")
+class BGALayer(BaseModule):
+    def __init__(self, C=4, align_corners=False):
+        super().__init__()
+        self.out_channels, self.align_corners = C, align_corners
+        self.detail_dwconv = ConvModule(C, C, norm=True)
+        self.detail_down = nn.Sequential(
+            ConvModule(C, C, norm=True), nn.AvgPool2d(3, stride=2, padding=1), nn.AvgPool2d(3, stride=2, padding=1)
+        )
+        self.semantic_conv, self.semantic_dwconv = ConvModule(C, C, norm=True, k=3), ConvModule(C, C, norm=True)
+        self.conv = ConvModule(C, C, nn.ReLU(), norm=True, k=3)
+
+    def forward(self, x_d, x_s):
+        detail, coarse = self.detail_dwconv(x_d), self.detail_down(x_d)
+        fuse_1 = detail * torch.sigmoid(_resized(self.semantic_conv(x_s), detail, self.align_corners))
+        fuse_2 = coarse * torch.sigmoid(self.semantic_dwconv(x_s))
+        return self.conv(fuse_1 + _resized(fuse_2, fuse_1, self.align_corners))
+
+
+@stands_for("mmseg.models.backbones.pidnet.PagFM")
+class PagFM(BaseModule):
+    def __init__(self, C=8, mid=4, after_relu=False, with_channel=False):
+        super().__init__()
+        self.after_relu, self.with_channel, self.upsample_mode = after_relu, with_channel, "bilinear"
+        self.f_i, self.f_p = (ConvModule(C, mid, norm=True, bias=False) for _ in range(2))
+        if with_channel:
+            self.up = ConvModule(mid, C, norm=True, bias=False)
+        if after_relu:
+            self.relu = nn.ReLU()
+
+    def forward(self, x_p, x_i):
+        if self.after_relu:
+            x_p, x_i = self.relu(x_p), self.relu(x_i)
+        f_i, f_p = _resized(self.f_i(x_i), x_p), self.f_p(x_p)
+        sigma = torch.sigmoid(self.up(f_p * f_i) if self.with_channel else torch.sum(f_p * f_i, dim=1).unsqueeze(1))
+        return sigma * _resized(x_i, x_p) + (1 - sigma) * x_p
+
+
+@stands_for("mmseg.models.backbones.pidnet.Bag")
+class Bag(BaseModule):
+    def __init__(self, C=8):
+        super().__init__()
+        self.conv = ConvModule(C, 4, nn.ReLU(), norm=True, k=3)
+
+    def forward(self, x_p, x_i, x_d):
+        sigma = torch.sigmoid(x_d)
+        return self.conv(sigma * x_p + (1 - sigma) * x_i)
+
+
+@stands_for("mmseg.models.backbones.pidnet.LightBag")
+class LightBag(BaseModule):
+    def __init__(self, C=8):
+        super().__init__()
+        self.f_p, self.f_i = ConvModule(C, 4, norm=True), ConvModule(C, 4, norm=True)
+
+    def forward(self, x_p, x_i, x_d):
+        sigma = torch.sigmoid(x_d)
+        return self.f_p((1 - sigma) * x_i + x_p) + self.f_i(x_i + sigma * x_p)

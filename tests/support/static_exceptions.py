@@ -57,6 +57,14 @@ def _exempt(
 
 
 EXEMPTIONS: tuple[Exemption, ...] = (
+    # --- logits of another resolution
+    *_exempt(
+        ["blend_gather"],
+        [75, 80, 86, 89, 90, 100, 120],
+        ["128-bit accesses"],
+        "neighbouring logits gather from pixels that lie apart",
+        "*",
+    ),
     # --- the additive gate
     *_exempt(
         ["additive_fwd", "additive_dz", "additive_bwd"],

@@ -29,6 +29,9 @@ compared = 0  # tensors
 properties: dict[str, set[str]] = defaultdict(set)  # what passing tests recorded: kernels "probed", "hostile" inputs
 
 GATES = [row for row in ROWS if row.is_gate]
+MODULES = [row for row in ROWS if row.module]  # of functions without parameters there is none
+each_module = pytest.mark.parametrize("row", MODULES, ids=lambda row: row.name)
+each_gate_module = pytest.mark.parametrize("row", [r for r in MODULES if r.is_gate], ids=lambda row: row.name)
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 each_image_apart = pytest.mark.parametrize("row", [r for r in ROWS if not r.over_batch], ids=lambda row: row.name)
 over_batch = pytest.mark.parametrize("row", [r for r in ROWS if r.over_batch], ids=lambda row: row.name)
@@ -68,6 +71,7 @@ each_dense_variant = pytest.mark.parametrize(
     ids=str,
 )
 each_option, each_option_of_gates = _options_of(ROWS), _options_of(GATES)
+each_option_of_modules = _options_of([row for row in GATES if row.module])
 
 
 def problem(
@@ -102,6 +106,8 @@ def beside(row: Op, x: Tensor) -> dict[str, Tensor]:
 
 
 def _needed(row: Op) -> list[str]:
+    if row.module is None:
+        return []
     taken = inspect.signature(row.module.forward).parameters
     return [name for name in row.maps[1:] if name in taken and name in row.inputs]
 
@@ -123,6 +129,20 @@ class Alone(nn.Module):
         return self.module(x, **{name: x.flip(1) for name in self.beside})
 
 
+class OfFunction(nn.Module):
+    """A row without a module, on one map; the others are that in another order, and its mean over the channels."""
+
+    def __init__(self, row: Op, backend: str | None = None):
+        super().__init__()
+        self.op, self.backend = row.op, backend
+        self.shapes = [spec for name, spec in row.inputs.items() if not name.endswith("?")][1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = {"N 1 *S": lambda: x.mean(1, keepdim=True), "N C *T": lambda: x[:, :, ::2, ::2]}
+        others = [made.get(spec, lambda: x.flip(1))() for spec in self.shapes]
+        return self.op(x, *others, backend=self.backend)
+
+
 def replaced_map(row: Op, inputs: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
     """The inputs with the map x (N, C, *S) as the first one."""
     return [row.view(next(iter(row.inputs.values())), x, {"C": x.shape[1], "S": x.shape[2:]}), *inputs[1:]]
@@ -135,6 +155,8 @@ def module_of(row: Op, C: int, **options) -> nn.Module:
 
 def made(row: Op, C: int, **options) -> nn.Module:
     """The row's module for maps of C channels."""
+    if row.module is None:
+        return OfFunction(row, **options)
     known = inspect.signature(row.module).parameters
     sized = {name: value for name, value in {"in_channels": C, "num_heads": 2}.items() if name in known}
     return row.module(**{**sized, **row.fixed, **options})

@@ -54,14 +54,14 @@ def _update(page: Path, root: Path, check: bool) -> bool:
 
 
 def families_table(rows: Iterable[Op] = ROWS) -> str:
-    """What there is, a line per file of modules: as its first row of the catalog says."""
+    """What there is, a line per file of modules, or of functions alone: as its first row of the catalog says."""
     families: dict[str, list[Op]] = {}
     for row in rows:
-        families.setdefault(row.module.__module__.rpartition(".")[2], []).append(row)
-    head = ("family", "modules", "attends to", "when to use it")
+        families.setdefault((row.module or row.reference).__module__.rpartition(".")[2], []).append(row)
+    head = ("family", "modules and functions", "attends to", "when to use it")
     body = (
         (
-            family.replace("_", " "), ", ".join(dict.fromkeys(f"`{row.module.__name__}`" for row in members)),
+            family.replace("_", " "), ", ".join(dict.fromkeys(f"`{_public_name(row)}`" for row in members)),
             members[0].attends_to, members[0].use,
         )
         for family, members in families.items()
@@ -107,9 +107,13 @@ def predicted_part(root: Path, name: str) -> str:
 
 
 def module_call(row: Op) -> str:
-    """`LocalAttention`, with the options that make it this row."""
+    """`LocalAttention`, with the options that make it this row; the function of a row that has no module."""
     options = ", ".join(f"{name}={value!r}" for name, value in row.fixed.items())
-    return f"`{row.module.__name__}{f'({options})' if options else ''}`"
+    return f"`{_public_name(row)}{f'({options})' if options else ''}`"
+
+
+def _public_name(row: Op) -> str:
+    return row.module.__name__ if row.module else f"functional.{row.op.__name__}"
 
 
 def cost(row: Op) -> str:

@@ -5,7 +5,7 @@ of `segattn_triton.functional` wants of them; a part that is not as known raises
 gate is left as it is.
 """
 
-from . import bisenet, monai, nnunet, openmmlab, smp, timm, torchvision, ultralytics  # noqa: F401, they register
+from . import bisenet, mmseg, monai, nnunet, openmmlab, smp, timm, torchvision, ultralytics  # noqa: F401, they register
 from .parts import (
     Parts,
     activation,

@@ -125,6 +125,34 @@ def _light_cbam_module(m):
     return _cbam(m, light=True)
 
 
+def _response_forward(block: nn.Module, gates, names: dict, x: Tensor):
+    """Of maps with the channels last, of a view. A norm under autocast is float32 on a GPU, and so is the sum."""
+    (gate,), last = gates, block.channel_dim == -1
+    x = x.float() if x.is_cuda and x.dtype != torch.float64 and torch.is_autocast_enabled("cuda") else x
+    return gate(x.movedim(-1, 1)).movedim(1, -1) if last else gate(x)
+
+
+def _response_map(m: nn.Module, new):
+    x = new(m.weight.numel())
+    return (x.movedim(1, -1) if m.channel_dim == -1 else x,)
+
+
+@gate(
+    "timm.layers.grn.GlobalResponseNorm",
+    kernel="global_response_norm",
+    children="",
+    attributes="eps spatial_dim channel_dim wb_shape",
+    inline=_response_forward,
+    arguments=_response_map,
+)
+def _response_norm(m):
+    if (m.spatial_dim, m.channel_dim) not in (((1, 2), -1), ((2, 3), 1)):
+        raise ValueError(
+            f"spatial_dim is {m.spatial_dim}, channel_dim {m.channel_dim}: expected (1, 2), -1 or (2, 3), 1"
+        )
+    return Parts((m.weight, m.bias), dict(eps=m.eps), (2,))
+
+
 _three = dict(body="conv1 bn1 relu conv2 bn2 relu conv3 bn3", gate="se_module", shortcut="downsample", act="relu")
 _two = dict(body="conv1 bn1 relu conv2 bn2 relu", gate="se_module", shortcut="downsample", act="relu")
 SENET = [f"senet.{name}" for name in ("SEBottleneck", "SEResNetBottleneck", "SEResNeXtBottleneck")]

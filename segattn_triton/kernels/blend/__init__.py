@@ -1,0 +1,1 @@
+"""A map times the gate of another, and two maps blended by it."""

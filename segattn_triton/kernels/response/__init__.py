@@ -1,0 +1,1 @@
+"""A map scaled by statistics of each of its channels over the pixels."""

@@ -1,0 +1,110 @@
+"""The map scaled by its channels' responses, forward, and the last pass of its backward.
+
+x, y, dy, dx (N, C, P); response, pull (N, C); weight, bias (C,).
+
+    forward   y = x (1 + weight response) + bias        (read x, write y)
+    backward  dx = dy (1 + weight response) + pull x    (read dy and x, write dx)
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import Maps, accumulator, maps
+from ...runtime.plan import Plan
+from ...tuning.choice import config_for
+from ...tuning.model import Config, Footprint
+from ..common.dependent import begin
+from ..common.tile import load_tile, load_vector, num_pixels, store_tile
+from .sums import TILES
+
+SPACE = tuple(c for c in TILES if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 1024 * c.num_warps)
+
+
+@triton.jit
+def _response_apply_kernel(
+    t_ptr,
+    x_ptr,
+    response_ptr,
+    pull_ptr,
+    weight_ptr,
+    bias_ptr,
+    out_ptr,
+    t_stride,
+    x_stride,
+    out_stride,
+    pixels,
+    images,
+    C: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """out = t (1 + weight response) + bias + pull x. The last pixels come first: the sums read them last."""
+    begin(DEPENDENT)
+    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    pid = tl.num_programs(0) - 1 - tl.program_id(0)
+    n = pid // CHUNKS % images
+    offs_c = pid % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    offs_p = pid // CHUNKS // images * BLOCK_P + tl.arange(0, BLOCK_P)
+    mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
+    image = n.to(tl.int64) * C
+    t = load_tile(t_ptr, t_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+    scale = load_vector(weight_ptr, offs_c, C, ACC) * load_vector(response_ptr + image, offs_c, C, ACC)
+    out = t + t * scale[:, None]
+    if bias_ptr is not None:
+        out += load_vector(bias_ptr, offs_c, C, ACC)[:, None]
+    if pull_ptr is not None:
+        x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+        out += load_vector(pull_ptr + image, offs_c, C, ACC)[:, None] * x
+    store_tile(out_ptr, out_stride, n, offs_c, offs_p, out, mask, LAYOUT)
+
+
+def _config(m: Maps, x: Tensor, loads: int) -> Config:
+    itemsize = x.element_size()
+
+    def footprint(config: Config) -> Footprint:
+        block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
+        chunks, blocks = -(-m.C // block_c), -(-m.P // block_p)
+        waste = chunks * block_c / m.C * blocks * block_p / m.P
+        row = (block_c if m.layout.channels_last else block_p) * itemsize
+        return Footprint(block_c * block_p, itemsize, loads, 1.2 * loads, m.N * chunks * blocks, waste, row)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads,), exact=m.N)
+    return config_for(SPACE, footprint, "response_apply", x, **how)
+
+
+def plan_response_apply(
+    t: Tensor,
+    response: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    x: Tensor | None = None,
+    pull: Tensor | None = None,
+) -> Plan:
+    """out = t (1 + weight response) + bias, plus pull x."""
+    m = maps(t=t, x=x, out=out)
+    config = _config(m, t, 1 + (x is not None))
+    chunks, blocks = -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
+    args = dict(
+        t_ptr=t,
+        x_ptr=x,
+        response_ptr=response,
+        pull_ptr=pull,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        out_ptr=out,
+        **m.strides,
+        pixels=m.pixels,
+        images=m.N,
+        C=m.C,
+        LAYOUT=m.layout,
+        ACC=accumulator(t),
+        DEPENDENT=config.dependent,
+    )
+    traffic = dict.fromkeys(("t_ptr", "x_ptr"), (1, 0)) | dict.fromkeys(("response_ptr", "pull_ptr"), (blocks, 0))
+    traffic |= dict.fromkeys(("weight_ptr", "bias_ptr"), (m.N * blocks, 0)) | dict(out_ptr=(0, 1))
+    return Plan(_response_apply_kernel, args, config, m.N * chunks * blocks, traffic)
