@@ -3,7 +3,7 @@
 Same names and signatures as `segattn_triton.functional`, less `backend` and the checks of the arguments.
 """
 
-from .attention_gate import attention_gate
+from .attention_gate import attention_gate, attention_gate_norm
 from .blend import gate_blend, gate_mul, gate_mul_resized
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
 from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
@@ -15,6 +15,7 @@ from .spatial import spatial_gate, spatial_pool_gate
 
 __all__ = [
     "attention_gate",
+    "attention_gate_norm",
     "cbam",
     "cbam_channel_gate",
     "cbam_spatial_gate",

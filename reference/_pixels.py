@@ -26,6 +26,10 @@ class Pixels:
         """The biased variance and the mean of all values of all images."""
         return torch.var_mean(z, correction=0)
 
+    def moments_by_channel(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The biased variances and the means (F,) of the channels of h (N, F, pixels) over all images."""
+        return torch.var_mean(h, (0, 2), correction=0)
+
     def convolve(self, t: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """k x k, as large as t (N, M, H, W), with zeros outside the image."""
         return F.conv2d(t, weight, bias, padding=weight.shape[2] // 2)

@@ -72,6 +72,13 @@ def gate_blend(a: Shape, b: Shape, z: Shape, *_) -> tuple[int, int]:
     return 4 * E, 5 * E + (E if prod(z) < E else 0)
 
 
+def attention_gate_norm(x: Shape, g: Shape, wx: Shape, *_) -> tuple[int, int]:
+    """Both projections twice forward, for the statistics first, and once more backward."""
+    E, F = prod(x), wx[0]
+    projections, values = 2 * F * (E + prod(g)), F * (E // x[1])
+    return 2 * projections + 12 * values + E, 4 * projections + 30 * values + 6 * E
+
+
 def eca(x: Shape, *_) -> tuple[int, int]:
     E = prod(x)
     return 2 * E, 5 * E

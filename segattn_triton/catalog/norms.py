@@ -5,8 +5,10 @@ What is true of an image whatever is beside it is not true of these: see `Op.ove
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from .. import flops, functional, modules, reference
+from .passes import attention_gate_passes
 from .row import Case, Op
 
 BISENET_TRAINING = (  # CoinCheung's BiSeNetV1, 8 crops of 1024 x 1024 a GPU
@@ -24,7 +26,8 @@ _WINDOW = {"norm_weight": "1", "norm_bias?": "1"}
 
 
 def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
-    excite, window, both = (rows[name] for name in ("squeeze_excite", "cbam_spatial_gate", "cbam"))
+    names = "squeeze_excite", "cbam_spatial_gate", "cbam", "attention_gate"
+    excite, window, both, additive = (rows[name] for name in names)
     return (
         replace(
             excite,
@@ -83,5 +86,24 @@ def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
             equation="y = x' * gate(norm(conv_kxk(max_c x', mean_c x') + b)), x' as of cbam",
             use=f"{IN_A_GATE}: the authors' and timm's in training",
             cases=both.cases[:1],
+        ),
+        replace(
+            additive,
+            name="attention_gate_norm",
+            op=functional.attention_gate_norm,
+            reference=reference.attention_gate_norm,
+            inputs={**additive.inputs, "norm_x?": "Cr", "norm_g?": "Cr", "norm_psi?": "1"},
+            parameters={
+                **{"wx": "W_x.0.weight", "wg": "W_g.0.weight", "b": "W_g.1.bias", "weight": "psi.0.weight"},
+                **{"bias": "psi.1.bias", "norm_x": "W_x.1.weight", "norm_g": "W_g.1.weight"},
+                "norm_psi": "psi.1.weight",
+            },
+            flops=flops.attention_gate_norm,
+            passes=(6, 8),
+            passes_of=partial(attention_gate_passes, norms=True),
+            fixed={"bias": False},
+            equation="y = x * gate(norm(<w, relu(norm(Wx x_p) + norm(Wg g_p) + b)>) + c)",
+            use=f"{IN_A_GATE}: Attention U-Net in training",
+            cases=additive.cases[3:],
         ),
     )

@@ -64,6 +64,7 @@ class Op:
     floor: Callable[[Sizes, int], tuple[int, int]] | None = None  # bytes at least moved, where shapes do not say it
     smallest: int = 1  # pixels along an axis that the defaults need
     fewest: int = 1  # images that there have to be
+    passes_of: Callable[[Sizes, int], tuple[float, float]] | None = None  # of sizes in so many bytes, where they differ
     keeps_y: bool = False  # for the backward
     gates: int = 1  # whose product x is multiplied by
 
@@ -151,12 +152,17 @@ class Op:
         y = math.prod(self.shape(self.outputs["y"], sizes)) * itemsize
         return inputs + y, 2 * inputs + y
 
-    def planned_bytes(self, sizes: Sizes, itemsize: int) -> tuple[int, int]:
+    def planned_bytes(self, sizes: Sizes, itemsize: int) -> tuple[float, float]:
         """The bytes of `passes` over the first map."""
         if self.floor is not None:
             return self.floor(self.complete(sizes), itemsize)
         x = math.prod(self.shapes(sizes)[self.maps[0]]) * itemsize
-        return self.passes[0] * x, self.passes[1] * x
+        forward, backward = self.passes_at(sizes, itemsize)
+        return forward * x, backward * x
+
+    def passes_at(self, sizes: Sizes, itemsize: int) -> tuple[float, float]:
+        """Passes over the first map, forward and backward, where a value has so many bytes."""
+        return self.passes if self.passes_of is None else self.passes_of(self.complete(sizes), itemsize)
 
     def count_flops(self, sizes: Sizes) -> tuple[int, int]:
         return self.flops(*self.shapes(sizes).values())

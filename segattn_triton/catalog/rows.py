@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import flops, functional, modules, reference
 from ..reference.activations import ACTS, GATES, OUT_ACTS
 from .norms import with_norms
+from .passes import attention_gate_passes
 from .row import Case, Op, Sizes
 
 
@@ -300,6 +301,7 @@ ROWS = (
         options={"gate": GATES},
         flops=flops.attention_gate,
         passes=(3, 5),
+        passes_of=attention_gate_passes,
         rounding_points=("wx", "wg", "dprojected"),
         dims=(1, 2, 3),
         fixed={"norms": (), "bias_x": False},

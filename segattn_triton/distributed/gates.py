@@ -38,6 +38,11 @@ class WholeMap(Pixels):
         mean = total(z.sum(), self.line) / count
         return total((z - mean).square().sum(), self.line) / count, mean
 
+    def moments_by_channel(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        count = h.shape[0] * h.shape[2] // self.line.sizes[self.line.rank] * self.line.total
+        mean = total(h.sum((0, 2)), self.line) / count
+        return total((h - mean[:, None]).square().sum((0, 2)), self.line) / count, mean
+
     def convolve(self, t: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         width = reach(weight.shape[2], 1, self.line)
         z = F.conv2d(with_halo(t, self.dim, width, self.line), weight, bias, padding=weight.shape[2] // 2)
@@ -115,6 +120,7 @@ GATES: dict[str, Callable] = {
     "spatial_gate": _by_pixel,
     "spatial_pool_gate": _by_pixel,
     "attention_gate": _by_pixel,
+    "attention_gate_norm": _pooled,
     "channel_gate": _pooled,
     "squeeze_excite": _pooled,
     "squeeze_excite_norm": _pooled,

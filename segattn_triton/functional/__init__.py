@@ -14,7 +14,7 @@ Shared by all of them:
   RuntimeError where backend="triton" cannot run. A second derivative raises: use backend="reference".
 """
 
-from .attention_gate import attention_gate
+from .attention_gate import attention_gate, attention_gate_norm
 from .blend import gate_blend, gate_mul, gate_mul_resized
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
 from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
@@ -26,6 +26,7 @@ from .spatial import spatial_gate, spatial_pool_gate
 
 __all__ = [
     "attention_gate",
+    "attention_gate_norm",
     "cbam",
     "cbam_channel_gate",
     "cbam_spatial_gate",

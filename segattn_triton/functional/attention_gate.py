@@ -33,15 +33,46 @@ def attention_gate(
     Source: Oktay et al. 2018, arXiv:1804.03999, in the form without grid of the implementations in PyTorch.
     """
     check.feature_map(x)
-    check.beside("g", g, x)
-    check.tensor("wx", wx)
-    F = max(wx.shape[0], 1) if wx.dim() else 1
-    check.parameter("wx", wx, x, (F, x.shape[1]), trailing_ones=True)
-    check.parameter("wg", wg, g, (F, g.shape[1]), trailing_ones=True, map_name="g")
-    if b is not None:
-        check.parameter("b", b, x, (F,))
-    check.parameter("weight", weight, x, (1, F), trailing_ones=True)
-    if bias is not None:
-        check.parameter("bias", bias, x, (1,))
+    check.two_maps(x, g, wx, wg, b, weight, bias)
     run = implementation("attention_gate", backend, x)
     return run(x, g, wx, wg, b, weight, bias, gate=check.gate(gate), return_map=return_map)
+
+
+@recalled
+def attention_gate_norm(
+    x: Tensor,
+    g: Tensor,
+    wx: Tensor,
+    wg: Tensor,
+    b: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm_x: Tensor | None = None,
+    norm_g: Tensor | None = None,
+    norm_psi: Tensor | None = None,
+    *,
+    gate: str | Spec = "sigmoid",
+    eps: float = 1e-5,
+    backend: str | None = None,
+    return_map: bool = False,
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
+    """y = x * gate(norm(<weight, relu(norm(wx x_p) + norm(wg g_p) + b)>) + bias) at every pixel p, norms in training.
+
+    x (N, C, *spatial), g (N, G, *spatial) and the rest as of `attention_gate`. A norm is over the batch: less the mean
+    over all pixels of all images, over sqrt(variance + eps), times its gain, norm_x and norm_g (F,), norm_psi (1,), in
+    x's dtype or float32; without a gain there is no norm. b and bias are what norms add, and biases of layers without
+    one; a bias before a norm moves its mean alone. More than one value a channel. return_stats=True returns the
+    statistics last, without a gradient, in float32 or wider: of each norm that is there, in the order x, g, psi, the
+    means and then the biased variances.
+    6 passes over the map forward, one less without norm_x, without norm_g, and without norm_psi. Backward 8 where
+    channels and projections fit on chip, 14 for F = C / 2 beyond. With running statistics norms fold into the weights
+    of `attention_gate`: see `AttentionGate`.
+    Source: Oktay et al. 2018, arXiv:1804.03999, with the norms of the implementations in PyTorch.
+    """
+    check.feature_map(x)
+    F = check.two_maps(x, g, wx, wg, b, weight, bias)
+    check.batch_norms(x, eps, return_stats, norm_x=(norm_x, F), norm_g=(norm_g, F), norm_psi=(norm_psi, 1))
+    run = implementation("attention_gate_norm", backend, x)
+    how = dict(gate=check.gate(gate), eps=eps, return_map=return_map, return_stats=return_stats)
+    return run(x, g, wx, wg, b, weight, bias, norm_x, norm_g, norm_psi, **how)

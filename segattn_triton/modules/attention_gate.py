@@ -9,7 +9,17 @@ from torch.nn.functional import interpolate
 from .. import functional as F
 from ..reference.activations import Spec
 from ..runtime import checks as check
-from ._children import BATCH_NORMS, CONVOLUTIONS, apply_gate, call, folded, is_plain, is_untouched, uses_batch
+from ._children import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    apply_gate,
+    call,
+    folded,
+    is_plain,
+    is_untouched,
+    update,
+    uses_batch,
+)
 from ._gate import GateModule, by_rank, of_checked_numbers
 
 NORMS = ("g", "x", "psi")
@@ -24,11 +34,12 @@ class AttentionGate(GateModule):
     Keys: W_g.0, W_x.0 and psi.0, 1x1 convolutions, and W_g.1, W_x.1 and psi.1, batch norms, of which `norms` are there,
     as of LeeJunHyun's Attention U-Net; `convert_state_dict` loads MONAI's AttentionBlock and PaddleSeg's. bias_x=False
     leaves out that of W_x, bias=False all three.
-    In eval the running statistics are folded into weights and biases at every call. A norm in training, which needs the
-    statistics of the projections first, runs as the children themselves, in plain torch, with the projections in
-    memory; one value per channel raises torch's ValueError there.
+    In eval the running statistics are folded into weights and biases at every call. Of a norm in training the
+    statistics are those of the batch, and update its own as the BatchNorm itself does; one value per channel raises
+    torch's ValueError. A SyncBatchNorm, whose statistics are those of other processes, too, norms of different eps, and
+    children with hooks run as children, in plain torch, with the projections in memory.
     Errors: ValueError for fewer than one channel, and for g of another batch, rank, size or device than x.
-    See `functional.attention_gate`.
+    See `functional.attention_gate` and `functional.attention_gate_norm`.
     """
 
     def __init__(
@@ -67,26 +78,68 @@ class AttentionGate(GateModule):
 
     @by_rank
     def forward(self, x: Tensor, return_map: bool = False, *, g: Tensor):
-        if all(map(_folds, (self.W_g, self.W_x, self.psi))):
-            return F.attention_gate(x, g, *self.tensors(), **self.options, backend=self.backend, return_map=return_map)
+        layers = self.W_x, self.W_g, self.psi
+        norms = [_norm_of_batch(layer) for layer in layers] if all(map(_is_plain, layers)) else []
+        eps = {bn.eps for bn in norms if bn is not None}
+        if not norms or len(eps) > 1 or (eps and x.shape[0] == 0):
+            return self._as_children(x, g, return_map)
+        how = dict(self.options, backend=self.backend, return_map=return_map)
+        if not eps:
+            return F.attention_gate(x, g, *self.tensors(), **how)
+        gains = [bn and _gain(bn, layer[0]) for bn, layer in zip(norms, layers, strict=True)]
+        how |= dict(eps=eps.pop(), return_stats=True)
+        *outputs, stats = F.attention_gate_norm(x, g, *self.tensors(), *gains, **how)
+        _update(layers, norms, stats, x[:, :1].numel())
+        return tuple(outputs) if return_map else outputs[0]
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The parameters as the function takes them, norms of running statistics folded into them; of those of the
+        batch what they add."""
+        (wg, bg), (wx, bx), (weight, bias) = (_weight_and_bias(*layer) for layer in (self.W_g, self.W_x, self.psi))
+        b = bg if bx is None else bx if bg is None else bg + bx
+        return wx, wg, b, weight, bias
+
+    def _as_children(self, x: Tensor, g: Tensor, return_map: bool):
         check.feature_map(x)
         check.beside("g", g, x)
         h = (_call(self.W_g, g) + _call(self.W_x, x)).relu()
         return apply_gate(self.options["gate"], x, _call(self.psi, h), return_map)
 
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """The parameters as the function takes them, the norms folded into them."""
-        (wg, bg), (wx, bx), (weight, bias) = (
-            folded(*layer) if len(layer) > 1 else (layer[0].weight, layer[0].bias)
-            for layer in (self.W_g, self.W_x, self.psi)
-        )
-        b = bg if bx is None else bx if bg is None else bg + bx
-        return wx, wg, b, weight, bias
+
+def _is_plain(layer: nn.Sequential) -> bool:
+    """Whether using the parameters is the same as calling the layer."""
+    return is_untouched(layer) and is_plain(*layer)
 
 
-def _folds(layer: nn.Sequential) -> bool:
-    """Whether using the parameters, the running statistics among them, is the same as calling the layer."""
-    return is_untouched(layer) and is_plain(*layer) and not any(uses_batch(bn) for bn in layer[1:])
+def _norm_of_batch(layer: nn.Sequential) -> nn.Module | None:
+    return next((bn for bn in layer[1:] if uses_batch(bn)), None)
+
+
+def _gain(bn: nn.Module, conv: nn.Module) -> Tensor:
+    return conv.weight.new_ones(bn.num_features) if bn.weight is None else bn.weight
+
+
+def _weight_and_bias(conv: nn.Module, bn: nn.Module | None = None) -> tuple[Tensor, Tensor | None]:
+    """Of a layer without a norm; with the running statistics of one; of one of the batch, before which a bias counts
+    for nothing, its gradient zeros."""
+    if bn is None:
+        return conv.weight, conv.bias
+    if not uses_batch(bn):
+        return folded(conv, bn)
+    nothing = None if conv.bias is None else conv.bias - conv.bias
+    return conv.weight, nothing if bn.bias is None else bn.bias if nothing is None else bn.bias + nothing
+
+
+@torch.no_grad()
+def _update(layers: Sequence[nn.Sequential], norms: Sequence[nn.Module | None], stats: Tensor, count: int) -> None:
+    """The running statistics of the norms; the biases that the operation left out are in the means."""
+    sizes = [2 * bn.num_features for bn in norms if bn is not None]
+    parts = iter(stats.split(sizes))
+    for (conv, *_), bn in zip(layers, norms, strict=True):
+        if bn is not None:
+            mean, var = next(parts).chunk(2)
+            mean = mean if conv.bias is None else mean + conv.bias
+            update(bn, torch.cat([mean, var]), count)
 
 
 def _call(layer: nn.Sequential, x: Tensor) -> Tensor:

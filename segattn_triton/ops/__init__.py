@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..runtime.operator import OPERATORS
-from .attention_gate import attention_gate
+from .attention_gate import attention_gate, attention_gate_norm
 from .blend import gate_blend, gate_mul
 from .cbam import cbam, cbam_spatial_gate
 from .channel import squeeze_excite, squeeze_excite_norm
@@ -26,6 +26,7 @@ def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, **options):
 __all__ = [
     "OPERATORS",
     "attention_gate",
+    "attention_gate_norm",
     "cbam",
     "cbam_spatial_gate",
     "eca",

@@ -12,6 +12,12 @@ h is computed again; z, one value per pixel, is saved. Where channels and projec
 (C + G of 128 with F of 32 in 16 bits, half the product in float32, see `fits_on_chip`) one kernel does it in 5 passes:
 dy, x, g into dx, dg. Beyond, dz is in memory, F channels wide: with F = C / 2 that makes 10.5 passes, 7.5 of them for
 dx and dg alone.
+
+With norms over the batch, h_f = relu(norm(<wx_f, x_p>) + norm(<wg_f, g_p>) + b_f), z = norm(<weight, h>) + bias, any of
+the three left out, norm(v) = (v - mean) / sqrt(var + eps) gain. Forward 6 passes: x and g for the statistics of the
+projections, x and g into the logits, whose statistics are a C-th of a map, x into y. Backward 8: dy, x and g for all
+sums over the batch (see `sums`), then as above. Left out, the norms of x and g save a pass forward each, that of the
+logits one more. Saved are the logits, before and after their norm, and mean and scale of the projections.
 """
 
 import torch
@@ -19,8 +25,14 @@ from torch import Tensor
 
 from ..kernels.additive.backward import fits_on_chip, plan_additive_bwd
 from ..kernels.additive.forward import plan_additive_fwd
-from ..kernels.additive.separate import plan_additive_dw, plan_additive_dx, plan_additive_dz
-from ..kernels.common.finish import plan_finish
+from ..kernels.additive.moments import plan_additive_merge, plan_additive_moments
+from ..kernels.additive.products import plan_additive_dw, plan_additive_dx
+from ..kernels.additive.separate import plan_additive_dz
+from ..kernels.additive.settle import plan_additive_settle
+from ..kernels.additive.sums import plan_additive_sums
+from ..kernels.common.finish import plan_finish_several
+from ..kernels.pixel.chain import plan_chain_fwd
+from ..kernels.pixel.norm import plan_norm_apply, plan_norm_merge, plan_norm_moments
 from ..runtime import schemas
 from ..runtime.operator import DifferentiableOp
 
@@ -46,34 +58,104 @@ def _backward(run, grads, douts, saved, tensors, options):
     given, gates = (*douts, x, g, wx, wg, b, weight, saved.z), options.gate
     of_logits = dweight is not None or dbias is not None
     maps = dx, dg, dwx is not None, dwg is not None
-    products = (_on_chip if fits_on_chip(x, g, wx.shape[0]) else _separate)(run, given, *maps, of_logits, db, gates)
-    for partial, out in zip(products, (dwx, dwg, db), strict=False):
-        if out is not None:
-            run.launch(plan_finish(partial, out))
-    if of_logits:
-        dweight = run.empty(torch.empty_like(weight)) if dweight is None else dweight
-        run.launch(plan_finish(products[3], dweight, dbias))
+    products = (_on_chip if fits_on_chip(x, g, len(wx)) else _separate)(run, given, *maps, of_logits, db, gates)
+    if of_logits and dweight is None:
+        dweight = run.empty(torch.empty_like(weight))
+    _finish(run, zip(products, (dwx, dwg, db, dweight), (None, None, None, dbias), strict=True))
 
 
-def _on_chip(run, given, dx, dg, with_dwx, with_dwg, of_logits, db, gates):
-    """The partial sums (dwx, dwg, db, dweight with dbias), dx and dg filled, in one kernel."""
-    sums = run.launch(plan_additive_bwd(*given, dx, dg, with_dwx, with_dwg, of_logits, db is not None, gates))
+def _finish(run, parts) -> None:
+    """Those of (partial, out, tail) whose out is wanted, in one launch."""
+    if wanted := [part for part in parts if part[1] is not None]:
+        run.launch(plan_finish_several(wanted))
+
+
+def _on_chip(run, given, dx, dg, with_dwx, with_dwg, of_logits, db, gates, norms=(None, None, None), split=False):
+    """The partial sums (dwx, dwg, db, dweight with dbias), dx and dg filled, in one kernel. norms: affine, coef and raw
+    of `plan_additive_bwd`; `split` of `_separate`."""
+    sums = run.launch(plan_additive_bwd(*given, dx, dg, with_dwx, with_dwg, of_logits, db is not None, gates, *norms))
     return sums.dwx, sums.dwg, sums.db, sums.dweight
 
 
-def _separate(run, given, dx, dg, with_dwx, with_dwg, of_logits, db, gates):
-    """The same with dz in memory between several kernels."""
+def _separate(run, given, dx, dg, with_dwx, with_dwg, of_logits, db, gates, norms=(None, None, None), split=False):
+    """The same with dz in memory between several kernels, two of them where norms `split` the gradients of the maps."""
     dy, _, x, g, wx, wg, _, _, z = given
-    products = dx is not None or dg is not None or with_dwx or with_dwg
-    dz = run.empty(x.new_empty((x.shape[0], x.shape[2:].numel(), wx.shape[0]))) if products else None
-    sums = run.launch(plan_additive_dz(*given, dz, of_logits, db is not None, gates))
+    of_x, of_g = dx is not None or with_dwx, dg is not None or with_dwg
+    shape = x.shape[0], x.shape[2:].numel(), len(wx)
+    dz = run.empty(x.new_empty(shape)) if of_x or (of_g and not split) else None
+    dzg = run.empty(x.new_empty(shape)) if of_g and split else None
+    sums = run.launch(plan_additive_dz(*given, dz, of_logits, db is not None, gates, *norms, dzg))
+    dzg = dzg if split else dz
     if dx is not None:
         run.launch(plan_additive_dx(dy, z, dz, wx, dx, gates))
     if dg is not None:
-        run.launch(plan_additive_dx(None, None, dz, wg, dg, None))
+        run.launch(plan_additive_dx(None, None, dzg, wg, dg, None))
     dwx = run.launch(plan_additive_dw(dz, x)).dw if with_dwx else None
-    dwg = run.launch(plan_additive_dw(dz, g)).dw if with_dwg else None
+    dwg = run.launch(plan_additive_dw(dzg, g)).dw if with_dwg else None
     return dwx, dwg, sums.db, sums.dweight
+
+
+def _allocate_norm(tensors, options):
+    *made, z = _allocate(tensors, options)
+    F, gains = len(tensors.wx), tensors[7:]
+    sizes = [0 if gain is None else size for gain, size in zip(gains, (2 * F, 2 * F, 2), strict=True)]
+    affine = z.new_empty((4, F) if any(sizes) else (0,))
+    return *made, z.new_empty((sum(sizes),)), affine, z, z.new_empty(z.shape if sizes[2] else (0,))
+
+
+def _of_each(stats: Tensor, tensors) -> list[Tensor | None]:
+    """The statistics of x, of g and of the logits, None without a norm: parts of one vector."""
+    F, first, found = len(tensors.wx), 0, []
+    for gain, size in zip(tensors[7:], (2 * F, 2 * F, 2), strict=True):
+        found.append(None if gain is None else stats[first : first + size])
+        first += 0 if gain is None else size
+    return found
+
+
+def _wanted(t: Tensor) -> Tensor | None:
+    return None if t.shape == (0,) else t
+
+
+def _forward_norm(run, outputs, tensors, options):
+    x, g, wx, wg, b, weight, bias, *gains = tensors
+    affine, raw, gate, eps = _wanted(outputs.affine), _wanted(outputs.raw), options.gate, options.eps
+    gate_map, stats = outputs.map if options.return_map else None, _of_each(outputs.stats, tensors)
+    if affine is not None:
+        of_x, of_g = None, None
+        if gains[0] is not None or gains[1] is not None:
+            made = run.launch(plan_additive_moments(x, g, wx, wg, gains[0] is not None, gains[1] is not None))
+            of_x, of_g = made.of_x, made.of_g
+        run.launch(plan_additive_merge(of_x, of_g, *gains[:2], *stats[:2], affine, eps))
+    maps = x, g, wx, wg, b, weight
+    if raw is None:
+        run.launch(plan_additive_fwd(*maps, bias, outputs.y, gate_map, outputs.z, gate, affine))
+        return
+    run.launch(plan_additive_fwd(*maps, None, None, None, raw, gate, affine))
+    run.launch(plan_norm_merge(run.launch(plan_norm_moments(raw)).partial, stats[2]))
+    run.launch(plan_norm_apply(raw, stats[2], gains[2], bias, outputs.z, gate_map, eps, gate))
+    run.launch(plan_chain_fwd(x, None, outputs.z, outputs.y, False, gate))
+
+
+def _backward_norm(run, grads, douts, saved, tensors, options):
+    dx, dg, dwx, dwg, db, dweight, dbias, *dgains = grads
+    x, g, wx, wg, b, weight, _, *gains = tensors
+    affine, raw, stats = _wanted(saved.affine), _wanted(saved.raw), _of_each(saved.stats, tensors)
+    if affine is None:
+        _backward(run, grads[:7], douts, saved, tensors[:7], options)
+        return
+    maps, gates = (*douts, x, g, wx, wg, b), options.gate
+    sums = run.launch(plan_additive_sums(*maps, affine, saved.z, raw, stats[2], gates)).partial
+    made, count = (db, dweight, dbias, *dgains), len(x) * x.shape[2:].numel()
+    settled = plan_additive_settle(sums, affine, stats, b, weight, gains[2], made, count, options.eps)
+    coef = run.launch(settled).coef
+    if any(d is not None for d in (dx, dg, dwx, dwg)):
+        given, wanted = (*maps, weight, saved.z), (dx, dg, dwx is not None, dwg is not None)
+        split, way = (
+            gains[0] is not None or gains[1] is not None,
+            _on_chip if fits_on_chip(x, g, len(wx)) else _separate,
+        )
+        products = way(run, given, *wanted, False, None, gates, (affine, coef, raw), split)
+        _finish(run, zip(products[:2], (dwx, dwg), (None, None), strict=True))
 
 
 _attention_gate = DifferentiableOp(
@@ -81,5 +163,19 @@ _attention_gate = DifferentiableOp(
 )
 
 
+_attention_gate_norm = DifferentiableOp(
+    schemas.attention_gate_norm,
+    allocate=_allocate_norm,
+    forward=_forward_norm,
+    backward=_backward_norm,
+    maps=("x", "g"),
+)
+
+
 def attention_gate(*tensors: Tensor | None, **options):
     return _attention_gate.call(tensors, options, options["return_map"])
+
+
+def attention_gate_norm(*tensors: Tensor | None, return_stats: bool, **options):
+    places = 0, *([1] if options["return_map"] else []), *([2] if return_stats else [])
+    return _attention_gate_norm.call(tensors, options, places if len(places) > 1 else False)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,6 +137,21 @@ def beside(name: str, t, x: Tensor) -> None:
     second_map(name, t, x, tuple(t.shape))
 
 
+def two_maps(x: Tensor, g, wx, wg, b, weight, bias) -> int:
+    """The map g beside x, the projections (F, channels) of both, and one logit of F values. Returns F."""
+    beside("g", g, x)
+    tensor("wx", wx)
+    F = max(wx.shape[0], 1) if wx.dim() else 1
+    parameter("wx", wx, x, (F, x.shape[1]), trailing_ones=True)
+    parameter("wg", wg, g, (F, g.shape[1]), trailing_ones=True, map_name="g")
+    if b is not None:
+        parameter("b", b, x, (F,))
+    parameter("weight", weight, x, (1, F), trailing_ones=True)
+    if bias is not None:
+        parameter("bias", bias, x, (1,))
+    return F
+
+
 def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
     """Two layers from the channels of the source to those of x, or one with w2=None."""
     C = x.shape[1]
@@ -180,6 +196,21 @@ def batch_norm(weight, bias, eps, x: Tensor, normed: tuple[int, ...]) -> None:
     parameter("norm_weight", weight, x, (normed[1],))
     if bias is not None:
         parameter("norm_bias", bias, x, (normed[1],))
+    _more_than_one(normed)
+
+
+def batch_norms(x: Tensor, eps, return_stats: bool, **gains: tuple[Any, int]) -> None:
+    """The gains of norms over the batch of what has so many channels and the pixels of x, those that are there."""
+    _epsilon(eps)
+    for name, (gain, channels) in gains.items():
+        if gain is not None:
+            parameter(name, gain, x, (channels,))
+            _more_than_one((x.shape[0], channels, *x.shape[2:]))
+    if return_stats and all(gain is None for gain, _ in gains.values()):
+        raise ValueError(f"return_stats: given without {', '.join(gains)}, expected a norm of the batch")
+
+
+def _more_than_one(normed: tuple[int, ...]) -> None:
     if normed[0] * math.prod(normed[2:]) == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {torch.Size(normed)}")
 

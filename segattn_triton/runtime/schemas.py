@@ -128,6 +128,14 @@ attention_gate = Schema(
     outputs=("y", "map", "z"),
     flops=flops.attention_gate,
 )
+attention_gate_norm = Schema(
+    "attention_gate_norm",
+    tensors=("x", "g", "wx", "wg", "b?", "weight", "bias?", "norm_x?", "norm_g?", "norm_psi?"),
+    options="str gate, float gate_a, float gate_b, float eps, bool return_map",
+    outputs=("y", "map", "stats", "affine", "z", "raw"),
+    flops=flops.attention_gate_norm,
+    returned=3,
+)
 cbam = Schema(
     "cbam",
     tensors=("x", "w1", "b1?", "w2?", "b2?", "weight", "bias?", "norm_weight?", "norm_bias?"),

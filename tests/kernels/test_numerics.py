@@ -137,6 +137,46 @@ def test_an_attention_gate_with_a_map_of_other_channels(C, G, F, layout, other, 
     assert_right(row, *without(row, inputs, ("b", "bias")), gate="hard_sigmoid")
 
 
+GAINS = ("norm_x", "norm_g", "norm_psi")
+
+
+@each_dtype
+@pytest.mark.parametrize("other", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("C", "G", "F"), [(5, 9, 3), (3, 2, 40), (1, 7, 1), (40, 66, 36)], ids=str)
+def test_an_attention_gate_with_norms_and_a_map_of_other_channels(C, G, F, layout, other, dtype):
+    row, sizes = BY_NAME["attention_gate_norm"], {"N": 2, "C": C, "S": (5, 8), "Cr": F, "G": G}
+    inputs = make_inputs(row, sizes, dtype, layout=layout, device=DEVICE)
+    inputs[1] = make_inputs(row, sizes, dtype, layout=other, device=DEVICE, seed=1)[1]
+    assert_right(row, *inputs)
+
+
+@pytest.mark.parametrize(("C", "G", "F", "S"), [(5, 6, 4, (5, 6)), (40, 66, 36, (2, 3, 5)), (3, 4, 5, (9,))], ids=str)
+@pytest.mark.parametrize("absent", [a for n in range(4) for a in itertools.combinations(GAINS, n)], ids="+".join)
+def test_norms_of_an_attention_gate_left_out(absent, C, G, F, S):
+    """Of float64, so that a term that is missing cannot hide; of one to three axes; any gradient alone."""
+    row, sizes = BY_NAME["attention_gate_norm"], {"N": 3, "C": C, "S": S, "Cr": F, "G": G}
+    inputs = make_inputs(row, sizes, torch.float64, device=DEVICE)
+    assert_right(row, *without(row, inputs, absent))
+    assert_right(row, *without(row, inputs, (*absent, "b", "bias")), gate="relu")
+    if C < 40:
+        for wanted in (w for w, name in enumerate(names(row)) if name not in absent):
+            assert_right(row, *without(row, inputs, absent), needs=[i == wanted for i in range(len(inputs))])
+
+
+@pytest.mark.parametrize("sms", [132, 1], ids=["one tile a program", "programs that loop"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_statistics_of_projections_far_from_zero(layout, sms):
+    """A mean a thousand deviations away costs the variance no digits, as a difference of squares would."""
+    row, sizes = BY_NAME["attention_gate_norm"], {"N": 2, "C": 20, "S": (23, 29), "Cr": 7, "G": 9}
+    inputs = make_inputs(row, sizes, layout=layout, device=DEVICE)
+    inputs[0], inputs[1] = inputs[0] + 1000, inputs[1] * 0.01 - 30
+    with planning_for(90, sms):
+        _, stats = row.op(*inputs, backend="triton", return_stats=True)
+    _, exact = row.reference(*(t.double() for t in inputs), return_stats=True)
+    torch.testing.assert_close(stats[:28].double(), exact[:28], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("out_act", ["identity", "relu"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("other", LAYOUTS)

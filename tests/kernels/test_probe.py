@@ -1,6 +1,7 @@
 """Memory safety and traffic of every kernel, element by element; and the probe finds the faults planted here."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -169,6 +170,7 @@ SIZES = (
     {"N": 3, "C": 1, "S": (1, 5), "Cr": 1},  # axes of one
 )
 TILES = {"N": 2, "C": 20, "S": (19, 23), "Cr": 5}  # several programs an image, the last ones cut off
+GATES_OF_TWO = [row for row in ROWS if row.name.startswith("attention_gate")]
 GATED = (  # attention gates whose backward takes several kernels: many channels, many of g alone, many projections
     {"N": 2, "C": 70, "S": (5, 9), "Cr": 40, "G": 70},
     {"N": 1, "C": 5, "S": (4, 7), "Cr": 3, "G": 150},
@@ -251,8 +253,8 @@ def test_what_is_left_out(row, layout, record_property):
 @pytest.mark.parametrize("layout", testing.LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("sizes", GATED, ids=lambda sizes: f"C{sizes['C']}G{sizes['G']}F{sizes['Cr']}")
-def test_attention_gates_that_do_not_fit_on_chip(sizes, dtype, layout, record_property):
-    row = BY_NAME["attention_gate"]
+@pytest.mark.parametrize("row", GATES_OF_TWO, ids=lambda row: row.name)
+def test_attention_gates_that_do_not_fit_on_chip(row, sizes, dtype, layout, record_property):
     inputs = testing.make_inputs(row, sizes, dtype, layout=layout)
     assert_no_faults(row, inputs, record_property, **row.both)
     for wanted in range(len(inputs)) if layout == "contiguous" else ():
@@ -345,8 +347,7 @@ def test_no_kernel_is_forgotten(monkeypatch):
     for sizes, options in ATTENTION:
         row = BY_NAME["neighborhood_attention"]
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16), **options)
-    for sizes in GATED:
-        row = BY_NAME["attention_gate"]
+    for row, sizes in itertools.product(GATES_OF_TWO, GATED):
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16))
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)

@@ -69,7 +69,7 @@ def test_as_leejunhyun(norms, d, backend, training):
     ours.load_state_dict(sat.convert_state_dict(theirs.state_dict(), ours), strict=True)
     assert_same(theirs, ours, d)
     for got, want in zip(ours.buffers(), theirs.buffers(), strict=True):
-        assert_equal(got, want)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_paddle_names_of_the_statistics():
@@ -114,6 +114,60 @@ def test_frozen_norms_fold_in_training():
     assert_equal(gate(x, g=g), copy.deepcopy(gate).eval()(x, g=g))
     for name, t in gate.named_buffers():
         assert_equal(t, before[name])
+
+
+def change_of(gate: nn.Module, change: str) -> None:
+    options = {"no parameters": dict(affine=False), "no statistics": dict(track_running_stats=False)}
+    options["cumulative"] = dict(momentum=None)
+    for layer in (gate.W_g, gate.W_x, gate.psi):
+        layer[1] = nn.BatchNorm2d(layer[1].num_features, **options.get(change, {}))
+        for p in layer[1].parameters():
+            nn.init.normal_(p)
+
+
+@pytest.mark.parametrize("change", ["", "no bias", "cumulative", "no parameters", "no statistics", "one is frozen"])
+def test_norms_in_training_are_their_children(change):
+    """Values, gradients and running statistics, of norms with any of their options, over several steps; as the children
+    themselves, which run where one has a hook."""
+    torch.manual_seed(0)
+    ours = sat.AttentionGate(C, G, F, bias=change != "no bias", backend="triton")
+    change_of(ours, change)
+    ours = ours.to(DEVICE, torch.float64)
+    plain = copy.deepcopy(ours)
+    plain.W_x[0].register_forward_hook(lambda *_: None)
+    for training in (True, True, False):
+        outcomes = []
+        for module in (ours, plain):
+            module.train(training)
+            module.W_x[1].train(training and change != "one is frozen")
+            module.zero_grad()
+            x, g = maps(2, N=3, dtype=torch.float64)
+            y, gate_map = module(x, return_map=True, g=g)
+            (y.square().sum() + gate_map.sum()).backward()
+            grads = [x.grad, g.grad, *(p.grad for p in module.parameters())]
+            outcomes.append([y, gate_map, *grads, *module.state_dict().values()])
+        for got, expected in zip(*outcomes, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_what_trains_in_kernels(monkeypatch):
+    """One call of the operation with norms; what it cannot take, the children."""
+    called, own = [], sat.functional.attention_gate_norm
+    monkeypatch.setattr(sat.functional, "attention_gate_norm", lambda *a, **k: called.append(1) or own(*a, **k))
+
+    def count(change=lambda gate: None) -> int:
+        called.clear()
+        gate = sat.AttentionGate(C, G, F).to(DEVICE)
+        change(gate)
+        x, g = maps(2)
+        gate(x, g=g)
+        return len(called)
+
+    assert count() == 1
+    assert count(lambda gate: gate.eval()) == 0
+    assert count(lambda gate: gate.psi[0].register_forward_hook(lambda *_: None)) == 0
+    assert count(lambda gate: setattr(gate.psi[1], "eps", 1e-3)) == 0
+    assert count(nn.SyncBatchNorm.convert_sync_batchnorm) == 0
 
 
 def test_one_value_per_channel_in_training():

@@ -135,6 +135,7 @@ def module_cases(world: int) -> list[tuple]:
         (sat.SpatialAttention(4), {}),
         (sat.LocalAttention(4, depthwise=True), {}),
         (sat.AttentionGate(4, norms=()), {"g": True}),
+        (sat.AttentionGate(4), {"g": True}),
         (sat.NeighborhoodAttention2d(4, 2), {}),
     ]
     made = []

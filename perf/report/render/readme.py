@@ -81,7 +81,7 @@ def ops_table(rows: Iterable[Op] = tuple(BY_NAME.values())) -> str:
     dtypes = ", ".join(words.dtype(str(dtype).removeprefix("torch.")) for dtype in DTYPES)
     body = (
         (
-            f"`{row.name}`", f"`{row.op.__name__}`", module_call(row), f"{row.passes[0]} / {row.passes[1]}", dtypes,
+            f"`{row.name}`", f"`{row.op.__name__}`", module_call(row), passes(row), dtypes,
             "NCHW, channels_last", ", ".join(map(str, row.dims)), row.paper,
         )
         for row in rows
@@ -104,6 +104,17 @@ def predicted_part(root: Path, name: str) -> str:
         if (folder / "plots" / f"curves_{mode}.png").exists()
     ]
     return "\n\n".join([predicted.curves_part(found), *pictures])
+
+
+def passes(row: Op) -> str:
+    """Forward / backward, and where cases in 16 bits have others, which."""
+    others: dict[tuple[float, float], list[str]] = {}
+    for case in row.cases:
+        found = row.passes_at(case.sizes, 2)
+        if found != row.passes:
+            others.setdefault(found, []).append(f"{case.C}")
+    beyond = [f"; {f:g} / {b:g} of {', '.join(channels)} channels" for (f, b), channels in others.items()]
+    return f"{row.passes[0]} / {row.passes[1]}" + "".join(beyond)
 
 
 def module_call(row: Op) -> str:

@@ -21,7 +21,7 @@ from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
-from .shared import dot_stages, load_weight
+from .shared import d_logit, d_normed, dot_stages, load_weight, norm_traffic, normed
 
 SPACE = tuple(replace(c, programs=programs) for programs in (2, 1) for c in space(BLOCK_P=(16, 32, 64)))
 MOST_SUMS = 32  # gradients of the weights that a thread keeps
@@ -44,7 +44,10 @@ def _additive_bwd_kernel(
     wg_ptr,
     b_ptr,
     weight_ptr,
+    affine_ptr,
+    coef_ptr,
     z_ptr,
+    raw_ptr,
     dx_ptr,
     dg_ptr,
     dwx_ptr,
@@ -93,8 +96,13 @@ def _additive_bwd_kernel(
         dy = load_operand(dy_ptr, dy_stride, n, offs_c, offs_p, mask_p, C, LAYOUT).to(ACC)
         wx = load_weight(wx_ptr, offs_f, offs_c, F, C, x.dtype)  # [BLOCK_C, BLOCK_F]
         wg = load_weight(wg_ptr, offs_f, offs_g, F, G, x.dtype)
-        h = tl.dot(tl.trans(x), wx, input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_P, BLOCK_F]
-        h = tl.dot(tl.trans(g), wg, h, input_precision=PRECISION, out_dtype=ACC)
+        hx = tl.dot(tl.trans(x), wx, input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_P, BLOCK_F]
+        if affine_ptr is None:
+            hg = hx
+            h = tl.dot(tl.trans(g), wg, hx, input_precision=PRECISION, out_dtype=ACC)
+        else:
+            hg = tl.dot(tl.trans(g), wg, input_precision=PRECISION, out_dtype=ACC)
+            hx, hg, h = normed(hx, hg, affine_ptr, offs_f, F, ACC)
         if b_ptr is not None:
             h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
         ds = tl.sum(x.to(ACC) * dy, 0)
@@ -103,24 +111,32 @@ def _additive_bwd_kernel(
             ds += tl.load(dmap_ptr + image + offs_p, mask_p, other=0.0).to(ACC)
         z = tl.load(z_ptr + image + offs_p, mask_p, other=0.0)
         dlogit = tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
+        dlogit = d_logit(dlogit, raw_ptr, coef_ptr, image + offs_p, mask_p, F)
         dz = tl.where(mask_p[:, None], d_relu(dlogit[:, None] * weight[None, :], h, 0.0, 0.0), 0.0)
-        dweight += tl.sum(tl.where(mask_p[:, None], dlogit[:, None] * relu(h, 0.0, 0.0), 0.0), 0)
-        db += tl.sum(dz, 0)
-        dbias += dlogit
-        dz = dz.to(x.dtype)
+        if dweight_ptr is not None:
+            dweight += tl.sum(tl.where(mask_p[:, None], dlogit[:, None] * relu(h, 0.0, 0.0), 0.0), 0)
+            dbias += dlogit
+        if db_ptr is not None:
+            db += tl.sum(dz, 0)
+        if affine_ptr is None:
+            dzx = dz.to(x.dtype)
+            dzg = dzx
+        else:
+            dzx, dzg = d_normed(dz, hx, hg, affine_ptr, coef_ptr, offs_f, mask_p, F, ACC)
+            dzx, dzg = dzx.to(x.dtype), dzg.to(x.dtype)
         if dx_ptr is not None:
-            dx = tl.dot(wx, tl.trans(dz), input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_C, BLOCK_P]
+            dx = tl.dot(wx, tl.trans(dzx), input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_C, BLOCK_P]
             dx += dy * GATE.f(z, GATE.a, GATE.b)[None, :]
             mask = (offs_c < C)[:, None] & mask_p[None, :]
             store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
         if dg_ptr is not None:
-            dg = tl.dot(wg, tl.trans(dz), input_precision=PRECISION, out_dtype=ACC)
+            dg = tl.dot(wg, tl.trans(dzg), input_precision=PRECISION, out_dtype=ACC)
             mask = (offs_g < G)[:, None] & mask_p[None, :]
             store_tile(dg_ptr, dg_stride, n, offs_g, offs_p, dg, mask, LAYOUT_G)
         if dwx_ptr is not None:
-            dwx = tl.dot(tl.trans(dz), tl.trans(x), dwx, input_precision=PRECISION, out_dtype=ACC)
+            dwx = tl.dot(tl.trans(dzx), tl.trans(x), dwx, input_precision=PRECISION, out_dtype=ACC)
         if dwg_ptr is not None:
-            dwg = tl.dot(tl.trans(dz), tl.trans(g), dwg, input_precision=PRECISION, out_dtype=ACC)
+            dwg = tl.dot(tl.trans(dzg), tl.trans(g), dwg, input_precision=PRECISION, out_dtype=ACC)
     row = tl.program_id(0).to(tl.int64)
     mask_f = offs_f < F
     if dwx_ptr is not None:
@@ -153,7 +169,7 @@ def fits_on_chip(x: Tensor, g: Tensor, F: int) -> bool:
     return channels * F <= _most(x, MOST_SUMS) * 128 and channels <= 4 * MOST_SUMS
 
 
-def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
+def _config(x: Tensor, m: Maps, G: int, F: int, with_norms: bool) -> Config:
     """The model: cycles of the fullest SM, which moves each tile, and synchronises after each of six products."""
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
     sums = 48 if takes_shared_operands(x) else MOST_SUMS if capability(x.device) >= 80 else MOST_SUMS // 2
@@ -166,7 +182,7 @@ def _config(x: Tensor, m: Maps, G: int, F: int) -> Config:
             return None
         return float(ceil(m.N * ceil(m.P / p) / size) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES))
 
-    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), G, F), exact=m.N)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), G, F, *["norm"] * with_norms), exact=m.N)
     return config_for(SPACE, cycles, "additive_bwd", x, **how)
 
 
@@ -187,10 +203,14 @@ def plan_additive_bwd(
     with_dweight: bool,
     with_db: bool,
     gate: Activation,
+    affine: Tensor | None = None,
+    coef: Tensor | None = None,
+    raw: Tensor | None = None,
 ) -> Plan:
-    """Makes the partial sums of each program that are asked for: dwx, dwg, dweight with dbias in one row, and db."""
+    """Makes the partial sums of each program that are asked for: dwx, dwg, dweight with dbias in one row, and db. With
+    norms affine and coef, see `d_normed`, and with one of the logits `raw`, those before it."""
     m, mg, F = maps(x=x, dy=dy, dx=dx), maps(g=g, dg=dg), len(wx)
-    config = _config(x, m, mg.C, F)
+    config = _config(x, m, mg.C, F, affine is not None)
     (block_p,) = config.blocks.values()
     tiles = -(-m.P // block_p)
     programs = sharing(m.N * tiles, config, sms(x.device))
@@ -204,7 +224,10 @@ def plan_additive_bwd(
         wg_ptr=wg,
         b_ptr=b,
         weight_ptr=weight,
+        affine_ptr=affine,
+        coef_ptr=coef,
         z_ptr=z,
+        raw_ptr=raw,
         dx_ptr=dx,
         dg_ptr=dg,
         dwx_ptr=partials(x, programs, F * m.C) if with_dwx else None,
@@ -231,8 +254,9 @@ def plan_additive_bwd(
         BLOCK_F=_block(F),
     )
     each = m.N * tiles
-    traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr"), (1, 0))
-    traffic |= dict(wx_ptr=(each, 0), wg_ptr=(each, 0), b_ptr=(each, 0), weight_ptr=(programs, 0))
+    traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr", "raw_ptr"), (1, 0))
+    traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr"), (each, 0)) | dict(weight_ptr=(programs, 0))
+    traffic |= norm_traffic(each, 1, F, raw is not None)
     made = ("dwx", "dwg", "dweight", "db")
     traffic |= dict.fromkeys(("dx_ptr", "dg_ptr", *(f"{name}_ptr" for name in made)), (0, 1))
     return Plan(_additive_bwd_kernel, args, config, programs, traffic, made)

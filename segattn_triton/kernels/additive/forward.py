@@ -1,7 +1,7 @@
 """Additive attention, forward: y = x * gate(z), and z where the backward wants it. See `additive`.
 
-3 passes over the map: read x and g, write y. What a program reads again, x for the product and both maps for the next
-chunk of projections, comes from the cache.
+3 passes over the map: read x and g, write y; 2 without y, where the logits have a norm of their own. What a program
+reads again, x for the product and both maps for the next chunk of projections, comes from the cache.
 """
 
 import triton
@@ -14,7 +14,7 @@ from ...tuning.model import space
 from ..common.activations import Activation, relu
 from ..common.dot import precision
 from ..common.tile import chunk_at, load_tile, load_vector, num_pixels, store_tile
-from .shared import dot_config, dot_stages, project
+from .shared import dot_config, dot_stages, normed, project
 
 SPACE = space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128, 256), BLOCK_K=(16, 32, 64))
 
@@ -28,6 +28,7 @@ def _additive_fwd_kernel(
     b_ptr,
     weight_ptr,
     bias_ptr,
+    affine_ptr,
     y_ptr,
     map_ptr,
     z_ptr,
@@ -57,8 +58,11 @@ def _additive_fwd_kernel(
     for first in range(0, F, BLOCK_F):
         offs_f = first + tl.arange(0, BLOCK_F)
         h = tl.zeros([BLOCK_P, BLOCK_F], ACC)
-        h = project(h, x_ptr, x_stride, wx_ptr, n, offs_f, offs_p, mask_p, C, F, LAYOUT, PRECISION, STAGES, BLOCK_K)
+        hx = project(h, x_ptr, x_stride, wx_ptr, n, offs_f, offs_p, mask_p, C, F, LAYOUT, PRECISION, STAGES, BLOCK_K)
+        h = hx if affine_ptr is None else h
         h = project(h, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
+        if affine_ptr is not None:
+            hx, _, h = normed(hx, h, affine_ptr, offs_f, F, ACC)
         if b_ptr is not None:
             h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
         weighted = relu(h, 0.0, 0.0) * load_vector(weight_ptr, offs_f, F, ACC)[None, :]
@@ -71,10 +75,11 @@ def _additive_fwd_kernel(
         tl.store(map_ptr + image + offs_p, gate.to(map_ptr.dtype.element_ty), mask_p)
     if z_ptr is not None:
         tl.store(z_ptr + image + offs_p, z, mask_p)
-    for k in tl.range(0, C, BLOCK_K, num_stages=STAGES):
-        offs_k, mask = chunk_at(k, mask_p, C, BLOCK_K)
-        x = load_tile(x_ptr, x_stride, n, offs_k, offs_p, mask, LAYOUT, ACC)
-        store_tile(y_ptr, y_stride, n, offs_k, offs_p, x * gate[None, :], mask, LAYOUT)
+    if y_ptr is not None:
+        for k in tl.range(0, C, BLOCK_K, num_stages=STAGES):
+            offs_k, mask = chunk_at(k, mask_p, C, BLOCK_K)
+            x = load_tile(x_ptr, x_stride, n, offs_k, offs_p, mask, LAYOUT, ACC)
+            store_tile(y_ptr, y_stride, n, offs_k, offs_p, x * gate[None, :], mask, LAYOUT)
 
 
 def plan_additive_fwd(
@@ -85,16 +90,18 @@ def plan_additive_fwd(
     b: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
-    y: Tensor,
+    y: Tensor | None,
     gate_map: Tensor | None,
     z: Tensor | None,
     gate: Activation,
+    affine: Tensor | None = None,
 ) -> Plan:
-    """x and y lie alike; z (N, P) where it is wanted."""
+    """x and y lie alike; y, and z (N, P), where they are wanted. affine (4, F): see `normed`."""
     m, mg, F = maps(x=x, y=y), maps(g=g), wx.shape[0]
-    nbytes = (2 * m.C + mg.C) * m.P * x.element_size()
+    nbytes = ((1 if y is None else 2) * m.C + mg.C) * m.P * x.element_size()
     size = (max(m.P, 1), F, m.C + mg.C)
-    config = dot_config("additive_fwd", SPACE, x, m, size, nbytes, m.N, (mg.C, F))
+    how = dict(also=(mg.C, F)) if affine is None else dict(also=(mg.C, F, y is None, "norm"), most=32)
+    config = dot_config("additive_fwd", SPACE, x, m, size, nbytes, m.N, **how)
     block_p, block_f, block_k = config.blocks.values()
     tiles = -(-m.P // block_p)
     turned = not (m.layout.channels_last and mg.layout.channels_last)
@@ -106,6 +113,7 @@ def plan_additive_fwd(
         b_ptr=b,
         weight_ptr=weight,
         bias_ptr=bias,
+        affine_ptr=affine,
         y_ptr=y,
         map_ptr=gate_map,
         z_ptr=z,
@@ -124,7 +132,7 @@ def plan_additive_fwd(
         STAGES=dot_stages(x, (block_p + block_f) * block_k, m.layout.align, turned=turned),
     )
     grid, blocks = m.N * tiles, -(-F // block_f)
-    traffic = dict(x_ptr=(blocks + 1, 0), g_ptr=(blocks, 0))
-    traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr", "weight_ptr", "bias_ptr"), (grid, 0))
+    traffic = dict(x_ptr=(blocks + (y is not None), 0), g_ptr=(blocks, 0))
+    traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr", "weight_ptr", "bias_ptr", "affine_ptr"), (grid, 0))
     traffic |= dict.fromkeys(("y_ptr", "map_ptr", "z_ptr"), (0, 1))
     return Plan(_additive_fwd_kernel, args, config, grid, traffic)

@@ -1,4 +1,4 @@
-"""What the kernels of additive attention share: a projection of a map, and the choice of block sizes."""
+"""What the kernels of additive attention share: a projection of a map, norms, and the choice of block sizes."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -13,7 +13,9 @@ from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config
 from ...tuning.target import capability, stages_of, with_all_registers
 from ..common.dot import DRAM_BYTES, FLOPS, L2_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
-from ..common.tile import chunk_at, tile_ptrs
+from ..common.tile import chunk_at, load_vector, tile_ptrs
+
+SMALLEST = 16 * 16  # values of a product
 
 
 @triton.jit
@@ -49,6 +51,48 @@ def project(
     return h
 
 
+@triton.jit
+def normed(hx, hg, affine_ptr, offs_f, F: tl.constexpr, ACC: tl.constexpr):
+    """Both projections [BLOCK_P, BLOCK_F] less their means over the batch, and the sum of what their norms make of
+    them. affine (4, F): mean and scale of that of x, then of g; 0 and 1 where there is no norm."""
+    hx -= load_vector(affine_ptr, offs_f, F, ACC)[None, :]
+    hg -= load_vector(affine_ptr + 2 * F, offs_f, F, ACC)[None, :]
+    scale_x = load_vector(affine_ptr + F, offs_f, F, ACC)[None, :]
+    scale_g = load_vector(affine_ptr + 3 * F, offs_f, F, ACC)[None, :]
+    return hx, hg, hx * scale_x + hg * scale_g
+
+
+@triton.jit
+def d_normed(dh, hx, hg, affine_ptr, coef_ptr, offs_f, mask_p, F: tl.constexpr, ACC: tl.constexpr):
+    """The gradients [BLOCK_P, BLOCK_F] of both projections from that of the sum, hx and hg less their means: each
+    scale dh - p - h q. coef (4 F + 4,): p and q of x, then of g, then what `d_logit` reads; see `sums`."""
+    dhx = dh * load_vector(affine_ptr + F, offs_f, F, ACC)[None, :] - load_vector(coef_ptr, offs_f, F, ACC)[None, :]
+    dhx -= hx * load_vector(coef_ptr + F, offs_f, F, ACC)[None, :]
+    dhg = dh * load_vector(affine_ptr + 3 * F, offs_f, F, ACC)[None, :]
+    dhg -= load_vector(coef_ptr + 2 * F, offs_f, F, ACC)[None, :]
+    dhg -= hg * load_vector(coef_ptr + 3 * F, offs_f, F, ACC)[None, :]
+    return tl.where(mask_p[:, None], dhx, 0.0), tl.where(mask_p[:, None], dhg, 0.0)
+
+
+@triton.jit
+def d_logit(du, raw_ptr, coef_ptr, offs, mask_p, F: tl.constexpr):
+    """The gradient [BLOCK_P] of the logit before its norm from that behind it: k du - p - (raw - mean) q."""
+    if raw_ptr is None:
+        return du
+    else:
+        coef_ptr += 4 * F
+        apart = tl.load(raw_ptr + offs, mask_p, other=0.0) - tl.load(coef_ptr + 2)
+        dz = tl.load(coef_ptr) * du - tl.load(coef_ptr + 1) - apart * tl.load(coef_ptr + 3)
+        return tl.where(mask_p, dz, 0.0)
+
+
+def norm_traffic(tiles: int, blocks: int, F: int, with_logit: bool) -> dict[str, tuple[float, float]]:
+    """Loads of `normed` and `d_normed` in every tile, and of `d_logit` in every block of every tile."""
+    of_logit = 4 * with_logit
+    each = tiles * (4 * F + of_logit * blocks) / (4 * F + of_logit)
+    return dict(affine_ptr=(1.5 * tiles, 0), coef_ptr=(each, 0))
+
+
 def side_by_side(configs: tuple[Config, ...]) -> tuple[Config, ...]:
     """Of kernels that loop over tiles: two programs an SM, or four of the smaller configs."""
     return tuple(replace(c, programs=programs) for programs in (4, 2) for c in configs)
@@ -58,6 +102,18 @@ def dot_stages(x: Tensor, elements: int, align: int, *, turned: bool, programs: 
     """Of a loop with so many elements a round. Where tiles are `turned` on their way to the tensor cores, asynchronous
     copies would move float32 one by one: a plain loop then."""
     return 1 if turned and x.element_size() > 2 else stages_of(x, elements, align, programs)
+
+
+def loop_stages(
+    x: Tensor, m: Maps, depths: Sequence[int], channels: int, config: Config, rows: int, turned: bool
+) -> dict[str, int]:
+    """Of a loop over tiles around loops over channels, `depths` in all, which load so many rows of a block at a time:
+    STAGES of the inner ones; where a block holds all channels, AHEAD of the outer one, a tile of all maps a round."""
+    block_p, _, block_k = config.blocks.values()
+    how = dict(turned=turned, programs=config.programs)
+    inner = dot_stages(x, rows * block_k, m.layout.align, **how)
+    outer = dot_stages(x, channels * block_p, m.layout.align, **how) if max(depths) <= block_k else 1
+    return dict(STAGES=inner, AHEAD=outer)
 
 
 def dot_config(
@@ -74,8 +130,8 @@ def dot_config(
     """For a product of `size` (rows, columns, depth) in every one of `programs` problems, which move `nbytes` each.
 
     A config's blocks are those of the rows, the columns and the depth; `most` sums of a thread fit without spills,
-    fewer of those that take two registers or whose operands do. The model: cycles of the fullest SM, whose steps
-    multiply or bring their operands from the L2 cache, whichever is longer, and synchronise.
+    fewer of those that take two registers or whose operands do, and the smallest tile always. The model: cycles of the
+    fullest SM, whose steps multiply or bring their operands from the L2 cache, whichever is longer, and synchronise.
     """
     itemsize, unit = x.element_size(), unit_of(x)
     from_shared = takes_shared_operands(x) and capability(x.device) < 100  # Blackwell spills with as much
@@ -90,7 +146,7 @@ def dot_config(
     def cycles(config: Config) -> float | None:
         blocks = rows, cols, depth = tuple(config.blocks.values())
         few = most // 4 if config.programs > 2 else most
-        if rows * cols > few * 32 * config.num_warps or depth > longest:
+        if rows * cols > max(few * 32 * config.num_warps, SMALLEST) or depth > longest:
             return None
         r, c, d = (-(-s // b) for s, b in zip(size, blocks, strict=True))
         step = max(2 * rows * cols * depth / FLOPS[unit], (rows + cols) * depth * itemsize / L2_BYTES) + STEP_CYCLES

@@ -1,8 +1,10 @@
 """The second stage of every two-stage reduction: out[j] = sum over i of partial[i, j], in a fixed order.
 
-By itself a launch; beside the work of a launch that follows anyway, some programs more of that.
+By itself a launch, of several partials at once; beside the work of a launch that follows anyway, some programs more of
+that.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import triton
@@ -52,6 +54,31 @@ def finish_columns(
 
 
 @triton.jit
+def finish_next(
+    partial_ptr,
+    out_ptr,
+    tail_ptr,
+    rows,
+    cols,
+    head,
+    row_stride,
+    block,
+    ACC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """The block, if it is one of this partial's; what it is of those that come after it, negative if of none."""
+    if partial_ptr is not None:
+        blocks = tl.cdiv(cols, BLOCK_COLS)
+        if (block >= 0) & (block < blocks):
+            finish_columns(
+                partial_ptr, out_ptr, tail_ptr, rows, cols, head, row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
+            )
+        block -= blocks
+    return block
+
+
+@triton.jit
 def _finish_kernel(
     partial_ptr,
     out_ptr,
@@ -68,6 +95,58 @@ def _finish_kernel(
     begin(DEPENDENT)
     block = tl.program_id(0)
     finish_columns(partial_ptr, out_ptr, tail_ptr, rows, cols, head, row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS)
+
+
+@triton.jit
+def _finish_several_kernel(
+    a_partial_ptr,
+    a_out_ptr,
+    a_tail_ptr,
+    b_partial_ptr,
+    b_out_ptr,
+    b_tail_ptr,
+    c_partial_ptr,
+    c_out_ptr,
+    c_tail_ptr,
+    d_partial_ptr,
+    d_out_ptr,
+    d_tail_ptr,
+    a_rows,
+    a_cols,
+    a_head,
+    a_row_stride,
+    b_rows,
+    b_cols,
+    b_head,
+    b_row_stride,
+    c_rows,
+    c_cols,
+    c_head,
+    c_row_stride,
+    d_rows,
+    d_cols,
+    d_head,
+    d_row_stride,
+    ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    """Of up to four partials: the blocks of the first come first."""
+    begin(DEPENDENT)
+    block = tl.program_id(0)
+    block = finish_next(
+        a_partial_ptr, a_out_ptr, a_tail_ptr, a_rows, a_cols, a_head, a_row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
+    )
+    block = finish_next(
+        b_partial_ptr, b_out_ptr, b_tail_ptr, b_rows, b_cols, b_head, b_row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
+    )
+    block = finish_next(
+        c_partial_ptr, c_out_ptr, c_tail_ptr, c_rows, c_cols, c_head, c_row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
+    )
+    finish_next(
+        d_partial_ptr, d_out_ptr, d_tail_ptr, d_rows, d_cols, d_head, d_row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
+    )
 
 
 def finish_args(partial: Tensor | None, out: Tensor | None, tail: Tensor | None) -> dict[str, Any]:
@@ -99,7 +178,29 @@ def rows_at_once(rows: int, num_warps: int) -> int:
 def plan_finish(partial: Tensor, out: Tensor, tail: Tensor | None = None) -> Plan:
     """Sum partial (rows, cols) over its rows. The first columns fill `out`, those after it `tail` if there is one."""
     args = finish_args(partial, out, tail)
-    rows, cols, size = args["rows"], args["cols"], sms(partial.device)
+    config = _config("finish", partial, args["rows"], args["cols"])
+    args |= dict(ACC=accumulator(partial), DEPENDENT=config.dependent)
+    return Plan(_finish_kernel, args, config, -(-args["cols"] // config.blocks["BLOCK_COLS"]), finish_traffic(args))
+
+
+def plan_finish_several(parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Plan:
+    """`plan_finish` of one to four (partial, out, tail), of one dtype, in one launch."""
+    each = [finish_args(*part) for part in parts]
+    each += [finish_args(None, None, None)] * (4 - len(each))
+    config = _config("finish_several", parts[0][0], max(a["rows"] for a in each), sum(a["cols"] for a in each))
+    args: dict[str, Any] = {}
+    traffic: dict[str, tuple[float, float]] = {}
+    grid = 0
+    for letter, a in zip("abcd", each, strict=True):
+        args |= {f"{letter}_{name}": value for name, value in a.items()}
+        traffic |= {f"{letter}_{name}": value for name, value in finish_traffic(a).items()}
+        grid += -(-a["cols"] // config.blocks["BLOCK_COLS"])
+    args |= dict(ACC=accumulator(parts[0][0]), DEPENDENT=config.dependent)
+    return Plan(_finish_several_kernel, args, config, grid, traffic)
+
+
+def _config(kernel: str, partial: Tensor, rows: int, cols: int) -> Config:
+    size = sms(partial.device)
 
     def microseconds(config: Config) -> float | None:
         """Rounds of a program, each a latency long, and what they bring."""
@@ -111,6 +212,4 @@ def plan_finish(partial: Tensor, out: Tensor, tail: Tensor | None = None) -> Pla
         each = 4 * rows * block_cols / SM_BANDWIDTH * max(1.0, programs / size)
         return rounds * STEP + max(each, 4 * rows * cols / L2_BANDWIDTH) + 1e-3 * (values + config.num_warps)
 
-    config = config_for(SPACE, microseconds, "finish", partial, C=cols, pixels=rows)
-    args |= dict(ACC=accumulator(partial), DEPENDENT=config.dependent)
-    return Plan(_finish_kernel, args, config, -(-cols // config.blocks["BLOCK_COLS"]), finish_traffic(args))
+    return config_for(SPACE, microseconds, kernel, partial, C=cols, pixels=rows)

@@ -1,0 +1,192 @@
+"""Additive attention with norms, backward: what the gradients have in common over all pixels of the batch.
+
+With hx and hg the projections less their means, s their norms' scales, h = hx sx + hg sg + b, and of the pixel p
+
+    du = (sum_c dy x + dmap) gate'(u),    dz = k (du - E du - zc E[du zc] / (var + eps)),   k = gain / sqrt(var + eps)
+
+zc the logit less its mean (without a norm there dz = du), dh_f = dz weight_f where h_f > 0, and over all pixels
+
+    db = sum dh,   dgain_x = sum dh hx / sqrt(var_x + eps),   dweight = sum dz h where h > 0,   dbias = sum du
+    dhx = sx (dh - E dh - hx E[dh hx] / (var_x + eps)),   and the same of g
+
+These sums are linear in E du and E[du zc], which are sums, too: one sweep adds q du, q and q zc for q of 1, hx and hg
+where h > 0, and `settle` puts them together. 3 passes over the map, dy, x and g, in which nothing is written; the
+kernels that give dx and dg then take from `coef` what every pixel wants of the sums.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...runtime.maps import accumulator, maps, partials
+from ...runtime.plan import Plan
+from ...tuning.grids import sharing
+from ...tuning.model import space
+from ...tuning.target import sms
+from ..common.activations import Activation, d_relu
+from ..common.dot import precision
+from ..common.tile import chunk_at, load_tile, load_vector, num_pixels, tile_ptrs
+from .shared import dot_config, load_weight, loop_stages, normed, project, side_by_side
+
+SPACE = side_by_side(space(BLOCK_P=(16, 32, 64), BLOCK_F=(16, 32, 64), BLOCK_K=(16, 32, 64)))
+
+
+@triton.jit
+def add_where_open(s, sx, sg, d, h, hx, hg, mask_p):
+    """The sums [BLOCK_F] of d [BLOCK_P], d hx and d hg of the pixels where h > 0."""
+    d = tl.where(mask_p[:, None], d_relu(d[:, None] + tl.zeros_like(h), h, 0.0, 0.0), 0.0)
+    return s + tl.sum(d, 0), sx + tl.sum(d * hx, 0), sg + tl.sum(d * hg, 0)
+
+
+@triton.jit
+def store_three(ptr, offs_f, s, sx, sg, F: tl.constexpr):
+    tl.store(ptr + offs_f, s, offs_f < F)
+    tl.store(ptr + F + offs_f, sx, offs_f < F)
+    tl.store(ptr + 2 * F + offs_f, sg, offs_f < F)
+
+
+@triton.jit
+def _additive_sums_kernel(
+    dy_ptr,
+    dmap_ptr,
+    x_ptr,
+    g_ptr,
+    wx_ptr,
+    wg_ptr,
+    b_ptr,
+    affine_ptr,
+    z_ptr,
+    raw_ptr,
+    stats_ptr,
+    partial_ptr,
+    dy_stride,
+    x_stride,
+    g_stride,
+    pixels,
+    tiles,
+    all_tiles,
+    programs,
+    C: tl.constexpr,
+    G: tl.constexpr,
+    F: tl.constexpr,
+    COLS: tl.constexpr,
+    GATE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    LAYOUT_G: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    blocks: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
+    first = tl.program_id(0) // blocks
+    offs_f = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
+    P = num_pixels(pixels, LAYOUT)
+    zeros = tl.zeros([BLOCK_F], ACC)
+    d, dx, dg, one, one_x, one_g, far, far_x, far_g = zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros
+    dbias = tl.zeros([BLOCK_P], ACC)
+    dgain = tl.zeros([BLOCK_P], ACC)
+    for tile in tl.range(first, all_tiles, programs, num_stages=AHEAD):
+        n = tile // tiles
+        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask_p = offs_p < P
+        ds = tl.zeros([BLOCK_P], ACC)
+        hx = tl.zeros([BLOCK_P, BLOCK_F], ACC)
+        for k in tl.range(0, C, BLOCK_K, num_stages=STAGES):
+            offs_k, mask = chunk_at(k, mask_p, C, BLOCK_K)
+            x = tl.load(tile_ptrs(x_ptr, x_stride, n, offs_k, offs_p, LAYOUT), mask, other=0.0)  # [BLOCK_K, BLOCK_P]
+            w = load_weight(wx_ptr, offs_f, offs_k, F, C, x.dtype)
+            hx = tl.dot(tl.trans(x), w, hx, input_precision=PRECISION, out_dtype=ACC)
+            ds += tl.sum(x.to(ACC) * load_tile(dy_ptr, dy_stride, n, offs_k, offs_p, mask, LAYOUT, ACC), 0)
+        hg = tl.zeros([BLOCK_P, BLOCK_F], ACC)
+        hg = project(hg, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
+        hx, hg, h = normed(hx, hg, affine_ptr, offs_f, F, ACC)
+        if b_ptr is not None:
+            h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
+        image = n.to(tl.int64) * P
+        if dmap_ptr is not None:
+            ds += tl.load(dmap_ptr + image + offs_p, mask_p, other=0.0).to(ACC)
+        z = tl.load(z_ptr + image + offs_p, mask_p, other=0.0)
+        du = tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
+        d, dx, dg = add_where_open(d, dx, dg, du, h, hx, hg, mask_p)
+        dbias += du
+        if raw_ptr is not None:
+            apart = tl.load(raw_ptr + image + offs_p, mask_p, other=0.0) - tl.load(stats_ptr)
+            one, one_x, one_g = add_where_open(one, one_x, one_g, tl.zeros_like(du) + 1.0, h, hx, hg, mask_p)
+            far, far_x, far_g = add_where_open(far, far_x, far_g, apart, h, hx, hg, mask_p)
+            dgain += tl.where(mask_p, du * apart, 0.0)
+    row_ptr = partial_ptr + first.to(tl.int64) * COLS
+    store_three(row_ptr, offs_f, d, dx, dg, F)
+    if raw_ptr is not None:
+        store_three(row_ptr + 3 * F, offs_f, one, one_x, one_g, F)
+        store_three(row_ptr + 6 * F, offs_f, far, far_x, far_g, F)
+    if tl.program_id(0) % blocks == 0:
+        tl.store(row_ptr + COLS - 2, tl.sum(dbias, 0))
+        tl.store(row_ptr + COLS - 1, tl.sum(dgain, 0))
+
+
+def plan_additive_sums(
+    dy: Tensor,
+    dmap: Tensor | None,
+    x: Tensor,
+    g: Tensor,
+    wx: Tensor,
+    wg: Tensor,
+    b: Tensor | None,
+    affine: Tensor,
+    z: Tensor,
+    raw: Tensor | None,
+    stats: Tensor | None,
+    gate: Activation,
+) -> Plan:
+    """Makes partial (programs, 9 F + 2), or 3 F + 2 columns without `raw`, for `settle`. raw (N, P): the logits before
+    their norm, whose mean and variance are stats (2,); z: behind it."""
+    m, mg, F = maps(dy=dy, x=x), maps(g=g), len(wx)
+    nbytes = (2 * m.C + mg.C) * m.P * x.element_size()
+    size = max(m.P, 1), F, m.C + mg.C
+    config = dot_config(
+        "additive_sums", SPACE, x, m, size, nbytes, m.N, (mg.C, F, raw is not None), most=4 if raw is not None else 16
+    )
+    block_p, block_f, _ = config.blocks.values()
+    tiles, blocks = -(-m.P // block_p), -(-F // block_f)
+    programs = sharing(m.N * tiles, config, sms(x.device), blocks)
+    turned = not (m.layout.channels_last and mg.layout.channels_last)
+    cols = (3 if raw is None else 9) * F + 2
+    args = dict(
+        dy_ptr=dy,
+        dmap_ptr=dmap,
+        x_ptr=x,
+        g_ptr=g,
+        wx_ptr=wx,
+        wg_ptr=wg,
+        b_ptr=b,
+        affine_ptr=affine,
+        z_ptr=z,
+        raw_ptr=raw,
+        stats_ptr=stats,
+        partial_ptr=partials(x, programs, cols),
+        **m.strides,
+        **mg.strides,
+        pixels=m.pixels,
+        tiles=tiles,
+        all_tiles=m.N * tiles,
+        programs=programs,
+        C=m.C,
+        G=mg.C,
+        F=F,
+        COLS=cols,
+        GATE=gate,
+        LAYOUT=m.layout,
+        LAYOUT_G=mg.layout,
+        ACC=accumulator(x),
+        PRECISION=precision(x),
+        **loop_stages(x, m, (m.C, mg.C), 2 * m.C + mg.C, config, 2 * block_p + block_f, turned),
+    )
+    each = m.N * tiles
+    traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr", "raw_ptr"), (blocks, 0))
+    traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr", "affine_ptr"), (each, 0))
+    traffic |= dict(stats_ptr=(each * blocks / 2, 0), partial_ptr=(0, 1))
+    return Plan(_additive_sums_kernel, args, config, programs * blocks, traffic, ("partial",))
