@@ -174,7 +174,7 @@ def plan_additive_settle(
     )
     blocks = -(-F // config.blocks["BLOCK_F"])
     traffic = dict(partial_ptr=((cols - 2 + (1 + normed_logit) * blocks) / cols, 0), affine_ptr=(0.5, 0))
-    traffic |= dict(stats_x_ptr=(0.5, 0), stats_g_ptr=(0.5, 0), stats_ptr=((blocks + 1) / 2, 0))
+    traffic |= dict(stats_x_ptr=(0.5, 0), stats_g_ptr=(0.5, 0), stats_ptr=(blocks, 0))
     traffic |= dict(b_ptr=(1, 0), weight_ptr=(1, 0), gain_ptr=(blocks, 0))
     traffic |= dict.fromkeys(names, (0, 1)) | dict(coef_ptr=(0, 1))
     return Plan(_additive_settle_kernel, args, config, blocks, traffic, ("coef",))
