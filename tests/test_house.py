@@ -174,7 +174,7 @@ ARROWS = {  # layer -> the layers it may import
         "tuning",
         "perf.store",
     },
-    "perf.account": {"compiled"},
+    "perf.account": {"compiled", "tuning"},
     "perf.compiler": {
         "catalog",
         "compiled",
