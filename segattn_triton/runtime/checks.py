@@ -201,7 +201,7 @@ def batch_norm(weight, bias, eps, x: Tensor, normed: tuple[int, ...]) -> None:
 
 def batch_norms(x: Tensor, eps, return_stats: bool, **gains: tuple[Any, int]) -> None:
     """The gains of norms over the batch of what has so many channels and the pixels of x, those that are there."""
-    _epsilon(eps)
+    epsilon(eps)
     for name, (gain, channels) in gains.items():
         if gain is not None:
             parameter(name, gain, x, (channels,))
