@@ -403,3 +403,7 @@ def test_files_that_the_guide_names_exist():
     for page in ("CONTRIBUTING.md", "docs/path-of-a-call.md", "docs/kernel-file.md"):
         for name in re.findall(rf"`((?:{folders})/[\w./<>-]*)`", (ROOT / page).read_text()):
             assert list(ROOT.glob(re.sub("<.*?>", "*", name))), f"{page}: {name}"
+
+
+def test_lines_of_the_changelog():
+    assert not [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if len(line) > 120]
