@@ -49,11 +49,13 @@ def gate_map(row: Op, x: torch.Tensor) -> torch.Tensor:
         known = inspect.signature(row.module).parameters
         sized = {name: value for name, value in {"in_channels": C, "num_heads": 2}.items() if name in known}
         module = row.module(**{**sized, **row.fixed})
+    if row.fewest > 1:  # a norm over the batch
+        x = torch.cat([x, *[x.flip(-1)] * (row.fewest - 1)])
     needed = inspect.signature(module.forward).parameters
     beside = {name: x.flip(1) for name in row.maps[1:] if name in needed and name in row.inputs}
     with segattn_triton.capture_attention(nn.ModuleDict({"gate": module})) as maps:
         module(x, **beside)
-    return maps["gate"]
+    return maps["gate"][:1]
 
 
 def section(row: Op) -> str:
