@@ -18,6 +18,10 @@ class Pixels:
         """(N, C) of x (N, C, *S)."""
         return x.flatten(2).mean(2)
 
+    def norm(self, x: Tensor) -> Tensor:
+        """(N, C): the root of the sum of squares. The gradient of a norm of 0 is 0."""
+        return torch.linalg.vector_norm(x.flatten(2), dim=2)
+
     def max(self, x: Tensor, ties: str) -> Tensor:
         """(N, C): the gradient goes to the first of equal maxima, or is split."""
         return x.flatten(2).amax(2) if ties == "split" else x.flatten(2).max(2).values

@@ -1,8 +1,8 @@
 """Channels scaled by how strong they are beside the others."""
 
-import torch
 from torch import Tensor
 
+from ._pixels import pixels
 from ._precision import in_full_precision
 from .channel import per_channel
 
@@ -15,7 +15,7 @@ def global_response_norm(
 
     map (N, C): r. The gradient of a norm of 0 is 0.
     """
-    norm = torch.linalg.vector_norm(x.flatten(2), dim=2)
+    norm = pixels().norm(x)
     r = norm / (norm.mean(1, keepdim=True) + eps)
     scale = per_channel(weight.reshape(1, -1) * r, x)
     y = x + x * scale

@@ -30,6 +30,10 @@ class WholeMap(Pixels):
         others = x[0, 0].numel() // x.shape[self.dim]
         return total(x.flatten(2).sum(2), self.line) / (others * self.line.total)
 
+    def norm(self, x: Tensor) -> Tensor:
+        squares = total(x.flatten(2).square().sum(2), self.line)
+        return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+
     def max(self, x: Tensor, ties: str) -> Tensor:
         return maximum(x, self.dim, ties, self.line)
 
@@ -128,6 +132,7 @@ GATES: dict[str, Callable] = {
     "eca": _pooled,
     "scse": _pooled,
     "cbam": _pooled,
+    "global_response_norm": _pooled,
     "cbam_spatial_gate": _cbam_spatial,
     "local_gate": _three_by_three,
     "local_pool_gate": _three_by_three,

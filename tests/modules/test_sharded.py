@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 import segattn_triton as sat
 from segattn_triton import functional
-from segattn_triton.catalog import ROWS
+from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.distributed import sharded
 from segattn_triton.distributed.gates import GATES, _pooled
 from segattn_triton.testing import make_inputs, matches
@@ -109,7 +109,7 @@ def test_equal_to_the_whole_map(world, tmp_path):
     found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(world)]
     wrong = []
     for case, *parts in zip(every, *found, strict=True):
-        row = sharded_worker.NAMED[case.name]
+        row = BY_NAME[case.name]
         for rank in range(world):
             given = whole(case, row, parts, rank)
             recorded = replace(row, op=lambda *leaves, given=given, backend, **_: Recorded.apply(*given, *leaves))
@@ -132,6 +132,7 @@ def module_cases(world: int) -> list[tuple]:
         (sat.CBAM(4, 2), {}),
         (sat.CBAM(4, 2).eval(), {}),
         (sat.CBAMSpatialAttention(3), {}),
+        (sat.GlobalResponseNorm(4), {}),
         (sat.SpatialAttention(4), {}),
         (sat.LocalAttention(4, depthwise=True), {}),
         (sat.AttentionGate(4, norms=()), {"g": True}),
