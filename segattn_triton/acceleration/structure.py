@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from ..modules._children import folded, uses_batch
 from ..reference.activations import ACTS, GATES, Spec
 from . import trial
-from .adapters import Gate, Parts, activation, layer, part, squeeze_excite_norm, window
+from .adapters import Gate, Parts, activation, layer, of_pixels, part, squeeze_excite_norm, window
 from .lookalike import multiplies
 from .swap import plain_class
 from .term import Term, X
@@ -178,7 +178,7 @@ def _with_window(m: nn.Module, path: str, norm: str | None, maps: int, before: t
     if bn.weight is None:
         raise ValueError("its norm is of the batch and has no weight")
     tensors = *before, conv.weight, conv.bias, bn.weight, bn.bias
-    return Parts(tensors, {**options, "eps": bn.eps}, (2,), norm=bn)
+    return of_pixels(Parts(tensors, options, (2,)), bn)
 
 
 def _norms_of(term: Term) -> tuple[str | None, tuple[str, ...]]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from .. import functional
-from ..modules._children import update
 from ..runtime.checks import DTYPES
 from .adapters import BLOCKS, Gate, Parts, qualified_name
 
@@ -45,6 +44,7 @@ def read(module: nn.Module, gate: Gate) -> Parts | str | None:
 
 BESIDE = {  # the maps that a function takes before its weights
     "attention_gate": ("g",),
+    "attention_gate_norm": ("g",),
     "gate_mul": ("z",),
     "gate_mul_resized": ("z",),
     "gate_blend": ("b", "z"),
@@ -60,13 +60,12 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
     name = parts.kernel or gate.kernel
     kernel = functools.partial(getattr(functional, name), x, *map(options.pop, BESIDE.get(name, ())))
     sinks = SINKS.get(id(module)) if SINKS and _is_whole(parts) else None
-    if not sinks and parts.norm is None:
+    if not sinks and parts.move is None:
         return kernel(*parts.tensors, **options)
-    wanted = (("return_map", sinks), ("return_stats", parts.norm is not None))
+    wanted = (("return_map", sinks), ("return_stats", parts.move is not None))
     y, *more = kernel(*parts.tensors, **options, **{name: True for name, is_wanted in wanted if is_wanted})
-    if parts.norm is not None:
-        per_channel = x.shape[0] if name == "squeeze_excite_norm" else x[:, :1].numel()
-        update(parts.norm, more.pop(), per_channel)
+    if parts.move is not None:
+        parts.move(x, more.pop())
     for sink in sinks or ():
         sink(more[0].detach())
     return y
@@ -74,7 +73,7 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
 
 def _is_whole(parts: Parts) -> bool:
     """Whether the map of these parts is that of the whole gate."""
-    return parts.kernel in (None, "squeeze_excite_norm")
+    return parts.kernel in (None, "squeeze_excite_norm", "attention_gate_norm")
 
 
 def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], maps: Sequence) -> Parts | None:

@@ -8,10 +8,9 @@ from types import FunctionType
 import torch
 from torch import Tensor, fx, nn
 
-from ..modules._children import uses_batch
 from ..reference.activations import ACTIVATIONS, GATES
-from .adapters import Gate, Parts, activation, layer
-from .adapters.parts import folded, part
+from .adapters import Gate, Parts, activation, part
+from .adapters.attention import Layer, attention_parts
 from .traced import Read, Unknown
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,20 +33,18 @@ def attention(module: nn.Module, graph: fx.Graph, result: fx.Node, read: Read, p
         raise Unknown("its forward computes more than an attention gate")
     order, map_name = [place.target for place in places], x.target
     (gating_name,) = {*order} - {map_name}
-    names = [name for layers in (x_layers, g_layers, weight) for name in layers if name is not None]
+    known = Layer(*x_layers), Layer(*g_layers), Layer(*weight)
 
     def parts(m: nn.Module) -> Parts:
         if not read.is_still_so(m, plain_class):
             raise ValueError("what its forward reads has changed since it was traced: its own forward runs")
-        (wx, bx), (wg, bg), (w, b) = (_tensors(m, *layers) for layers in (x_layers, g_layers, weight))
-        both = bg if bx is None else bx if bg is None else bg + bx
         gate = activation(m, found.gate, GATES) if isinstance(found.gate, str) else found.gate
-        return Parts((wx, wg, both, w, b), dict(gate=gate), (wx.dim() - 2,))
+        return attention_parts(m, *known, gate)
 
     def forward(block: nn.Module, gates, names_of_module: dict, *args: Tensor, **kwargs: Tensor):
         maps = {**dict(zip(order, args, strict=False)), **kwargs}
-        known = len(args) + len(kwargs) == 2 and maps.keys() == set(order)
-        if not known or _learns(block, names) or not _are_alike(*maps.values(), part(block, x_layers[0]).weight):
+        both = len(args) + len(kwargs) == 2 and maps.keys() == set(order)
+        if not both or not _are_alike(*maps.values(), part(block, x_layers[0]).weight):
             return type(block)._segattn_plain.forward(block, *args, **kwargs)
         return gates[0](maps[map_name], g=maps[gating_name])
 
@@ -58,24 +55,12 @@ def attention(module: nn.Module, graph: fx.Graph, result: fx.Node, read: Read, p
     return Gate("attention_gate", parts, inline=forward, arguments=arguments, way="structure")
 
 
-def _learns(m: nn.Module, names: list[str]) -> bool:
-    """Whether a norm is that of the batch, whose statistics of the projections come first."""
-    inside = (part(m, name) for name in names)
-    return any(uses_batch(norm) for norm in inside if isinstance(norm, NORMS))
-
-
 def _are_alike(one: object, other: object, weight: Tensor) -> bool:
     """Whether both are maps of one dtype and size, which torch's layers take."""
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
         return False
     casts = one.dtype == weight.dtype or torch.is_autocast_enabled(one.device.type)
     return casts and one.dtype == other.dtype and one.shape[2:] == other.shape[2:]
-
-
-def _tensors(m: nn.Module, conv: str, norm: str | None) -> tuple[Tensor, Tensor | None]:
-    if {*part(m, conv).stride} != {1}:
-        raise ValueError(f"its child {conv!r} has strides")
-    return layer(m, conv) if norm is None else folded(m, conv, norm)
 
 
 class _Match:

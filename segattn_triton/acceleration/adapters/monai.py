@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from ...reference.activations import ACTS, GATES
-from .parts import Parts, activation, folded, layer, only, part, pooled_dims, sequence, squeeze_excite
+from .attention import Layer, attention_parts
+from .parts import Parts, activation, layer, only, part, pooled_dims, sequence, squeeze_excite
 from .registry import block, gate
 
 _BLOCKS = "monai.networks.blocks.squeeze_and_excitation"
@@ -67,12 +68,11 @@ def _mbconv(m):
 
 
 def _attention_forward(block: nn.Module, gates, names: dict, g: Tensor, x: Tensor):
-    """x * psi(g, x). Norms in training, and maps that torch would broadcast, are for the own forward."""
+    """x * psi(g, x). Maps that torch would broadcast are for the own forward."""
     (gate,) = gates
-    norms = block.W_g[1], block.W_x[1], block.psi[1]
     known = x.dtype == block.W_x[0].conv.weight.dtype or torch.is_autocast_enabled(x.device.type)
     alike = g.dtype == x.dtype and g.dim() == x.dim() and g.shape[2:] == x.shape[2:]
-    if not (known and alike) or any(m.training or m.running_mean is None for m in norms):
+    if not (known and alike):
         return type(block)._segattn_plain.forward(block, g, x)
     return gate(x, g=g)
 
@@ -89,7 +89,5 @@ def _attention(m):
     sequence(m, "W_x", 2)
     sequence(m, "psi", 3)
     only(m, "relu", nn.ReLU)
-    wg, bg = folded(m, "W_g.0.conv", "W_g.1")
-    wx, bx = folded(m, "W_x.0.conv", "W_x.1")
-    weight, bias = folded(m, "psi.0.conv", "psi.1")
-    return Parts((wx, wg, bg + bx, weight, bias), dict(gate=activation(m, "psi.2", GATES)), (wx.dim() - 2,))
+    layers = (Layer(f"{name}.0.conv", f"{name}.1") for name in ("W_x", "W_g", "psi"))
+    return attention_parts(m, *layers, activation(m, "psi.2", GATES))

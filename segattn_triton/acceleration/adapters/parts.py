@@ -7,21 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from ...modules._children import folded as fold
-from ...modules._children import uses_batch
+from ...modules._children import update, uses_batch
 from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 
 class Parts(NamedTuple):
     """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have. more:
     the other gates of a block that holds several. kernel: the function of this one, where it is not the adapter's.
-    norm: the batch norm that the function computes of a batch, and whose running statistics move by it."""
+    move: of norms that the function computes of a batch: what moves their running statistics, by x and by those."""
 
     tensors: tuple[Tensor | None, ...]
     options: dict
     dims: tuple[int, ...] = (1, 2, 3)
     more: tuple["Parts", ...] = ()
     kernel: str | None = None
-    norm: nn.Module | None = None
+    move: Callable[[Tensor, Tensor], None] | None = None
 
 
 def qualified_name(cls: type) -> str:
@@ -92,17 +92,6 @@ def _parameter(child: nn.Module, name: str) -> Tensor | None:
     """child.name, found where parameters are: Module.__getattr__ takes ten times as long, at every forward."""
     own = child._parameters
     return own[name] if name in own and name not in child.__dict__ else getattr(child, name)
-
-
-def folded(module: nn.Module, path: str, norm: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a 1x1 convolution on every pixel and of the batch norm after it, by its running statistics."""
-    layer(module, path)
-    child, bn = part(module, path), only(module, norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    if {*child.stride} != {1}:
-        raise ValueError(f"its child {path!r} has strides: {child}")
-    if bn.running_mean is None:
-        raise ValueError(f"its child {norm!r} has no running statistics: {bn}")
-    return fold(child, bn)
 
 
 def pooled_dims(module: nn.Module, path: str) -> int:
@@ -263,4 +252,11 @@ def squeeze_excite_norm(
         return Parts((*fold(part(module, w1), bn), *last), options, dims)
     gain = weight.new_ones(len(weight)) if bn.weight is None else bn.weight
     tensors = weight, bias, gain, bn.bias, *last
-    return Parts(tensors, {**options, "eps": bn.eps}, dims, kernel="squeeze_excite_norm", norm=bn)
+    how = dict(kernel="squeeze_excite_norm", move=lambda x, stats: update(bn, stats, len(x)))
+    return Parts(tensors, {**options, "eps": bn.eps}, dims, **how)
+
+
+def of_pixels(parts: Parts, bn: nn.Module) -> Parts:
+    """With a norm of the batch over one value a pixel."""
+    move = lambda x, stats: update(bn, stats, x[:, :1].numel())  # noqa: E731
+    return parts._replace(options={**parts.options, "eps": bn.eps}, move=move)

@@ -9,6 +9,7 @@ from .parts import (
     Parts,
     activation,
     layer,
+    of_pixels,
     only,
     part,
     qualified_name,
@@ -109,7 +110,7 @@ def _cbam(m, light: bool):
         if norm.weight is None:
             return channel
         tensors = *layers, conv.weight, conv.bias, norm.weight, norm.bias
-        return channel._replace(more=(Parts(tensors, {**options, "eps": norm.eps}, (2,), norm=norm),))
+        return channel._replace(more=(of_pixels(Parts(tensors, options, (2,)), norm),))
     if torch.is_grad_enabled() and norm.weight is not None and norm.weight.requires_grad:
         return channel  # folded, its gradient is a sum that cancels
     return channel._replace(more=(Parts((*layers, *folded(conv, norm)), options, (2,)),))
