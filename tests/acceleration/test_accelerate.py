@@ -48,7 +48,7 @@ def test_what_stays(kind):
 def test_kernels_in_the_interpreter(kind, monkeypatch):
     """The same, through Triton."""
     real = dispatch.implementation
-    monkeypatch.setattr(functional, "implementation", lambda name, backend, x: real(name, "triton", x))
+    support.replace_implementation(monkeypatch, lambda name, backend, x: real(name, "triton", x))
     gate, plain = make(kind).to(support.DEVICE), make(kind).to(support.DEVICE)
     assert_same_results(sat.accelerate(gate), plain, make_map().to(support.DEVICE))
 

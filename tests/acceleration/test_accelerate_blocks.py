@@ -10,7 +10,6 @@ from gates import assert_same_results, make_map
 from torch import nn
 
 import segattn_triton as sat
-from segattn_triton import functional
 from segattn_triton.runtime import dispatch
 
 
@@ -38,7 +37,7 @@ def test_residual_blocks(kind, training, calls):
 
 def test_residual_kernel_in_the_interpreter(monkeypatch):
     real = dispatch.implementation
-    monkeypatch.setattr(functional, "implementation", lambda name, backend, x: real(name, "triton", x))
+    support.replace_implementation(monkeypatch, lambda name, backend, x: real(name, "triton", x))
     torch.manual_seed(0)
     plain = standins.SEResNetBottleneck()
     plain = plain.to(support.DEVICE)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import segattn_triton as sat
-from segattn_triton import functional
 from segattn_triton.acceleration import report
 from segattn_triton.runtime import dispatch
 from segattn_triton.testing import without_tf32
@@ -125,7 +124,7 @@ def test_same_function(kind, training, calls):
 @each_block
 def test_kernels_in_the_interpreter(kind, monkeypatch):
     real = dispatch.implementation
-    monkeypatch.setattr(functional, "implementation", lambda name, backend, x: real(name, "triton", x))
+    support.replace_implementation(monkeypatch, lambda name, backend, x: real(name, "triton", x))
     plain, args = made(kind)
     fast = sat.accelerate(copy.deepcopy(plain), strict=True)
     plain, fast, args = plain.to(support.DEVICE), fast.to(support.DEVICE), each(args, lambda t: t.to(support.DEVICE))

@@ -6,7 +6,7 @@ import mmap
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -239,6 +239,13 @@ def write_summary(readme: Path, share: int) -> None:
     )
     assert count == 1, f"{readme}: expected {start.strip()} ... {end.strip()} once"
     readme.write_text(text)
+
+
+def replace_implementation(monkeypatch, by: Callable) -> None:
+    """What every public function asks for its operation."""
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("segattn_triton.functional.") and hasattr(module, "implementation"):
+            monkeypatch.setattr(module, "implementation", by)
 
 
 def kernel_modules() -> list[ModuleType]:
