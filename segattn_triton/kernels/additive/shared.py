@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 
 import triton
 import triton.language as tl
@@ -143,10 +143,14 @@ def dot_config(
         few = itemsize <= 4 and capability(x.device) >= 100  # registers: Blackwell spills first
         most, longest = most // (8 if few else 4), 16
 
+    fewest = min(c.programs for c in configs)
+    smallest = max(SMALLEST, min(prod([*c.blocks.values()][:2]) for c in configs))
+
     def cycles(config: Config) -> float | None:
         blocks = rows, cols, depth = tuple(config.blocks.values())
         few = most // 4 if config.programs > 2 else most
-        if rows * cols > max(few * 32 * config.num_warps, SMALLEST) or depth > longest:
+        always = smallest if config.programs == fewest else SMALLEST
+        if rows * cols > max(few * 32 * config.num_warps, always) or depth > longest:
             return None
         r, c, d = (-(-s // b) for s, b in zip(size, blocks, strict=True))
         step = max(2 * rows * cols * depth / FLOPS[unit], (rows + cols) * depth * itemsize / L2_BYTES) + STEP_CYCLES
