@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+import torch._dynamo
 import torch._functorch.config
 import torch._inductor.compile_fx as inductor
 import torch._inductor.config
@@ -96,6 +97,7 @@ class Generated(NamedTuple):
 def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
     """What it launches for inputs like these, all of which need gradients; tensors of the meta device. A function may
     have a method `beside`: further inputs for these, integers that have values."""
+    torch._dynamo.reset()  # of a mask, which it compiles: sizes that are others the second time stay constants
     known = function.beside(*inputs) if hasattr(function, "beside") else ()
     codes: list[str] = []
     mode = FakeTensorMode(allow_non_fake_inputs=True)
