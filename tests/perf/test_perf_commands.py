@@ -135,7 +135,7 @@ def test_env_tells_all_as_json():
     done = command("env", "--json")
     values = json.loads(done.stdout)
     assert done.exit_code == 0
-    assert values["packages"]["torch"] == torch.__version__
+    assert values["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # one may name its CUDA
     assert set(values) >= {"date", "python", "os", "cpu", "gpu", "driver", "cuda", "triton", "variables", "revision"}
     assert set(values["triton"]) == {"runs", "interpreter", "reason", "compiler"}
     assert command("env").exit_code == 0
