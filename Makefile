@@ -11,7 +11,7 @@
 #                (1) and more, it goes on
 # make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
 # make predicted what is predicted from machine code: both sides of every named problem, the choices of configs, tables and
-#                curves; what is known is kept: minutes after a change of kernels, hours on two cores from nothing
+#                curves; what is known is kept: minutes after a change of kernels, 90 on two cores from nothing
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
 #                and goes on where a run stopped; with ARGS="--share 1" MINUTES=60 every case
 # make h200      all that fifteen minutes of a GPU are good for, the most valuable first, in BUDGET (540) seconds: nothing

@@ -102,11 +102,14 @@ def _listing(found: Sequence[Side]) -> Any:
 
 
 def _work(piece: Mapping) -> dict:
-    asked = piece["op"], piece["layout"], piece["size"]
+    """What a release of torch or the account does not know is said, and left out; what was found before it stays."""
+    found, asked = [], (piece["op"], piece["layout"], piece["size"])
     try:
-        return {"sides": [asdict(side) for side in sides(*asked, piece["providers"], piece["known"])]}
-    except Exception as error:  # what a release of torch or the account does not know: said, and left out
-        return {"failure": child.one_line(error)}
+        for side in sides(*asked, piece["providers"], piece["known"]):
+            found.append(asdict(side))
+    except Exception as error:
+        return {"sides": found, "failure": child.one_line(error)}
+    return {"sides": found}
 
 
 if __name__ == "__main__":

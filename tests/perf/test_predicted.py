@@ -1,5 +1,7 @@
 """What is predicted, as tables and curves: of records that are made up."""
 
+import dataclasses
+
 import pytest
 
 pytest.importorskip("pandas")
@@ -36,6 +38,14 @@ def test_a_bar_that_is_missed_is_in_bold_and_one_that_flips_has_a_mark():
     shares, times = predicted.bars_part(found).split("Times faster")
     assert cells(shares, "scse")[3:5] == ["0.9", "0.76-0.91 ?"] and cells(shares, "scse")[7] == "**0.46**"
     assert cells(times, "scse")[3:6] == ["1.3", "**1.00-1.25**", ""]
+
+
+def test_of_the_small_map_launches_are_counted():
+    """Its bar is 1.2 times the best."""
+    three = side(10, size=SMALL)
+    three = dataclasses.replace(three, launches=three.launches * 3)
+    part = predicted.small_part([three, side(35, "compile", size=SMALL), side(36, "compile-best", size=SMALL)])
+    assert cells(part, "scse")[3:] == ["30", "3", "35", "1", "36", "1", "**1.17**"]
 
 
 def test_the_curves_say_what_limits_each_point():

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from ....catalog import BY_NAME
 from ...compiler import problems, verdicts
 from ...compiler.against import COMMITTED
-from ...compiler.sides import OURS, RIVAL, Side, read
+from ...compiler.sides import FORMS, OURS, RIVAL, Side, read
 from ...compiler.verdicts import Line, span
 from . import words
 from .plots import resolution_axis
@@ -30,6 +30,7 @@ LEGEND = (
     "D DRAM, C L2 cache, i issue, s shared memory, f functions, m matrix products, t latency, b library, n launches"
 )
 AGAINST = ("op", "layout", "pass", "ours", "limited by", "compiled", "times", "best", "times", "faster")
+SMALL = ("op", "layout", "pass", "ours", "launches", "compiled", "launches", "best", "launches", "times best")
 NO_RECORDS = "Nothing is predicted yet."
 PLOTS = COMMITTED.with_name("plots")
 MODES = ("fwd", "bwd")
@@ -52,6 +53,17 @@ def against_part(found: Sequence[Side], size: str) -> str:
         for op, *cells, faster in against_lines(found, size)
     ]
     return table(AGAINST, body) if body else NO_RECORDS
+
+
+def small_part(found: Sequence[Side]) -> str:
+    """Of the map of a real-time network: microseconds and launches of each, and whether the bar is met."""
+    body = []
+    for line in sorted(_of_size(found, problems.SMALL), key=lambda line: _in_order(_start(line.ours))):
+        sides = [line.ours, *(line.rivals.get(form) for form in FORMS)]
+        counts = [text for s in sides for text in ((f"{s.us[1]:.3g}", str(len(s.launches))) if s else ("", ""))]
+        times = _cell(verdicts.verdict(line.ours.us, line.best)[0], line.bars[1]) if line.rivals else ""
+        body.append((*_named(_start(line.ours)), *counts, times))
+    return table(SMALL, body) if body else NO_RECORDS
 
 
 def bars_part(found: Sequence[Side]) -> str:

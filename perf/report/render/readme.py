@@ -94,10 +94,10 @@ def predicted_part(root: Path, name: str) -> str:
     pictures that are there, as a page of docs/ finds them."""
     folder = root / "perf" / "predicted"
     found = predicted.load(folder / "sm_90.jsonl")
-    if name in ("predicted", "small"):
-        return predicted.against_part(found, problems.REFERENCE if name == "predicted" else problems.SMALL)
-    if name == "bars":
-        return predicted.bars_part(found)
+    if name == "predicted":
+        return predicted.against_part(found, problems.REFERENCE)
+    if name in ("small", "bars"):
+        return {"small": predicted.small_part, "bars": predicted.bars_part}[name](found)
     pictures = [
         f"![Share of the floor against resolution, {words.mode(mode)}](../perf/predicted/plots/curves_{mode}.png)"
         for mode in predicted.MODES
