@@ -58,14 +58,17 @@ def test_the_function_on_the_modules_state(row, options):
 
 @each_gate_module
 def test_state_dict(row):
-    """The keys and shapes that the catalog promises, so that published checkpoints load."""
+    """The keys and shapes that the catalog promises, so that published checkpoints load. A norm has both parameters:
+    where two are added, the operation sees one bias."""
     module = module_of(row, C)
     shapes = row.shapes({"N": 1, "C": C, "S": (1, 1), "Cr": C // 2})
     wanted = {key: shapes[name] for name, key in row.parameters.items()}
+    gains = [key for name, key in row.parameters.items() if name.startswith("norm_") and key.endswith(".weight")]
+    norms = {key.removesuffix(".weight") for key in gains}
+    wanted = {f"{norm}.bias": wanted[f"{norm}.weight"] for norm in norms} | wanted
     for key, value in module.named_parameters():
         assert tuple(value.shape[: len(wanted[key])]) == wanted[key]
         assert all(s == 1 for s in value.shape[len(wanted[key]) :])
-    norms = {key.rpartition(".")[0] for name, key in row.parameters.items() if name == "norm_weight"}
     statistics = {f"{norm}.{name}" for norm in norms for name in ("running_mean", "running_var", "num_batches_tracked")}
     assert module.state_dict().keys() == wanted.keys() | statistics
     twin = module_of(row, C)
