@@ -28,7 +28,7 @@ def counted(plans: list[Plan], row: Op, sizes: dict) -> float:
     return total
 
 
-# The library's convolutions and products are counted by the row; a bias whose gradient is asked for costs attention more.
+# A convolution counts what it moves through descriptors; a bias whose gradient is asked for costs attention more.
 OTHERWISE = ("local_gate", "neighborhood_attention")
 COUNTED = [row for row in ROWS if row.passes_of is None and row.name not in OTHERWISE]
 FEW = 0.25  # of a pass over a large map: vectors, maps of one channel or fewer pixels, and halos

@@ -65,6 +65,13 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "neighbouring logits gather from pixels that lie apart",
         "*",
     ),
+    *_exempt(
+        ["blend_gather"],
+        [90],
+        ["in flight"],
+        "its loop is over the few pixels that a logit reaches, which its neighbours have brought into the L1 cache",
+        "gate_mul_resized * bfloat16,float16 contiguous",
+    ),
     # --- the additive gate
     *_exempt(
         ["additive_fwd", "additive_dz", "additive_bwd"],
@@ -147,6 +154,13 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "squeeze_excite lraspp-mobilenetv3-520 bfloat16,float16 contiguous",
     ),
     # --- gates of pixels
+    *_exempt(
+        ["chain_back"],
+        [90],
+        ["8 bytes of stack"],
+        "float32, 256 channels of 16 pixels: the sums of both pools beside the tile",
+        "cbam_light resnet50-cbam-stage1 float32 channels_last",
+    ),
     *_exempt(
         ["chain_back"],
         [90],

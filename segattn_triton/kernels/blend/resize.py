@@ -22,7 +22,7 @@ from ...runtime.maps import Layout, maps
 from ..common.tile import load_tile
 from .shared import load_logits
 
-RESIZING = 4.0  # fp32 values more that are alive for each element of a tile
+RESIZING = 12.0  # fp32 values more that are alive for each element of a tile
 
 
 class Resize(NamedTuple):
