@@ -71,6 +71,14 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         ["in flight"],
         "its loop is over the few pixels that a logit reaches, which its neighbours have brought into the L1 cache",
         "gate_mul_resized * bfloat16,float16 contiguous",
+        "gate_mul_resized * bfloat16,float16 contiguous *",
+    ),
+    *_exempt(
+        ["blend_gather"],
+        [75],
+        ["8 bytes of stack"],
+        "float32 in channels_last: the taps of both axes beside the sums",
+        "gate_mul_resized * float32 channels_last",
     ),
     # --- the additive gate
     *_exempt(
@@ -82,10 +90,24 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     ),
     *_exempt(
         ["additive_sums"],
-        [100, 120],
+        [75, 80, 86, 89, 100, 120],
         ["128-bit accesses"],
-        "float32 on ordinary cores, with the smallest tile: its operands are loaded a value at a time",
-        "attention_gate_norm attention-unet-d4 float32 contiguous,channels_last",
+        "with so many sums a tile is 16 pixels, whose operands are loaded a few bytes a thread",
+        "attention_gate_norm * * *",
+    ),
+    *_exempt(
+        ["additive_sums"],
+        [90],
+        ["in flight"],
+        "float32 in NCHW is turned on its way to the tensor cores: no asynchronous copies",
+        "attention_gate_norm * float32 contiguous",
+    ),
+    *_exempt(
+        ["additive_sums"],
+        [90],
+        ["8 bytes of stack"],
+        "float32 in NCHW, the smallest tile: its sums and what is turned",
+        "attention_gate_norm monai-attentionunet3d-d3 float32 contiguous",
     ),
     *_exempt(
         ["additive_fwd"],
