@@ -36,7 +36,7 @@ def commit() -> str:
 
 
 def test_kernels_have_no_faults(commit):
-    """All named problems for sm_90, a row's first elsewhere: compiled here are those that the ledger lacks, and a share."""
+    """All named problems for sm_90, a row's first elsewhere: compiled are those that the ledger lacks, and a share."""
     command = [sys.executable, static_ledger.__file__, "--sample", commit]
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert run.returncode == 0 and run.stdout.endswith(" 0 problems with faults\n"), run.stdout[-10000:]
