@@ -82,7 +82,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     ),
     # --- the additive gate
     *_exempt(
-        ["additive_fwd", "additive_dz", "additive_bwd"],
+        ["additive_fwd", "additive_dz", "additive_bwd", "additive_moments"],
         [75],
         ["128-bit accesses"],
         "the operands of a product on ordinary cores are loaded a value at a time",
@@ -94,6 +94,13 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         ["128-bit accesses"],
         "with so many sums a tile is 16 pixels, whose operands are loaded a few bytes a thread",
         "attention_gate_norm * * *",
+    ),
+    *_exempt(
+        ["additive_bwd"],
+        [100],
+        ["16 bytes of stack"],
+        "with norms both projections stay beside the sums: a few values too many for 255 registers",
+        "attention_gate_norm attention-unet-d4 bfloat16,float16 channels_last",
     ),
     *_exempt(
         ["additive_sums"],
