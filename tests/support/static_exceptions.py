@@ -167,6 +167,13 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "neighborhood_attention* * float16 *",
     ),
     *_exempt(
+        ["neighborhood_bwd"],
+        [75, 80, 86, 89, 90, 100, 120],
+        ["bytes of stack"],
+        "float32 by rows with 169 keys: the chosen tile keeps more than its registers hold, still to be mended",
+        "neighborhood_attention_13x13 * float32 channels_last",
+    ),
+    *_exempt(
         ["neighborhood_patch_fwd", "neighborhood_patch_dq", "neighborhood_patch_dkv", "neighborhood_bwd"],
         [90],
         ["in flight", "waves"],
