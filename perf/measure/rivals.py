@@ -84,7 +84,7 @@ def squeeze_norm_best(x, w1, b1, norm_weight, norm_bias, w2, b2, source, shortcu
     return shortcut + x * torch.sigmoid(torch.addmm(b2, h, w2.T))[:, :, None, None]
 
 
-def _normed(h: Tensor, axes, weight: Tensor, bias: Tensor) -> Tensor:
+def _normed(h: Tensor, axes, weight: Tensor, bias: Tensor | int) -> Tensor:
     """A batch norm as a reduction and a product, which Inductor fuses with what is beside them."""
     var, mean = torch.var_mean(h, axes, correction=0, keepdim=True)
     return (h - mean) * (torch.rsqrt(var + 1e-5) * weight) + bias
@@ -193,6 +193,23 @@ def skip_best(x: Tensor, g: Tensor, wx: Tensor, wg: Tensor, b: Tensor, weight: T
     return x * torch.sigmoid(z).unflatten(2, x.shape[2:])
 
 
+def skip_norm_listing(x, g, wx, wg, b, weight, bias, norm_x, norm_g, norm_psi) -> Tensor:
+    """LeeJunHyun's and MONAI's in training: a norm after each of the three convolutions."""
+    wx, wg, weight = (w.reshape(*w.shape[:2], *[1] * (x.dim() - 2)) for w in (wx, wg, weight))
+    conv = F.conv3d if x.dim() == 5 else F.conv2d
+    h = F.batch_norm(conv(g, wg), None, None, norm_g, b, training=True)
+    h = F.relu(h + F.batch_norm(conv(x, wx), None, None, norm_x, training=True))
+    return x * torch.sigmoid(F.batch_norm(conv(h, weight), None, None, norm_psi, bias, training=True))
+
+
+def skip_norm_best(x, g, wx, wg, b, weight, bias, norm_x, norm_g, norm_psi) -> Tensor:
+    """As without norms, each norm a reduction over a product."""
+    projected = _normed(wg.flatten(1) @ g.flatten(2), (0, 2), norm_g[:, None], b[:, None])
+    h = torch.relu(projected + _normed(wx.flatten(1) @ x.flatten(2), (0, 2), norm_x[:, None], 0))
+    z = _normed((h * weight.reshape(-1, 1)).sum(1, keepdim=True), (0, 1, 2), norm_psi, bias)
+    return x * torch.sigmoid(z).unflatten(2, x.shape[2:])
+
+
 def product_listing(x: Tensor, z: Tensor) -> Tensor:
     """SegNeXt's and BiSeNetV2's tail: the sigmoid of one branch times the other. Inductor makes one kernel of it."""
     return x * torch.sigmoid(z)
@@ -207,7 +224,8 @@ def response_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def response_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The sum of squares in float32, one scale a channel."""
-    norm = x.float().square().sum((2, 3), keepdim=True).sqrt()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    norm = wide.square().sum((2, 3), keepdim=True).sqrt()
     r = norm / (norm.mean(1, keepdim=True) + 1e-6)
     return (x * (1 + weight[:, None, None] * r) + bias[:, None, None]).to(x.dtype)
 
@@ -299,6 +317,7 @@ RIVALS = {
     "cbam": Rivals(cbam_listing, cbam_best),
     "cbam_light": Rivals(light_listing),
     "attention_gate": Rivals(skip_listing, skip_best),
+    "attention_gate_norm": Rivals(skip_norm_listing, skip_norm_best),
     "scse": Rivals(scse_listing, scse_best),
     "local_gate": Rivals(local_listing),
     "local_gate_depthwise": Rivals(depthwise_listing, depthwise_best),

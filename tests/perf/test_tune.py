@@ -67,7 +67,11 @@ def test_the_fastest_config_is_chosen(tmp_path):
     assert any(r.best != r.before for r in results) and len(said) == 3
     with tuning.using([table]):
         chosen = plans_of(PROBLEM, 90)
-    assert [p.config.choice.index for p in chosen] == [r.best for r in results]
+    best = {(r.key, r.bucket): r.best for r in results}  # a finish has the rows that the config before it leaves
+    for choice in (p.config.choice for p in chosen):
+        assert choice.tuned == ((choice.key, choice.bucket) in best)
+        assert choice.index == best.get((choice.key, choice.bucket), choice.index)
+    assert all(p.config.choice.tuned for p in chosen[:2])
     assert not tuner(path).run([PROBLEM])[0].saved < 0
 
 

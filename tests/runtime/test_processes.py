@@ -3,6 +3,7 @@
 import copy
 import threading
 
+import interpreter_fast
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from segattn_triton.catalog import ROWS
 from segattn_triton.runtime import known, operator, plan
 
 THREADS, REPEATS = 4, 5
+BY_IMAGE = [row for row in ROWS if not row.over_batch]  # half of a batch has other statistics
 
 
 def _distributed(rank: int, path: str) -> None:
@@ -27,7 +29,7 @@ def _distributed(rank: int, path: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
     half = images(4, device="cpu")[2 * rank : 2 * rank + 2]
-    module = network(backend="triton" if INTERPRETED else None).cpu()
+    module = network(BY_IMAGE, backend="triton" if INTERPRETED else None).cpu()
     ddp = DistributedDataParallel(copy.deepcopy(module))
     averaged = gradients(ddp, half)[1:]
     sharded = copy.deepcopy(module)
@@ -46,7 +48,7 @@ def _distributed(rank: int, path: str) -> None:
 def test_data_parallel_processes(tmp_path):
     """DDP and FSDP2 on gloo with two ranks: the gradients of one process with the whole batch."""
     torch.multiprocessing.spawn(_distributed, (str(tmp_path),), nprocs=2)
-    module = network().cpu() if INTERPRETED else network(backend=None).cpu()
+    module = network(BY_IMAGE, backend="triton" if INTERPRETED else None).cpu()
     expected = gradients(module, images(4).cpu())[1:]
     found = torch.load(tmp_path / "gradients.pt")
     for kind in ("ddp", "fsdp"):
@@ -67,6 +69,12 @@ class Gated(Dataset):
         torch.set_num_threads(1)
         with torch.no_grad():
             return self.module(images(1, seed=index, device="cpu"))[0]
+
+
+def _as_here(worker: int) -> None:
+    """A spawned worker interprets as these tests do, bit by bit."""
+    if INTERPRETED and torch.multiprocessing.get_start_method() == "spawn":
+        interpreter_fast.install()
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])

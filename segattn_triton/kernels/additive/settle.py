@@ -146,12 +146,13 @@ def plan_additive_settle(
     that are wanted. Makes coef (4 F,), 4 more for the norm of the logits, see `shared.d_normed`; `count` values a
     channel."""
     (rows, cols), F, normed_logit = partial.shape, affine.shape[1], stats[2] is not None
+    size = sms(partial.device)
 
     def microseconds(config: Config) -> float | None:
         block_rows, block_f = config.blocks["BLOCK_ROWS"], config.blocks["BLOCK_F"]
         if block_rows * block_f > 1024 * config.num_warps:
             return None
-        steps = cols // F * -(-rows // block_rows) * max(1.0, -(-F // block_f) / sms(partial.device))
+        steps = cols // F * -(-rows // block_rows) * max(1.0, -(-F // block_f) / size)
         return steps * (STEP / 3 + 4 * block_rows * block_f / SM_BANDWIDTH) + 1e-3 * (block_f + config.num_warps)
 
     config = config_for(SPACE, microseconds, "additive_settle", partial, C=F, pixels=rows, also=(cols,))

@@ -118,16 +118,16 @@ def _blend_gather_kernel(
 
 
 def _gather_config(x: Tensor, C: int, h: int, w: int, layout, reads: int) -> Config:
-    itemsize, logits = x.element_size(), x.shape[0] * h * w
+    itemsize, images, logits = x.element_size(), x.shape[0], x.shape[0] * h * w
 
     def footprint(config: Config) -> Footprint:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         chunks, tiles = -(-C // block_c), -(-h * w // block_p)
         waste = chunks * block_c / C * tiles * block_p / (h * w)
         row = (block_c if layout.channels_last else block_p) * itemsize
-        return Footprint(block_c * block_p, itemsize, reads, 8.0, x.shape[0] * chunks * tiles, waste, row)
+        return Footprint(block_c * block_p, itemsize, reads, 8.0, images * chunks * tiles, waste, row)
 
-    how = dict(C=C, pixels=logits, layout=layout, also=(reads,), exact=(x.shape[0], h, w))
+    how = dict(C=C, pixels=logits, layout=layout, also=(reads,), exact=(images, h, w))
     return config_for(SPACE, footprint, "blend_gather", x, **how)
 
 

@@ -8,6 +8,7 @@ order where it keeps channels and pixels, else (N, C), (N, P) or (N), with N = 1
 
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -155,14 +156,14 @@ def shares_of(m: Maps, config: Config, size: int) -> tuple[int, int, int]:
     return chunks, tiles, sharing(tiles, config, size, m.N * chunks, PARTIALS // m.C)
 
 
-def sum_stages(x: Tensor, m: Maps, config: Config, loads: int) -> int:
+def sum_stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads: int) -> int:
     elements = loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"]
-    return stages_for(x.device, x.element_size(), elements, m.layout.align, config.programs)
+    return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
 def sum_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
     """Of programs that share the pixels of an image."""
-    itemsize, size = x.element_size(), sms(x.device)
+    device, itemsize, size = x.device, x.element_size(), sms(x.device)
 
     def footprint(config: Config) -> Footprint:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
@@ -170,7 +171,7 @@ def sum_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Conf
         rounds = -(-m.P // (block_p * max(programs, 1)))
         waste = chunks * block_c / m.C * rounds * programs * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        ahead = max(sum_stages(x, m, config, loads) - 1, 0.25)
+        ahead = max(sum_stages(device, itemsize, m, config, loads) - 1, 0.25)
         tile, grid = block_c * block_p, m.N * chunks * programs
         return Footprint(tile, itemsize, loads, live, grid, waste, row, ahead=ahead, sms=size)
 

@@ -135,7 +135,7 @@ def plan_blend_sum(
         total_ptr=partials(x, m.N, programs, m.C if axes.c else chunks),
         blocks=tiles,
         tiles=programs,
-        STAGES=sum_stages(x, m, config, read),
+        STAGES=sum_stages(x.device, x.element_size(), m, config, read),
         DEPENDENT=config.dependent,
     )
     each = (1 if axes.n else m.N) * programs * (1 if axes.c else chunks)

@@ -8,6 +8,7 @@ x, dy (N, C, P); partials (N, T, C) in the accumulator's precision.
 Program t of an image takes the pixel blocks t, t + T, t + 2 T, ..., in order.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -76,13 +77,13 @@ def _shares(m: Maps, config: Config, size: int) -> tuple[int, int, int]:
     return chunks, blocks, sharing(blocks, config, size, m.N * chunks, PARTIALS // m.C)
 
 
-def _stages(x: Tensor, m: Maps, config: Config, loads: int) -> int:
+def _stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads: int) -> int:
     elements = loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"]
-    return stages_for(x.device, x.element_size(), elements, m.layout.align, config.programs)
+    return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
 def _config(m: Maps, x: Tensor, loads: int) -> Config:
-    itemsize, size = x.element_size(), sms(x.device)
+    device, itemsize, size = x.device, x.element_size(), sms(x.device)
 
     def footprint(config: Config) -> Footprint:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
@@ -90,7 +91,7 @@ def _config(m: Maps, x: Tensor, loads: int) -> Config:
         rounds = -(-m.P // (block_p * max(tiles, 1)))
         waste = chunks * block_c / m.C * rounds * tiles * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        ahead, live = max(_stages(x, m, config, loads) - 1, 0.25), 1.2 if loads == 1 else 2.2
+        ahead, live = max(_stages(device, itemsize, m, config, loads) - 1, 0.25), 1.2 if loads == 1 else 2.2
         grid = m.N * chunks * tiles
         return Footprint(block_c * block_p, itemsize, loads, live, grid, waste, row, ahead=ahead, sms=size)
 
@@ -116,7 +117,7 @@ def plan_response_sums(x: Tensor, dy: Tensor | None = None) -> Plan:
         C=m.C,
         LAYOUT=m.layout,
         ACC=accumulator(x),
-        STAGES=_stages(x, m, config, loads),
+        STAGES=_stages(x.device, x.element_size(), m, config, loads),
         DEPENDENT=config.dependent,
     )
     traffic = dict(x_ptr=(1, 0), dy_ptr=(1, 0), product_ptr=(0, 1), total_ptr=(0, 1))
