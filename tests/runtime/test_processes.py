@@ -3,7 +3,7 @@
 import copy
 import threading
 
-import interpreter_fast
+import interpreter_bf16
 import pytest
 import torch
 import torch.distributed as dist
@@ -72,9 +72,9 @@ class Gated(Dataset):
 
 
 def _as_here(worker: int) -> None:
-    """A spawned worker interprets as these tests do, bit by bit."""
-    if INTERPRETED and torch.multiprocessing.get_start_method() == "spawn":
-        interpreter_fast.install()
+    """A spawned worker adds up as these tests do, bit by bit."""
+    if INTERPRETED:
+        interpreter_bf16.install()
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -83,7 +83,8 @@ def test_workers_of_a_loader(context):
     rows = [ROWS[0], ROWS[-1]]
     network(rows)(images())
     dataset = Gated(network(rows, backend="triton" if INTERPRETED else None).cpu())
-    loader = DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context=context, timeout=120)
+    how = dict(multiprocessing_context=context, worker_init_fn=_as_here, timeout=120)
+    loader = DataLoader(dataset, batch_size=2, num_workers=2, **how)
     assert_all_equal([torch.cat(list(loader))], [torch.stack([dataset[i] for i in range(4)])])
 
 
