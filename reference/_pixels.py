@@ -28,15 +28,22 @@ class Pixels:
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The biased variance and the mean of all values of all images."""
-        return torch.var_mean(z, correction=0)
+        return moments(z, tuple(range(z.dim())))
 
     def moments_by_channel(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The biased variances and the means (F,) of the channels of h (N, F, pixels) over all images."""
-        return torch.var_mean(h, (0, 2), correction=0)
+        return moments(h, (0, 2))
 
     def convolve(self, t: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """k x k, as large as t (N, M, H, W), with zeros outside the image."""
         return F.conv2d(t, weight, bias, padding=weight.shape[2] // 2)
+
+
+def moments(h: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The biased variance and the mean over these axes, with the arithmetic of h: torch.var_mean of float32 adds up in
+    float64 on a CPU, and its error would be no measure of a float32 kernel's."""
+    mean = h.mean(axes, keepdim=True)
+    return (h - mean).square().mean(axes), mean.squeeze(axes)
 
 
 _WHOLE = Pixels()

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._pixels import pixels
+from ._pixels import moments, pixels
 from ._precision import in_full_precision
 from .activations import Spec, activate
 
@@ -70,7 +70,7 @@ def norm_over_images(h: Tensor, b: Tensor | None, weight: Tensor, bias: Tensor |
     b goes with the mean, and its gradient is zero whatever the others are: it is left out of the sums, where it would
     cost digits. Where it is not finite, nothing is.
     """
-    var, mean = torch.var_mean(h, 0, correction=0)
+    var, mean = moments(h, (0,))
     u = (h - mean) * torch.rsqrt(var + eps) * weight
     u = u if bias is None else u + bias
     stats = torch.cat([mean if b is None else mean + b, var]).detach()
