@@ -11,7 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import DEVICE, DTYPES, PERCEPTRONS, assert_equal, assert_right, each_dtype, each_row, names
+from support import (
+    DEVICE,
+    DTYPES,
+    PERCEPTRONS,
+    assert_equal,
+    assert_right,
+    each_dtype,
+    each_row,
+    images_of_a_norm,
+    names,
+)
 from torch import Tensor
 
 from segattn_triton.catalog import ROWS, Op
@@ -90,6 +100,8 @@ def calls(draw, row: Op, dtype: torch.dtype) -> dict:
     sizes = {"N": max(N, row.fewest) if N else 0, "C": draw(st.integers(1, 6))}
     sizes["Cr"] = draw(st.integers(1, 3))
     sizes["S"] = tuple(max(draw(axis), row.smallest) for _ in range(dims))
+    if row.over_batch and N:
+        sizes["N"] = max(sizes["N"], images_of_a_norm(sizes["S"]))
     optional = [name.removesuffix("?") for name in row.inputs if name.endswith("?")]
     absent = tuple(name for name in optional if draw(st.booleans()))
     if row.name in ONE_LAYER and draw(st.integers(0, 4)) == 4:

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import math
 import mmap
 import re
 import sys
@@ -83,8 +84,15 @@ def problem(
 
 def sizes_of(row: Op, S: Sequence[int], C: int, N: int, Cr: int = 0) -> dict:
     """With as many images, if any, and as many pixels along each axis as the row needs."""
-    N = max(N, row.fewest) if N else 0
-    return {"N": N, "C": C, "S": tuple(max(s, row.smallest) for s in S), "Cr": Cr or max(1, C // 2)}
+    S = tuple(max(s, row.smallest) for s in S)
+    N = max(N, row.fewest, images_of_a_norm(S) if row.over_batch else 1) if N else 0
+    return {"N": N, "C": C, "S": S, "Cr": Cr or max(1, C // 2)}
+
+
+def images_of_a_norm(S: Sequence[int]) -> int:
+    """Whose pixels are eight values or more. Of two a norm makes 1 and -1 whatever they are, and every gradient through
+    it is a difference of equal terms, of which only their rounding is left."""
+    return -(-8 // math.prod(S))
 
 
 def names(row: Op) -> list[str]:
