@@ -84,7 +84,7 @@ def squeeze_norm_best(x, w1, b1, norm_weight, norm_bias, w2, b2, source, shortcu
     return shortcut + x * torch.sigmoid(torch.addmm(b2, h, w2.T))[:, :, None, None]
 
 
-def _normed(h: Tensor, axes, weight: Tensor, bias: Tensor | int) -> Tensor:
+def _normed(h: Tensor, axes, weight: Tensor, bias: Tensor) -> Tensor:
     """A batch norm as a reduction and a product, which Inductor fuses with what is beside them."""
     var, mean = torch.var_mean(h, axes, correction=0, keepdim=True)
     return (h - mean) * (torch.rsqrt(var + 1e-5) * weight) + bias
@@ -204,8 +204,9 @@ def skip_norm_listing(x, g, wx, wg, b, weight, bias, norm_x, norm_g, norm_psi) -
 
 def skip_norm_best(x, g, wx, wg, b, weight, bias, norm_x, norm_g, norm_psi) -> Tensor:
     """As without norms, each norm a reduction over a product."""
-    projected = _normed(wg.flatten(1) @ g.flatten(2), (0, 2), norm_g[:, None], b[:, None])
-    h = torch.relu(projected + _normed(wx.flatten(1) @ x.flatten(2), (0, 2), norm_x[:, None], 0))
+    from_g = _normed(wg.flatten(1) @ g.flatten(2), (0, 2), norm_g[:, None], b[:, None])
+    from_x = _normed(wx.flatten(1) @ x.flatten(2), (0, 2), norm_x[:, None], torch.zeros_like(b[:, None]))
+    h = torch.relu(from_g + from_x)
     z = _normed((h * weight.reshape(-1, 1)).sum(1, keepdim=True), (0, 1, 2), norm_psi, bias)
     return x * torch.sigmoid(z).unflatten(2, x.shape[2:])
 
