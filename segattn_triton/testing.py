@@ -123,6 +123,11 @@ def exact_and_error(
     return exact, errors
 
 
+def _in_memory(t: Tensor) -> Tensor:
+    """A lazy zero, on which backwards of torch that write in place fail, as zeros."""
+    return t.clone() if t._is_zerotensor() else t
+
+
 def matches(
     row: Op, *inputs: Tensor | None, needs: Sequence[bool] | None = None, backend="triton", seed=1, **options
 ) -> list[Match]:
@@ -130,7 +135,7 @@ def matches(
     needs = [t is not None for t in inputs] if needs is None else needs
     dtype = inputs[0].dtype
     names = [n.removesuffix("?") for n in row.inputs]
-    values = [None if t is None else t.detach() for t in inputs]
+    values = [None if t is None else _in_memory(t.detach()) for t in inputs]
     probe = row.reference(*values, **options)
     generator = torch.Generator().manual_seed(seed)
     shapes = [o.shape for o in (probe if isinstance(probe, tuple) else (probe,))]

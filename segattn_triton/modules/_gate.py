@@ -3,13 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from ..runtime import checks as check
 
-NUMBERS = {int: int, int | None: int, float: float, float | None: float}  # annotation -> what is checked
+OrZero = Annotated[int | None, "or zero"]
+NUMBERS = {int: int, int | None: int, OrZero: int, float: float, float | None: float}  # annotation -> what is checked
 
 
 class GateModule(nn.Module):
@@ -41,7 +42,7 @@ class GateModule(nn.Module):
 
 
 def of_checked_numbers(make: Callable) -> Callable:
-    """An `__init__` that takes no int below one, or zero where that is the default, and no number without an end."""
+    """An `__init__` that takes no int below `least`, and no number without an end."""
     signature = inspect.signature(make)
 
     @functools.wraps(make)
@@ -53,10 +54,15 @@ def of_checked_numbers(make: Callable) -> Callable:
         for name, value in given.items():
             parameter = signature.parameters[name]
             if (kind := NUMBERS.get(parameter.annotation)) and not (value is None and parameter.annotation is not kind):
-                check.number(name, value, kind, least=0 if parameter.default == 0 else 1)
+                check.number(name, value, kind, least=least(parameter))
         make(self, *args, **named)
 
     return run
+
+
+def least(parameter: inspect.Parameter) -> int:
+    """The least int that it takes: one, or zero where that is the default or said to mean something."""
+    return 0 if parameter.default == 0 or parameter.annotation == OrZero else 1
 
 
 def by_rank(forward: Callable) -> Callable:

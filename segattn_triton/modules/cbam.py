@@ -21,7 +21,7 @@ from ._children import (
     update,
     uses_batch,
 )
-from ._gate import GateModule, by_rank
+from ._gate import GateModule, OrZero, by_rank
 from .reduction import hidden_channels
 
 
@@ -42,7 +42,7 @@ class CBAMChannelAttention(GateModule):
         act: str | Spec = "relu",
         gate: str | Spec = "sigmoid",
         *,
-        hidden: int | None = None,
+        hidden: OrZero = None,
         bias: bool = True,
         ties: str = "first",
         spatial_dims: int | None = None,
@@ -158,7 +158,7 @@ class CBAM(GateModule):
         act: str | Spec = "relu",
         gate: str | Spec = "sigmoid",
         *,
-        hidden: int | None = None,
+        hidden: OrZero = None,
         light: bool = False,
         bias: bool = True,
         spatial_bias: bool = False,

@@ -294,7 +294,7 @@ def test_imports_no_other_library():
 
 def test_every_adapter_has_a_kernel():
     for name, gate in registry.ADAPTERS.items():
-        assert name.count(".") >= 2
+        assert "." in name.strip("."), name  # a module's name, then a class
         assert callable(getattr(functional, gate.kernel)), name
 
 

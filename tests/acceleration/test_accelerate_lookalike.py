@@ -123,7 +123,7 @@ def test_a_copy_that_also_returns_its_map(own_adapters):
 def test_a_batch_norm_in_it_is_folded_first():
     """In a copy; a gate that is known is taken with it, and without."""
     (row,) = sat.acceleration_report(SELayer(layer=nn.Conv2d, more=(nn.BatchNorm2d(2),)))
-    assert row.reason.endswith("once its batch norm is folded into the layer before (torch.nn.utils.fusion)")
+    assert "once its batch norm is folded into the layer before (torch.nn.utils.fusion)" in row.reason
     gate = standins.SEModule(C, 2, norm=nn.BatchNorm2d).eval()
     nn.init.uniform_(gate.bn.running_var, 0.5, 2.0)
     expected = gate(make_map())

@@ -7,7 +7,7 @@ import pytest
 from support import MODULES, made
 
 from segattn_triton import modules
-from segattn_triton.modules._gate import NUMBERS
+from segattn_triton.modules._gate import NUMBERS, least
 
 CLASSES = [getattr(modules, name) for name in modules.__all__ if isinstance(getattr(modules, name), type)]
 NO_INT = (-1, 2.5, float("nan"), 10**400, 10**5000, 2**31, "8", True)
@@ -20,7 +20,7 @@ def numbers():
         for name, parameter in inspect.signature(kind).parameters.items():
             of = NUMBERS.get(parameter.annotation)
             wrong = {int: NO_INT, float: NO_FLOAT, None: ()}[of]
-            wrong += (0,) * (of is int and parameter.default != 0)
+            wrong += (0,) * (of is int and least(parameter) == 1)
             wrong += (None,) * (of is parameter.annotation)
             yield from ((kind, name, value) for value in wrong)
 

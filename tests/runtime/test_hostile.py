@@ -15,7 +15,6 @@ from support import (
     DEVICE,
     GATES,
     INTERPRETED,
-    assert_equal,
     assert_right,
     each_gate,
     each_row,
@@ -414,10 +413,14 @@ def test_what_torch_refuses():
 
 
 @each_row
-def test_distributed_tensor(row, record_property):
-    """A DTensor has no sharding rule: an error, or the right answer."""
+def test_distributed_tensor(row, record_property, monkeypatch):
+    """One on every rank: an error of torch, which has no sharding rule, or with `segattn_triton.distributed` imported
+    one that names the argument."""
     from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
     from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    import segattn_triton.distributed  # noqa: F401
+    from segattn_triton.runtime import dispatch
 
     record_property("hostile", f"{row.name}: DTensor")
     inputs = problem(row, C=C, S=S)
@@ -425,13 +428,11 @@ def test_distributed_tensor(row, record_property):
     try:
         mesh = torch.distributed.device_mesh.init_device_mesh(DEVICE, (1,))
         spread = [distribute_tensor(t, mesh, [Replicate()]) for t in inputs]
-        try:
-            y = row.op(*spread, backend="triton")
-        except NotImplementedError as error:
-            assert "sharding" in str(error)
-        else:
-            assert isinstance(y, DTensor)
-            assert_equal(y.to_local(), row.op(*inputs, backend="triton"))
+        with pytest.raises(ValueError, match=r"^\w+: got .*, expected "):
+            row.op(*spread, backend="triton")
+        monkeypatch.delitem(dispatch.BEYOND, DTensor)
+        with pytest.raises(NotImplementedError, match="sharding"):
+            row.op(*spread, backend="triton")
     finally:
         torch.distributed.destroy_process_group()
 
