@@ -70,7 +70,7 @@ def update(bn: nn.Module, stats: Tensor, count: int) -> None:
     mean, var = stats.to(bn.running_mean.dtype).chunk(2)
     weight = 1.0 / bn.num_batches_tracked.to(mean.dtype) if bn.momentum is None else bn.momentum
     bn.running_mean.lerp_(mean, weight)
-    bn.running_var.lerp_(var * (count / (count - 1)), weight)
+    bn.running_var.lerp_(var + var / (count - 1), weight)  # a quotient of sizes alone no exported file can hold
 
 
 def folded(conv: nn.Module, bn: nn.Module) -> tuple[Tensor, Tensor]:
