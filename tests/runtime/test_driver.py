@@ -94,4 +94,7 @@ def test_other_launches_are_told_apart():
     for arguments in (a + b + (8).to_bytes(4, "little"), b + a + n, a + a + n):
         assert driver_worker._differences(([driver_worker.Launched(1, 2, 128, arguments)], run[1]), run), arguments
     assert driver_worker._differences(([driver_worker.Launched(1, 3, 128, a + b + n)], run[1]), run)
+    side, far = (300).to_bytes(4, "little"), (2**46).to_bytes(8, "little")  # a side beside half a pointer is none
+    near = [driver_worker.Launched(1, 2, 128, a + side + b + side)], []
+    assert not driver_worker._differences(near, ([driver_worker.Launched(1, 2, 128, a + side + far + side)], []))
     assert driver_worker._differences(([], run[1]), run) and driver_worker._differences(([], []), ([], []))
