@@ -60,14 +60,13 @@ def uses_batch(bn: nn.Module) -> bool:
     return bn.training or bn.running_mean is None
 
 
-@torch.no_grad()
 def update(bn: nn.Module, stats: Tensor, count: int) -> None:
     """The running statistics as bn itself moves them, by the means and biased variances of `count` values a channel:
     with the unbiased variance, or as averages without momentum."""
     if not (bn.training and bn.track_running_stats):
         return
     bn.num_batches_tracked.add_(1)
-    mean, var = stats.to(bn.running_mean.dtype).chunk(2)
+    mean, var = stats.detach().to(bn.running_mean.dtype).chunk(2)  # under no_grad torch.export.load refuses a file
     weight = 1.0 / bn.num_batches_tracked.to(mean.dtype) if bn.momentum is None else bn.momentum
     bn.running_mean.lerp_(mean, weight)
     bn.running_var.lerp_(var + var / (count - 1), weight)  # a quotient of sizes alone no exported file can hold

@@ -130,7 +130,6 @@ def _weight_and_bias(conv: nn.Module, bn: nn.Module | None = None) -> tuple[Tens
     return conv.weight, nothing if bn.bias is None else bn.bias if nothing is None else bn.bias + nothing
 
 
-@torch.no_grad()
 def _update(layers: Sequence[nn.Sequential], norms: Sequence[nn.Module | None], stats: Tensor, count: int) -> None:
     """The running statistics of the norms; the biases that the operation left out are in the means."""
     sizes = [2 * bn.num_features for bn in norms if bn is not None]
