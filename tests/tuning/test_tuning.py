@@ -50,7 +50,7 @@ def test_every_plan_has_a_choice(row):
     for plan in plans(row, row.cases[0].sizes):
         choice = plan.config.choice
         space = tuning.SPACES[choice.kernel]
-        assert choice.kernel == plan.name.replace("_patch_", "_") and len(space) >= 24  # of rows and patches, one space
+        assert choice.kernel == plan.name.replace("_patch_", "_") and len(space) >= 6  # of rows and patches, one space
         assert space[choice.index] == replace(plan.config, maxnreg=None) and not choice.tuned
         assert next(iter(choice.costs())) == choice.index
 
