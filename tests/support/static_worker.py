@@ -135,11 +135,13 @@ def dependent(name: str) -> tuple[list[str], list[str]]:
     """What is wrong with the kernels of a row as a tuned table may have them launched, dependently, and their names: a
     wait ahead of every access where they are, nothing of it where they are not, on older GPUs whatever a table says.
 
-    A word after the row's name is the variant of its forward.
+    A word after the row's name is the variant of its forward; "vector", logits that stand for all pixels.
     """
     name, _, variant = name.partition(" ")
     row = BY_NAME[name]
-    if variant:
+    if variant == "vector":
+        row = replace(row, inputs={**row.inputs, "z": "N C 1 1"})
+    elif variant:
         row = replace(row, op=partial(_dense_gate, variant))
     wrong, sizes = [], row.cases[0].sizes
 
