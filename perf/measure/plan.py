@@ -69,7 +69,8 @@ def problem_of(point: Point) -> Problem:
 
 
 def floor_bytes(point: Point) -> int:
-    return BY_NAME[point.op].floor_bytes(problem_of(point).sizes, ITEMSIZE[point.dtype])[point.mode == "bwd"]
+    problem = problem_of(point)
+    return problem.row.floor_bytes(problem.sizes, ITEMSIZE[point.dtype], problem.absent)[point.mode == "bwd"]
 
 
 def map_bytes(point: Point) -> int:

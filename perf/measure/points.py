@@ -24,10 +24,11 @@ class DeviceLost(RuntimeError):
 def blank(point: Point, **values) -> Record:
     """A record with what is known without measuring."""
     if point.op in BY_NAME:
-        row, sizes, backward = BY_NAME[point.op], plan.problem_of(point).sizes, point.mode == "bwd"
+        problem, backward = plan.problem_of(point), point.mode == "bwd"
         bytes_ = plan.floor_bytes(point)
-        planned = row.planned_bytes(sizes, plan.ITEMSIZE[point.dtype])[backward]
-        flops = row.count_flops(sizes)[backward]
+        itemsize = plan.ITEMSIZE[point.dtype]
+        planned = problem.row.planned_bytes(problem.sizes, itemsize, problem.absent)[backward]
+        flops = problem.row.count_flops(problem.sizes)[backward]
     else:
         bytes_, flops = ceilings.traffic(point)
         planned = bytes_

@@ -18,7 +18,7 @@ from . import dependent, facts, folder, missed
 OPS = ("spatial_gate", "channel_gate", "local_gate", "neighborhood_attention", "squeeze_excite", "scse")
 SIDES = (512, 256, 1024, 128)
 MAIN = dict(ops=OPS, sides=SIDES, channels=(64,))
-PROCESSES = 8  # that share the GPU while nothing is timed: each is bound by its host
+PROCESSES = 14  # that share the GPU while nothing is timed: each is bound by its host
 MODELS = ("LRASPP mobilenet_v3_large",)  # what needs torchvision alone
 DAY = 86400.0
 KINDS = ("ceiling", "check", "launch", "time")

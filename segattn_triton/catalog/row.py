@@ -7,7 +7,7 @@ marks it optional. The first value of each option is the default.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,21 +144,22 @@ class Op:
         pairs = itertools.zip_longest(self.inputs.values(), tensors)
         return all(t is None or (spec and _bind(spec, tuple(t.shape), sizes)) for spec, t in pairs)
 
-    def floor_bytes(self, sizes: Sizes, itemsize: int) -> tuple[int, int]:
-        """Each input once and each output once: (forward, backward). The backward reads dy, too."""
+    def floor_bytes(self, sizes: Sizes, itemsize: int, absent: Collection[str] = ()) -> tuple[int, int]:
+        """Each input that is given once and each output once: (forward, backward). The backward reads dy, too."""
         if self.floor is not None:
             return self.floor(self.complete(sizes), itemsize)
-        inputs = sum(math.prod(shape) for shape in self.shapes(sizes).values()) * itemsize
+        given = (math.prod(shape) for name, shape in self.shapes(sizes).items() if name not in absent)
+        inputs = sum(given) * itemsize
         y = math.prod(self.shape(self.outputs["y"], sizes)) * itemsize
         return inputs + y, 2 * inputs + y
 
-    def planned_bytes(self, sizes: Sizes, itemsize: int) -> tuple[float, float]:
-        """The bytes of `passes` over the first map."""
+    def planned_bytes(self, sizes: Sizes, itemsize: int, absent: Collection[str] = ()) -> tuple[float, float]:
+        """The bytes of `passes` over the first map; a shortcut that is absent is one less forward."""
         if self.floor is not None:
             return self.floor(self.complete(sizes), itemsize)
         x = math.prod(self.shapes(sizes)[self.maps[0]]) * itemsize
         forward, backward = self.passes_at(sizes, itemsize)
-        return forward * x, backward * x
+        return (forward - ("shortcut" in absent)) * x, backward * x
 
     def passes_at(self, sizes: Sizes, itemsize: int) -> tuple[float, float]:
         """Passes over the first map, forward and backward, where a value has so many bytes."""

@@ -20,8 +20,19 @@ from ...tuning.model import space
 from ...tuning.target import sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import precision
-from ..common.tile import chunk_at, load_tile, load_vector, num_pixels, tile_ptrs
-from .shared import d_logit, d_normed, dot_config, dot_stages, load_weight, norm_traffic, normed, project, side_by_side
+from ..common.tile import load_vector, num_pixels
+from .shared import (
+    d_gate,
+    d_logit,
+    d_normed,
+    dot_config,
+    dot_stages,
+    norm_traffic,
+    normed,
+    project,
+    project_beside,
+    side_by_side,
+)
 
 SPACE = side_by_side(space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128), BLOCK_K=(16, 32, 64)))
 
@@ -84,14 +95,10 @@ def _additive_dz_kernel(
         n = tile // tiles
         offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
         mask_p = offs_p < P
-        ds = tl.zeros([BLOCK_P], ACC)
-        hx = tl.zeros([BLOCK_P, BLOCK_F], ACC)
-        for k in tl.range(0, C, BLOCK_K, num_stages=STAGES):
-            offs_k, mask = chunk_at(k, mask_p, C, BLOCK_K)
-            x = tl.load(tile_ptrs(x_ptr, x_stride, n, offs_k, offs_p, LAYOUT), mask, other=0.0)  # [BLOCK_K, BLOCK_P]
-            w = load_weight(wx_ptr, offs_f, offs_k, F, C, x.dtype)
-            hx = tl.dot(tl.trans(x), w, hx, input_precision=PRECISION, out_dtype=ACC)
-            ds += tl.sum(x.to(ACC) * load_tile(dy_ptr, dy_stride, n, offs_k, offs_p, mask, LAYOUT, ACC), 0)
+        hx, ds = project_beside(
+            dy_ptr, dy_stride, x_ptr, x_stride, wx_ptr, n, offs_f, offs_p, mask_p,
+            C, F, LAYOUT, ACC, PRECISION, STAGES, BLOCK_P, BLOCK_F, BLOCK_K,
+        )  # fmt: skip
         h = hx if affine_ptr is None else tl.zeros([BLOCK_P, BLOCK_F], ACC)
         hg = project(h, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
         h = hg
@@ -100,10 +107,7 @@ def _additive_dz_kernel(
         if b_ptr is not None:
             h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
         image = n.to(tl.int64) * P
-        if dmap_ptr is not None:
-            ds += tl.load(dmap_ptr + image + offs_p, mask_p, other=0.0).to(ACC)
-        z = tl.load(z_ptr + image + offs_p, mask_p, other=0.0)
-        dlogit = tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
+        dlogit = d_gate(ds, dmap_ptr, z_ptr, image + offs_p, mask_p, GATE, ACC)
         dlogit = d_logit(dlogit, raw_ptr, coef_ptr, image + offs_p, mask_p, F)
         dz = tl.where(mask_p[:, None], d_relu(dlogit[:, None] * weight[None, :], h, 0.0, 0.0), 0.0)
         if dweight_ptr is not None:

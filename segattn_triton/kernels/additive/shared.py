@@ -13,7 +13,7 @@ from ...tuning.choice import config_for
 from ...tuning.model import SMS, Config
 from ...tuning.target import capability, stages_of, with_all_registers
 from ..common.dot import DRAM_BYTES, FLOPS, L2_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
-from ..common.tile import chunk_at, load_vector, tile_ptrs
+from ..common.tile import chunk_at, load_tile, load_vector, tile_ptrs
 
 SMALLEST = 16 * 16  # values of a product
 
@@ -49,6 +49,48 @@ def project(
         w = load_weight(w_ptr, offs_f, offs_k, F, C, x.dtype)
         h = tl.dot(tl.trans(x), w, h, input_precision=PRECISION, out_dtype=h.dtype)
     return h
+
+
+@triton.jit
+def project_beside(
+    dy_ptr,
+    dy_stride,
+    x_ptr,
+    x_stride,
+    w_ptr,
+    n,
+    offs_f,
+    offs_p,
+    mask_p,
+    C: tl.constexpr,
+    F: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """What `project` has of x, and sum_c dy x [BLOCK_P], with x read once."""
+    ds = tl.zeros([BLOCK_P], ACC)
+    h = tl.zeros([BLOCK_P, BLOCK_F], ACC)
+    for k in tl.range(0, C, BLOCK_K, num_stages=STAGES):
+        offs_k, mask = chunk_at(k, mask_p, C, BLOCK_K)
+        x = tl.load(tile_ptrs(x_ptr, x_stride, n, offs_k, offs_p, LAYOUT), mask, other=0.0)  # [BLOCK_K, BLOCK_P]
+        w = load_weight(w_ptr, offs_f, offs_k, F, C, x.dtype)
+        h = tl.dot(tl.trans(x), w, h, input_precision=PRECISION, out_dtype=ACC)
+        ds += tl.sum(x.to(ACC) * load_tile(dy_ptr, dy_stride, n, offs_k, offs_p, mask, LAYOUT, ACC), 0)
+    return h, ds
+
+
+@triton.jit
+def d_gate(ds, dmap_ptr, z_ptr, offs, mask_p, GATE: tl.constexpr, ACC: tl.constexpr):
+    """du [BLOCK_P], the gradient of the logit behind its norm, from ds = sum_c dy x."""
+    if dmap_ptr is not None:
+        ds += tl.load(dmap_ptr + offs, mask_p, other=0.0).to(ACC)
+    z = tl.load(z_ptr + offs, mask_p, other=0.0)
+    return tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
 
 
 @triton.jit

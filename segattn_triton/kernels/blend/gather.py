@@ -114,7 +114,8 @@ def _blend_gather_kernel(
         offs = n.to(tl.int64) * (h * w) + offs_j[None, :]
         tl.store(dz_ptr + offs, total.to(dz_ptr.dtype.element_ty), own)
     else:
-        store_tile(dz_ptr, dz_stride, n, offs_c, offs_j, total, own, RESIZE.layout)
+        LAYOUT_Z: tl.constexpr = RESIZE.layout
+        store_tile(dz_ptr, dz_stride, n, offs_c, offs_j, total, own, LAYOUT_Z)
 
 
 def _gather_config(x: Tensor, C: int, h: int, w: int, layout, reads: int) -> Config:

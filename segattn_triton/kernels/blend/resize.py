@@ -67,10 +67,11 @@ def taps(d, T, S, RESIZE: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def _tap(ptr, stride, n, offs_c, offs, mask, size, C: tl.constexpr, RESIZE: tl.constexpr, ACC: tl.constexpr):
-    if RESIZE.layout is None:
+    LAYOUT: tl.constexpr = RESIZE.layout
+    if LAYOUT is None:
         return tl.load(ptr + n.to(tl.int64) * size + offs[None, :], mask, other=0.0).to(ACC)
     else:
-        return load_tile(ptr, stride, n, offs_c, offs, mask, RESIZE.layout, ACC)
+        return load_tile(ptr, stride, n, offs_c, offs, mask, LAYOUT, ACC)
 
 
 @triton.jit

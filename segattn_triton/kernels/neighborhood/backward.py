@@ -203,7 +203,7 @@ def to_keys(
     dv = tl.zeros(v_j.shape, ACC)
     for member in range(0, WINDOW.group):
         head = head_kv * WINDOW.group + member
-        bias = head_bias(bias_ptr, head, WINDOW)
+        bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
         q = vectors_at(q_ptr, q_stride, place, head, y, x, WINDOW)
         dy = vectors_at(dy_ptr, dy_stride, place, head, y, x, WINDOW)
         lse = rows_at(lse_ptr, row_stride, place, head, y, x, WINDOW)
@@ -231,8 +231,9 @@ def _neighborhood_bwd_kernel(
     if dq_ptr is not None or dbias_ptr is not None:
         for member in range(0, WINDOW.group):
             head = head_kv * WINDOW.group + member
+            bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
             db = to_queries(
-                q_ptr, k_ptr, v_ptr, head_bias(bias_ptr, head, WINDOW), dy_ptr, lse_ptr, delta_ptr, dq_ptr,
+                q_ptr, k_ptr, v_ptr, bias, dy_ptr, lse_ptr, delta_ptr, dq_ptr,
                 q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride,
                 place, head, head_kv, y, x, rows, cols, BIASES, inner, WINDOW, ACC,
             )  # fmt: skip

@@ -135,7 +135,7 @@ def _neighborhood_fwd_kernel(
 ):  # fmt: skip
     place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
     y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
-    bias = head_bias(bias_ptr, place[1], WINDOW)
+    bias = None if bias_ptr is None else head_bias(bias_ptr, place[1], WINDOW)
     inner = is_inner(y0, x0, rows, cols, BLOCK_Y, BLOCK_X, WINDOW)
     _attend_rows(
         q_ptr, k_ptr, v_ptr, bias, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride,
@@ -190,7 +190,7 @@ def _neighborhood_patch_fwd_kernel(
     mask = (y < rows) & (x < cols)
     q_at = vectors_at(q_ptr, q_stride, place, head, y, x, WINDOW)
     y_at = vectors_at(y_ptr, y_stride, place, head, y, x, WINDOW)
-    bias = head_bias(bias_ptr, head, WINDOW)
+    bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
     patch = patch_positions(y0, x0, rows, cols, PATCH, BLOCK_T, BLOCK_J, WINDOW)
     k_at = vectors_at(k_ptr, k_stride, place, head_kv, patch[0], patch[1], WINDOW)
     v_at = vectors_at(v_ptr, v_stride, place, head_kv, patch[0], patch[1], WINDOW)

@@ -93,7 +93,7 @@ def _neighborhood_patch_dq_kernel(
     head, head_kv = place[1], place[1] // WINDOW.group
     y, x = tile_positions(y0, x0, PATCH, BLOCK_T)
     mask = (y < rows) & (x < cols)
-    bias = head_bias(bias_ptr, head, WINDOW)
+    bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
     patch = patch_positions(y0, x0, rows, cols, PATCH, BLOCK_T, BLOCK_J, WINDOW)
     k_at = vectors_at(k_ptr, k_stride, place, head_kv, patch[0], patch[1], WINDOW)
     v_at = vectors_at(v_ptr, v_stride, place, head_kv, patch[0], patch[1], WINDOW)
@@ -203,7 +203,7 @@ def _neighborhood_patch_dkv_kernel(
         dy_at = vectors_at(dy_ptr, dy_stride, place, head, qy, qx, WINDOW)
         lse_at = rows_at(lse_ptr, row_stride, place, head, qy, qx, WINDOW)
         delta_at = rows_at(delta_ptr, row_stride, place, head, qy, qx, WINDOW)
-        bias = head_bias(bias_ptr, head, WINDOW)
+        bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
         dk, dv = _to_keys_of_patch(
             as_tiles(k, BLOCK_T), as_tiles(v, BLOCK_T), dk, dv, q_at, dy_at, lse_at, delta_at, bias,
             y, x, patch, rows, cols, WINDOW, PATCH, BLOCK_T, BLOCK_J,

@@ -176,11 +176,8 @@ def bias_index(oy, ox, WINDOW: tl.constexpr):
 
 @triton.jit
 def head_bias(bias_ptr, head, WINDOW: tl.constexpr):
-    """Pointer to the table of one query head, None if there is none."""
-    if bias_ptr is None:
-        return None
-    else:
-        return bias_ptr + head * ((2 * WINDOW.kernel - 1) * (2 * WINDOW.kernel - 1))
+    """Pointer to the table of one query head."""
+    return bias_ptr + head * ((2 * WINDOW.kernel - 1) * (2 * WINDOW.kernel - 1))
 
 
 @triton.jit

@@ -73,7 +73,7 @@ def _neighborhood_dot_kernel(
     y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
     mask = (y < rows) & (x < cols)
     head = place[1]
-    bias = head_bias(bias_ptr, head, WINDOW)
+    bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
     b = vectors_at(b_ptr, b_stride, place, head // WINDOW.group, y, x, WINDOW)
     a = load_shifted(vectors_at(a_ptr, a_stride, place, head, y, x, WINDOW), 0, 0, mask, WINDOW, ACC) * WINDOW.scale
     offs_t = tl.arange(0, TAPS)

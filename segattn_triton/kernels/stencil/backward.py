@@ -130,7 +130,8 @@ def _stencil_bwd_kernel(
             db += tl.where(own, tl.sum(tl.reshape(dzs[1], [BLOCK_C, BLOCK_W // VEC, VEC]), 2), 0.0)
         if dweight_ptr is not None:
             dw = accumulate(dw, x0, x1, x2, dzs, own, VEC)
-        x0, x1 = x1, x2
+        # a copy: MLIR takes two carried values for one where both begin as zero and the one becomes the other
+        x0, x1 = x1 + 0.0, x2
     tile = tl.program_id(0) // tl.cdiv(C, BLOCK_C)
     _store_sums(dweight_ptr, dbias_ptr, dw, db, tile.to(tl.int64) * row_stride, offs_c, C)
 
