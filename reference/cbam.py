@@ -6,7 +6,7 @@ from torch import Tensor
 from ._pixels import pixels
 from ._precision import in_full_precision
 from .activations import Spec, activate
-from .channel import asked, channel_gate, per_channel, perceptron, pools
+from .channel import asked, channel_gate, per_channel, perceptron, pools, with_no_gradient_to
 
 
 def cbam_channel_gate(
@@ -80,12 +80,16 @@ def cbam(
 
 
 def pixel_logits(x: Tensor, weight: Tensor, bias, norm_weight, norm_bias, pool: str, ties: str, eps: float):
-    """z (N, 1, H, W), and the mean and the biased variance by which it was normalised, if it was."""
-    z = pixels().convolve(pools_of_pixels(x, weight.shape[1], pool, ties), weight, bias)
+    """z (N, 1, H, W), and the mean and the biased variance by which it was normalised, if it was. Then the bias moves
+    the mean and nothing else: its gradient is zero."""
+    pooled = pools_of_pixels(x, weight.shape[1], pool, ties)
     if norm_weight is None:
+        z = pixels().convolve(pooled, weight, bias)
         return z, z.new_empty((0,))
+    z = pixels().convolve(pooled, weight, None if bias is None else bias.detach())
     var, mean = pixels().moments(z)
     z = (z - mean) * torch.rsqrt(var + eps) * norm_weight
+    z = z if bias is None else with_no_gradient_to(bias, z)
     return z if norm_bias is None else z + norm_bias, torch.stack([mean, var]).detach()
 
 

@@ -75,8 +75,13 @@ def norm_over_images(h: Tensor, b: Tensor | None, weight: Tensor, bias: Tensor |
     u = u if bias is None else u + bias
     stats = torch.cat([mean if b is None else mean + b, var]).detach()
     if b is not None:
-        u = torch.where(torch.zeros_like(u, dtype=torch.bool), b, u + (b - b).detach())
+        u = with_no_gradient_to(b, u + (b - b).detach())
     return u, stats
+
+
+def with_no_gradient_to(b: Tensor, u: Tensor) -> Tensor:
+    """u, whose gradient to b is zero, whatever it is itself: a norm takes away what moves all values alike."""
+    return torch.where(torch.zeros_like(u, dtype=torch.bool), b, u)
 
 
 def asked(y: Tensor, gate_map: Tensor, stats: Tensor, return_map: bool, return_stats: bool):

@@ -58,9 +58,9 @@ def cbam_spatial_gate(
     which a batch norm of the convolution can be folded; map (N, 1, H, W). Zeros outside the image. With norm_weight
     (1,), the convolution is normalised by its mean and variance over the batch, times norm_weight plus norm_bias (1,),
     as a BatchNorm2d in training; return_stats=True returns these last, (2,), the biased variance, in float32 or wider,
-    without a gradient. ties: "first" as of torch.max, "split" as of amax (timm). 3 passes over the map forward, 4
-    backward, 5 with ties="split"; the convolution reads its two maps k*k times from the cache: fast up to k = 13, and
-    slow for k = 49.
+    without a gradient; bias moves the mean alone, and its gradient is zero. ties: "first" as of torch.max, "split" as
+    of amax (timm). 3 passes over the map forward, 4 backward, 5 with ties="split"; the convolution reads its two maps
+    k*k times from the cache: fast up to k = 13, and slow for k = 49.
     Source: Woo et al. 2018, arXiv:1807.06521.
     """
     check.feature_map(x, (2,))

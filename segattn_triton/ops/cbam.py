@@ -3,8 +3,9 @@
     x' = x gc,  gc = gate(zc),  zc = mlp(mean_p x) + mlp(max_p x)        (Woo et al. 2018, arXiv:1807.06521)
     y = x' gp,  gp = gate(z),   z = conv_kxk of mean_c x' and max_c x',  plus x if residual
 
-With a norm, gp = gate((z - mean) / sqrt(var + eps) norm_weight + norm_bias), of the batch. x' is never in memory: 4
-passes over the map, the pool, the pair of maps, and the product that reads x and writes y.
+With a norm, gp = gate((z - mean) / sqrt(var + eps) norm_weight + norm_bias), of the batch; bias moves the mean and
+nothing else. x' is never in memory: 4 passes over the map, the pool, the pair of maps, and the product that reads x and
+writes y.
 Backward, with dgp_p = sum_c dy x' + dmap, dz = dgp gate'(z) and dmean, dmax of the convolution,
 
     dx' = dy gp + dmean / C + dmax at the maximum,    dgc_c = sum_p x dx',    dx = dx' gc + what the pools give
@@ -103,6 +104,9 @@ def _pixels_backward(run, douts, x, gc, window, saved, dwindow, back: bool, pool
     weight, _, norm_weight, _ = window
     dweight, dbias, *dnorm = dwindow
     stats, pools, peak, found, z, raw = saved
+    if norm_weight is not None and dbias is not None:
+        run.call(Tensor.zero_, dbias)
+        dbias = None
     dy, dmap = douts
     dz, dpools = run.empty(torch.empty_like(z)), run.empty(torch.empty_like(pools)) if back else None
     dpools_of_sums = dpools if gc is not None else None

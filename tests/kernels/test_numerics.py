@@ -84,6 +84,18 @@ def test_norm_over_the_batch(row, layout, dtype):
         )
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@over_batch
+def test_what_a_norm_takes_away_has_no_gradient(row, backend):
+    """A bias that moves all values of a norm moves nothing: its gradient is zero, not what rounding leaves."""
+    inputs = [t.requires_grad_() for t in problem(row, C=1, N=3, S=(1, 5))]
+    gradients = torch.autograd.grad(row.op(*inputs, backend=backend).square().sum(), inputs)
+    for i, (name, t) in enumerate(zip(names(row), inputs, strict=True)):
+        moved = [*inputs[:i], t + 1, *inputs[i + 1 :]]
+        if t.dim() == 1 and torch.allclose(row.reference(*moved), row.reference(*inputs)):
+            assert not gradients[i].any(), name
+
+
 @pytest.mark.parametrize("N", [2, 3, 17, 130])
 def test_images_of_a_norm(N):
     """More of them than a block, and two, which differ by little or by much from the others."""
