@@ -14,7 +14,8 @@ from torch import Tensor
 from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import Config, Footprint, space
+from ...tuning.model import REGISTERS, STEP, Config, space
+from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.dependent import begin
 from ..common.tile import load_tile, num_pixels, store_tile
@@ -119,17 +120,23 @@ def _blend_gather_kernel(
 
 
 def _gather_config(x: Tensor, C: int, h: int, w: int, layout, reads: int) -> Config:
-    itemsize, images, logits = x.element_size(), x.shape[0], x.shape[0] * h * w
+    """A pixel is asked once the one before it has answered: a thread with few logits hears it sooner, and what is left
+    of a wave waits as long as a whole one."""
+    images, logits, size = x.shape[0], x.shape[0] * h * w, sms(x.device)
 
-    def footprint(config: Config) -> Footprint:
+    def microseconds(config: Config) -> float:
+        """Of a round, of all waves; of equals the one with long rows."""
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
-        chunks, tiles = -(-C // block_c), -(-h * w // block_p)
-        waste = chunks * block_c / C * tiles * block_p / (h * w)
-        row = (block_c if layout.channels_last else block_p) * itemsize
-        return Footprint(block_c * block_p, itemsize, reads, 8.0, images * chunks * tiles, waste, row)
+        threads = 32 * config.num_warps
+        values = block_c * block_p / threads
+        registers = 36 + 3 * values if layout.channels_last else 14 + 13 * values
+        programs = images * -(-C // block_c) * -(-h * w // block_p)
+        waves = max(1.0, programs / size / min(2048 // threads, REGISTERS / (threads * registers)))
+        row = (block_c if layout.channels_last else block_p) * x.element_size()
+        return STEP * waves * (1 + values / (8 if layout.channels_last else 2)) * (1 + 1 / row)
 
     how = dict(C=C, pixels=logits, layout=layout, also=(reads,), exact=(images, h, w))
-    return config_for(SPACE, footprint, "blend_gather", x, **how)
+    return config_for(SPACE, microseconds, "blend_gather", x, **how)
 
 
 def plan_blend_gather(
