@@ -37,7 +37,9 @@ def local_pool_gate(
 ):
     """y = x * gate(pool of the 3x3 neighbours inside the image). pool: avg or max. map (N, C, H, W)."""
     if pool == "avg":
-        z = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        # padded apart: torch's gradient of a padded mean is wrong for channels_last on CUDA (pytorch/pytorch#188344)
+        total = F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=1, divisor_override=1)
+        z = total / F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1)), 3, stride=1, divisor_override=1)
     elif ties == "first":
         z = F.max_pool2d(x, 3, stride=1, padding=1)
     else:

@@ -119,7 +119,8 @@ class Cuda(Cpu):
         self.name = properties.name
         self.l2_bytes = properties.L2_cache_size
         self._example: tuple | None = None  # the problem that the tuner is at, and its inputs
-        self.flush = Flush(max(2 * self.l2_bytes, 2**28), self.device)
+        # half a millisecond on the fastest GPUs, so that the host has launched a call before the device comes to it
+        self.flush = Flush(max(2 * self.l2_bytes, min(2**30, properties.total_memory // 64)), self.device)
 
     def wake(self) -> None:
         a = torch.randn(4096, 4096, dtype=torch.float16, device=self.device)
