@@ -42,6 +42,19 @@ def test_passes_of_a_row(row, layout):
     assert all(n - 1e-6 <= c <= n + FEW for n, c in zip(row.passes, found, strict=True)), found
 
 
+@pytest.mark.parametrize("row", [row for row in COUNTED if "shortcut?" in row.inputs], ids=lambda row: row.name)
+def test_bytes_without_a_shortcut(row):
+    """What is not given is neither moved nor counted."""
+    sizes, absent = row.complete(row.cases[0].sizes), ("shortcut",)
+    inputs = dict(zip(row.shapes(sizes), make_inputs(row, sizes, torch.bfloat16, device="meta"), strict=True))
+    x = 2 * math.prod(row.shapes(sizes)[row.maps[0]])
+    launched = compiled.planned(row.op, *(None if name in absent else t for name, t in inputs.items()))
+    for plans, expected in zip(launched, row.planned_bytes(sizes, 2, absent), strict=True):
+        assert expected <= counted(plans, row, sizes) * x <= expected + FEW * x
+    both = zip(row.floor_bytes(sizes, 2), row.floor_bytes(sizes, 2, absent), strict=True)
+    assert [whole - less for whole, less in both] == [x, 2 * x]
+
+
 @pytest.mark.parametrize("F", [2, 16, 32, 33, 64, 300])
 @pytest.mark.parametrize(("C", "G"), CHANNELS)
 @pytest.mark.parametrize("row", GATES, ids=lambda row: row.name)
