@@ -287,7 +287,7 @@ def _of_windows(kernel_size: int) -> Rivals:
     """Beyond 3 x 3 the best formulation is FlexAttention; as a rival of its own it is also timed at 3 x 3."""
     flex = windows.Flex(kernel_size)
     near = kernel_size == 3
-    others = {"flex": lambda compiler: compiler(flex)} if near else {}
+    others = {"flex": lambda compiler: _compiled(flex, compiler)} if near else {}
     others |= {"natten": lambda compiler: windows.natten(kernel_size)} if windows.NATTEN else {}
     return Rivals(
         partial(windows.listing, kernel_size=kernel_size),
@@ -353,4 +353,10 @@ def make(row: str, provider: str, compiler: Callable[[Callable], Callable]) -> C
         return rivals.listing
     if provider in rivals.others:
         return rivals.others[provider](compiler)
-    return compiler(rivals.best if provider == "compile-best" else rivals.listing)
+    return _compiled(rivals.best if provider == "compile-best" else rivals.listing, compiler)
+
+
+def _compiled(function: Callable, compiler: Callable[[Callable], Callable]) -> Callable:
+    """With what else it reads as inputs, made before."""
+    compiled, beside = compiler(function), getattr(function, "beside", None)
+    return compiled if beside is None else lambda *inputs: compiled(*inputs, *beside(*inputs))

@@ -49,11 +49,11 @@ class Flex:
     kernel_size: int
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *known: Tensor) -> Tensor:
-        """known: the blocks of the mask, where they are given as inputs."""
+        """known: the blocks of the mask, which are made once a resolution, outside of what is compiled and timed."""
         from torch.nn.attention.flex_attention import flex_attention
 
         H, W = q.shape[1:3]
-        mask = self.mask(H, W, *known) if known else self.built(H, W, q.device)
+        mask = self.mask(H, W, *(known or self.beside(q)))
         first = [t.flatten(1, 2).transpose(1, 2) for t in (q, k, v)]
         y = flex_attention(*first, block_mask=mask)
         return y.transpose(1, 2).unflatten(1, (H, W))
@@ -75,17 +75,12 @@ class Flex:
         return BlockMask(kv_num_blocks=count, kv_indices=keys, mask_mod=near, **none, **back, **size)
 
     def beside(self, q: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-        """What else it reads."""
-        return blocks(*q.shape[1:3], self.kernel_size)
-
-    @torch.compiler.disable
-    def built(self, H: int, W: int, device: torch.device):
-        """Built once a resolution, and not timed."""
-        return self.mask(H, W, *(t.to(device) for t in blocks(H, W, self.kernel_size)))
+        """What else it reads; values even where q has none."""
+        return blocks(*q.shape[1:3], self.kernel_size, torch.device("cpu") if q.is_meta else q.device)
 
 
 @lru_cache(8)
-def blocks(H: int, W: int, kernel_size: int) -> tuple[Tensor, ...]:
+def blocks(H: int, W: int, kernel_size: int, device: torch.device) -> tuple[Tensor, ...]:
     """Of every block of queries: how many blocks of keys it meets, and which, in order; and of every block of keys the
     same of queries. From what a window meets: the mask of all pairs would not fit."""
     rows, cols = _first_keys(H, kernel_size, "cpu"), _first_keys(W, kernel_size, "cpu")
@@ -99,7 +94,7 @@ def blocks(H: int, W: int, kernel_size: int) -> tuple[Tensor, ...]:
     found = []
     for each in (met, met.T):
         found += [each.sum(1, dtype=torch.int32), each.int().argsort(stable=True, dim=1, descending=True).int()]
-    return tuple(t[None, None].contiguous() for t in found)
+    return tuple(t[None, None].contiguous().to(device) for t in found)
 
 
 def natten(kernel_size: int) -> Callable:

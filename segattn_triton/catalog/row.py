@@ -145,13 +145,13 @@ class Op:
         return all(t is None or (spec and _bind(spec, tuple(t.shape), sizes)) for spec, t in pairs)
 
     def floor_bytes(self, sizes: Sizes, itemsize: int, absent: Collection[str] = ()) -> tuple[int, int]:
-        """Each input that is given once and each output once: (forward, backward). The backward reads dy, too."""
+        """What cannot but be moved: (forward, backward). Each input that is given once and y once; backward dy, and
+        each input and its gradient."""
         if self.floor is not None:
             return self.floor(self.complete(sizes), itemsize)
-        given = (math.prod(shape) for name, shape in self.shapes(sizes).items() if name not in absent)
-        inputs = sum(given) * itemsize
+        given = {n: math.prod(shape) * itemsize for n, shape in self.shapes(sizes).items() if n not in absent}
         y = math.prod(self.shape(self.outputs["y"], sizes)) * itemsize
-        return inputs + y, 2 * inputs + y
+        return sum(given.values()) + y, sum(BACKWARD.get(name, 2) * size for name, size in given.items()) + y
 
     def planned_bytes(self, sizes: Sizes, itemsize: int, absent: Collection[str] = ()) -> tuple[float, float]:
         """The bytes of `passes` over the first map; a shortcut that is absent is one less forward."""
@@ -167,6 +167,10 @@ class Op:
 
     def count_flops(self, sizes: Sizes) -> tuple[int, int]:
         return self.flops(*self.shapes(sizes).values())
+
+
+# a shortcut's gradient is dy itself, and the values of what is only pooled are not needed for its gradient
+BACKWARD = {"shortcut": 0, "source": 1}  # times that an input's bytes are moved backward
 
 
 def is_map(spec: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import static_ledger
 import torch
 
-from segattn_triton.perf.measure import windows
+from segattn_triton.perf.measure import rivals, windows
 
 
 @pytest.mark.parametrize("kernel_size", [3, 7])
@@ -15,7 +15,8 @@ from segattn_triton.perf.measure import windows
 def test_blocks_are_those_that_the_mask_meets(size, kernel_size):
     """All pairs of pixels, block by block; the indices in order."""
     H, W = size
-    mask = windows.Flex(kernel_size).built(H, W, torch.device("cpu"))
+    flex = windows.Flex(kernel_size)
+    mask = flex.mask(H, W, *flex.beside(torch.empty(1, H, W, 1, 4)))
     total = -(-H * W // windows.BLOCK)
     pixels = torch.arange(total * windows.BLOCK)
     inside = (pixels < H * W)[:, None] & (pixels < H * W)
@@ -26,6 +27,26 @@ def test_blocks_are_those_that_the_mask_meets(size, kernel_size):
     for counts, indices, wanted in both:
         for row, (count, which) in enumerate(zip(counts[0, 0], indices[0, 0], strict=True)):
             assert which[:count].tolist() == wanted[row].nonzero().flatten().tolist()
+
+
+def test_its_blocks_are_inputs_of_what_is_compiled():
+    """Made once a resolution, and what is made of them is one graph without breaks."""
+    calls = []
+
+    def compiler(function):
+        def run(*inputs):
+            calls.append(inputs)
+            return function(*inputs)
+
+        return run
+
+    q, k, v = (torch.randn(1, 9, 8, 1, 4) for _ in range(3))
+    flex = rivals.make("neighborhood_attention", "flex", compiler)
+    expected = rivals.make("neighborhood_attention", "eager", compiler)(q, k, v)
+    for _ in range(2):
+        assert torch.allclose(flex(q, k, v), expected, atol=1e-5)
+    first, second = ([id(t) for t in inputs[3:]] for inputs in calls)
+    assert first == second and len(first) == 4
 
 
 @pytest.mark.static
