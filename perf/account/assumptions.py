@@ -1,4 +1,4 @@
-"""What the account assumes of the GPU, an H200 (sm_90), each with its source. The project measured nothing of it.
+"""What the account assumes of an H200 (sm_90), each number with its source; perf/NOTES.md has what was measured since.
 
 [H] NVIDIA, Hopper tuning guide and H100 white paper; [M] Luo et al., Dissecting the NVIDIA Hopper Architecture through
 Microbenchmarking, arXiv:2501.12084; [C] a device copy and a matrix product on an H200, as published; [E] an estimate.

@@ -13,7 +13,7 @@ from ..measure import points as measure
 from ..measure.backends import Cpu, tuned_convolutions
 from ..options import LAUNCH, MODES, Options
 from ..records import Point, Record
-from . import dependent, facts, folder, missed
+from . import dependent, facts, folder, kernels, missed
 
 OPS = ("spatial_gate", "channel_gate", "local_gate", "neighborhood_attention", "squeeze_excite", "scse")
 SIDES = (512, 256, 1024, 128)
@@ -158,6 +158,7 @@ STEPS = (
     ),
     Step("rivals", 80, compile_rivals, "compiled by many processes, so that timing waits for none"),
     Step("times", 180, report(**MAIN), "the founding ops, SE, scSE, attention; both layouts and directions"),
+    Step("kernels", 45, kernels.run, "each launch by itself: which of them is slow"),
     Step("facts", 45, facts.run, "what the account of time assumes, and that no call is timed warm"),
     Step("launch", 20, report(modes=(LAUNCH,)), "the host's time of a call"),
     Step("dependent", 30, dependent.run, "launches that start early: off until this finds equal bits and less time"),

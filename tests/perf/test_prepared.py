@@ -17,10 +17,11 @@ from support import INTERPRETED
 from segattn_triton.perf.measure import child
 from segattn_triton.perf.measure.backends import Rehearsal
 from segattn_triton.perf.options import OPS, Usage
-from segattn_triton.perf.prepared import dependent, facts, folder, keep, missed, run, steps
+from segattn_triton.perf.prepared import dependent, facts, folder, keep, kernels, missed, run, steps
 from segattn_triton.perf.prepared.__main__ import main
 from segattn_triton.perf.prepared.steps import STEPS, Step
 from segattn_triton.perf.records import Point, Record, append, load
+from segattn_triton.perf.store import lines
 from segattn_triton.tuning import tables as tuned
 
 QUIET = Console(quiet=True)
@@ -98,6 +99,10 @@ def test_every_step_leaves_what_it_should(rehearsed):
     assert wanted <= ours
     assert {"eager", "compile", "compile-best"} <= {r.point.provider for r in first if r.ms}
     assert {f.name for f in facts.all_facts()} == set(folder.facts(out))
+    single = lines(out / kernels.LINES)
+    assert {(line["op"], line["layout"]) for line in single if line["ms"] > 0 and line["bytes"] > 0} == {
+        (op, layout) for op in OPS for layout in LAYOUTS
+    }
     assert any(r.point.timer == "launch" for r in first)
     again = {r.point for r in first} & {r.point for r in load(out / folder.BEFORE)}
     assert {p.provider for p in again} >= {"segattn"}, "what was tuned was not timed again"
