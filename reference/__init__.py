@@ -7,9 +7,10 @@ from .attention_gate import attention_gate, attention_gate_norm
 from .blend import gate_blend, gate_mul, gate_mul_resized
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
 from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
+from .context import global_context, global_context_add
 from .local import local_gate, local_pool_gate
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
-from .response import global_response_norm
+from .response import global_response_norm, simam
 from .scse import scse
 from .spatial import spatial_gate, spatial_pool_gate
 
@@ -24,6 +25,8 @@ __all__ = [
     "gate_blend",
     "gate_mul",
     "gate_mul_resized",
+    "global_context",
+    "global_context_add",
     "global_response_norm",
     "local_gate",
     "local_pool_gate",
@@ -31,6 +34,7 @@ __all__ = [
     "neighborhood_av",
     "neighborhood_qk",
     "scse",
+    "simam",
     "spatial_gate",
     "spatial_pool_gate",
     "squeeze_excite",

@@ -22,6 +22,18 @@ class Pixels:
         """(N, C): the root of the sum of squares. The gradient of a norm of 0 is 0."""
         return torch.linalg.vector_norm(x.flatten(2), dim=2)
 
+    def spread(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C): the mean, and the squares about it over one pixel less than there are; 0 / 0 of one."""
+        mean = self.mean(x)
+        d = x.flatten(2) - mean[:, :, None]
+        return mean, d.square().sum(2) / (d.shape[2] - 1)
+
+    def attended(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(N, C): the means weighted by the softmax over the pixels of <weight, x_p>."""
+        x = x.flatten(2)
+        a = torch.softmax((x * weight[:, None]).sum(1), 1)
+        return (x * a[:, None]).sum(2)
+
     def max(self, x: Tensor, ties: str) -> Tensor:
         """(N, C): the gradient goes to the first of equal maxima, or is split."""
         return x.flatten(2).amax(2) if ties == "split" else x.flatten(2).max(2).values

@@ -90,6 +90,24 @@ def global_response_norm(x: Shape, *_) -> tuple[int, int]:
     return 5 * E, 8 * E
 
 
+def global_context(x: Shape, *_) -> tuple[int, int]:
+    """Without the perceptron: logits, the weighted mean, a product; backward the sums, both dot products, three
+    terms of dx, and dw."""
+    E = prod(x)
+    return 5 * E, 13 * E
+
+
+def global_context_add(x: Shape, *_) -> tuple[int, int]:
+    E = prod(x)
+    return 5 * E, 11 * E
+
+
+def simam(x: Shape, *_) -> tuple[int, int]:
+    """The mean and the squares about it, the energy and a product; backward that again, both sums, and dx."""
+    E = prod(x)
+    return 8 * E, 17 * E
+
+
 def scse(x: Shape, *_) -> tuple[int, int]:
     E = prod(x)
     return 6 * E, 15 * E

@@ -4,7 +4,7 @@ The rule. Inputs are rounded to their dtype first. y64 is the reference in float
 the reference in float32: its maximum over each plane of a map (over the whole of a parameter's gradient, and of that
 of a map that reaches y by its pool alone, a number per plane), and over four samples, the problem itself and the
 problem scaled by a per cent or two, because one sample of a rounding error can be small by luck; over twelve with a
-norm over the batch, where the error of a whole plane is that of one number. Every element of every output and gradient
+norm, where the error of a whole plane is that of one number. Every element of every output and gradient
 must satisfy
 
     |y - y64| <= u |y64| (1 + 1e-3) + 4 e32 + 4 * 2^-24 |y64| + tiny
@@ -108,12 +108,12 @@ def exact_and_error(
     run: Callable[[torch.dtype, float], list[Tensor]],
     points: Sequence[str],
     dtype: torch.dtype,
-    over_batch: bool = False,
+    has_norm: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The reference in float64, and its elementwise error in float32. `run(dtype, scale)` evaluates the reference."""
     points = points if dtype in (torch.float16, torch.bfloat16) else ()
     exact, errors = None, None
-    for scale in SCALES_OF_A_NORM if over_batch else SCALES:
+    for scale in SCALES_OF_A_NORM if has_norm else SCALES:
         y64 = run(torch.float64, scale)
         with rounded(points, dtype):
             y32 = run(torch.float32, scale)
@@ -149,7 +149,7 @@ def matches(
 
     with without_tf32():
         got = outputs_and_gradients(row.op, inputs, needs, douts, {**options, "backend": backend})
-        exact, errors = exact_and_error(run, row.rounding_points, dtype, row.over_batch)
+        exact, errors = exact_and_error(run, row.rounding_points, dtype, row.has_norm)
     labels = list(row.outputs)[: len(shapes)] + [f"d{n}" for n, need in zip(names, needs, strict=False) if need]
     specs = list(row.outputs.values())[: len(shapes)]
     specs += [spec for spec, need in zip(row.inputs.values(), needs, strict=False) if need]
@@ -188,7 +188,7 @@ def _module_matches(
     with without_tf32():
         got = run(None, 1.0, backend)
         points = (*row.rounding_points, *row.module_points) if row else ()
-        exact, errors = exact_and_error(run, points, dtype, row is not None and row.over_batch)
+        exact, errors = exact_and_error(run, points, dtype, row is not None and row.has_norm)
     return [compare(*values) for values in zip(labels, got, exact, errors, strict=True)]
 
 

@@ -63,7 +63,12 @@ def calls(monkeypatch) -> list[tuple]:
         spy.__module__ = functional.__name__
         monkeypatch.setattr(functional, name, spy)
 
-    for name in {gate.kernel for gate in ADAPTERS.values()} | {"channel_gate", "spatial_gate", *NORMS}:
+    for name in {gate.kernel for gate in ADAPTERS.values()} | {
+        "channel_gate",
+        "spatial_gate",
+        "global_context_add",
+        *NORMS,
+    }:
         spy_on(name, getattr(functional, name))
     return made
 

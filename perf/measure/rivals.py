@@ -231,6 +231,53 @@ def response_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x * (1 + weight[:, None, None] * r) + bias[:, None, None]).to(x.dtype)
 
 
+def _context_logits(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    """timm's and mmcv's: a 1x1 convolution, softmax, a product of matrices, two layers with a norm between."""
+    a = F.conv2d(x, weight[:, :, None, None]).flatten(2).softmax(2).unsqueeze(3)
+    v = (x.flatten(2).unsqueeze(1) @ a).view(*x.shape[:2], 1, 1)
+    h = F.conv2d(v, w1[:, :, None, None], b1).permute(0, 2, 3, 1)
+    h = F.relu(F.layer_norm(h, ln_weight.shape, ln_weight, ln_bias, 1e-6).permute(0, 3, 1, 2))
+    return F.conv2d(h, w2[:, :, None, None], b2)
+
+
+def context_listing(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    return x * torch.sigmoid(_context_logits(x, weight, w1, b1, ln_weight, ln_bias, w2, b2))
+
+
+def context_add_listing(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    return x + _context_logits(x, weight, w1, b1, ln_weight, ln_bias, w2, b2)
+
+
+def _context_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    """Logits and context as sums, which Inductor fuses with what is around them; layers as matrices."""
+    a = (x * weight[:, :, None, None]).sum(1).flatten(1).softmax(1)
+    v = (x.flatten(2) * a[:, None]).sum(2)
+    h = torch.relu(F.layer_norm(torch.addmm(b1, v, w1.T), ln_weight.shape, ln_weight, ln_bias, 1e-6))
+    return torch.addmm(b2, h, w2.T)[:, :, None, None]
+
+
+def context_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    return x * torch.sigmoid(_context_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2))
+
+
+def context_add_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    return x + _context_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2)
+
+
+def simam_listing(x: Tensor) -> Tensor:
+    """The authors': squares about the mean, their sum, the energy."""
+    squares = (x - x.mean((2, 3), keepdim=True)).pow(2)
+    var = squares.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3] - 1)
+    return x * torch.sigmoid(squares / (4 * (var + 1e-4)) + 0.5)
+
+
+def simam_best(x: Tensor) -> Tensor:
+    """Both moments of one read, in float32, and a product by the reciprocal."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    var, mean = torch.var_mean(wide, (2, 3), keepdim=True)
+    return (wide * torch.sigmoid((wide - mean).square() * (0.25 / (var + 1e-4)) + 0.5)).to(x.dtype)
+
+
 def resized_listing(x: Tensor, z: Tensor) -> Tensor:
     """BiSeNetV2's: the logits resized, sigmoid, product. Inductor fuses the three forward."""
     return x * torch.sigmoid(F.interpolate(z, size=x.shape[2:], mode="bilinear", align_corners=False))
@@ -311,6 +358,9 @@ RIVALS = {
     "gate_mul": Rivals(product_listing, left_out=("shortcut",)),
     "gate_mul_resized": Rivals(resized_listing, left_out=("shortcut",)),
     "global_response_norm": Rivals(response_listing, response_best),
+    "global_context": Rivals(context_listing, context_best, left_out=("bias",)),
+    "global_context_add": Rivals(context_add_listing, context_add_best, left_out=("bias",)),
+    "simam": Rivals(simam_listing, simam_best),
     "gate_blend": Rivals(blend_listing, blend_best),
     "eca": Rivals(eca_listing, eca_best),
     "cbam_channel_gate": Rivals(cbam_channel_listing, cbam_channel_best),

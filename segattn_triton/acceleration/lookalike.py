@@ -12,10 +12,8 @@ from torch import nn
 from .adapters import is_window, pools_to_one, qualified_name
 
 WITHOUT_KERNEL = {  # gates by their class, for which `functional` has nothing
-    "timm.layers.global_context.GlobalContext": "global context",
     "timm.layers.selective_kernel.SelectiveKernel": "selective kernels",
     "timm.layers.split_attn.SplitAttn": "split attention",
-    "mmcv.cnn.bricks.context_block.ContextBlock": "global context",
 }
 _NAME = re.compile(r"squeeze|excit|^c?se_?(layer|block|module|attention|gate)?(2d|3d)?$|channel_?(gate|att)", re.I)
 _SIGMOIDS = (nn.Sigmoid, nn.Hardsigmoid)
@@ -31,7 +29,7 @@ def lookalike(module: nn.Module) -> tuple[str, str] | None:
     inside = (m for m in module.modules() if m is not module and not _is_of_torch(m))
     if _is_of_torch(module) or any(list(m.parameters()) for m in inside):  # then what is inside may be one
         return None
-    found = _by_its_layers(module)
+    found = _by_its_layers(module) or _without_layers(module)
     if found is None:
         return None
     kernel, what = found
@@ -67,6 +65,11 @@ def _by_its_layers(module: nn.Module) -> tuple[str, str] | None:
     if any(isinstance(leaf, nn.AdaptiveMaxPool2d) for leaf in leaves) and pooled and _returns(layers):
         return "cbam_channel_gate", "CBAM's gate of the channels"
     return ("channel_gate", "squeeze-and-excitation") if _returns(layers) else None
+
+
+def _without_layers(module: nn.Module) -> tuple[str, str] | None:
+    named = "simam" in type(module).__name__.lower() and not list(module.parameters())
+    return ("simam", "SimAM") if named and any(isinstance(leaf, _SIGMOIDS) for leaf in _leaves(module)) else None
 
 
 def _returns(layers: list[nn.Module]) -> bool:

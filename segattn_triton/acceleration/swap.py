@@ -73,7 +73,7 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
 
 def _is_whole(parts: Parts) -> bool:
     """Whether the map of these parts is that of the whole gate."""
-    return parts.kernel in (None, "squeeze_excite_norm", "attention_gate_norm")
+    return parts.kernel in (None, "squeeze_excite_norm", "attention_gate_norm", "global_context", "global_context_add")
 
 
 def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], maps: Sequence) -> Parts | None:

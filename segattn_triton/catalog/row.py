@@ -79,6 +79,11 @@ class Op:
         return any(name.startswith("norm_") for name in self.inputs)
 
     @property
+    def has_norm(self) -> bool:
+        """Normalised, over the batch or over the hidden channels: the error of a whole plane is that of one number."""
+        return self.over_batch or any(name.startswith("ln_") for name in self.inputs)
+
+    @property
     def defaults(self) -> dict[str, Any]:
         return {name: values[0] for name, values in self.options.items()}
 

@@ -32,6 +32,17 @@ def _attention_bytes(sizes: Sizes, itemsize: int) -> tuple[int, int]:
     return tuple(pixels * (v * D * itemsize + r * row) for v, r in zip(vectors, rows, strict=True))
 
 
+def _normed(sizes: Sizes) -> Sizes:
+    """Hidden channels of a layer norm, whose results of a few values are rounding alone."""
+    return {"R": max(8, sizes["Cr"])}
+
+
+def _context_keys(mlp: str) -> dict[str, str]:
+    keys = {"w1": "fc1.weight", "b1": "fc1.bias", "ln_weight": "norm.weight", "ln_bias": "norm.bias"}
+    keys = {name: f"{mlp}.{key}" for name, key in (keys | {"w2": "fc2.weight", "b2": "fc2.bias"}).items()}
+    return {"weight": "conv_attn.weight", "bias": "conv_attn.bias"} | keys
+
+
 UNET = tuple(  # the decoder gates of smp's Unet with decoder_attention_type="scse", 512 x 512 input
     Case(f"smp-unet-scse-d{i}", 8, C, (S, S), C // 16 or 1)
     for i, (C, S) in enumerate([(256, 32), (128, 64), (64, 128), (32, 256), (16, 512)], 1)
@@ -86,6 +97,16 @@ PRODUCTS = (  # SegNeXt and VAN at 512 x 512, BiSeNetV2 at 1024 x 2048
     Case("van-b0-lka-stage2", 8, 64, (64, 64)),
     Case("bisenetv2-bga-1024x2048", 1, 128, (128, 256)),
 )
+CONTEXT = (  # timm's gcresnet50t at 512 x 512; mmsegmentation's GCHead at 512 x 1024
+    Case("gcresnet50t-stage1", 8, 256, (128, 128), 32),
+    Case("gcresnet50t-stage4", 8, 2048, (16, 16), 256),
+    Case("gcnet-r50-head-512x1024", 2, 512, (64, 128), 128),
+)
+SIMAM = (  # the authors' ResNet-18 at 512 x 512; YOLOv5s with it at 640 x 640
+    Case("simam-resnet18-stage1", 8, 64, (128, 128)),
+    Case("simam-resnet18-stage4", 8, 512, (16, 16)),
+    Case("yolov5s-simam-p3-640", 1, 128, (80, 80)),
+)
 CONVNEXT = (  # ConvNeXt V2 tiny at 512 x 512
     Case("convnextv2-t-grn-stage1", 8, 384, (128, 128)),
     Case("convnextv2-t-grn-stage3", 8, 1536, (32, 32)),
@@ -105,6 +126,10 @@ CBAM_KEYS = {
 }
 MAP, PIXEL_MAP = "N C *S", "N 1 *S"
 TIES = ("first", "split")
+CONTEXT_INPUTS = {
+    **{"x": MAP, "weight": "1 C", "bias?": "1", "w1": "R C", "b1?": "R"},
+    **{"ln_weight": "R", "ln_bias?": "R", "w2": "C R", "b2?": "C"},
+}
 
 ROWS = (
     Op(
@@ -425,6 +450,63 @@ ROWS = (
         use="channels become alike: wide layers of convolutional encoders, as in ConvNeXt V2",
         paper="Woo et al. 2023, arXiv:2301.00808 (ConvNeXt V2)",
         cases=CONVNEXT,
+    ),
+    Op(
+        name="global_context",
+        op=functional.global_context,
+        reference=reference.global_context,
+        module=modules.GlobalContext,
+        inputs=CONTEXT_INPUTS,
+        parameters=_context_keys("mlp_scale"),
+        outputs={"y": MAP, "map": "N C"},
+        options={"act": ACTS, "gate": GATES},
+        flops=flops.global_context,
+        passes=(3, 5),
+        dims=(1, 2, 3),
+        fixed={"hidden": 8},
+        derived=_normed,
+        equation="y = x * gate(W2 act(norm(W1 v + b1)) + b2), v = sum_p softmax_p(<w, x_p>) x_p",
+        attends_to="channels, by what the image holds at the pixels that it attends to",
+        use="as the channel gate where few pixels matter: late stages of encoders, heads",
+        paper="Cao et al. 2019, arXiv:1904.11492 (GCNet), scaling",
+        cases=CONTEXT,
+    ),
+    Op(
+        name="global_context_add",
+        op=functional.global_context_add,
+        reference=reference.global_context_add,
+        module=modules.GlobalContext,
+        inputs=CONTEXT_INPUTS,
+        parameters=_context_keys("mlp_add"),
+        outputs={"y": MAP, "map": "N C"},
+        options={"act": ACTS},
+        flops=flops.global_context_add,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        fixed={"hidden": 8, "fuse": "add"},
+        derived=_normed,
+        equation="y = x + W2 act(norm(W1 v + b1)) + b2, v = sum_p softmax_p(<w, x_p>) x_p",
+        attends_to="the whole image, at the pixels that it attends to: the same is added to every pixel",
+        use="pixels have to know the whole image, at a fraction of the cost of non-local attention",
+        paper="Cao et al. 2019, arXiv:1904.11492 (GCNet)",
+        cases=CONTEXT,
+    ),
+    Op(
+        name="simam",
+        op=functional.simam,
+        reference=reference.simam,
+        inputs={"x": MAP},
+        parameters={},
+        outputs={"y": MAP, "map": MAP},
+        options={},
+        flops=flops.simam,
+        passes=(3, 5),
+        dims=(1, 2, 3),
+        equation="y = x * sigmoid((x - mean)^2 / (4 (var + eps)) + 1/2)",
+        attends_to="single values, by how far they lie from the mean of their channel",
+        use="values that stand out matter, and there shall be no parameter: encoder blocks",
+        paper="Yang et al. 2021, proceedings.mlr.press/v139/yang21o (SimAM)",
+        cases=SIMAM,
     ),
     Op(
         name="local_gate",

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..reference._pixels import Pixels, answered_by
-from .collectives import Line, maximum, sizes_of, total, with_halo, without_halo
+from .collectives import Line, gathered, maximum, sizes_of, total, with_halo, without_halo
 
 MAPS = ("x", "g", "q", "k", "v", "source", "shortcut")  # the arguments that are sharded
 
@@ -33,6 +33,18 @@ class WholeMap(Pixels):
     def norm(self, x: Tensor) -> Tensor:
         squares = total(x.flatten(2).square().sum(2), self.line)
         return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+
+    def spread(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.mean(x)
+        squares = total((x.flatten(2) - mean[:, :, None]).square().sum(2), self.line)
+        return mean, squares / (x[0, 0].numel() // x.shape[self.dim] * self.line.total - 1)
+
+    def attended(self, x: Tensor, weight: Tensor) -> Tensor:
+        x = x.flatten(2)
+        s = (x * weight[:, None]).sum(1)  # [N, P], of this rank's pixels
+        highest = torch.stack(gathered(s.detach().amax(1), self.line.group)).amax(0)
+        a = torch.exp(s - highest[:, None])
+        return total((x * a[:, None]).sum(2), self.line) / total(a.sum(1), self.line)[:, None]
 
     def max(self, x: Tensor, ties: str) -> Tensor:
         return maximum(x, self.dim, ties, self.line)
@@ -133,6 +145,9 @@ GATES: dict[str, Callable] = {
     "scse": _pooled,
     "cbam": _pooled,
     "global_response_norm": _pooled,
+    "simam": _pooled,
+    "global_context": _pooled,
+    "global_context_add": _pooled,
     "cbam_spatial_gate": _cbam_spatial,
     "local_gate": _three_by_three,
     "local_pool_gate": _three_by_three,

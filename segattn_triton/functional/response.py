@@ -1,4 +1,4 @@
-"""Channels scaled by how strong they are beside the others. What all functions share is in `__init__`."""
+"""Values scaled by how strong their channel is, or how far they lie from its mean. What all share is in `__init__`."""
 
 from torch import Tensor
 
@@ -30,3 +30,20 @@ def global_response_norm(
     check.epsilon(eps)
     run = implementation("global_response_norm", backend, x)
     return run(x, weight, bias, eps=float(eps), return_map=return_map)
+
+
+@recalled
+def simam(
+    x: Tensor, *, eps: float = 1e-4, backend: str | None = None, return_map: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = x * g, g = sigmoid(d^2 / (4 (var + eps)) + 1/2), d = x - mean, var = sum of d^2 / (P - 1), over P pixels.
+
+    x (N, C, *spatial); mean and var are of a channel of an image; eps is the paper's lambda; map (N, C, *spatial): g.
+    No parameters. Of maps with one pixel var is 0 / 0 and y is NaN, as the authors' code has it. 3 passes over the map
+    forward, 5 backward; moments are float32 (float64 of float64), and squares are about the mean, so nothing cancels.
+    Source: SimAM, Yang et al. 2021, proceedings.mlr.press/v139/yang21o.
+    """
+    check.feature_map(x)
+    check.epsilon(eps)
+    run = implementation("simam", backend, x)
+    return run(x, eps=float(eps), return_map=return_map)

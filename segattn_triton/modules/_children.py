@@ -12,7 +12,7 @@ from ..reference.channel import pools
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by the number of spatial axes
 BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_PLAIN = (nn.Linear, *CONVOLUTIONS.values(), *BATCH_NORMS.values())
+_PLAIN = (nn.Linear, nn.LayerNorm, *CONVOLUTIONS.values(), *BATCH_NORMS.values())
 
 
 def is_plain(*children: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from .attention_gate import attention_gate, attention_gate_norm
 from .blend import gate_blend, gate_mul
 from .cbam import cbam, cbam_spatial_gate
 from .channel import squeeze_excite, squeeze_excite_norm
+from .context import global_context, global_context_add
 from .eca import eca
 from .local_dense import local_gate_dense
 from .local_depthwise import local_gate_depthwise
@@ -15,6 +16,7 @@ from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_
 from .resized import gate_mul_resized
 from .response import global_response_norm
 from .scse import scse
+from .simam import simam
 from .spatial import spatial_gate, spatial_pool_gate
 
 
@@ -33,6 +35,8 @@ __all__ = [
     "gate_blend",
     "gate_mul",
     "gate_mul_resized",
+    "global_context",
+    "global_context_add",
     "global_response_norm",
     "local_gate",
     "local_pool_gate",
@@ -40,6 +44,7 @@ __all__ = [
     "neighborhood_av",
     "neighborhood_qk",
     "scse",
+    "simam",
     "spatial_gate",
     "spatial_pool_gate",
     "squeeze_excite",

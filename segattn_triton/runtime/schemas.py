@@ -178,12 +178,33 @@ gate_blend = Schema(
     outputs=("y", "map"),
     flops=flops.gate_blend,
 )
+global_context = Schema(
+    "global_context",
+    tensors=("x", "weight", "bias?", "w1", "b1?", "ln_weight", "ln_bias?", "w2", "b2?"),
+    options="str act, float act_a, float act_b, str gate, float gate_a, float gate_b, float eps, bool return_map",
+    outputs=("y", "map", "pooled", "lse", "z", "u", "hhat", "scale"),
+    flops=flops.global_context,
+)
+global_context_add = Schema(
+    "global_context_add",
+    tensors=("x", "weight", "bias?", "w1", "b1?", "ln_weight", "ln_bias?", "w2", "b2?"),
+    options="str act, float act_a, float act_b, float eps, bool return_map",
+    outputs=("y", "map", "pooled", "lse", "z", "u", "hhat", "scale"),
+    flops=flops.global_context_add,
+)
 global_response_norm = Schema(
     "global_response_norm",
     tensors=("x", "weight", "bias?"),
     options="float eps, bool return_map",
     outputs=("y", "map", "norm", "response"),
     flops=flops.global_response_norm,
+)
+simam = Schema(
+    "simam",
+    tensors=("x",),
+    options="float eps, bool return_map",
+    outputs=("y", "map", "mean", "rate"),
+    flops=flops.simam,
 )
 scse = Schema(
     "scse",

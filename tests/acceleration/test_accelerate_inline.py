@@ -42,6 +42,12 @@ BLOCKS: dict[str, tuple[Callable, Callable]] = {  # name -> the block, and what 
     "bag": (standins.Bag, lambda: tuple(a_map(8, 4) + i for i in range(3))),
     "light-bag": (standins.LightBag, lambda: tuple(a_map(8, 4) + i for i in range(3))),
     "grn": (standins.TimmResponseNorm, lambda: (a_map(6, 8),)),
+    "topformer": (standins.InjectionMultiSum, lambda: (a_map(6, 8), a_map(6, 4))),
+    "topformer-multi": (standins.FuseBlockMulti, lambda: (a_map(6, 8), a_map(6, 4))),
+    "seaformer": (standins.FusionBlock, lambda: (a_map(6, 8), a_map(6, 4))),
+    "uafm": (standins.UAFM, lambda: (a_map(8, 4), a_map(6, 8))),
+    "uafm-same": (lambda: standins.UAFM(8, 8, up_factor=1), lambda: (a_map(8, 4), a_map(8, 4))),
+    "simam": (standins.SimAM, lambda: (a_map(8, 5),)),
     "grn-first": (lambda: standins.TimmResponseNorm(channels_last=False), lambda: (a_map(8, 5),)),
 }
 LAYERS = {  # the layers that an adapter reads, by name
@@ -103,7 +109,7 @@ def outcome(block: nn.Module, args: tuple, autocast: torch.dtype | None = None):
 def assert_same(got, expected, tolerance=1e-5, case="") -> None:
     """To `tolerance` of the largest of all: a gradient that is zero but for rounding has no size of its own."""
     assert isinstance(got, list), f"{case}: {got!r}"
-    atol = tolerance * max(float(t.double().abs().max()) for t in expected if t.numel())
+    atol = tolerance * max((float(t.double().abs().max()) for t in expected if t.numel()), default=0.0)
     for ours, theirs in zip(got, expected, strict=True):
         assert ours.dtype == theirs.dtype, case
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=atol, msg=lambda text: f"{case}: {text}")

@@ -224,7 +224,7 @@ OF_ATTENTION = {  # cases that mean something for a query (N, H, W, heads, D), t
 def applies(row, name: str) -> bool:
     """Whether a case means something for a row: one without parameters takes any number of channels."""
     if not row.is_gate:
-        return name in OF_ATTENTION
+        return name in OF_ATTENTION and (len(row.inputs) > 1 or name != "x on meta")
     if row.over_batch and "far apart" in name:  # a norm's images would lie over 60 GB
         return False
     if "fewer" in name or "more" in name or name == "channels last, not permuted":

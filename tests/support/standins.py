@@ -451,6 +451,70 @@ class TimmResponseNorm(nn.Module):
         return x + torch.addcmul(self.bias.view(self.wb_shape), self.weight.view(self.wb_shape), x * r)
 
 
+@stands_for("timm.layers.norm.LayerNorm2d")
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, x):
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class ConvMlp(nn.Module):
+    def __init__(self, C, hidden):
+        super().__init__()
+        self.fc1, self.norm, self.act = nn.Conv2d(C, hidden, 1), LayerNorm2d(hidden, 1e-6), nn.ReLU()
+        self.drop, self.fc2 = nn.Dropout(0.0), nn.Conv2d(hidden, C, 1)
+
+    def forward(self, x):
+        return self.fc2(self.drop(self.act(self.norm(self.fc1(x)))))
+
+
+@stands_for("timm.layers.global_context.GlobalContext")
+class GlobalContext(nn.Module):
+    def __init__(self, C=8, scale=True, add=False):
+        super().__init__()
+        self.conv_attn = nn.Conv2d(C, 1, 1)
+        self.mlp_add, self.mlp_scale = ConvMlp(C, 5) if add else None, ConvMlp(C, 5) if scale else None
+        self.gate, self.init_last_zero = nn.Sigmoid(), False
+
+    def forward(self, x):
+        a = F.softmax(self.conv_attn(x).flatten(2), -1).unsqueeze(3)
+        v = (x.flatten(2).unsqueeze(1) @ a).view(*x.shape[:2], 1, 1)
+        x = x if self.mlp_scale is None else x * self.gate(self.mlp_scale(v))
+        return x if self.mlp_add is None else x + self.mlp_add(v)
+
+
+@stands_for("mmcv.cnn.bricks.context_block.ContextBlock")
+class ContextBlock(nn.Module):
+    def __init__(self, C=8, ratio=0.5, fusion_types=("channel_add",)):
+        super().__init__()
+        self.in_channels, self.ratio, self.planes, self.fusion_types = C, ratio, int(C * ratio), fusion_types
+        self.pooling_type, self.conv_mask, self.softmax = "att", nn.Conv2d(C, 1, 1), nn.Softmax(dim=2)
+        self.channel_add_conv = self._layers() if "channel_add" in fusion_types else None
+        self.channel_mul_conv = self._layers() if "channel_mul" in fusion_types else None
+
+    def _layers(self):
+        C, R = self.in_channels, self.planes
+        return nn.Sequential(nn.Conv2d(C, R, 1), nn.LayerNorm([R, 1, 1]), nn.ReLU(inplace=True), nn.Conv2d(R, C, 1))
+
+    def forward(self, x):
+        a = self.softmax(self.conv_mask(x).flatten(2)).unsqueeze(-1)
+        v = torch.matmul(x.flatten(2).unsqueeze(1), a).view(len(x), self.in_channels, 1, 1)
+        x = x if self.channel_mul_conv is None else x * torch.sigmoid(self.channel_mul_conv(v))
+        return x if self.channel_add_conv is None else x + self.channel_add_conv(v)
+
+
+@stands_for("networks.attentions.simam_module.simam_module")
+class SimAM(nn.Module):
+    def __init__(self, channels=None, e_lambda=1e-4):
+        super().__init__()
+        self.activaton, self.e_lambda = nn.Sigmoid(), e_lambda
+
+    def forward(self, x):
+        squares = (x - x.mean(dim=[2, 3], keepdim=True)).pow(2)
+        total = squares.sum(dim=[2, 3], keepdim=True) / (x.shape[2] * x.shape[3] - 1)
+        return x * self.activaton(squares / (4 * (total + self.e_lambda)) + 0.5)
+
+
 @stands_for("mmseg.models.backbones.mscan.MSCAAttention")
 class MSCAAttention(BaseModule):
     def __init__(self, C=8):
@@ -541,3 +605,64 @@ class LightBag(BaseModule):
     def forward(self, x_p, x_i, x_d):
         sigma = torch.sigmoid(x_d)
         return self.f_p((1 - sigma) * x_i + x_p) + self.f_i(x_i + sigma * x_p)
+
+
+class HSigmoidOfTopFormer(nn.Module):
+    def forward(self, x):
+        return F.relu6(x + 3) / 6
+
+
+@stands_for("mmseg.models.backbones.topformer.InjectionMultiSum")
+class InjectionMultiSum(nn.Module):
+    def __init__(self, C=6, out=8):
+        super().__init__()
+        self.norm_cfg, self.act = dict(type="BN"), HSigmoidOfTopFormer()
+        self.local_embedding, self.global_embedding, self.global_act = (ConvModule(C, out, norm=True) for _ in range(3))
+
+    def forward(self, x_l, x_g):
+        g = _resized(self.act(self.global_act(x_g)), x_l)
+        return self.local_embedding(x_l) * g + _resized(self.global_embedding(x_g), x_l)
+
+
+@stands_for("mmseg.models.backbones.topformer.FuseBlockMulti")
+class FuseBlockMulti(nn.Module):
+    def __init__(self, C=6, out=8):
+        super().__init__()
+        self.stride, self.norm_cfg, self.out_channels = 1, dict(type="BN"), out
+        self.fuse1, self.fuse2 = ConvModule(C, out, norm=True), ConvModule(C, out, norm=True)
+        self.act = HSigmoidOfTopFormer()
+
+    def forward(self, x_l, x_h):
+        return self.fuse1(x_l) * _resized(self.act(self.fuse2(x_h)), x_l)
+
+
+@stands_for("mmseg.models.backbones.seaformer.Fusion_block")
+class FusionBlock(nn.Module):
+    def __init__(self, C=6, out=8):
+        super().__init__()
+        self.norm_cfg, self.act = dict(type="BN"), HSigmoidOfTopFormer()
+        self.local_embedding, self.global_act = ConvModule(C, out, norm=True), ConvModule(C, out, norm=True)
+
+    def forward(self, x_l, x_g):
+        return self.local_embedding(x_l) * _resized(self.act(self.global_act(x_g)), x_l)
+
+
+@stands_for("super_gradients.training.models.segmentation_models.ppliteseg.UAFM")
+class UAFM(nn.Module):
+    def __init__(self, C=8, skip=6, out=4, up_factor=2):
+        super().__init__()
+        self.conv_atten = nn.Sequential(ConvModule(4, 2, nn.ReLU(), norm=True, k=3), ConvModule(2, 1, norm=True, k=3))
+        self.proj_skip = nn.Identity() if skip == C else ConvModule(skip, C, nn.ReLU(), norm=True, k=3)
+        bilinear = dict(mode="bilinear", align_corners=False)
+        self.up_x = nn.Identity() if up_factor == 1 else nn.Upsample(scale_factor=up_factor, **bilinear)
+        self.conv_out = ConvModule(C, out, nn.ReLU(), norm=True, k=3)
+
+    def forward(self, x, skip):
+        x, skip = self.up_x(x), self.proj_skip(skip)
+        pools = [*self._avg_max_spatial_reduce(x), *self._avg_max_spatial_reduce(skip)]
+        a = torch.sigmoid(self.conv_atten(torch.cat(pools, dim=1)))
+        return self.conv_out(x * a + skip * (1 - a))
+
+    @staticmethod
+    def _avg_max_spatial_reduce(x):
+        return [torch.mean(x, dim=1, keepdim=True), torch.max(x, dim=1, keepdim=True)[0]]

@@ -5,7 +5,20 @@ of `segattn_triton.functional` wants of them; a part that is not as known raises
 gate is left as it is.
 """
 
-from . import bisenet, mmseg, monai, nnunet, openmmlab, smp, timm, torchvision, ultralytics  # noqa: F401, they register
+from . import (  # noqa: F401, they register
+    bisenet,
+    context,
+    fusion,
+    mmseg,
+    monai,
+    nnunet,
+    openmmlab,
+    simam,
+    smp,
+    timm,
+    torchvision,
+    ultralytics,
+)
 from .parts import (
     Parts,
     activation,

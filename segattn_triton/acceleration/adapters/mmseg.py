@@ -4,23 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .parts import Parts, part
+from .parts import channels_of, product
 from .registry import gate
 
 _BACKBONES = "mmseg.models.backbones"
-
-
-def _product(act: str = "sigmoid", **options) -> Parts:
-    """A gate whose tensors come from the forward."""
-    return Parts((), dict(gate=(act, 0.0, 0.0), **options), (2,))
-
-
-def _channels(m: nn.Module, path: str) -> int:
-    """That the layers at `path` take."""
-    for layer in part(m, path).modules():
-        if isinstance(layer, nn.Conv2d):
-            return layer.in_channels
-    raise ValueError(f"its child {path!r} holds no convolution")
 
 
 def _msca_forward(block: nn.Module, gates, names: dict, x: Tensor):
@@ -39,7 +26,7 @@ def _msca_forward(block: nn.Module, gates, names: dict, x: Tensor):
     inline=_msca_forward,
 )
 def _msca(m):
-    return _product("identity")
+    return product("identity")
 
 
 def _lka_forward(block: nn.Module, gates, names: dict, x: Tensor):
@@ -54,7 +41,7 @@ def _lka_forward(block: nn.Module, gates, names: dict, x: Tensor):
     inline=_lka_forward,
 )
 def _lka(m):
-    return _product("identity")
+    return product("identity")
 
 
 def _bga_forward(block: nn.Module, gates, names: dict, x_d: Tensor, x_s: Tensor):
@@ -75,8 +62,8 @@ def _bga_forward(block: nn.Module, gates, names: dict, x_d: Tensor, x_s: Tensor)
     arguments=lambda m, new: (new(m.out_channels, 4), new(m.out_channels)),
 )
 def _bga(m):
-    coarse = _product()._replace(kernel="gate_mul")
-    return _product(align_corners=m.align_corners)._replace(more=(coarse,))
+    coarse = product()._replace(kernel="gate_mul")
+    return product(align_corners=m.align_corners)._replace(more=(coarse,))
 
 
 def _pag_forward(block: nn.Module, gates, names: dict, x_p: Tensor, x_i: Tensor):
@@ -95,12 +82,12 @@ def _pag_forward(block: nn.Module, gates, names: dict, x_p: Tensor, x_i: Tensor)
     children="f_i f_p up relu",
     attributes="after_relu with_channel upsample_mode init_cfg",
     inline=_pag_forward,
-    arguments=lambda m, new: (new(_channels(m, "f_p"), 2), new(_channels(m, "f_i"))),
+    arguments=lambda m, new: (new(channels_of(m, "f_p"), 2), new(channels_of(m, "f_i"))),
 )
 def _pag(m):
     for path in ("f_p", "f_i"):
-        _channels(m, path)
-    return _product()
+        channels_of(m, path)
+    return product()
 
 
 def _bag_forward(block: nn.Module, gates, names: dict, x_p: Tensor, x_i: Tensor, x_d: Tensor):
@@ -113,11 +100,11 @@ def _bag_forward(block: nn.Module, gates, names: dict, x_p: Tensor, x_i: Tensor,
     children="conv",
     attributes="init_cfg",
     inline=_bag_forward,
-    arguments=lambda m, new: tuple(new(_channels(m, "conv")) for _ in range(3)),
+    arguments=lambda m, new: tuple(new(channels_of(m, "conv")) for _ in range(3)),
 )
 def _bag(m):
-    _channels(m, "conv")
-    return _product()
+    channels_of(m, "conv")
+    return product()
 
 
 def _light_bag_forward(block: nn.Module, gates, names: dict, x_p: Tensor, x_i: Tensor, x_d: Tensor):
@@ -132,8 +119,8 @@ def _light_bag_forward(block: nn.Module, gates, names: dict, x_p: Tensor, x_i: T
     children="f_p f_i",
     attributes="init_cfg",
     inline=_light_bag_forward,
-    arguments=lambda m, new: tuple(new(_channels(m, "f_p")) for _ in range(3)),
+    arguments=lambda m, new: tuple(new(channels_of(m, "f_p")) for _ in range(3)),
 )
 def _light_bag(m):
-    _channels(m, "f_p")
-    return _product()
+    channels_of(m, "f_p")
+    return product()

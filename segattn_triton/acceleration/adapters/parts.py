@@ -182,6 +182,24 @@ def given(like: Tensor, gate: Spec, dims: tuple[int, ...]) -> Parts:
     return Parts((torch.eye(like.shape[0], dtype=like.dtype, device=like.device),), dict(gate=gate), dims)
 
 
+def product(act: str = "sigmoid", **options) -> Parts:
+    """A gate whose tensors come from the forward."""
+    return Parts((), dict(gate=(act, 0.0, 0.0), **options), (2,))
+
+
+def channels_of(m: nn.Module, path: str) -> int:
+    """That the layers at `path` take."""
+    for layer in part(m, path).modules():
+        if isinstance(layer, nn.Conv2d):
+            return layer.in_channels
+    raise ValueError(f"its child {path!r} holds no convolution")
+
+
+def wide_as_autocast(x: Tensor) -> Tensor:
+    """Where autocast has a norm or a power in float32 on a GPU, and with it all that follows."""
+    return x.float() if x.is_cuda and x.dtype != torch.float64 and torch.is_autocast_enabled("cuda") else x
+
+
 def with_norm(product: Parts, module: nn.Module, w1: str, norm: str, gate: str | Spec) -> Parts:
     """Beside the product with the vector that a block's layers make, the whole gate, x * gate(norm(w1 pool + b1)), if
     the norm is a BatchNorm, and not one whose statistics come from other processes."""

@@ -16,6 +16,7 @@ from .parts import (
     squeeze_excite,
     squeeze_excite_norm,
     unexpected,
+    wide_as_autocast,
     window,
 )
 from .registry import block, gate
@@ -129,7 +130,7 @@ def _light_cbam_module(m):
 def _response_forward(block: nn.Module, gates, names: dict, x: Tensor):
     """Of maps with the channels last, of a view. A norm under autocast is float32 on a GPU, and so is the sum."""
     (gate,), last = gates, block.channel_dim == -1
-    x = x.float() if x.is_cuda and x.dtype != torch.float64 and torch.is_autocast_enabled("cuda") else x
+    x = wide_as_autocast(x)
     return gate(x.movedim(-1, 1)).movedim(1, -1) if last else gate(x)
 
 

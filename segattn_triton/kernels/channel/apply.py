@@ -158,11 +158,11 @@ def _apply_bwd_kernel(
     store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
 
 
-def _blocks(m: Maps, config: Config) -> tuple[int, int]:
+def tiles_of(m: Maps, config: Config) -> tuple[int, int]:
     return -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
 
 
-def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, by_pixel: int = 0) -> Config:
+def apply_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, by_pixel: int = 0) -> Config:
     """`by_pixel`: bytes that are read for each pixel by every block of channels."""
     itemsize = x.element_size()
     tall = capability(x.device) >= 90 or m.layout.channels_last
@@ -171,7 +171,7 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, by_pixel: 
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         if not tall and block_c > 8 * config.num_warps:  # more gates a thread than older GPUs keep without spills
             return None
-        chunks, blocks = _blocks(m, config)
+        chunks, blocks = tiles_of(m, config)
         waste = chunks * block_c / m.C * blocks * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         programs = m.N * chunks * blocks
@@ -195,8 +195,8 @@ def plan_apply_fwd(
 ) -> Plan:
     """y = out(x * gate(sum_k z) + shortcut); the sum also fills `logit` (N, C), and its gate the map."""
     m = maps(y=y, x=x, shortcut=shortcut)
-    config = _config("apply_fwd", m, x, loads=1 + (shortcut is not None), live=1.2 if shortcut is None else 6.2)
-    chunks, blocks = _blocks(m, config)
+    config = apply_config("apply_fwd", m, x, loads=1 + (shortcut is not None), live=1.2 if shortcut is None else 6.2)
+    chunks, blocks = tiles_of(m, config)
     args = dict(
         x_ptr=x,
         z_ptr=z,
@@ -245,8 +245,8 @@ def plan_apply_bwd(
     m = maps(du=du, x=x if reads_x else None, dx=dx)
     live = 1.2 + (highest is not None) + (0 if pixel_gate is None else 2.5 if reduce == "max" else 0.5)
     by_pixel = 0 if gp is None else gp.element_size() + dzp.element_size()
-    config = _config("apply_bwd", m, x, max(1, (du is not None) + reads_x), live, by_pixel)
-    chunks, blocks = _blocks(m, config)
+    config = apply_config("apply_bwd", m, x, max(1, (du is not None) + reads_x), live, by_pixel)
+    chunks, blocks = tiles_of(m, config)
     args = dict(
         du_ptr=du,
         x_ptr=x if reads_x else None,

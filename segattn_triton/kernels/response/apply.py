@@ -62,7 +62,8 @@ def _response_apply_kernel(
     store_tile(out_ptr, out_stride, n, offs_c, offs_p, out, mask, LAYOUT)
 
 
-def _config(m: Maps, x: Tensor, loads: int) -> Config:
+def apply_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+    """Of a kernel with a program for every tile, with so many float32 values alive for each element."""
     itemsize = x.element_size()
 
     def footprint(config: Config) -> Footprint:
@@ -70,10 +71,10 @@ def _config(m: Maps, x: Tensor, loads: int) -> Config:
         chunks, blocks = -(-m.C // block_c), -(-m.P // block_p)
         waste = chunks * block_c / m.C * blocks * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        return Footprint(block_c * block_p, itemsize, loads, 1.2 * loads, m.N * chunks * blocks, waste, row)
+        return Footprint(block_c * block_p, itemsize, loads, live, m.N * chunks * blocks, waste, row)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads,), exact=m.N)
-    return config_for(SPACE, footprint, "response_apply", x, **how)
+    return config_for(SPACE, footprint, kernel, x, **how)
 
 
 def plan_response_apply(
@@ -87,7 +88,8 @@ def plan_response_apply(
 ) -> Plan:
     """out = t (1 + weight response) + bias, plus pull x."""
     m = maps(t=t, x=x, out=out)
-    config = _config(m, t, 1 + (x is not None))
+    loads = 1 + (x is not None)
+    config = apply_config("response_apply", m, t, loads, 1.2 * loads)
     chunks, blocks = -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
     args = dict(
         t_ptr=t,

@@ -71,40 +71,41 @@ def _response_sums_kernel(
         tl.store(total_ptr + offs, tl.sum(total, 1), offs_c < C)
 
 
-def _shares(m: Maps, config: Config, size: int) -> tuple[int, int, int]:
+def shares(m: Maps, config: Config, size: int) -> tuple[int, int, int]:
     """Channel blocks, pixel blocks, and the programs that share the latter of an image."""
     chunks, blocks = -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
     return chunks, blocks, sharing(blocks, config, size, m.N * chunks, PARTIALS // m.C)
 
 
-def _stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads: int) -> int:
+def stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads: int) -> int:
     elements = loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"]
     return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
-def _config(m: Maps, x: Tensor, loads: int) -> Config:
+def sums_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+    """Of a kernel that sums over the pixels of every channel, with so many float32 values alive for each element."""
     device, itemsize, size = x.device, x.element_size(), sms(x.device)
 
     def footprint(config: Config) -> Footprint:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
-        chunks, _, tiles = _shares(m, config, size)
+        chunks, _, tiles = shares(m, config, size)
         rounds = -(-m.P // (block_p * max(tiles, 1)))
         waste = chunks * block_c / m.C * rounds * tiles * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        ahead, live = max(_stages(device, itemsize, m, config, loads) - 1, 0.25), 1.2 if loads == 1 else 2.2
+        ahead = max(stages(device, itemsize, m, config, loads) - 1, 0.25)
         grid = m.N * chunks * tiles
         return Footprint(block_c * block_p, itemsize, loads, live, grid, waste, row, ahead=ahead, sms=size)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads,), exact=m.N)
-    return config_for(SPACE, footprint, "response_sums", x, **how)
+    return config_for(SPACE, footprint, kernel, x, **how)
 
 
 def plan_response_sums(x: Tensor, dy: Tensor | None = None) -> Plan:
     """Makes product (N, T, C), the sum of squares without dy; and total, the sum of dy."""
     m = maps(x=x, dy=dy)
     loads = 1 + (dy is not None)
-    config = _config(m, x, loads)
-    chunks, blocks, tiles = _shares(m, config, sms(x.device))
+    config = sums_config("response_sums", m, x, loads, 1.2 if dy is None else 2.2)
+    chunks, blocks, tiles = shares(m, config, sms(x.device))
     args = dict(
         x_ptr=x,
         dy_ptr=dy,
@@ -117,7 +118,7 @@ def plan_response_sums(x: Tensor, dy: Tensor | None = None) -> Plan:
         C=m.C,
         LAYOUT=m.layout,
         ACC=accumulator(x),
-        STAGES=_stages(x.device, x.element_size(), m, config, loads),
+        STAGES=stages(x.device, x.element_size(), m, config, loads),
         DEPENDENT=config.dependent,
     )
     traffic = dict(x_ptr=(1, 0), dy_ptr=(1, 0), product_ptr=(0, 1), total_ptr=(0, 1))
