@@ -34,7 +34,7 @@ def _attention_bytes(sizes: Sizes, itemsize: int) -> tuple[int, int]:
 
 def _normed(sizes: Sizes) -> Sizes:
     """Hidden channels of a layer norm, whose results of a few values are rounding alone."""
-    return {"R": max(8, sizes["Cr"])}
+    return {"R": max(8, sizes.get("Cr", 0))}
 
 
 def _context_keys(mlp: str) -> dict[str, str]:

@@ -168,7 +168,7 @@ def _of_all_channels(m: Maps, x: Tensor, config: Config) -> dict:
 def plan_context_fwd(x: Tensor, weight: Tensor) -> Plan:
     """Makes partial (N, T, C + 2): see `plan_context_merge`."""
     m = maps(x=x)
-    config = looping_config("context_fwd", m, x, 1, 3.0)
+    config = looping_config("context_fwd", m, x, 1, 4.0 if m.C > WHOLE or m.layout.align == 1 else 3.0)
     args = dict(x_ptr=x, weight_ptr=weight, **m.strides, **_of_all_channels(m, x, config))
     args |= dict(partial_ptr=partials(x, m.N, args["share"], m.C + 2))
     args |= dict(STAGES=chain_stages(x.device, x.element_size(), m, config, 1))
@@ -190,9 +190,10 @@ def plan_context_bwd(
     gate: Activation | None,
 ) -> Plan:
     """Makes dw (N * T, C), if asked for."""
-    m = maps(dy=dy if dx is not None else None, x=x, dx=dx)
-    config = looping_config("context_bwd", m, x, 2, 3.2)
-    args = dict(dy_ptr=dy if dx is not None else None, x_ptr=x, z_ptr=z, dcontext_ptr=dcontext, inner_ptr=inner)
+    dy, z = (dy, z) if dx is not None else (None, None)
+    m = maps(dy=dy, x=x, dx=dx)
+    config = looping_config("context_bwd", m, x, 2, 6.2 if m.C > WHOLE or m.layout.align == 1 else 3.2)
+    args = dict(dy_ptr=dy, x_ptr=x, z_ptr=z, dcontext_ptr=dcontext, inner_ptr=inner)
     args |= dict(lse_ptr=lse, weight_ptr=weight, dx_ptr=dx, GATE=gate, **m.strides, **_of_all_channels(m, x, config))
     grid = m.N * args["share"]
     args |= dict(dw_ptr=partials(x, grid, m.C) if with_dw else None)
