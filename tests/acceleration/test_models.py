@@ -85,6 +85,7 @@ MODELS = {  # model -> its maker, and how many gates run on which kernel
     "timm-seresnet50": (lambda: timm_model("seresnet50"), {FUSED: 16}),
     "timm-ecaresnet50d": (lambda: timm_model("ecaresnet50d"), {"eca": 16}),
     "timm-ese_vovnet39b": (lambda: timm_model("ese_vovnet39b"), {"squeeze_excite": 4}),
+    "timm-gcresnet50t": (lambda: timm_model("gcresnet50t"), {"global_context": 16}),
     "timm-rdnet_tiny": (lambda: timm_model("rdnet_tiny"), {"squeeze_excite": 15}),
     "timm-cbam": (lambda: timm_model("resnet18", block_args=dict(attn_layer="cbam")), {"cbam": 8}),
     "timm-lcbam": (lambda: timm_model("resnet18", block_args=dict(attn_layer="lcbam")), {"cbam": 8}),
@@ -238,7 +239,7 @@ def real_classes() -> dict[str, Callable]:
     from monai.networks.blocks import squeeze_and_excitation as monai
     from segmentation_models_pytorch.base import modules
     from segmentation_models_pytorch.encoders import _senet, mobileone
-    from timm.layers import eca, squeeze_excite
+    from timm.layers import eca, global_context, squeeze_excite
     from timm.models import _efficientnet_blocks, hgnet, resnet, senet
     from torchvision.ops import misc
 
@@ -252,6 +253,7 @@ def real_classes() -> dict[str, Callable]:
         "timm.models.hgnet.EseModule": lambda: hgnet.EseModule(16),
         "timm.layers.eca.EcaModule": lambda: eca.EcaModule(16),
         "timm.layers.eca.CecaModule": lambda: eca.CecaModule(16),
+        "timm.layers.global_context.GlobalContext": lambda: global_context.GlobalContext(16),
         "timm.models.resnet.BasicBlock": lambda: resnet.BasicBlock(16, 16, attn_layer="se"),
         "timm.models.resnet.Bottleneck": lambda: resnet.Bottleneck(16, 4, attn_layer="se"),
         "timm.models.senet.SEResNetBlock": lambda: senet.SEResNetBlock(16, 16, 1, 4),
