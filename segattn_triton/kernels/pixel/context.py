@@ -103,6 +103,7 @@ def _context_bwd_kernel(
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    STAGES: tl.constexpr,
     CHUNKS: tl.constexpr,
     LANES: tl.constexpr,
     DEPENDENT: tl.constexpr,
@@ -117,16 +118,19 @@ def _context_bwd_kernel(
     inner = tl.load(inner_ptr + n)
     lse = tl.load(lse_ptr + n)
     dw = tl.zeros([CHUNKS, BLOCK_C, LANES], ACC)
-    for tile in range(tl.program_id(0) % share, tiles, share):
+    for tile in tl.range(tl.program_id(0) % share, tiles, share, num_stages=STAGES):
         offs_p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
         mask_p = offs_p < P
         s = tl.zeros([BLOCK_P], ACC)
         da = tl.zeros([BLOCK_P], ACC)
         x = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+        dy = x
         for chunk in range(0, C, BLOCK_C):
             offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
             x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
             s += tl.sum(x * load_vector(weight_ptr, offs_c, C, ACC)[:, None], 0)
+            if dx_ptr is not None and C <= BLOCK_C:
+                dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
             da += tl.sum(x * load_vector(dcontext_ptr + image, offs_c, C, ACC)[:, None], 0)
         a = tl.where(mask_p, tl.exp(s - lse), 0.0)
         ds = a * (da - inner)
@@ -135,7 +139,9 @@ def _context_bwd_kernel(
             if C > BLOCK_C:
                 x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
             if dx_ptr is not None:
-                dx = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+                if C > BLOCK_C:
+                    dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
+                dx = dy
                 if z_ptr is not None:
                     dx *= GATE.f(load_vector(z_ptr + image, offs_c, C, ACC), GATE.a, GATE.b)[:, None]
                 dx += load_vector(dcontext_ptr + image, offs_c, C, ACC)[:, None] * a[None, :]
@@ -197,6 +203,7 @@ def plan_context_bwd(
     args |= dict(lse_ptr=lse, weight_ptr=weight, dx_ptr=dx, GATE=gate, **m.strides, **_of_all_channels(m, x, config))
     grid = m.N * args["share"]
     args |= dict(dw_ptr=partials(x, grid, m.C) if with_dw else None)
+    args |= dict(STAGES=chain_stages(x.device, x.element_size(), m, config, 2))
     again = 1 if m.C <= WHOLE else 2
     every, vector = m.N * args["tiles"], args["tiles"] * (1 + (dx is not None))
     traffic = dict(dy_ptr=(1, 0), x_ptr=(again, 0), z_ptr=(args["tiles"], 0), dcontext_ptr=(vector, 0))
