@@ -231,37 +231,37 @@ def response_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x * (1 + weight[:, None, None] * r) + bias[:, None, None]).to(x.dtype)
 
 
-def _context_logits(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+def _context_logits(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
     """timm's and mmcv's: a 1x1 convolution, softmax, a product of matrices, two layers with a norm between."""
-    a = F.conv2d(x, weight[:, :, None, None]).flatten(2).softmax(2).unsqueeze(3)
+    a = F.conv2d(x, weight[:, :, None, None], bias).flatten(2).softmax(2).unsqueeze(3)
     v = (x.flatten(2).unsqueeze(1) @ a).view(*x.shape[:2], 1, 1)
     h = F.conv2d(v, w1[:, :, None, None], b1).permute(0, 2, 3, 1)
     h = F.relu(F.layer_norm(h, ln_weight.shape, ln_weight, ln_bias, 1e-6).permute(0, 3, 1, 2))
     return F.conv2d(h, w2[:, :, None, None], b2)
 
 
-def context_listing(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
-    return x * torch.sigmoid(_context_logits(x, weight, w1, b1, ln_weight, ln_bias, w2, b2))
+def context_listing(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    return x * torch.sigmoid(_context_logits(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2))
 
 
-def context_add_listing(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
-    return x + _context_logits(x, weight, w1, b1, ln_weight, ln_bias, w2, b2)
+def context_add_listing(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    return x + _context_logits(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2)
 
 
-def _context_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+def _context_best(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
     """Logits and context as sums, which Inductor fuses with what is around them; layers as matrices."""
-    a = (x * weight[:, :, None, None]).sum(1).flatten(1).softmax(1)
+    a = ((x * weight[:, :, None, None]).sum(1) + bias).flatten(1).softmax(1)
     v = (x.flatten(2) * a[:, None]).sum(2)
     h = torch.relu(F.layer_norm(torch.addmm(b1, v, w1.T), ln_weight.shape, ln_weight, ln_bias, 1e-6))
     return torch.addmm(b2, h, w2.T)[:, :, None, None]
 
 
-def context_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
-    return x * torch.sigmoid(_context_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2))
+def context_best(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    return x * torch.sigmoid(_context_best(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2))
 
 
-def context_add_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
-    return x + _context_best(x, weight, w1, b1, ln_weight, ln_bias, w2, b2)
+def context_add_best(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2) -> Tensor:
+    return x + _context_best(x, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2)
 
 
 def simam_listing(x: Tensor) -> Tensor:
@@ -358,8 +358,8 @@ RIVALS = {
     "gate_mul": Rivals(product_listing, left_out=("shortcut",)),
     "gate_mul_resized": Rivals(resized_listing, left_out=("shortcut",)),
     "global_response_norm": Rivals(response_listing, response_best),
-    "global_context": Rivals(context_listing, context_best, left_out=("bias",)),
-    "global_context_add": Rivals(context_add_listing, context_add_best, left_out=("bias",)),
+    "global_context": Rivals(context_listing, context_best),
+    "global_context_add": Rivals(context_add_listing, context_add_best),
     "simam": Rivals(simam_listing, simam_best),
     "gate_blend": Rivals(blend_listing, blend_best),
     "eca": Rivals(eca_listing, eca_best),
