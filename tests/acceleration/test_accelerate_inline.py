@@ -204,7 +204,7 @@ def test_hooks_inside_are_never_bypassed(kind, calls):
         support.assert_equal(fast(*args), own(*args))
         assert seen["fast"] == seen["own"] and not calls, name
         counted += seen["fast"]
-    assert counted
+    assert counted or not plain._modules  # of parameters alone there is nothing inside
 
 
 @each_block

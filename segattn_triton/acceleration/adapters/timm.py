@@ -128,9 +128,11 @@ def _light_cbam_module(m):
 
 
 def _response_forward(block: nn.Module, gates, names: dict, x: Tensor):
-    """Of maps with the channels last, of a view. A norm under autocast is float32 on a GPU, and so is the sum."""
+    """Of maps with the channels last, of a view. A norm under autocast is float32 on a GPU, and so is the sum; beside
+    weights of another dtype it is what torch makes of both."""
     (gate,), last = gates, block.channel_dim == -1
     x = wide_as_autocast(x)
+    x = x.to(torch.promote_types(x.dtype, block.weight.dtype))
     return gate(x.movedim(-1, 1)).movedim(1, -1) if last else gate(x)
 
 
