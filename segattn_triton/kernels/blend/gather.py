@@ -122,7 +122,7 @@ def _blend_gather_kernel(
 def _gather_config(x: Tensor, C: int, h: int, w: int, layout, reads: int) -> Config:
     """A pixel is asked once the one before it has answered: a thread with few logits hears it sooner, and what is left
     of a wave waits as long as a whole one."""
-    images, logits, size = x.shape[0], x.shape[0] * h * w, sms(x.device)
+    images, logits, size, itemsize = x.shape[0], x.shape[0] * h * w, sms(x.device), x.element_size()
 
     def microseconds(config: Config) -> float:
         """Of a round, of all waves; of equals the one with long rows."""
@@ -132,7 +132,7 @@ def _gather_config(x: Tensor, C: int, h: int, w: int, layout, reads: int) -> Con
         registers = 36 + 3 * values if layout.channels_last else 14 + 13 * values
         programs = images * -(-C // block_c) * -(-h * w // block_p)
         waves = max(1.0, programs / size / min(2048 // threads, REGISTERS / (threads * registers)))
-        row = (block_c if layout.channels_last else block_p) * x.element_size()
+        row = (block_c if layout.channels_last else block_p) * itemsize
         return STEP * waves * (1 + values / (8 if layout.channels_last else 2)) * (1 + 1 / row)
 
     how = dict(C=C, pixels=logits, layout=layout, also=(reads,), exact=(images, h, w))
