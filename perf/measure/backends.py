@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -183,27 +184,26 @@ class Cuda(Cpu):
 
     def candidate(self, unit: Any, index: int, cost: float) -> Call:
         """The launch of a unit of the tuner with one config, into tensors of its own."""
-        from ...runtime.plan import launch
         from ...tuning import choice as tuning
 
         with tuning.using(forced={unit.choice.key: index}):
-            plans = self.plans(unit.problem)
-        (plan, *_) = [q for q in plans if q.config.choice is not None and q.config.choice.key == unit.choice.key]
-        return Call(lambda: launch(plan), "segattn", keep=plan)
+            found = self.launches(unit.problem)
+        key = unit.choice.key
+        return next(call for q, call in found if q.config.choice is not None and q.config.choice.key == key)
 
-    def plans(self, p: Any) -> list:
-        """What a forward and a backward of a problem launch, which they have done, on tensors that are kept."""
-        from ...runtime.plan import recorded
+    def launches(self, p: Any) -> list[tuple[Any, Call]]:
+        """(plan, launch) of all that a forward and a backward of a problem launch, on tensors that are kept."""
+        from ...runtime.plan import launch, recorded
 
         if self._example is None or self._example[0] != p:
             leaves = zip(p.inputs(self.device, drawn_on=self.device), p.wants, strict=True)
             self._example = p, [t if t is None else t.requires_grad_(wanted) for t, wanted in leaves]
         leaves, wanted = self._example[1], [t for t in self._example[1] if t is not None and t.requires_grad]
-        with recorded() as found:
+        with recorded() as plans:
             y = p.row.op(*leaves, backend="triton", **p.keywords)
             if wanted:
                 torch.autograd.grad(y, wanted, torch.randn_like(y))
-        return found
+        return [(q, Call(partial(launch, q), "segattn", keep=q)) for q in plans]
 
     def free_memory(self) -> int:
         free, _ = torch.cuda.mem_get_info()
@@ -310,10 +310,10 @@ class Rehearsal(Cpu):
                 return
             yield piece, answer
 
-    def plans(self, p: Any) -> list:
+    def launches(self, p: Any) -> list[tuple[Any, Call]]:
         from ...compiled import plans_of
 
-        return plans_of(p, self.capability)
+        return [(q, Call(lambda: None, "segattn")) for q in plans_of(p, self.capability)]
 
     def verified(self, pieces: Sequence, device: str, seconds: float) -> list[str | None]:
         self.host += 0.05 * len(pieces)

@@ -5,10 +5,10 @@ What a call takes says that something is slow; this says what, beside the bytes 
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from ...runtime.plan import Plan, launch
 from ..measure import points as measure
 from ..measure import timing
 from ..measure.backends import Cpu
@@ -48,8 +48,8 @@ def points() -> Iterator[Point]:
 
 def timed(point: Point, backend: Cpu) -> list[dict]:
     """A line for each launch, in their order."""
-    plans = backend.plans(problem_of(point))
-    calls = {str(i): backend.kernel(lambda q=q: launch(q), round(moved(q))) for i, q in enumerate(plans)}
+    launches = backend.launches(problem_of(point))
+    calls = {str(i): call for i, (_, call) in enumerate(launches)}
     times = timing.interleaved(calls, backend, seconds=SECONDS, warm_up=WARM_UP)
     return [
         dict(
@@ -65,18 +65,18 @@ def timed(point: Point, backend: Cpu) -> list[dict]:
             index=q.config.choice.index if q.config.choice else None,
             key=q.config.choice.key if q.config.choice else None,
         )
-        for i, q in enumerate(plans)
+        for i, (q, _) in enumerate(launches)
     ]
 
 
-def moved(plan: Plan) -> float:
+def moved(plan: Any) -> float:
     """Bytes, by the plan's traffic."""
     named = ((plan.args[name], sum(times)) for name, times in plan.traffic.items())
     tensors = ((getattr(t, "base", t), times) for t, times in named if t is not None)
     return sum(t.numel() * t.element_size() * times for t, times in tensors)
 
 
-def words(plan: Plan) -> str:
+def words(plan: Any) -> str:
     """P64 w4 s1 p4: block sizes, warps, stages, programs an SM"""
     blocks = " ".join(f"{name.removeprefix('BLOCK_')}{value}" for name, value in plan.config.blocks.items())
     return f"{blocks} w{plan.config.num_warps} s{plan.config.num_stages} p{plan.config.programs}"
