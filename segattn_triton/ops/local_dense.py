@@ -25,7 +25,7 @@ from ..kernels.conv.pointers import plan_conv_pointers_fwd
 from ..kernels.conv.pointwise import plan_conv_bwd, plan_conv_library_fwd
 from ..kernels.conv.reorder import plan_reorder
 from ..runtime import schemas
-from ..runtime.maps import is_channels_last, native
+from ..runtime.maps import is_channels_last, is_channels_last_natively, native
 from ..runtime.operator import DifferentiableOp, needs_grad
 from ..tuning.target import capability
 
@@ -42,7 +42,7 @@ def choose_variant(x: Tensor, variant: str = "auto") -> str:
     if variant != "auto":
         return variant
     W, target = x.shape[3], capability(x.device)
-    if x.element_size() > 2 or x.shape[1] > OURS or not is_channels_last(x) or target < 80:
+    if x.element_size() > 2 or x.shape[1] > OURS or not is_channels_last_natively(x) or target < 80:
         return "library"
     rows_fit = -(-W // 64) * 64 <= 1.25 * W  # a tile of descriptors does not reach into the next row
     return "descriptors" if target >= 90 and rows_fit and takes_descriptors(x) else "pointers"
@@ -51,7 +51,7 @@ def choose_variant(x: Tensor, variant: str = "auto") -> str:
 def _turns(x: Tensor, variant: str) -> bool:
     """Whether the library gets the map in channels_last, which its tensor cores want, though it is NCHW."""
     tensor_cores = x.element_size() == 2 and capability(x.device) >= 80
-    return variant == "library" and tensor_cores and x.shape[1] > 1 and not is_channels_last(x)
+    return variant == "library" and tensor_cores and x.shape[1] > 1 and not is_channels_last_natively(x)
 
 
 def _allocate(tensors, options):
