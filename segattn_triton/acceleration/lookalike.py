@@ -11,10 +11,6 @@ from torch import nn
 
 from .adapters import is_window, pools_to_one, qualified_name
 
-WITHOUT_KERNEL = {  # gates by their class, for which `functional` has nothing
-    "timm.layers.selective_kernel.SelectiveKernel": "selective kernels",
-    "timm.layers.split_attn.SplitAttn": "split attention",
-}
 _NAME = re.compile(r"squeeze|excit|^c?se_?(layer|block|module|attention|gate)?(2d|3d)?$|channel_?(gate|att)", re.I)
 _SIGMOIDS = (nn.Sigmoid, nn.Hardsigmoid)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -24,8 +20,6 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def lookalike(module: nn.Module) -> tuple[str, str] | None:
     """(a function that would compute it, why it is left) where a module looks like a gate."""
     cls = qualified_name(type(module))
-    if cls in WITHOUT_KERNEL:
-        return "none", f"no function of this package computes {WITHOUT_KERNEL[cls]}"
     inside = (m for m in module.modules() if m is not module and not _is_of_torch(m))
     if _is_of_torch(module) or any(list(m.parameters()) for m in inside):  # then what is inside may be one
         return None

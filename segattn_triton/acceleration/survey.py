@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import modules
 from . import trial
 from .adapters import ADAPTERS, BLOCKS, Block, Gate, Parts, check_readers, qualified_name
-from .lookalike import WITHOUT_KERNEL, inline, lookalike
+from .lookalike import inline, lookalike
 from .structure import by_structure, is_candidate
 from .swap import AcceleratedGate, AcceleratedInline, fused, is_observed, plain_class, read
 
@@ -53,8 +53,8 @@ def gates_of(model: nn.Module) -> list[Found]:
 def _without_adapter(path: str, module: nn.Module) -> Iterator[Found]:
     """The gate that a module of no known class is by its graph, or looks like."""
     gate = module._segattn_gate if isinstance(module, AcceleratedGate | AcceleratedInline) else None
-    named = qualified_name(type(module)) in WITHOUT_KERNEL or path.endswith("_fsdp_wrapped_module")
-    if gate is None and not named and is_candidate(module) and not any(map(_known_name, module.modules())):
+    wrapped = path.endswith("_fsdp_wrapped_module")
+    if gate is None and not wrapped and is_candidate(module) and not any(map(_known_name, module.modules())):
         gate = by_structure(module)
     if isinstance(gate, Gate):
         reason = "a child of it has hooks, which its own forward runs: until they are removed"

@@ -67,7 +67,7 @@ def _gates_of(module: nn.Module) -> Iterator[tuple[str, Gate]]:
 @torch.no_grad()
 def disagreement(module: nn.Module, gate: Gate | None, parts: Parts) -> str | None:
     """How a gate, or a residual block whose gate is accelerated, differs from its own forward; None if it does not."""
-    key = plain_class(module), gate, repr([one.options for one in (parts, *parts.more)]), parts.dims
+    key = plain_class(module), gate, repr([(one.kernel, one.options) for one in (parts, *parts.more)]), parts.dims
     if key not in _tried:
         plain, fast = random_twin(module), random_twin(module)
         for name, inner in _gates_of(module) if gate is None else ():

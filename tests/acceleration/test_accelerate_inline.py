@@ -47,6 +47,11 @@ BLOCKS: dict[str, tuple[Callable, Callable]] = {  # name -> the block, and what 
     "seaformer": (standins.FusionBlock, lambda: (a_map(6, 8), a_map(6, 4))),
     "uafm": (standins.UAFM, lambda: (a_map(8, 4), a_map(6, 8))),
     "uafm-same": (lambda: standins.UAFM(8, 8, up_factor=1), lambda: (a_map(8, 4), a_map(8, 4))),
+    "split": (standins.SplitAttn, lambda: (a_map(8, 6),)),
+    "split-stride": (lambda: standins.SplitAttn(groups=1, stride=2), lambda: (a_map(8, 6),)),
+    "split-mmseg": (standins.SplitAttentionConv2d, lambda: (a_map(4, 6),)),
+    "selective": (standins.SelectiveKernel, lambda: (a_map(8, 6, N=8),)),
+    "selective-whole": (lambda: standins.SelectiveKernel(split_input=False), lambda: (a_map(8, 6, N=8),)),
     "simam": (standins.SimAM, lambda: (a_map(8, 5),)),
     "grn-first": (lambda: standins.TimmResponseNorm(channels_last=False), lambda: (a_map(8, 5),)),
 }
@@ -238,4 +243,8 @@ def test_compile_and_capture(kind):
     with sat.capture_attention(fast) as found:
         fast(*args)
     ((name, gate_map),) = found.items()
-    assert name == "" and gate_map.shape[0] == 2 and gate_map.dim() == (2 if kind.startswith(GATES_OF_CHANNELS) else 4)
+    assert (
+        name == ""
+        and gate_map.shape[0] == len(maps(args)[0])
+        and gate_map.dim() == (2 if kind.startswith(GATES_OF_CHANNELS) else 4)
+    )

@@ -219,9 +219,9 @@ def test_this_packages_own_modules_are_none(own):
 
 
 def test_a_gate_that_no_function_computes():
-    cls = standins.stands_for("timm.layers.split_attn.SplitAttn")(type("SplitAttn", (SELayer,), {}))
-    (row,) = sat.acceleration_report(nn.Sequential(cls()))
-    assert (row.kernel, row.reason) == ("none", "no function of this package computes split attention")
+    model = nn.Sequential(standins.SplitAttn(radix=3))
+    (row,) = sat.acceleration_report(model)
+    assert (row.kernel, row.reason) == ("gate_blend", "it has 3 radix splits: the kernel blends 2")
     expected = pytest.raises(ValueError, match=r"without a gate of this package or an accelerated one$")
-    with expected, sat.capture_attention(nn.Sequential(cls())):
+    with expected, sat.capture_attention(model):
         pass

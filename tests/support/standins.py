@@ -666,3 +666,87 @@ class UAFM(nn.Module):
     @staticmethod
     def _avg_max_spatial_reduce(x):
         return [torch.mean(x, dim=1, keepdim=True), torch.max(x, dim=1, keepdim=True)[0]]
+
+
+class RadixSoftmax(nn.Module):
+    def __init__(self, radix, cardinality):
+        super().__init__()
+        self.radix, self.cardinality = radix, cardinality
+
+    def forward(self, x):
+        if self.radix == 1:
+            return torch.sigmoid(x)
+        return x.view(len(x), self.cardinality, self.radix, -1).transpose(1, 2).softmax(1).reshape(len(x), -1)
+
+
+@stands_for("timm.layers.split_attn.SplitAttn")
+class SplitAttn(nn.Module):
+    def __init__(self, C=6, radix=2, groups=2, stride=1):
+        super().__init__()
+        self.radix, wide = radix, dict(groups=groups * radix, stride=stride, padding=1, bias=False)
+        self.conv, self.bn0 = nn.Conv2d(4 * radix, C * radix, 3, **wide), nn.BatchNorm2d(C * radix)
+        self.drop, self.act0 = nn.Identity(), nn.ReLU(inplace=True)
+        self.fc1, self.bn1, self.act1 = nn.Conv2d(C, 8, 1, groups=groups), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+        self.fc2, self.rsoftmax = nn.Conv2d(8, C * radix, 1, groups=groups), RadixSoftmax(radix, groups)
+
+    def forward(self, x):
+        x = self.act0(self.drop(self.bn0(self.conv(x))))
+        split = x.reshape(len(x), self.radix, -1, *x.shape[2:])
+        v = split.sum(1).mean((2, 3), keepdim=True)
+        a = self.rsoftmax(self.fc2(self.act1(self.bn1(self.fc1(v)))))
+        return (split * a.reshape(len(x), self.radix, -1, 1, 1)).sum(1).contiguous()
+
+
+@stands_for("mmseg.models.backbones.resnest.SplitAttentionConv2d")
+class SplitAttentionConv2d(nn.Module):
+    def __init__(self, C=6, radix=2, groups=1):
+        super().__init__()
+        self.radix, self.groups, self.channels, self.with_dcn, self.dcn = radix, groups, C, False, None
+        self.norm0_name, self.norm1_name = "bn0", "bn1"
+        self.conv = nn.Conv2d(4, C * radix, 3, padding=1, groups=groups * radix, bias=False)
+        self.bn0, self.relu = nn.BatchNorm2d(C * radix), nn.ReLU(inplace=True)
+        self.fc1, self.bn1 = nn.Conv2d(C, 8, 1, groups=groups), nn.BatchNorm2d(8)
+        self.fc2, self.rsoftmax = nn.Conv2d(8, C * radix, 1, groups=groups), RadixSoftmax(radix, groups)
+
+    @property
+    def norm0(self):
+        return getattr(self, self.norm0_name)
+
+    @property
+    def norm1(self):
+        return getattr(self, self.norm1_name)
+
+    def forward(self, x):
+        x = self.relu(self.norm0(self.conv(x)))
+        split = x.view(len(x), self.radix, -1, *x.shape[2:])
+        v = F.adaptive_avg_pool2d(split.sum(1), 1)
+        a = self.rsoftmax(self.fc2(self.relu(self.norm1(self.fc1(v))))).view(len(x), self.radix, -1, 1, 1)
+        return torch.sum(a * split, dim=1).contiguous()
+
+
+class SelectiveKernelAttn(nn.Module):
+    def __init__(self, C, num_paths=2, attn_channels=6):
+        super().__init__()
+        self.num_paths, self.fc_reduce = num_paths, nn.Conv2d(C, attn_channels, 1, bias=False)
+        self.bn, self.act = nn.BatchNorm2d(attn_channels), nn.ReLU(inplace=True)
+        self.fc_select = nn.Conv2d(attn_channels, C * num_paths, 1, bias=False)
+
+    def forward(self, x):
+        v = x.sum(1).mean((2, 3), keepdim=True)
+        z = self.fc_select(self.act(self.bn(self.fc_reduce(v))))
+        return torch.softmax(z.view(len(z), self.num_paths, -1, 1, 1), dim=1)
+
+
+@stands_for("timm.layers.selective_kernel.SelectiveKernel")
+class SelectiveKernel(nn.Module):
+    def __init__(self, C=8, split_input=True):
+        super().__init__()
+        self.num_paths, self.in_channels, self.out_channels, self.split_input = 2, C, C, split_input
+        each = C // 2 if split_input else C
+        self.paths = nn.ModuleList([ConvModule(each, C, nn.ReLU(), norm=True, k=3) for _ in range(2)])
+        self.attn = SelectiveKernelAttn(C)
+
+    def forward(self, x):
+        given = x.split(self.in_channels // 2, 1) if self.split_input else (x, x)
+        paths = torch.stack([path(t) for path, t in zip(self.paths, given, strict=True)], dim=1)
+        return torch.sum(paths * self.attn(paths), dim=1)

@@ -7,6 +7,7 @@ gate is left as it is.
 
 from . import (  # noqa: F401, they register
     bisenet,
+    branches,
     context,
     fusion,
     mmseg,
