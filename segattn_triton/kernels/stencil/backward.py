@@ -16,7 +16,8 @@ from ...runtime.plan import Plan
 from ..common.activations import Activation
 from ..common.dependent import begin
 from ..common.tile import load_tile, load_vector, only_when, store_tile
-from .shared import common_args, geometry_of, own_columns, place, stencil_config
+from .choice import geometry_of, stencil_config
+from .shared import common_args, own_columns, place
 from .window import accumulate, around, inverse_count, load_taps, roll, route, settle, shift
 
 
@@ -80,7 +81,8 @@ def _stencil_bwd_kernel(
     begin(DEPENDENT)
     dy_stride, dmap_stride, x_stride, dx_stride = strides
     H, W = sizes[0], sizes[1] * W_ALIGN
-    n, h0, offs_w, offs_c = place(H, W, C, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
+    n, h0, w0, offs_c = place(H, W, C, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
+    offs_w = w0 + tl.arange(0, BLOCK_W)
     h1 = tl.minimum(h0 + BLOCK_H, H)
     mask_c = (offs_c < C)[:, None]
     mask_w = ((offs_w >= 0) & (offs_w < W))[None, :]
