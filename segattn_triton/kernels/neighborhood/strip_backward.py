@@ -1,0 +1,198 @@
+"""Neighbourhood attention, backward, by strips: see `strip`, and `backward` for the equations."""
+
+import triton
+import triton.language as tl
+
+from .backward import to_keys, to_queries
+from ..common.tile import in_elements
+from .patch import exclusion, first_of, led, load_bias
+from .patch_backward import reaching
+from .shared import LOG2E, bias_index, first_key, head_bias, locate, positions, rows_at, wide
+from .strip import any_of, bad_of, load_along, load_rows_along, patch_at, store_along, tile_at, vectors_along
+
+
+@triton.jit
+def _twice(loaded, COLUMNS: tl.constexpr):
+    """Vectors as columns, and with D last."""
+    turned = tl.trans(loaded, (0, 2, 1))
+    if COLUMNS:
+        return loaded, turned
+    else:
+        return turned, loaded
+
+
+@triton.jit
+def _neighborhood_strip_dq_kernel(
+    q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dq_ptr,
+    q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride, size,
+    WINDOW: tl.constexpr, ACC: tl.constexpr, PATCH: tl.constexpr, STEPS: tl.constexpr, ALONG_W: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
+):  # fmt: skip
+    place, rows, cols, y0, x0 = locate(size, PATCH.tile_y * STEPS, PATCH.tile_x * BLOCK_T)
+    head, head_kv = place[1], place[1] // WINDOW.group
+    dtype = q_ptr.dtype.element_ty
+    bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
+    left, down, x = tile_at(x0, PATCH, BLOCK_T)
+    row, kx = patch_at(first_key(left, cols, WINDOW), PATCH, BLOCK_J)
+    inside_x = (left < cols) & (kx >= 0) & (kx < cols) & (row < PATCH.rows)
+    if PATCH.lead == 1:
+        inside_x &= tl.arange(0, BLOCK_J)[None, :] % PATCH.columns < PATCH.tile_x + WINDOW.kernel - 1
+    tap_x = kx[:, None, :] - first_of(x, cols, WINDOW)[:, :, None]
+    near_x = (tap_x >= 0) & (tap_x < WINDOW.kernel)
+    near_x = near_x & inside_x[:, None, :] if WINDOW.border == "mask" else near_x
+    excluded_x = exclusion(near_x)
+    entry = bias_index(row, kx, WINDOW)[:, None, :] - (down * (2 * WINDOW.kernel - 1) + x)[:, :, None]
+    q_at = vectors_along(q_ptr, q_stride, place, head, down, x, False, WINDOW)
+    dy_at = vectors_along(dy_ptr, dy_stride, place, head, down, x, False, WINDOW)
+    dq_at = vectors_along(dq_ptr, dq_stride, place, head, down, x, False, WINDOW)
+    lse_at = rows_at(lse_ptr, row_stride, place, head, down, x, WINDOW)
+    delta_at = rows_at(delta_ptr, row_stride, place, head, down, x, WINDOW)
+    k_at = vectors_along(k_ptr, k_stride, place, head_kv, row, kx, ALONG_W, WINDOW)
+    v_at = vectors_along(v_ptr, v_stride, place, head_kv, row, kx, True, WINDOW)
+    bad = tl.zeros([BLOCK_T, 16], tl.float32)
+    for step in range(0, tl.minimum(STEPS, tl.cdiv(rows - y0, PATCH.tile_y))):
+        y = y0 + step * PATCH.tile_y
+        ky = first_key(y, rows, WINDOW)
+        mask = (y + down < rows) & (x < cols)
+        inside_y = (ky + row >= 0) & (ky + row < rows)
+        q = load_along(q_at, y, mask, False, WINDOW)
+        k, k_rows = _twice(load_along(k_at, ky, inside_x & inside_y, ALONG_W, WINDOW), ALONG_W)
+        v = load_along(v_at, ky, inside_x & inside_y, True, WINDOW)
+        dy = load_along(dy_at, y, mask, False, WINDOW)
+        lse = load_rows_along(lse_at, y, mask, WINDOW) * LOG2E
+        delta = load_rows_along(delta_at, y, mask, WINDOW)
+        tap_y = (ky + row)[:, None, :] - first_of(y + down, rows, WINDOW)[:, :, None]
+        near_y = (tap_y >= 0) & (tap_y < WINDOW.kernel)
+        near_y = near_y & inside_y[:, None, :] if WINDOW.border == "mask" else near_y
+        s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
+        if bias is not None:
+            s = load_bias(bias, entry + (ky - y) * (2 * WINDOW.kernel - 1), WINDOW)
+        less = tl.where(near_y, excluded_x - lse[:, :, None], float("-inf"))
+        p = tl.exp2(tl.dot(q, k, s) * (WINDOW.scale * LOG2E) + less)
+        ds = p * (tl.dot(dy, v) - delta[:, :, None])
+        dq = tl.dot(ds.to(dtype), k_rows) * WINDOW.scale
+        bad += bad_of(dq, mask)
+        store_along(dq_at, y, dq, mask, WINDOW)
+    if any_of(bad):
+        for step in range(0, STEPS * 2):
+            HALF: tl.constexpr = PATCH.tile_y // 2
+            tile_y, tile_x = positions(y0 + step * HALF, x0, HALF, PATCH.tile_x * BLOCK_T)
+            to_queries(
+                q_ptr, k_ptr, v_ptr, bias, dy_ptr, lse_ptr, delta_ptr, dq_ptr,
+                q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride,
+                place, head, head_kv, tile_y, tile_x, rows, cols, 1, False, WINDOW, ACC,
+            )  # fmt: skip
+
+
+@triton.jit
+def _chunks(y, rows, REACH: tl.constexpr, PATCH: tl.constexpr, WINDOW: tl.constexpr):
+    """Of the keys of a tile: the first and the last row of their queries, and how often REACH rows of these are."""
+    low, high = reaching(y, y + PATCH.tile_y - 1, rows, WINDOW)
+    return low, high, (high - low + REACH) // REACH
+
+
+@triton.jit
+def _turns(y0, rows, REACH: tl.constexpr, PATCH: tl.constexpr, STEPS: tl.constexpr, WINDOW: tl.constexpr):
+    """The turns of a strip: one for each tile, query head of its key head, and chunk of its queries."""
+    steps = tl.minimum(STEPS, tl.cdiv(rows - y0, PATCH.tile_y))
+    turns = steps
+    if WINDOW.border == "shift" and REACH < PATCH.tile_y + 2 * (WINDOW.kernel - 1):
+        turns = 0
+        for step in range(0, steps):
+            turns += _chunks(y0 + step * PATCH.tile_y, rows, REACH, PATCH, WINDOW)[2]
+    return turns * WINDOW.group
+
+
+@triton.jit
+def _of_member(at, member, stride, ALIGN: tl.constexpr, WINDOW: tl.constexpr):
+    """The same positions of the member-th query head of a group."""
+    if WINDOW.group == 1:
+        return at
+    else:
+        return at[0] + wide(member, WINDOW) * in_elements(stride[3], ALIGN, WINDOW.int64), at[1], at[2]
+
+
+@triton.jit
+def _neighborhood_strip_dkv_kernel(
+    q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+    q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride, size,
+    WINDOW: tl.constexpr, ACC: tl.constexpr, PATCH: tl.constexpr, STEPS: tl.constexpr, ALONG_W: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
+):  # fmt: skip
+    REACH: tl.constexpr = BLOCK_J // PATCH.columns
+    CARRIED: tl.constexpr = WINDOW.group > 1 or (
+        WINDOW.border == "shift" and REACH < PATCH.tile_y + 2 * (WINDOW.kernel - 1)
+    )
+    place, rows, cols, y0, x0 = locate(size, PATCH.tile_y * STEPS, PATCH.tile_x * BLOCK_T)
+    head_kv = place[1]
+    head = head_kv * WINDOW.group
+    dtype = q_ptr.dtype.element_ty
+    left, down, x = tile_at(x0, PATCH, BLOCK_T)
+    first_x, last_x = reaching(left, left + PATCH.tile_x - 1, cols, WINDOW)
+    row, qx = patch_at(first_x, PATCH, BLOCK_J)
+    inside_x = (left < cols) & (qx < led(last_x, PATCH) + PATCH.lead)
+    tap_x = x[:, :, None] - first_of(qx, cols, WINDOW)[:, None, :]
+    excluded_x = exclusion((tap_x >= 0) & (tap_x < WINDOW.kernel))
+    entry = (down * (2 * WINDOW.kernel - 1) + x)[:, :, None] - bias_index(row, qx, WINDOW)[:, None, :]
+    k_at = vectors_along(k_ptr, k_stride, place, head_kv, down, x, False, WINDOW)
+    v_at = vectors_along(v_ptr, v_stride, place, head_kv, down, x, False, WINDOW)
+    q_at = vectors_along(q_ptr, q_stride, place, head, row, qx, ALONG_W, WINDOW)
+    dy_at = vectors_along(dy_ptr, dy_stride, place, head, row, qx, ALONG_W, WINDOW)
+    lse_at = rows_at(lse_ptr, row_stride, place, head, row, qx, WINDOW)
+    delta_at = rows_at(delta_ptr, row_stride, place, head, row, qx, WINDOW)
+    BLOCK_D: tl.constexpr = WINDOW.block_d
+    dk = tl.zeros([BLOCK_T, 16, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_T, 16, BLOCK_D], tl.float32)
+    bad = tl.zeros([BLOCK_T, 16], tl.float32)
+    y, turn = y0 + 0, y0 * 0
+    for _ in range(0, _turns(y0, rows, REACH, PATCH, STEPS, WINDOW)):
+        low, high, chunks = _chunks(y, rows, REACH, PATCH, WINDOW)
+        member = turn % WINDOW.group
+        qy = low + turn // WINDOW.group * REACH
+        mask = (y + down < rows) & (x < cols)
+        inside = inside_x & (qy + row <= high)
+        k = load_along(k_at, y, mask, False, WINDOW)
+        v = load_along(v_at, y, mask, False, WINDOW)
+        q_of = _of_member(q_at, member, q_stride, WINDOW.align, WINDOW)
+        dy_of = _of_member(dy_at, member, dy_stride, WINDOW.align, WINDOW)
+        q, q_rows = _twice(load_along(q_of, qy, inside, ALONG_W, WINDOW), ALONG_W)
+        dy, dy_rows = _twice(load_along(dy_of, qy, inside, ALONG_W, WINDOW), ALONG_W)
+        lse = load_rows_along(_of_member(lse_at, member, row_stride, 1, WINDOW), qy, inside, WINDOW) * LOG2E
+        delta = load_rows_along(_of_member(delta_at, member, row_stride, 1, WINDOW), qy, inside, WINDOW)
+        tap_y = (y + down)[:, :, None] - first_of(qy + row, rows, WINDOW)[:, None, :]
+        near_y = (tap_y >= 0) & (tap_y < WINDOW.kernel)
+        if CARRIED:
+            near_y = near_y & (qy + row <= high)[:, None, :]
+            dk, dv = tl.where(turn == 0, 0.0, dk), tl.where(turn == 0, 0.0, dv)
+        else:
+            dk, dv = tl.zeros([BLOCK_T, 16, BLOCK_D], tl.float32), tl.zeros([BLOCK_T, 16, BLOCK_D], tl.float32)
+        s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
+        if bias_ptr is not None:
+            s = load_bias(head_bias(bias_ptr, head + member, WINDOW), entry + (y - qy) * (2 * WINDOW.kernel - 1), WINDOW)
+        less = tl.where(near_y, excluded_x - lse[:, None, :], float("-inf"))
+        p = tl.exp2(tl.dot(k, q, s) * (WINDOW.scale * LOG2E) + less)
+        dv = tl.dot(p.to(dtype), dy_rows, dv)
+        ds = p * (tl.dot(v, dy) - delta[:, None, :])
+        dk = tl.dot(ds.to(dtype), q_rows, dk)
+        turn += 1
+        if CARRIED:
+            last = turn == chunks * WINDOW.group
+            mask = mask & last
+        bad += bad_of(dk, mask) + bad_of(dv, mask)
+        if dk_ptr is not None:
+            store_along(vectors_along(dk_ptr, dk_stride, place, head_kv, down, x, False, WINDOW), y, dk * WINDOW.scale, mask, WINDOW)
+        if dv_ptr is not None:
+            store_along(vectors_along(dv_ptr, dv_stride, place, head_kv, down, x, False, WINDOW), y, dv, mask, WINDOW)
+        if CARRIED:
+            y, turn = tl.where(last, y + PATCH.tile_y, y), tl.where(last, 0, turn)
+        else:
+            y, turn = y + PATCH.tile_y, turn * 0
+    if any_of(bad):
+        for step in range(0, STEPS * 2):
+            HALF: tl.constexpr = PATCH.tile_y // 2
+            tile_y, tile_x = positions(y0 + step * HALF, x0, HALF, PATCH.tile_x * BLOCK_T)
+            to_keys(
+                q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+                q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride,
+                place, head_kv, tile_y, tile_x, rows, cols, False, WINDOW, ACC,
+            )  # fmt: skip

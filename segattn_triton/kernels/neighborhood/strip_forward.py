@@ -1,0 +1,70 @@
+"""Neighbourhood attention, forward, by strips: see `strip`, and `forward` for the equation."""
+
+import triton
+import triton.language as tl
+
+from .forward import _attend_rows
+from .patch import exclusion, first_of, load_bias
+from .shared import LN2, LOG2E, bias_index, first_key, head_bias, locate, positions, rows_at, wide
+from .strip import any_of, bad_of, load_along, patch_at, store_along, tile_at, vectors_along
+
+
+@triton.jit
+def _neighborhood_strip_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, bias_ptr, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride, size,
+    WINDOW: tl.constexpr, ACC: tl.constexpr, PATCH: tl.constexpr, STEPS: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
+):  # fmt: skip
+    place, rows, cols, y0, x0 = locate(size, PATCH.tile_y * STEPS, PATCH.tile_x * BLOCK_T)
+    head, head_kv = place[1], place[1] // WINDOW.group
+    dtype = q_ptr.dtype.element_ty
+    bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
+    left, down, x = tile_at(x0, PATCH, BLOCK_T)
+    row, kx = patch_at(first_key(left, cols, WINDOW), PATCH, BLOCK_J)
+    inside_x = (left < cols) & (kx >= 0) & (kx < cols) & (row < PATCH.rows)
+    if PATCH.lead == 1:
+        inside_x &= tl.arange(0, BLOCK_J)[None, :] % PATCH.columns < PATCH.tile_x + WINDOW.kernel - 1
+    tap_x = kx[:, None, :] - first_of(x, cols, WINDOW)[:, :, None]
+    near_x = (tap_x >= 0) & (tap_x < WINDOW.kernel)
+    excluded_x = exclusion(near_x & inside_x[:, None, :] if WINDOW.border == "mask" else near_x)
+    entry = bias_index(row, kx, WINDOW)[:, None, :] - (down * (2 * WINDOW.kernel - 1) + x)[:, :, None]
+    q_at = vectors_along(q_ptr, q_stride, place, head, down, x, False, WINDOW)
+    y_at = vectors_along(y_ptr, y_stride, place, head, down, x, False, WINDOW)
+    k_at = vectors_along(k_ptr, k_stride, place, head_kv, row, kx, True, WINDOW)
+    v_at = vectors_along(v_ptr, v_stride, place, head_kv, row, kx, False, WINDOW)
+    if lse_ptr is not None:
+        lse_at = rows_at(lse_ptr, lse_stride, place, head, down, x, WINDOW)
+    bad = tl.zeros([BLOCK_T, 16], tl.float32)
+    for step in range(0, tl.minimum(STEPS, tl.cdiv(rows - y0, PATCH.tile_y))):
+        y = y0 + step * PATCH.tile_y
+        ky = first_key(y, rows, WINDOW)
+        mask = (y + down < rows) & (x < cols)
+        inside_y = (ky + row >= 0) & (ky + row < rows)
+        q = load_along(q_at, y, mask, False, WINDOW)
+        k = load_along(k_at, ky, inside_x & inside_y, True, WINDOW)
+        v = load_along(v_at, ky, inside_x & inside_y, False, WINDOW)
+        tap_y = (ky + row)[:, None, :] - first_of(y + down, rows, WINDOW)[:, :, None]
+        near_y = (tap_y >= 0) & (tap_y < WINDOW.kernel)
+        near_y = near_y & inside_y[:, None, :] if WINDOW.border == "mask" else near_y
+        s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
+        if bias is not None:
+            s = load_bias(bias, entry + (ky - y) * (2 * WINDOW.kernel - 1), WINDOW)
+        s = tl.dot(q, k, s) * (WINDOW.scale * LOG2E) + tl.where(near_y, excluded_x, float("-inf"))
+        peak = tl.max(s, 2)
+        base = tl.where(peak == float("-inf"), 0.0, peak)
+        p = tl.exp2(s - base[:, :, None])
+        total = tl.sum(p, 2)
+        acc = tl.dot(p.to(dtype), v) * (1.0 / total)[:, :, None]
+        bad += bad_of(acc, mask)
+        store_along(y_at, y, acc, mask, WINDOW)
+        if lse_ptr is not None:
+            lse = (peak + tl.log2(total)) * LN2
+            tl.store(lse_at[0] + wide(y, WINDOW) * lse_at[2] + lse_at[1], lse, mask)
+    if any_of(bad):
+        for step in range(0, STEPS * 2):
+            HALF: tl.constexpr = PATCH.tile_y // 2
+            tile_y, tile_x = positions(y0 + step * HALF, x0, HALF, PATCH.tile_x * BLOCK_T)
+            _attend_rows(
+                q_ptr, k_ptr, v_ptr, bias, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride,
+                place, tile_y, tile_x, rows, cols, False, WINDOW, ACC,
+            )  # fmt: skip
