@@ -20,6 +20,9 @@ from ..kernels.neighborhood.forward import plan_neighborhood_fwd
 from ..kernels.neighborhood.patch import MOST_BACKWARD, takes_products
 from ..kernels.neighborhood.patch_backward import plan_neighborhood_dkv, plan_neighborhood_dq
 from ..kernels.neighborhood.split import plan_neighborhood_dot, plan_neighborhood_sum
+from ..kernels.neighborhood.strip import takes_strips
+from ..kernels.neighborhood.strip_backward import plan_neighborhood_strip_dkv, plan_neighborhood_strip_dq
+from ..kernels.neighborhood.strip_forward import plan_neighborhood_strip_fwd
 from ..runtime import schemas
 from ..runtime.maps import partials
 from ..runtime.operator import DifferentiableOp, needs_grad
@@ -40,6 +43,11 @@ def _window(options) -> tuple[int, int, str]:
     return options.kernel_size, options.dilation, options.border
 
 
+def _by_strips(tensors, others: Sequence[Tensor], options) -> bool:
+    q, k, v, rel_bias = tensors
+    return takes_strips((q, k, v, *others), *_window(options), rel_bias, options.scale)
+
+
 def _allocate(tensors, options):
     q = tensors.q
     acc = torch.promote_types(q.dtype, torch.float32)
@@ -48,7 +56,8 @@ def _allocate(tensors, options):
 
 def _forward(run, outputs, tensors, options):
     lse = outputs.lse if options.return_lse else None
-    run.launch(plan_neighborhood_fwd(*tensors, outputs.y, lse, *_window(options), options.scale))
+    plan = plan_neighborhood_strip_fwd if _by_strips(tensors, [outputs.y], options) else plan_neighborhood_fwd
+    run.launch(plan(*tensors, outputs.y, lse, *_window(options), options.scale))
 
 
 def _backward(run, grads, douts, saved, tensors, options):
@@ -58,10 +67,13 @@ def _backward(run, grads, douts, saved, tensors, options):
     run.launch(plan_neighborhood_delta(saved.y, dy, dlse, delta))
     given, window = (dy, *tensors, saved.lse, delta), (*_window(options), options.scale)
     if takes_products(tensors.q, options.kernel_size, options.dilation, tensors.rel_bias, options.scale, MOST_BACKWARD):
+        strips = _by_strips(tensors, [dy, *(t for t in (dq, dk, dv) if t is not None)], options)
+        plan_dq = plan_neighborhood_strip_dq if strips else plan_neighborhood_dq
+        plan_dkv = plan_neighborhood_strip_dkv if strips else plan_neighborhood_dkv
         if dq is not None:
-            run.launch(plan_neighborhood_dq(*given, dq, *window))
+            run.launch(plan_dq(*given, dq, *window))
         if dk is not None or dv is not None:
-            run.launch(plan_neighborhood_dkv(*given, dk, dv, *window))
+            run.launch(plan_dkv(*given, dk, dv, *window))
         dq = dk = dv = None
     if any(grad is not None for grad in (dq, dk, dv, drel_bias)):
         plan = plan_neighborhood_bwd(*given, dq, dk, dv, drel_bias is not None, *window)

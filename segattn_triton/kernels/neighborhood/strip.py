@@ -9,11 +9,27 @@ Positions are [BLOCK_T, n], vectors [BLOCK_T, n, BLOCK_D]; those whose products 
 question is the contiguous one.
 """
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .patch import led
-from .shared import LOG2E, rows_at, wide
+from ...runtime.maps import accumulator
+from ...tuning.model import SMS, Config, Model, space
+from ...tuning.target import shared_memory
+from .patch import Patch, led, patch_of, takes_products
+from .shared import choose_for, classes, rows_at, strides_of, tiles, wide, window
+
+MOST = 4096  # values of a patch, so that an SM holds the copies of many warps
+WARPS = 11  # that an SM holds, as compiled
+SPACE = tuple(
+    config
+    for config in space(BLOCK_T=(1, 2, 4, 8), STEPS=(4, 8, 16, 32), num_warps=(1, 2, 4, 8), num_stages=(2, 3))
+    if config.num_warps == config.blocks["BLOCK_T"]
+)
 
 
 @triton.jit
@@ -82,3 +98,74 @@ def any_of(bad):
     """Whether one is not 0, once the whole program has stored what it has."""
     tl.debug_barrier()
     return tl.sum(tl.reshape(bad, (bad.numel,))) != 0.0
+
+
+def pixels_of(patch: Patch) -> int:
+    """BLOCK_J: of a whole patch."""
+    return triton.next_power_of_2(patch.rows * patch.columns)
+
+
+def takes_strips(
+    views: Sequence[Tensor], kernel_size: int, dilation: int, border: str, rel_bias: Tensor | None, scale: float
+) -> bool:
+    """Whether the maps of vectors (the queries first) have windows so small, and accesses so wide that they are
+    copied to shared memory."""
+    q, patch = views[0], patch_of(views[0], kernel_size, dilation)
+    wide = patch.lead > 1 or window(kernel_size, border, scale, 1, views).align * q.element_size() >= 8
+    fits = pixels_of(patch) * triton.next_power_of_2(q.shape[4]) <= MOST
+    return kernel_size == 3 and wide and fits and takes_products(q, kernel_size, dilation, rel_bias, scale)
+
+
+def strip_model(t: Tensor, heads: int, dilation: int, patch: Patch) -> Model:
+    """As measured on an H200: one warp a program, but where W is contiguous, and neighbours share what they load."""
+    N, H, W, _, D = t.shape
+    rows, cols = triton.cdiv(H, dilation), triton.cdiv(W, dilation)
+    values = (2 * pixels_of(patch) + 32) * triton.next_power_of_2(D)
+
+    def price(config: Config) -> float | None:
+        block_t, steps = config.blocks["BLOCK_T"], config.blocks["STEPS"]
+        copies = (config.num_stages - 1) * block_t * values * t.element_size()
+        if copies + 8192 > shared_memory(t.device) or block_t > 1 and block_t * patch.tile_x >= 2 * cols:
+            return None
+        if steps > 4 and steps * patch.tile_y >= 2 * rows:
+            return None
+        beside, down = triton.cdiv(cols, patch.tile_x * block_t), triton.cdiv(rows, patch.tile_y * steps)
+        programs = N * heads * math.prod(classes(H, W, dilation)) * beside * down
+        resident = max(1, min(WARPS // block_t, 232448 // (copies + 2048)))
+        waves = programs / (SMS * resident)
+        width = abs(math.log2(block_t / (4 if patch.lead > 1 else 1)))
+        return (waves + 0.5 if waves > 1 else 1.0) * (steps + 2) * (1 + 0.1 * width) * (1.2 if config.num_stages < 3 else 1)
+
+    return price
+
+
+def plan_strips(
+    name: str,
+    views: Mapping[str, Tensor | None],
+    rel_bias: Tensor | None,
+    kernel_size: int,
+    dilation: int,
+    border: str,
+    scale: float,
+) -> tuple[Patch, Config, int, dict[str, Any]]:
+    """Patch, config, grid, and the arguments that all kernels of strips have. The tiles are those of the last view."""
+    q, k, tiled = views["q"], views["k"], list(views)[-1]
+    heads = (k if tiled in ("dk", "dv") else q).shape[3]
+    given = [t for t in views.values() if t is not None]
+    constants = window(kernel_size, border, scale, q.shape[3] // k.shape[3], given)
+    patch = patch_of(q, kernel_size, dilation)
+    wanted = "+".join(n for n in ("dk", "dv") if views.get(n) is not None)
+    config = choose_for(name, SPACE, strip_model(q, heads, dilation, patch), q, heads, dilation, constants, wanted)
+    block_t, steps = config.blocks["BLOCK_T"], config.blocks["STEPS"]
+    size, grid = tiles(q, heads, dilation, patch.tile_y * steps, patch.tile_x * block_t)
+    args = dict(
+        **{f"{n}_ptr": t for n, t in views.items()},
+        bias_ptr=rel_bias,
+        **{f"{n}_stride": None if t is None else strides_of(t, constants.align) for n, t in views.items()},
+        size=size,
+        WINDOW=constants,
+        ACC=accumulator(q),
+        PATCH=patch,
+        BLOCK_J=pixels_of(patch),
+    )
+    return patch, config, grid, args

@@ -1,14 +1,29 @@
 """Neighbourhood attention, backward, by strips: see `strip`, and `backward` for the equations."""
 
+from dataclasses import replace
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from ...runtime.plan import Plan
 from .backward import to_keys, to_queries
 from ..common.tile import in_elements
 from .patch import exclusion, first_of, led, load_bias
 from .patch_backward import reaching
-from .shared import LOG2E, bias_index, first_key, head_bias, locate, positions, rows_at, wide
-from .strip import any_of, bad_of, load_along, load_rows_along, patch_at, store_along, tile_at, vectors_along
+from .shared import LOG2E, bias_index, first_key, head_bias, locate, positions, row_strides_of, rows_at, wide
+from .strip import (
+    any_of,
+    bad_of,
+    load_along,
+    load_rows_along,
+    patch_at,
+    plan_strips,
+    store_along,
+    tile_at,
+    vectors_along,
+)
+from .traffic import strip_loads, strip_query_traffic, tiles_of
 
 
 @triton.jit
@@ -133,7 +148,7 @@ def _neighborhood_strip_dkv_kernel(
     inside_x = (left < cols) & (qx < led(last_x, PATCH) + PATCH.lead)
     tap_x = x[:, :, None] - first_of(qx, cols, WINDOW)[:, None, :]
     excluded_x = exclusion((tap_x >= 0) & (tap_x < WINDOW.kernel))
-    entry = (down * (2 * WINDOW.kernel - 1) + x)[:, :, None] - bias_index(row, qx, WINDOW)[:, None, :]
+    entry = bias_index(down, x, WINDOW)[:, :, None] - (row * (2 * WINDOW.kernel - 1) + qx)[:, None, :]
     k_at = vectors_along(k_ptr, k_stride, place, head_kv, down, x, False, WINDOW)
     v_at = vectors_along(v_ptr, v_stride, place, head_kv, down, x, False, WINDOW)
     q_at = vectors_along(q_ptr, q_stride, place, head, row, qx, ALONG_W, WINDOW)
@@ -196,3 +211,46 @@ def _neighborhood_strip_dkv_kernel(
                 q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride,
                 place, head_kv, tile_y, tile_x, rows, cols, False, WINDOW, ACC,
             )  # fmt: skip
+
+
+def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, scale):
+    """What both plans have: patch, plan without traffic, and the entries of the bias that a turn loads, over theirs."""
+    patch, config, grid, args = plan_strips(name, views, rel_bias, kernel_size, dilation, border, scale)
+    lse, delta = rows
+    args |= dict(
+        lse_ptr=lse, delta_ptr=delta, row_stride=row_strides_of(lse), ALONG_W=views["q"].stride(2) == 1 and patch.lead > 1
+    )
+    entries = 16 * config.blocks["BLOCK_T"] * args["BLOCK_J"] / (2 * kernel_size - 1) ** 2
+    beside = views["q"].shape[0] * args["size"][5] * args["size"][7]
+    return patch, Plan(kernel, args, config, grid), entries * beside
+
+
+def plan_neighborhood_strip_dq(
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, lse: Tensor, delta: Tensor, dq: Tensor,
+    kernel_size: int, dilation: int, border: str, scale: float,
+) -> Plan:  # fmt: skip
+    window = kernel_size, dilation, border
+    views = dict(q=q, k=k, v=v, dy=dy, dq=dq)
+    patch, plan, entries = _plan(
+        _neighborhood_strip_dq_kernel, "neighborhood_strip_dq", views, rel_bias, (lse, delta), *window, scale
+    )
+    reads = strip_loads(q, patch, *window) * plan.args["WINDOW"].group
+    bias = entries * tiles_of(q.shape[1], patch.tile_y, dilation)
+    traffic = {name: (1, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
+    traffic |= dict(k_ptr=(reads, 0), v_ptr=(reads, 0), bias_ptr=(bias, 0), dq_ptr=(0, 1))
+    return replace(plan, traffic=traffic)
+
+
+def plan_neighborhood_strip_dkv(
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, lse: Tensor, delta: Tensor,
+    dk: Tensor | None, dv: Tensor | None, kernel_size: int, dilation: int, border: str, scale: float,
+) -> Plan:  # fmt: skip
+    window = kernel_size, dilation, border
+    views = dict(q=q, k=k, v=v, dy=dy, dk=dk, dv=dv)
+    patch, plan, entries = _plan(
+        _neighborhood_strip_dkv_kernel, "neighborhood_strip_dkv", views, rel_bias, (lse, delta), *window, scale
+    )
+    reads, chunks = strip_query_traffic(q, patch, plan.args["BLOCK_J"], *window)
+    traffic = {name: (reads, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
+    traffic |= dict(k_ptr=(1, 0), v_ptr=(1, 0), bias_ptr=(entries * chunks, 0), dk_ptr=(0, 1), dv_ptr=(0, 1))
+    return replace(plan, traffic=traffic)

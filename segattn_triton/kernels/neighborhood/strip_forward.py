@@ -2,11 +2,14 @@
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from ...runtime.plan import Plan
 from .forward import _attend_rows
 from .patch import exclusion, first_of, load_bias
-from .shared import LN2, LOG2E, bias_index, first_key, head_bias, locate, positions, rows_at, wide
-from .strip import any_of, bad_of, load_along, patch_at, store_along, tile_at, vectors_along
+from .shared import LN2, LOG2E, bias_index, first_key, head_bias, locate, positions, row_strides_of, rows_at, wide
+from .strip import any_of, bad_of, load_along, patch_at, plan_strips, store_along, tile_at, vectors_along
+from .traffic import strip_loads, tiles_of
 
 
 @triton.jit
@@ -68,3 +71,19 @@ def _neighborhood_strip_fwd_kernel(
                 q_ptr, k_ptr, v_ptr, bias, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride,
                 place, tile_y, tile_x, rows, cols, False, WINDOW, ACC,
             )  # fmt: skip
+
+
+def plan_neighborhood_strip_fwd(
+    q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, y: Tensor, lse: Tensor | None,
+    kernel_size: int, dilation: int, border: str, scale: float,
+) -> Plan:  # fmt: skip
+    window = kernel_size, dilation, border
+    views = dict(q=q, k=k, v=v, y=y)
+    patch, config, grid, args = plan_strips("neighborhood_strip_fwd", views, rel_bias, *window, scale)
+    reads = strip_loads(q, patch, *window) * args["WINDOW"].group
+    tiles = q.shape[0] * tiles_of(q.shape[1], patch.tile_y, dilation) * args["size"][5] * args["size"][7]  # classes and strips beside each other
+    bias = tiles * 16 * config.blocks["BLOCK_T"] * args["BLOCK_J"] / (2 * kernel_size - 1) ** 2
+    traffic = dict(q_ptr=(1, 0), k_ptr=(reads, 0), v_ptr=(reads, 0), bias_ptr=(bias, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
+    return Plan(
+        _neighborhood_strip_fwd_kernel, dict(args, lse_ptr=lse, lse_stride=row_strides_of(lse)), config, grid, traffic
+    )

@@ -141,3 +141,50 @@ def query_traffic(
     rows, down = _queries(H, tiles_y, block_t, patch.tile_y, 1, block_j // patch.columns, *window)
     cols, right = _queries(W, tiles_x, 1, patch.tile_x, patch.lead, patch.columns, *window)
     return rows * cols / (H * W), t.shape[0] * down * right
+
+
+def tiles_of(size: int, block: int, dilation: int) -> int:
+    """Tiles along an axis, over all classes, that have a pixel."""
+    return sum(-(-length // block) for length in _lengths(size, dilation))
+
+
+@lru_cache(4096)
+def _in_strips(size: int, block: int, wide: int, lead: int, kernel_size: int, dilation: int, border: str) -> int:
+    """The keys along an axis that the tiles of strips load, over all classes."""
+    return sum(
+        max(0, min(first + wide, length) - max(first, 0))
+        for length in _lengths(size, dilation)
+        for start in range(0, length, block)
+        for first in (_first_key(start, length, kernel_size, border) // lead * lead,)
+    )
+
+
+def strip_loads(t: Tensor, patch: Patch, kernel_size: int, dilation: int, border: str) -> float:
+    """Loads of a key by strips of tiles of queries."""
+    wide = patch.columns if patch.lead > 1 else patch.tile_x + kernel_size - 1
+    rows = _in_strips(t.shape[1], patch.tile_y, patch.rows, 1, kernel_size, dilation, border)
+    cols = _in_strips(t.shape[2], patch.tile_x, wide, patch.lead, kernel_size, dilation, border)
+    return rows * cols / (t.shape[1] * t.shape[2])
+
+
+@lru_cache(4096)
+def _to_strips(
+    size: int, block: int, lead: int, step: int, kernel_size: int, dilation: int, border: str
+) -> tuple[int, int]:
+    """Along an axis and over all classes: the queries that the tiles of strips of keys load, and the steps."""
+    found = [
+        _reaching(start, block, lead, length, kernel_size, border)
+        for length in _lengths(size, dilation)
+        for start in range(0, length, block)
+    ]
+    return sum(found), sum(-(-n // step) for n in found)
+
+
+def strip_query_traffic(
+    t: Tensor, patch: Patch, block_j: int, kernel_size: int, dilation: int, border: str
+) -> tuple[float, int]:
+    """Loads of a query by strips of tiles of keys, and the chunks of block_j of them that a strip of every column of
+    tiles takes, together."""
+    rows, chunks = _to_strips(t.shape[1], patch.tile_y, 1, block_j // patch.columns, kernel_size, dilation, border)
+    cols, _ = _to_strips(t.shape[2], patch.tile_x, patch.lead, patch.columns, kernel_size, dilation, border)
+    return rows * cols / (t.shape[1] * t.shape[2]), chunks
