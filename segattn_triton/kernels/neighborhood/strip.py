@@ -1,12 +1,12 @@
 """Neighbourhood attention with tensor cores, small windows: strips of the tiles that `patch` describes.
 
-A warp walks down a strip of STEPS tiles, BLOCK_T of them side by side in a program. What is the same for every tile of a
-strip, addresses and masks along x, is computed once, and the next tiles and their patches are on their way to shared
-memory while one is computed: a whole patch at a time, BLOCK_J pixels, so that its softmax is one and not a running one.
+A warp walks down a strip of STEPS tiles; a program has BLOCK_T of them side by side. What all tiles of a strip have in
+common, addresses and masks along x, is computed once; the next tiles and their patches are on their way to shared
+memory while one is computed. A patch is taken whole, BLOCK_J pixels: one softmax, not a running one.
 
 Positions are [BLOCK_T, n], vectors [BLOCK_T, n, BLOCK_D]; those whose products are sums over D lie as columns
-[BLOCK_T, BLOCK_D, n]: a copy to shared memory can be read by tensor cores as it lies, or transposed where the axis in
-question is the contiguous one.
+[BLOCK_T, BLOCK_D, n]: tensor cores read a copy in shared memory as it lies, or transposed where the axis that they sum
+over is the contiguous one.
 """
 
 import math
@@ -20,8 +20,8 @@ from torch import Tensor
 from ...runtime.maps import accumulator
 from ...tuning.model import SMS, Config, Model, space
 from ...tuning.target import shared_memory
-from .patch import Patch, led, patch_of, takes_products
-from .shared import choose_for, classes, rows_at, strides_of, tiles, wide, window
+from .patch import Patch, exclusion, first_of, led, patch_of, takes_products
+from .shared import choose_for, classes, first_key, rows_at, strides_of, tiles, wide, window
 
 MOST = 4096  # values of a patch, so that an SM holds the copies of many warps
 WARPS = 11  # that an SM holds, as compiled
@@ -48,6 +48,31 @@ def patch_at(first, PATCH: tl.constexpr, BLOCK_J: tl.constexpr):
     j = tl.arange(0, BLOCK_J)[None, :]
     x = led(first, PATCH) + j % PATCH.columns
     return x * 0 + j // PATCH.columns, x
+
+
+@triton.jit
+def within(tap, WINDOW: tl.constexpr):
+    """Whether, along one axis, the tap-th key of a query is one of its window."""
+    return (tap >= 0) & (tap < WINDOW.kernel)
+
+
+@triton.jit
+def keys_at(left, x, cols, PATCH: tl.constexpr, BLOCK_J: tl.constexpr, WINDOW: tl.constexpr):
+    """Of the patches of tiles of queries: the row in the patch, the column, whether its keys are to be loaded
+    [BLOCK_T, BLOCK_J], and what excludes pairs along x [BLOCK_T, 16, BLOCK_J]."""
+    row, kx = patch_at(first_key(left, cols, WINDOW), PATCH, BLOCK_J)
+    inside_x = (left < cols) & (kx >= 0) & (kx < cols) & (row < PATCH.rows)
+    if PATCH.lead == 1:  # else columns that no window has are loaded, too: accesses stay whole
+        inside_x &= tl.arange(0, BLOCK_J)[None, :] % PATCH.columns < PATCH.tile_x + WINDOW.kernel - 1
+    near = within(kx[:, None, :] - first_of(x, cols, WINDOW)[:, :, None], WINDOW)
+    return row, kx, inside_x, exclusion(near & inside_x[:, None, :] if WINDOW.border == "mask" else near)
+
+
+@triton.jit
+def near_rows(ky, y, rows, WINDOW: tl.constexpr):
+    """[BLOCK_T, 16, BLOCK_J]: whether, along y, the queries at y have the keys at ky."""
+    near = within(ky[:, None, :] - first_of(y, rows, WINDOW)[:, :, None], WINDOW)
+    return near & ((ky >= 0) & (ky < rows))[:, None, :] if WINDOW.border == "mask" else near
 
 
 @triton.jit
@@ -95,8 +120,7 @@ def bad_of(sums, mask):
 
 @triton.jit
 def any_of(bad):
-    """Whether one is not 0, once the whole program has stored what it has."""
-    tl.debug_barrier()
+    """Whether one is not 0. The warps meet here: what is stored again comes after what they have stored."""
     return tl.sum(tl.reshape(bad, (bad.numel,))) != 0.0
 
 
@@ -125,7 +149,7 @@ def strip_model(t: Tensor, heads: int, dilation: int, patch: Patch) -> Model:
     def price(config: Config) -> float | None:
         block_t, steps = config.blocks["BLOCK_T"], config.blocks["STEPS"]
         copies = (config.num_stages - 1) * block_t * values * t.element_size()
-        if copies + 8192 > shared_memory(t.device) or block_t > 1 and block_t * patch.tile_x >= 2 * cols:
+        if copies + 8192 > shared_memory(t.device) or (block_t > 1 and block_t * patch.tile_x >= 2 * cols):
             return None
         if steps > 4 and steps * patch.tile_y >= 2 * rows:
             return None
@@ -134,7 +158,8 @@ def strip_model(t: Tensor, heads: int, dilation: int, patch: Patch) -> Model:
         resident = max(1, min(WARPS // block_t, 232448 // (copies + 2048)))
         waves = programs / (SMS * resident)
         width = abs(math.log2(block_t / (4 if patch.lead > 1 else 1)))
-        return (waves + 0.5 if waves > 1 else 1.0) * (steps + 2) * (1 + 0.1 * width) * (1.2 if config.num_stages < 3 else 1)
+        late = 1.0 if config.num_stages > 2 else 1.2
+        return (waves + 0.5 if waves > 1 else 1.0) * (steps + 2) * (1 + 0.1 * width) * late
 
     return price
 
@@ -169,3 +194,9 @@ def plan_strips(
         BLOCK_J=pixels_of(patch),
     )
     return patch, config, grid, args
+
+
+def scores_of(args: Mapping[str, Any], config: Config) -> int:
+    """Scores of a step of all strips beside each other, of all images, of one head."""
+    classes_x, tiles_x = args["size"][5], args["size"][7]
+    return args["q_ptr"].shape[0] * classes_x * tiles_x * config.blocks["BLOCK_T"] * 16 * args["BLOCK_J"]

@@ -7,21 +7,25 @@ import triton.language as tl
 from torch import Tensor
 
 from ...runtime.plan import Plan
-from .backward import to_keys, to_queries
 from ..common.tile import in_elements
+from .backward import to_keys, to_queries
 from .patch import exclusion, first_of, led, load_bias
 from .patch_backward import reaching
 from .shared import LOG2E, bias_index, first_key, head_bias, locate, positions, row_strides_of, rows_at, wide
 from .strip import (
     any_of,
     bad_of,
+    keys_at,
     load_along,
     load_rows_along,
+    near_rows,
     patch_at,
     plan_strips,
+    scores_of,
     store_along,
     tile_at,
     vectors_along,
+    within,
 )
 from .traffic import strip_loads, strip_query_traffic, tiles_of
 
@@ -48,14 +52,7 @@ def _neighborhood_strip_dq_kernel(
     dtype = q_ptr.dtype.element_ty
     bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
     left, down, x = tile_at(x0, PATCH, BLOCK_T)
-    row, kx = patch_at(first_key(left, cols, WINDOW), PATCH, BLOCK_J)
-    inside_x = (left < cols) & (kx >= 0) & (kx < cols) & (row < PATCH.rows)
-    if PATCH.lead == 1:
-        inside_x &= tl.arange(0, BLOCK_J)[None, :] % PATCH.columns < PATCH.tile_x + WINDOW.kernel - 1
-    tap_x = kx[:, None, :] - first_of(x, cols, WINDOW)[:, :, None]
-    near_x = (tap_x >= 0) & (tap_x < WINDOW.kernel)
-    near_x = near_x & inside_x[:, None, :] if WINDOW.border == "mask" else near_x
-    excluded_x = exclusion(near_x)
+    row, kx, inside_x, excluded_x = keys_at(left, x, cols, PATCH, BLOCK_J, WINDOW)
     entry = bias_index(row, kx, WINDOW)[:, None, :] - (down * (2 * WINDOW.kernel - 1) + x)[:, :, None]
     q_at = vectors_along(q_ptr, q_stride, place, head, down, x, False, WINDOW)
     dy_at = vectors_along(dy_ptr, dy_stride, place, head, down, x, False, WINDOW)
@@ -69,19 +66,17 @@ def _neighborhood_strip_dq_kernel(
         y = y0 + step * PATCH.tile_y
         ky = first_key(y, rows, WINDOW)
         mask = (y + down < rows) & (x < cols)
-        inside_y = (ky + row >= 0) & (ky + row < rows)
+        inside = inside_x & (ky + row >= 0) & (ky + row < rows)
         q = load_along(q_at, y, mask, False, WINDOW)
-        k, k_rows = _twice(load_along(k_at, ky, inside_x & inside_y, ALONG_W, WINDOW), ALONG_W)
-        v = load_along(v_at, ky, inside_x & inside_y, True, WINDOW)
+        k, k_rows = _twice(load_along(k_at, ky, inside, ALONG_W, WINDOW), ALONG_W)
+        v = load_along(v_at, ky, inside, True, WINDOW)
         dy = load_along(dy_at, y, mask, False, WINDOW)
         lse = load_rows_along(lse_at, y, mask, WINDOW) * LOG2E
         delta = load_rows_along(delta_at, y, mask, WINDOW)
-        tap_y = (ky + row)[:, None, :] - first_of(y + down, rows, WINDOW)[:, :, None]
-        near_y = (tap_y >= 0) & (tap_y < WINDOW.kernel)
-        near_y = near_y & inside_y[:, None, :] if WINDOW.border == "mask" else near_y
         s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
         if bias is not None:
             s = load_bias(bias, entry + (ky - y) * (2 * WINDOW.kernel - 1), WINDOW)
+        near_y = near_rows(ky + row, y + down, rows, WINDOW)
         less = tl.where(near_y, excluded_x - lse[:, :, None], float("-inf"))
         p = tl.exp2(tl.dot(q, k, s) * (WINDOW.scale * LOG2E) + less)
         ds = p * (tl.dot(dy, v) - delta[:, :, None])
@@ -103,7 +98,10 @@ def _neighborhood_strip_dq_kernel(
 def _chunks(y, rows, REACH: tl.constexpr, PATCH: tl.constexpr, WINDOW: tl.constexpr):
     """Of the keys of a tile: the first and the last row of their queries, and how often REACH rows of these are."""
     low, high = reaching(y, y + PATCH.tile_y - 1, rows, WINDOW)
-    return low, high, (high - low + REACH) // REACH
+    chunks = 1
+    if WINDOW.border == "shift" and PATCH.tile_y + 2 * (WINDOW.kernel - 1) > REACH:
+        chunks = (high - low + REACH) // REACH
+    return low, high, chunks
 
 
 @triton.jit
@@ -111,7 +109,7 @@ def _turns(y0, rows, REACH: tl.constexpr, PATCH: tl.constexpr, STEPS: tl.constex
     """The turns of a strip: one for each tile, query head of its key head, and chunk of its queries."""
     steps = tl.minimum(STEPS, tl.cdiv(rows - y0, PATCH.tile_y))
     turns = steps
-    if WINDOW.border == "shift" and REACH < PATCH.tile_y + 2 * (WINDOW.kernel - 1):
+    if WINDOW.border == "shift" and PATCH.tile_y + 2 * (WINDOW.kernel - 1) > REACH:
         turns = 0
         for step in range(0, steps):
             turns += _chunks(y0 + step * PATCH.tile_y, rows, REACH, PATCH, WINDOW)[2]
@@ -128,6 +126,27 @@ def _of_member(at, member, stride, ALIGN: tl.constexpr, WINDOW: tl.constexpr):
 
 
 @triton.jit
+def _queries_at(left, x, cols, PATCH: tl.constexpr, BLOCK_J: tl.constexpr, WINDOW: tl.constexpr):
+    """Of tiles of keys, as `keys_at`: the queries that may have them, in whole accesses."""
+    first, last = reaching(left, left + PATCH.tile_x - 1, cols, WINDOW)
+    row, qx = patch_at(first, PATCH, BLOCK_J)
+    near = within(x[:, :, None] - first_of(qx, cols, WINDOW)[:, None, :], WINDOW)
+    return row, qx, (left < cols) & (qx < led(last, PATCH) + PATCH.lead), exclusion(near)
+
+
+@triton.jit
+def _to_keys(k, v, q, dy, lse, delta, s, near_y, excluded_x, dk, dv, ALONG_W: tl.constexpr, WINDOW: tl.constexpr):
+    """Add to dk / scale and dv what a chunk of queries gives; s: where the scores over the scale begin."""
+    q, q_rows = _twice(q, ALONG_W)
+    dy, dy_rows = _twice(dy, ALONG_W)
+    less = tl.where(near_y, excluded_x - (lse * LOG2E)[:, None, :], float("-inf"))
+    p = tl.exp2(tl.dot(k, q, s) * (WINDOW.scale * LOG2E) + less)
+    dv = tl.dot(p.to(k.dtype), dy_rows, dv)
+    ds = p * (tl.dot(v, dy) - delta[:, None, :])
+    return tl.dot(ds.to(k.dtype), q_rows, dk), dv
+
+
+@triton.jit
 def _neighborhood_strip_dkv_kernel(
     q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
     q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride, size,
@@ -135,19 +154,10 @@ def _neighborhood_strip_dkv_kernel(
     BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     REACH: tl.constexpr = BLOCK_J // PATCH.columns
-    CARRIED: tl.constexpr = WINDOW.group > 1 or (
-        WINDOW.border == "shift" and REACH < PATCH.tile_y + 2 * (WINDOW.kernel - 1)
-    )
     place, rows, cols, y0, x0 = locate(size, PATCH.tile_y * STEPS, PATCH.tile_x * BLOCK_T)
-    head_kv = place[1]
-    head = head_kv * WINDOW.group
-    dtype = q_ptr.dtype.element_ty
+    head_kv, head = place[1], place[1] * WINDOW.group
     left, down, x = tile_at(x0, PATCH, BLOCK_T)
-    first_x, last_x = reaching(left, left + PATCH.tile_x - 1, cols, WINDOW)
-    row, qx = patch_at(first_x, PATCH, BLOCK_J)
-    inside_x = (left < cols) & (qx < led(last_x, PATCH) + PATCH.lead)
-    tap_x = x[:, :, None] - first_of(qx, cols, WINDOW)[:, None, :]
-    excluded_x = exclusion((tap_x >= 0) & (tap_x < WINDOW.kernel))
+    row, qx, inside_x, excluded_x = _queries_at(left, x, cols, PATCH, BLOCK_J, WINDOW)
     entry = bias_index(down, x, WINDOW)[:, :, None] - (row * (2 * WINDOW.kernel - 1) + qx)[:, None, :]
     k_at = vectors_along(k_ptr, k_stride, place, head_kv, down, x, False, WINDOW)
     v_at = vectors_along(v_ptr, v_stride, place, head_kv, down, x, False, WINDOW)
@@ -162,46 +172,31 @@ def _neighborhood_strip_dkv_kernel(
     y, turn = y0 + 0, y0 * 0
     for _ in range(0, _turns(y0, rows, REACH, PATCH, STEPS, WINDOW)):
         low, high, chunks = _chunks(y, rows, REACH, PATCH, WINDOW)
-        member = turn % WINDOW.group
-        qy = low + turn // WINDOW.group * REACH
+        member, qy = turn % WINDOW.group, low + turn // WINDOW.group * REACH
         mask = (y + down < rows) & (x < cols)
         inside = inside_x & (qy + row <= high)
         k = load_along(k_at, y, mask, False, WINDOW)
         v = load_along(v_at, y, mask, False, WINDOW)
-        q_of = _of_member(q_at, member, q_stride, WINDOW.align, WINDOW)
-        dy_of = _of_member(dy_at, member, dy_stride, WINDOW.align, WINDOW)
-        q, q_rows = _twice(load_along(q_of, qy, inside, ALONG_W, WINDOW), ALONG_W)
-        dy, dy_rows = _twice(load_along(dy_of, qy, inside, ALONG_W, WINDOW), ALONG_W)
-        lse = load_rows_along(_of_member(lse_at, member, row_stride, 1, WINDOW), qy, inside, WINDOW) * LOG2E
+        q = load_along(_of_member(q_at, member, q_stride, WINDOW.align, WINDOW), qy, inside, ALONG_W, WINDOW)
+        dy = load_along(_of_member(dy_at, member, dy_stride, WINDOW.align, WINDOW), qy, inside, ALONG_W, WINDOW)
+        lse = load_rows_along(_of_member(lse_at, member, row_stride, 1, WINDOW), qy, inside, WINDOW)
         delta = load_rows_along(_of_member(delta_at, member, row_stride, 1, WINDOW), qy, inside, WINDOW)
-        tap_y = (y + down)[:, :, None] - first_of(qy + row, rows, WINDOW)[:, None, :]
-        near_y = (tap_y >= 0) & (tap_y < WINDOW.kernel)
-        if CARRIED:
-            near_y = near_y & (qy + row <= high)[:, None, :]
-            dk, dv = tl.where(turn == 0, 0.0, dk), tl.where(turn == 0, 0.0, dv)
-        else:
-            dk, dv = tl.zeros([BLOCK_T, 16, BLOCK_D], tl.float32), tl.zeros([BLOCK_T, 16, BLOCK_D], tl.float32)
+        near_y = within((y + down)[:, :, None] - first_of(qy + row, rows, WINDOW)[:, None, :], WINDOW)
         s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
         if bias_ptr is not None:
-            s = load_bias(head_bias(bias_ptr, head + member, WINDOW), entry + (y - qy) * (2 * WINDOW.kernel - 1), WINDOW)
-        less = tl.where(near_y, excluded_x - lse[:, None, :], float("-inf"))
-        p = tl.exp2(tl.dot(k, q, s) * (WINDOW.scale * LOG2E) + less)
-        dv = tl.dot(p.to(dtype), dy_rows, dv)
-        ds = p * (tl.dot(v, dy) - delta[:, None, :])
-        dk = tl.dot(ds.to(dtype), q_rows, dk)
-        turn += 1
-        if CARRIED:
-            last = turn == chunks * WINDOW.group
-            mask = mask & last
-        bad += bad_of(dk, mask) + bad_of(dv, mask)
+            bias = head_bias(bias_ptr, head + member, WINDOW)
+            s = load_bias(bias, entry + (y - qy) * (2 * WINDOW.kernel - 1), WINDOW)
+        dk, dv = tl.where(turn == 0, 0.0, dk), tl.where(turn == 0, 0.0, dv)
+        dk, dv = _to_keys(k, v, q, dy, lse, delta, s, near_y, excluded_x, dk, dv, ALONG_W, WINDOW)
+        last = turn == chunks * WINDOW.group - 1
+        bad += bad_of(dk, mask & last) + bad_of(dv, mask & last)
         if dk_ptr is not None:
-            store_along(vectors_along(dk_ptr, dk_stride, place, head_kv, down, x, False, WINDOW), y, dk * WINDOW.scale, mask, WINDOW)
+            dk_at = vectors_along(dk_ptr, dk_stride, place, head_kv, down, x, False, WINDOW)
+            store_along(dk_at, y, dk * WINDOW.scale, mask & last, WINDOW)
         if dv_ptr is not None:
-            store_along(vectors_along(dv_ptr, dv_stride, place, head_kv, down, x, False, WINDOW), y, dv, mask, WINDOW)
-        if CARRIED:
-            y, turn = tl.where(last, y + PATCH.tile_y, y), tl.where(last, 0, turn)
-        else:
-            y, turn = y + PATCH.tile_y, turn * 0
+            dv_at = vectors_along(dv_ptr, dv_stride, place, head_kv, down, x, False, WINDOW)
+            store_along(dv_at, y, dv, mask & last, WINDOW)
+        y, turn = tl.where(last, y + PATCH.tile_y, y), tl.where(last, 0, turn + 1)
     if any_of(bad):
         for step in range(0, STEPS * 2):
             HALF: tl.constexpr = PATCH.tile_y // 2
@@ -217,12 +212,8 @@ def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, sc
     """What both plans have: patch, plan without traffic, and the entries of the bias that a turn loads, over theirs."""
     patch, config, grid, args = plan_strips(name, views, rel_bias, kernel_size, dilation, border, scale)
     lse, delta = rows
-    args |= dict(
-        lse_ptr=lse, delta_ptr=delta, row_stride=row_strides_of(lse), ALONG_W=views["q"].stride(2) == 1 and patch.lead > 1
-    )
-    entries = 16 * config.blocks["BLOCK_T"] * args["BLOCK_J"] / (2 * kernel_size - 1) ** 2
-    beside = views["q"].shape[0] * args["size"][5] * args["size"][7]
-    return patch, Plan(kernel, args, config, grid), entries * beside
+    args |= dict(lse_ptr=lse, delta_ptr=delta, row_stride=row_strides_of(lse), ALONG_W=patch.lead > 1)
+    return patch, Plan(kernel, args, config, grid), scores_of(args, config) / (2 * kernel_size - 1) ** 2
 
 
 def plan_neighborhood_strip_dq(

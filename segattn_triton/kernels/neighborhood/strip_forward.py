@@ -6,9 +6,20 @@ from torch import Tensor
 
 from ...runtime.plan import Plan
 from .forward import _attend_rows
-from .patch import exclusion, first_of, load_bias
+from .patch import load_bias
 from .shared import LN2, LOG2E, bias_index, first_key, head_bias, locate, positions, row_strides_of, rows_at, wide
-from .strip import any_of, bad_of, load_along, patch_at, plan_strips, store_along, tile_at, vectors_along
+from .strip import (
+    any_of,
+    bad_of,
+    keys_at,
+    load_along,
+    near_rows,
+    plan_strips,
+    scores_of,
+    store_along,
+    tile_at,
+    vectors_along,
+)
 from .traffic import strip_loads, tiles_of
 
 
@@ -23,13 +34,7 @@ def _neighborhood_strip_fwd_kernel(
     dtype = q_ptr.dtype.element_ty
     bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
     left, down, x = tile_at(x0, PATCH, BLOCK_T)
-    row, kx = patch_at(first_key(left, cols, WINDOW), PATCH, BLOCK_J)
-    inside_x = (left < cols) & (kx >= 0) & (kx < cols) & (row < PATCH.rows)
-    if PATCH.lead == 1:
-        inside_x &= tl.arange(0, BLOCK_J)[None, :] % PATCH.columns < PATCH.tile_x + WINDOW.kernel - 1
-    tap_x = kx[:, None, :] - first_of(x, cols, WINDOW)[:, :, None]
-    near_x = (tap_x >= 0) & (tap_x < WINDOW.kernel)
-    excluded_x = exclusion(near_x & inside_x[:, None, :] if WINDOW.border == "mask" else near_x)
+    row, kx, inside_x, excluded_x = keys_at(left, x, cols, PATCH, BLOCK_J, WINDOW)
     entry = bias_index(row, kx, WINDOW)[:, None, :] - (down * (2 * WINDOW.kernel - 1) + x)[:, :, None]
     q_at = vectors_along(q_ptr, q_stride, place, head, down, x, False, WINDOW)
     y_at = vectors_along(y_ptr, y_stride, place, head, down, x, False, WINDOW)
@@ -42,17 +47,15 @@ def _neighborhood_strip_fwd_kernel(
         y = y0 + step * PATCH.tile_y
         ky = first_key(y, rows, WINDOW)
         mask = (y + down < rows) & (x < cols)
-        inside_y = (ky + row >= 0) & (ky + row < rows)
+        inside = inside_x & (ky + row >= 0) & (ky + row < rows)
         q = load_along(q_at, y, mask, False, WINDOW)
-        k = load_along(k_at, ky, inside_x & inside_y, True, WINDOW)
-        v = load_along(v_at, ky, inside_x & inside_y, False, WINDOW)
-        tap_y = (ky + row)[:, None, :] - first_of(y + down, rows, WINDOW)[:, :, None]
-        near_y = (tap_y >= 0) & (tap_y < WINDOW.kernel)
-        near_y = near_y & inside_y[:, None, :] if WINDOW.border == "mask" else near_y
+        k = load_along(k_at, ky, inside, True, WINDOW)
+        v = load_along(v_at, ky, inside, False, WINDOW)
         s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
         if bias is not None:
             s = load_bias(bias, entry + (ky - y) * (2 * WINDOW.kernel - 1), WINDOW)
-        s = tl.dot(q, k, s) * (WINDOW.scale * LOG2E) + tl.where(near_y, excluded_x, float("-inf"))
+        excluded = tl.where(near_rows(ky + row, y + down, rows, WINDOW), excluded_x, float("-inf"))
+        s = tl.dot(q, k, s) * (WINDOW.scale * LOG2E) + excluded
         peak = tl.max(s, 2)
         base = tl.where(peak == float("-inf"), 0.0, peak)
         p = tl.exp2(s - base[:, :, None])
@@ -81,8 +84,7 @@ def plan_neighborhood_strip_fwd(
     views = dict(q=q, k=k, v=v, y=y)
     patch, config, grid, args = plan_strips("neighborhood_strip_fwd", views, rel_bias, *window, scale)
     reads = strip_loads(q, patch, *window) * args["WINDOW"].group
-    tiles = q.shape[0] * tiles_of(q.shape[1], patch.tile_y, dilation) * args["size"][5] * args["size"][7]  # classes and strips beside each other
-    bias = tiles * 16 * config.blocks["BLOCK_T"] * args["BLOCK_J"] / (2 * kernel_size - 1) ** 2
+    bias = scores_of(args, config) * tiles_of(q.shape[1], patch.tile_y, dilation) / (2 * kernel_size - 1) ** 2
     traffic = dict(q_ptr=(1, 0), k_ptr=(reads, 0), v_ptr=(reads, 0), bias_ptr=(bias, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
     return Plan(
         _neighborhood_strip_fwd_kernel, dict(args, lse_ptr=lse, lse_stride=row_strides_of(lse)), config, grid, traffic
