@@ -56,8 +56,11 @@ def _allocate(tensors, options):
 
 def _forward(run, outputs, tensors, options):
     lse = outputs.lse if options.return_lse else None
-    plan = plan_neighborhood_strip_fwd if _by_strips(tensors, [outputs.y], options) else plan_neighborhood_fwd
-    run.launch(plan(*tensors, outputs.y, lse, *_window(options), options.scale))
+    how = (outputs.y, lse, *_window(options), options.scale)
+    if _by_strips(tensors, [outputs.y], options):
+        run.launch(plan_neighborhood_strip_fwd(tensors.q, tensors.k, tensors.v, *how))
+    else:
+        run.launch(plan_neighborhood_fwd(*tensors, *how))
 
 
 def _backward(run, grads, douts, saved, tensors, options):
@@ -67,9 +70,10 @@ def _backward(run, grads, douts, saved, tensors, options):
     run.launch(plan_neighborhood_delta(saved.y, dy, dlse, delta))
     given, window = (dy, *tensors, saved.lse, delta), (*_window(options), options.scale)
     if takes_products(tensors.q, options.kernel_size, options.dilation, tensors.rel_bias, options.scale, MOST_BACKWARD):
-        strips = _by_strips(tensors, [dy, *(t for t in (dq, dk, dv) if t is not None)], options)
-        plan_dq = plan_neighborhood_strip_dq if strips else plan_neighborhood_dq
-        plan_dkv = plan_neighborhood_strip_dkv if strips else plan_neighborhood_dkv
+        plan_dq, plan_dkv = plan_neighborhood_dq, plan_neighborhood_dkv
+        if _by_strips(tensors, [dy, *(t for t in (dq, dk, dv) if t is not None)], options):
+            plan_dq, plan_dkv = plan_neighborhood_strip_dq, plan_neighborhood_strip_dkv
+            given = (dy, tensors.q, tensors.k, tensors.v, saved.lse, delta)
         if dq is not None:
             run.launch(plan_dq(*given, dq, *window))
         if dk is not None or dv is not None:

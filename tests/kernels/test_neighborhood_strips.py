@@ -15,14 +15,13 @@ BORDERS = ("shift", "mask", "zero")
 LAYOUTS = ("channels_last", "contiguous")
 
 
-def inputs_of(layout: str, S: tuple[int, int], heads: int = 1, heads_kv: int = 0, D: int = 16, N: int = 1, biased=True):
+def inputs_of(layout: str, S: tuple[int, int], heads: int = 1, heads_kv: int = 0, D: int = 16, N: int = 1):
     sizes = {"N": N, "C": heads * D, "S": S, "heads": heads, "heads_kv": heads_kv or heads, "T": 5}
-    q, k, v, bias = make_inputs(ROW, sizes, torch.bfloat16, layout=layout, device=DEVICE)
-    return [q, k, v, bias if biased else None]
+    return [*make_inputs(ROW, sizes, torch.bfloat16, layout=layout, device=DEVICE)[:3], None]
 
 
 def launched(inputs, **options) -> list:
-    """The plans of a call and its backward; by strips, all but the pre-pass and the bias's gradient."""
+    """The plans of a call and its backward: by strips, all but the pre-pass."""
     leaves = [t if t is None else t.detach().requires_grad_() for t in inputs]
     with recorded() as plans:
         y = F.neighborhood_attention(*leaves, backend="triton", **options)
@@ -48,7 +47,7 @@ def test_every_height(border, layout, height):
 @pytest.mark.parametrize("width", (3, 4, 6, 9))
 @pytest.mark.parametrize("border", BORDERS)
 def test_every_width(border, width):
-    assert_right(ROW, *inputs_of("channels_last", (4, width), biased=False), border=border)
+    assert_right(ROW, *inputs_of("channels_last", (4, width)), border=border)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -65,13 +64,13 @@ def test_classes_of_pixels(border):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("D", (24, 64))
 def test_dims(D, layout):
-    assert_right(ROW, *inputs_of(layout, (5, 16), D=D, biased=False))
+    assert_right(ROW, *inputs_of(layout, (5, 16), D=D))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_config(layout):
     """Strips longer and wider than the image, and several of them."""
-    inputs = inputs_of(layout, (21, 32), biased=False)
+    inputs = inputs_of(layout, (21, 32))
     plans = {plan.config.choice.key: plan.config.choice for plan in launched(inputs) if "strip" in plan.name}
     (forward, *_) = plans.values()
     for index in forward.costs():
@@ -83,6 +82,6 @@ def test_every_config(layout):
 @pytest.mark.parametrize("value", (float("nan"), float("inf")), ids=str)
 def test_what_is_not_finite_stays_in_its_windows(value, layout):
     """A strip with such a pixel is computed again: whoever does not see the pixel has the result of its absence."""
-    inputs = inputs_of(layout, (13, 16), biased=False)
+    inputs = inputs_of(layout, (13, 16))
     inputs[2][0, 6, 7] = value
     assert_right(ROW, *inputs)

@@ -133,11 +133,12 @@ def takes_strips(
     views: Sequence[Tensor], kernel_size: int, dilation: int, border: str, rel_bias: Tensor | None, scale: float
 ) -> bool:
     """Whether the maps of vectors (the queries first) have windows so small, and accesses so wide that they are
-    copied to shared memory."""
+    copied to shared memory. Not with a bias: its entries, and where they are, would not fit the registers."""
     q, patch = views[0], patch_of(views[0], kernel_size, dilation)
     wide = patch.lead > 1 or window(kernel_size, border, scale, 1, views).align * q.element_size() >= 8
     fits = pixels_of(patch) * triton.next_power_of_2(q.shape[4]) <= MOST
-    return kernel_size == 3 and wide and fits and takes_products(q, kernel_size, dilation, rel_bias, scale)
+    suits = rel_bias is None and kernel_size == 3 and wide and fits
+    return suits and takes_products(q, kernel_size, dilation, None, scale)
 
 
 def strip_model(t: Tensor, heads: int, dilation: int, patch: Patch) -> Model:
@@ -167,7 +168,6 @@ def strip_model(t: Tensor, heads: int, dilation: int, patch: Patch) -> Model:
 def plan_strips(
     name: str,
     views: Mapping[str, Tensor | None],
-    rel_bias: Tensor | None,
     kernel_size: int,
     dilation: int,
     border: str,
@@ -185,7 +185,6 @@ def plan_strips(
     size, grid = tiles(q, heads, dilation, patch.tile_y * steps, patch.tile_x * block_t)
     args = dict(
         **{f"{n}_ptr": t for n, t in views.items()},
-        bias_ptr=rel_bias,
         **{f"{n}_stride": None if t is None else strides_of(t, constants.align) for n, t in views.items()},
         size=size,
         WINDOW=constants,
@@ -194,9 +193,3 @@ def plan_strips(
         BLOCK_J=pixels_of(patch),
     )
     return patch, config, grid, args
-
-
-def scores_of(args: Mapping[str, Any], config: Config) -> int:
-    """Scores of a step of all strips beside each other, of all images, of one head."""
-    classes_x, tiles_x = args["size"][5], args["size"][7]
-    return args["q_ptr"].shape[0] * classes_x * tiles_x * config.blocks["BLOCK_T"] * 16 * args["BLOCK_J"]

@@ -9,9 +9,9 @@ from torch import Tensor
 from ...runtime.plan import Plan
 from ..common.tile import in_elements
 from .backward import to_keys, to_queries
-from .patch import exclusion, first_of, led, load_bias
+from .patch import exclusion, first_of, led
 from .patch_backward import reaching
-from .shared import LOG2E, bias_index, first_key, head_bias, locate, positions, row_strides_of, rows_at, wide
+from .shared import LOG2E, first_key, locate, positions, row_strides_of, rows_at, wide
 from .strip import (
     any_of,
     bad_of,
@@ -21,13 +21,12 @@ from .strip import (
     near_rows,
     patch_at,
     plan_strips,
-    scores_of,
     store_along,
     tile_at,
     vectors_along,
     within,
 )
-from .traffic import strip_loads, strip_query_traffic, tiles_of
+from .traffic import strip_loads, strip_query_loads
 
 
 @triton.jit
@@ -42,7 +41,7 @@ def _twice(loaded, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _neighborhood_strip_dq_kernel(
-    q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dq_ptr,
+    q_ptr, k_ptr, v_ptr, dy_ptr, lse_ptr, delta_ptr, dq_ptr,
     q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride, size,
     WINDOW: tl.constexpr, ACC: tl.constexpr, PATCH: tl.constexpr, STEPS: tl.constexpr, ALONG_W: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
@@ -50,10 +49,8 @@ def _neighborhood_strip_dq_kernel(
     place, rows, cols, y0, x0 = locate(size, PATCH.tile_y * STEPS, PATCH.tile_x * BLOCK_T)
     head, head_kv = place[1], place[1] // WINDOW.group
     dtype = q_ptr.dtype.element_ty
-    bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
     left, down, x = tile_at(x0, PATCH, BLOCK_T)
     row, kx, inside_x, excluded_x = keys_at(left, x, cols, PATCH, BLOCK_J, WINDOW)
-    entry = bias_index(row, kx, WINDOW)[:, None, :] - (down * (2 * WINDOW.kernel - 1) + x)[:, :, None]
     q_at = vectors_along(q_ptr, q_stride, place, head, down, x, False, WINDOW)
     dy_at = vectors_along(dy_ptr, dy_stride, place, head, down, x, False, WINDOW)
     dq_at = vectors_along(dq_ptr, dq_stride, place, head, down, x, False, WINDOW)
@@ -73,12 +70,9 @@ def _neighborhood_strip_dq_kernel(
         dy = load_along(dy_at, y, mask, False, WINDOW)
         lse = load_rows_along(lse_at, y, mask, WINDOW) * LOG2E
         delta = load_rows_along(delta_at, y, mask, WINDOW)
-        s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
-        if bias is not None:
-            s = load_bias(bias, entry + (ky - y) * (2 * WINDOW.kernel - 1), WINDOW)
         near_y = near_rows(ky + row, y + down, rows, WINDOW)
         less = tl.where(near_y, excluded_x - lse[:, :, None], float("-inf"))
-        p = tl.exp2(tl.dot(q, k, s) * (WINDOW.scale * LOG2E) + less)
+        p = tl.exp2(tl.dot(q, k) * (WINDOW.scale * LOG2E) + less)
         ds = p * (tl.dot(dy, v) - delta[:, :, None])
         dq = tl.dot(ds.to(dtype), k_rows) * WINDOW.scale
         bad += bad_of(dq, mask)
@@ -88,7 +82,7 @@ def _neighborhood_strip_dq_kernel(
             HALF: tl.constexpr = PATCH.tile_y // 2
             tile_y, tile_x = positions(y0 + step * HALF, x0, HALF, PATCH.tile_x * BLOCK_T)
             to_queries(
-                q_ptr, k_ptr, v_ptr, bias, dy_ptr, lse_ptr, delta_ptr, dq_ptr,
+                q_ptr, k_ptr, v_ptr, None, dy_ptr, lse_ptr, delta_ptr, dq_ptr,
                 q_stride, k_stride, v_stride, dy_stride, row_stride, dq_stride,
                 place, head, head_kv, tile_y, tile_x, rows, cols, 1, False, WINDOW, ACC,
             )  # fmt: skip
@@ -135,12 +129,12 @@ def _queries_at(left, x, cols, PATCH: tl.constexpr, BLOCK_J: tl.constexpr, WINDO
 
 
 @triton.jit
-def _to_keys(k, v, q, dy, lse, delta, s, near_y, excluded_x, dk, dv, ALONG_W: tl.constexpr, WINDOW: tl.constexpr):
-    """Add to dk / scale and dv what a chunk of queries gives; s: where the scores over the scale begin."""
+def _to_keys(k, v, q, dy, lse, delta, near_y, excluded_x, dk, dv, ALONG_W: tl.constexpr, WINDOW: tl.constexpr):
+    """Add to dk / scale and dv what a chunk of queries gives."""
     q, q_rows = _twice(q, ALONG_W)
     dy, dy_rows = _twice(dy, ALONG_W)
     less = tl.where(near_y, excluded_x - (lse * LOG2E)[:, None, :], float("-inf"))
-    p = tl.exp2(tl.dot(k, q, s) * (WINDOW.scale * LOG2E) + less)
+    p = tl.exp2(tl.dot(k, q) * (WINDOW.scale * LOG2E) + less)
     dv = tl.dot(p.to(k.dtype), dy_rows, dv)
     ds = p * (tl.dot(v, dy) - delta[:, None, :])
     return tl.dot(ds.to(k.dtype), q_rows, dk), dv
@@ -148,7 +142,7 @@ def _to_keys(k, v, q, dy, lse, delta, s, near_y, excluded_x, dk, dv, ALONG_W: tl
 
 @triton.jit
 def _neighborhood_strip_dkv_kernel(
-    q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+    q_ptr, k_ptr, v_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
     q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride, size,
     WINDOW: tl.constexpr, ACC: tl.constexpr, PATCH: tl.constexpr, STEPS: tl.constexpr, ALONG_W: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
@@ -158,7 +152,6 @@ def _neighborhood_strip_dkv_kernel(
     head_kv, head = place[1], place[1] * WINDOW.group
     left, down, x = tile_at(x0, PATCH, BLOCK_T)
     row, qx, inside_x, excluded_x = _queries_at(left, x, cols, PATCH, BLOCK_J, WINDOW)
-    entry = bias_index(down, x, WINDOW)[:, :, None] - (row * (2 * WINDOW.kernel - 1) + qx)[:, None, :]
     k_at = vectors_along(k_ptr, k_stride, place, head_kv, down, x, False, WINDOW)
     v_at = vectors_along(v_ptr, v_stride, place, head_kv, down, x, False, WINDOW)
     q_at = vectors_along(q_ptr, q_stride, place, head, row, qx, ALONG_W, WINDOW)
@@ -182,12 +175,8 @@ def _neighborhood_strip_dkv_kernel(
         lse = load_rows_along(_of_member(lse_at, member, row_stride, 1, WINDOW), qy, inside, WINDOW)
         delta = load_rows_along(_of_member(delta_at, member, row_stride, 1, WINDOW), qy, inside, WINDOW)
         near_y = within((y + down)[:, :, None] - first_of(qy + row, rows, WINDOW)[:, None, :], WINDOW)
-        s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
-        if bias_ptr is not None:
-            bias = head_bias(bias_ptr, head + member, WINDOW)
-            s = load_bias(bias, entry + (y - qy) * (2 * WINDOW.kernel - 1), WINDOW)
         dk, dv = tl.where(turn == 0, 0.0, dk), tl.where(turn == 0, 0.0, dv)
-        dk, dv = _to_keys(k, v, q, dy, lse, delta, s, near_y, excluded_x, dk, dv, ALONG_W, WINDOW)
+        dk, dv = _to_keys(k, v, q, dy, lse, delta, near_y, excluded_x, dk, dv, ALONG_W, WINDOW)
         last = turn == chunks * WINDOW.group - 1
         bad += bad_of(dk, mask & last) + bad_of(dv, mask & last)
         if dk_ptr is not None:
@@ -202,46 +191,41 @@ def _neighborhood_strip_dkv_kernel(
             HALF: tl.constexpr = PATCH.tile_y // 2
             tile_y, tile_x = positions(y0 + step * HALF, x0, HALF, PATCH.tile_x * BLOCK_T)
             to_keys(
-                q_ptr, k_ptr, v_ptr, bias_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+                q_ptr, k_ptr, v_ptr, None, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
                 q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride,
                 place, head_kv, tile_y, tile_x, rows, cols, False, WINDOW, ACC,
             )  # fmt: skip
 
 
-def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, scale):
-    """What both plans have: patch, plan without traffic, and the entries of the bias that a turn loads, over theirs."""
-    patch, config, grid, args = plan_strips(name, views, rel_bias, kernel_size, dilation, border, scale)
+def _plan(kernel, name, views, rows, kernel_size, dilation, border, scale):
+    """The patch, and what both plans have; without their traffic."""
+    patch, config, grid, args = plan_strips(name, views, kernel_size, dilation, border, scale)
     lse, delta = rows
     args |= dict(lse_ptr=lse, delta_ptr=delta, row_stride=row_strides_of(lse), ALONG_W=patch.lead > 1)
-    return patch, Plan(kernel, args, config, grid), scores_of(args, config) / (2 * kernel_size - 1) ** 2
+    return patch, Plan(kernel, args, config, grid)
 
 
 def plan_neighborhood_strip_dq(
-    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, lse: Tensor, delta: Tensor, dq: Tensor,
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, dq: Tensor,
     kernel_size: int, dilation: int, border: str, scale: float,
 ) -> Plan:  # fmt: skip
     window = kernel_size, dilation, border
     views = dict(q=q, k=k, v=v, dy=dy, dq=dq)
-    patch, plan, entries = _plan(
-        _neighborhood_strip_dq_kernel, "neighborhood_strip_dq", views, rel_bias, (lse, delta), *window, scale
-    )
+    patch, plan = _plan(_neighborhood_strip_dq_kernel, "neighborhood_strip_dq", views, (lse, delta), *window, scale)
     reads = strip_loads(q, patch, *window) * plan.args["WINDOW"].group
-    bias = entries * tiles_of(q.shape[1], patch.tile_y, dilation)
     traffic = {name: (1, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
-    traffic |= dict(k_ptr=(reads, 0), v_ptr=(reads, 0), bias_ptr=(bias, 0), dq_ptr=(0, 1))
+    traffic |= dict(k_ptr=(reads, 0), v_ptr=(reads, 0), dq_ptr=(0, 1))
     return replace(plan, traffic=traffic)
 
 
 def plan_neighborhood_strip_dkv(
-    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, lse: Tensor, delta: Tensor,
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
     dk: Tensor | None, dv: Tensor | None, kernel_size: int, dilation: int, border: str, scale: float,
 ) -> Plan:  # fmt: skip
     window = kernel_size, dilation, border
     views = dict(q=q, k=k, v=v, dy=dy, dk=dk, dv=dv)
-    patch, plan, entries = _plan(
-        _neighborhood_strip_dkv_kernel, "neighborhood_strip_dkv", views, rel_bias, (lse, delta), *window, scale
-    )
-    reads, chunks = strip_query_traffic(q, patch, plan.args["BLOCK_J"], *window)
+    patch, plan = _plan(_neighborhood_strip_dkv_kernel, "neighborhood_strip_dkv", views, (lse, delta), *window, scale)
+    reads = strip_query_loads(q, patch, *window)
     traffic = {name: (reads, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
-    traffic |= dict(k_ptr=(1, 0), v_ptr=(1, 0), bias_ptr=(entries * chunks, 0), dk_ptr=(0, 1), dv_ptr=(0, 1))
+    traffic |= dict(k_ptr=(1, 0), v_ptr=(1, 0), dk_ptr=(0, 1), dv_ptr=(0, 1))
     return replace(plan, traffic=traffic)

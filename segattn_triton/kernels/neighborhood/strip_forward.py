@@ -6,8 +6,7 @@ from torch import Tensor
 
 from ...runtime.plan import Plan
 from .forward import _attend_rows
-from .patch import load_bias
-from .shared import LN2, LOG2E, bias_index, first_key, head_bias, locate, positions, row_strides_of, rows_at, wide
+from .shared import LN2, LOG2E, first_key, locate, positions, row_strides_of, rows_at, wide
 from .strip import (
     any_of,
     bad_of,
@@ -15,27 +14,24 @@ from .strip import (
     load_along,
     near_rows,
     plan_strips,
-    scores_of,
     store_along,
     tile_at,
     vectors_along,
 )
-from .traffic import strip_loads, tiles_of
+from .traffic import strip_loads
 
 
 @triton.jit
 def _neighborhood_strip_fwd_kernel(
-    q_ptr, k_ptr, v_ptr, bias_ptr, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride, size,
+    q_ptr, k_ptr, v_ptr, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride, size,
     WINDOW: tl.constexpr, ACC: tl.constexpr, PATCH: tl.constexpr, STEPS: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     place, rows, cols, y0, x0 = locate(size, PATCH.tile_y * STEPS, PATCH.tile_x * BLOCK_T)
     head, head_kv = place[1], place[1] // WINDOW.group
     dtype = q_ptr.dtype.element_ty
-    bias = None if bias_ptr is None else head_bias(bias_ptr, head, WINDOW)
     left, down, x = tile_at(x0, PATCH, BLOCK_T)
     row, kx, inside_x, excluded_x = keys_at(left, x, cols, PATCH, BLOCK_J, WINDOW)
-    entry = bias_index(row, kx, WINDOW)[:, None, :] - (down * (2 * WINDOW.kernel - 1) + x)[:, :, None]
     q_at = vectors_along(q_ptr, q_stride, place, head, down, x, False, WINDOW)
     y_at = vectors_along(y_ptr, y_stride, place, head, down, x, False, WINDOW)
     k_at = vectors_along(k_ptr, k_stride, place, head_kv, row, kx, True, WINDOW)
@@ -51,11 +47,8 @@ def _neighborhood_strip_fwd_kernel(
         q = load_along(q_at, y, mask, False, WINDOW)
         k = load_along(k_at, ky, inside, True, WINDOW)
         v = load_along(v_at, ky, inside, False, WINDOW)
-        s = tl.zeros([BLOCK_T, 16, BLOCK_J], tl.float32)
-        if bias is not None:
-            s = load_bias(bias, entry + (ky - y) * (2 * WINDOW.kernel - 1), WINDOW)
         excluded = tl.where(near_rows(ky + row, y + down, rows, WINDOW), excluded_x, float("-inf"))
-        s = tl.dot(q, k, s) * (WINDOW.scale * LOG2E) + excluded
+        s = tl.dot(q, k) * (WINDOW.scale * LOG2E) + excluded
         peak = tl.max(s, 2)
         base = tl.where(peak == float("-inf"), 0.0, peak)
         p = tl.exp2(s - base[:, :, None])
@@ -71,21 +64,20 @@ def _neighborhood_strip_fwd_kernel(
             HALF: tl.constexpr = PATCH.tile_y // 2
             tile_y, tile_x = positions(y0 + step * HALF, x0, HALF, PATCH.tile_x * BLOCK_T)
             _attend_rows(
-                q_ptr, k_ptr, v_ptr, bias, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride,
+                q_ptr, k_ptr, v_ptr, None, y_ptr, lse_ptr, q_stride, k_stride, v_stride, y_stride, lse_stride,
                 place, tile_y, tile_x, rows, cols, False, WINDOW, ACC,
             )  # fmt: skip
 
 
 def plan_neighborhood_strip_fwd(
-    q: Tensor, k: Tensor, v: Tensor, rel_bias: Tensor | None, y: Tensor, lse: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor | None,
     kernel_size: int, dilation: int, border: str, scale: float,
 ) -> Plan:  # fmt: skip
     window = kernel_size, dilation, border
     views = dict(q=q, k=k, v=v, y=y)
-    patch, config, grid, args = plan_strips("neighborhood_strip_fwd", views, rel_bias, *window, scale)
+    patch, config, grid, args = plan_strips("neighborhood_strip_fwd", views, *window, scale)
     reads = strip_loads(q, patch, *window) * args["WINDOW"].group
-    bias = scores_of(args, config) * tiles_of(q.shape[1], patch.tile_y, dilation) / (2 * kernel_size - 1) ** 2
-    traffic = dict(q_ptr=(1, 0), k_ptr=(reads, 0), v_ptr=(reads, 0), bias_ptr=(bias, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
+    traffic = dict(q_ptr=(1, 0), k_ptr=(reads, 0), v_ptr=(reads, 0), y_ptr=(0, 1), lse_ptr=(0, 1))
     return Plan(
         _neighborhood_strip_fwd_kernel, dict(args, lse_ptr=lse, lse_stride=row_strides_of(lse)), config, grid, traffic
     )

@@ -143,11 +143,6 @@ def query_traffic(
     return rows * cols / (H * W), t.shape[0] * down * right
 
 
-def tiles_of(size: int, block: int, dilation: int) -> int:
-    """Tiles along an axis, over all classes, that have a pixel."""
-    return sum(-(-length // block) for length in _lengths(size, dilation))
-
-
 @lru_cache(4096)
 def _in_strips(size: int, block: int, wide: int, lead: int, kernel_size: int, dilation: int, border: str) -> int:
     """The keys along an axis that the tiles of strips load, over all classes."""
@@ -168,23 +163,17 @@ def strip_loads(t: Tensor, patch: Patch, kernel_size: int, dilation: int, border
 
 
 @lru_cache(4096)
-def _to_strips(
-    size: int, block: int, lead: int, step: int, kernel_size: int, dilation: int, border: str
-) -> tuple[int, int]:
-    """Along an axis and over all classes: the queries that the tiles of strips of keys load, and the steps."""
-    found = [
+def _to_strips(size: int, block: int, lead: int, kernel_size: int, dilation: int, border: str) -> int:
+    """The queries along an axis that the tiles of strips of keys load, over all classes."""
+    return sum(
         _reaching(start, block, lead, length, kernel_size, border)
         for length in _lengths(size, dilation)
         for start in range(0, length, block)
-    ]
-    return sum(found), sum(-(-n // step) for n in found)
+    )
 
 
-def strip_query_traffic(
-    t: Tensor, patch: Patch, block_j: int, kernel_size: int, dilation: int, border: str
-) -> tuple[float, int]:
-    """Loads of a query by strips of tiles of keys, and the chunks of block_j of them that a strip of every column of
-    tiles takes, together."""
-    rows, chunks = _to_strips(t.shape[1], patch.tile_y, 1, block_j // patch.columns, kernel_size, dilation, border)
-    cols, _ = _to_strips(t.shape[2], patch.tile_x, patch.lead, patch.columns, kernel_size, dilation, border)
-    return rows * cols / (t.shape[1] * t.shape[2]), chunks
+def strip_query_loads(t: Tensor, patch: Patch, kernel_size: int, dilation: int, border: str) -> float:
+    """Loads of a query by strips of tiles of keys."""
+    rows = _to_strips(t.shape[1], patch.tile_y, 1, kernel_size, dilation, border)
+    cols = _to_strips(t.shape[2], patch.tile_x, patch.lead, kernel_size, dilation, border)
+    return rows * cols / (t.shape[1] * t.shape[2])
