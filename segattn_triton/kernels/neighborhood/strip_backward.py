@@ -26,7 +26,7 @@ from .strip import (
     vectors_along,
     within,
 )
-from .traffic import strip_loads, strip_query_loads
+from .traffic import strip_key_loads, strip_loads, strip_query_loads
 
 
 @triton.jit
@@ -227,5 +227,6 @@ def plan_neighborhood_strip_dkv(
     patch, plan = _plan(_neighborhood_strip_dkv_kernel, "neighborhood_strip_dkv", views, (lse, delta), *window, scale)
     reads = strip_query_loads(q, patch, *window)
     traffic = {name: (reads, 0) for name in ("q_ptr", "dy_ptr", "lse_ptr", "delta_ptr")}
-    traffic |= dict(k_ptr=(1, 0), v_ptr=(1, 0), dk_ptr=(0, 1), dv_ptr=(0, 1))
+    keys = strip_key_loads(q, patch, plan.args["BLOCK_J"], *window) * plan.args["WINDOW"].group
+    traffic |= dict(k_ptr=(keys, 0), v_ptr=(keys, 0), dk_ptr=(0, 1), dv_ptr=(0, 1))
     return replace(plan, traffic=traffic)

@@ -177,3 +177,18 @@ def strip_query_loads(t: Tensor, patch: Patch, kernel_size: int, dilation: int, 
     rows = _to_strips(t.shape[1], patch.tile_y, 1, kernel_size, dilation, border)
     cols = _to_strips(t.shape[2], patch.tile_x, patch.lead, kernel_size, dilation, border)
     return rows * cols / (t.shape[1] * t.shape[2])
+
+
+@lru_cache(4096)
+def _rows_by_chunks(size: int, block: int, step: int, kernel_size: int, dilation: int, border: str) -> int:
+    return sum(
+        min(block, length - start) * -(-_reaching(start, block, 1, length, kernel_size, border) // step)
+        for length in _lengths(size, dilation)
+        for start in range(0, length, block)
+    )
+
+
+def strip_key_loads(t: Tensor, patch: Patch, block_j: int, kernel_size: int, dilation: int, border: str) -> float:
+    """Loads of a key by strips of tiles of keys: once for each chunk of the queries of a head."""
+    step = block_j // patch.columns
+    return _rows_by_chunks(t.shape[1], patch.tile_y, step, kernel_size, dilation, border) / t.shape[1]
