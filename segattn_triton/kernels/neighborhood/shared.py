@@ -276,6 +276,6 @@ def choose_for(
     how = dict(C=heads * D, pixels=N * H * W, layout=layout, also=what, exact=exact)
     config = config_for(configs, model, kernel, t, **how)
     if "BLOCK_T" in config.blocks:
-        return with_all_registers(config, t.device, hopper=True)
+        return with_all_registers(config, t.device, hopper="STEPS" not in config.blocks)
     squeezed = t.element_size() >= 4 and (constants.kernel > 1 or capability(t.device) >= 100)
     return with_all_registers(config, t.device) if squeezed else config

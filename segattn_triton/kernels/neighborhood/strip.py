@@ -24,7 +24,7 @@ from .patch import Patch, exclusion, first_of, led, patch_of, takes_products
 from .shared import choose_for, classes, first_key, rows_at, strides_of, tiles, wide, window
 
 MOST = 4096  # values of a patch, so that an SM holds the copies of many warps
-WARPS = 11  # that an SM holds, as compiled
+WARPS, WARPS_ALONG_W = 11, 8  # that an SM holds, as compiled
 SPACE = tuple(
     config
     for config in space(BLOCK_T=(1, 2, 4, 8), STEPS=(4, 8, 16, 32), num_warps=(1, 2, 4, 8), num_stages=(2, 3))
@@ -156,11 +156,11 @@ def strip_model(t: Tensor, heads: int, dilation: int, patch: Patch) -> Model:
             return None
         beside, down = triton.cdiv(cols, patch.tile_x * block_t), triton.cdiv(rows, patch.tile_y * steps)
         programs = N * heads * math.prod(classes(H, W, dilation)) * beside * down
-        resident = max(1, min(WARPS // block_t, 232448 // (copies + 2048)))
+        resident = max(1, min((WARPS_ALONG_W if patch.lead > 1 else WARPS) // block_t, 232448 // (copies + 2048)))
         waves = programs / (SMS * resident)
         width = abs(math.log2(block_t / (4 if patch.lead > 1 else 1)))
         late = 1.0 if config.num_stages > 2 else 1.2
-        return (waves + 0.5 if waves > 1 else 1.0) * (steps + 2) * (1 + 0.1 * width) * late
+        return (waves + 0.7 if waves > 1 else 1.0) * (steps + 1) * (1 + 0.1 * width) * late
 
     return price
 
