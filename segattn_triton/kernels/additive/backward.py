@@ -5,7 +5,6 @@ The equations are those of `separate`. 5 passes over the map: read dy, x and g, 
 shares. Of one image all of dz is at hand: nothing between is in memory.
 """
 
-from dataclasses import replace
 from math import ceil
 
 import triton
@@ -21,9 +20,9 @@ from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
-from .shared import d_logit, d_normed, dot_stages, load_weight, norm_traffic, normed
+from .shared import add_rows, d_logit, d_normed, dot_stages, load_affine, load_weight, norm_traffic, normed, side_by_side
 
-SPACE = tuple(replace(c, programs=programs) for programs in (2, 1) for c in space(BLOCK_P=(16, 32, 64)))
+SPACE = side_by_side(space(BLOCK_P=(16, 32, 64, 128), num_warps=(4, 8)), (2, 1))
 MOST_SUMS = 32  # gradients of the weights that a thread keeps
 
 
@@ -82,10 +81,18 @@ def _additive_bwd_kernel(
     offs_g = tl.arange(0, BLOCK_G)
     offs_f = tl.arange(0, BLOCK_F)
     weight = load_vector(weight_ptr, offs_f, F, ACC)
-    dwx = tl.zeros([BLOCK_F, BLOCK_C], ACC)
-    dwg = tl.zeros([BLOCK_F, BLOCK_G], ACC)
-    dweight = tl.zeros([BLOCK_F], ACC)
-    db = tl.zeros([BLOCK_F], ACC)
+    wx = load_weight(wx_ptr, offs_f, offs_c, F, C, x_ptr.dtype.element_ty)  # [BLOCK_C, BLOCK_F]
+    wg = load_weight(wg_ptr, offs_f, offs_g, F, G, x_ptr.dtype.element_ty)
+    b = weight
+    if b_ptr is not None:
+        b = load_vector(b_ptr, offs_f, F, ACC)
+    if affine_ptr is not None:
+        affine = load_affine(affine_ptr, offs_f, F, ACC)
+        coef = load_affine(coef_ptr, offs_f, F, ACC)
+    dwx = tl.zeros([BLOCK_C, BLOCK_F], ACC)
+    dwg = tl.zeros([BLOCK_G, BLOCK_F], ACC)
+    dweight = tl.zeros([BLOCK_P // 2, BLOCK_F], ACC)
+    db = tl.zeros([BLOCK_P // 2, BLOCK_F], ACC)
     dbias = tl.zeros([BLOCK_P], ACC)
     for tile in tl.range(tl.program_id(0), all_tiles, programs, num_stages=STAGES):
         n = tile // tiles
@@ -94,17 +101,16 @@ def _additive_bwd_kernel(
         x = load_operand(x_ptr, x_stride, n, offs_c, offs_p, mask_p, C, LAYOUT)
         g = load_operand(g_ptr, g_stride, n, offs_g, offs_p, mask_p, G, LAYOUT_G)
         dy = load_operand(dy_ptr, dy_stride, n, offs_c, offs_p, mask_p, C, LAYOUT).to(ACC)
-        wx = load_weight(wx_ptr, offs_f, offs_c, F, C, x.dtype)  # [BLOCK_C, BLOCK_F]
-        wg = load_weight(wg_ptr, offs_f, offs_g, F, G, x.dtype)
         hx = tl.dot(tl.trans(x), wx, input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_P, BLOCK_F]
         if affine_ptr is None:
             hg = hx
             h = tl.dot(tl.trans(g), wg, hx, input_precision=PRECISION, out_dtype=ACC)
         else:
             hg = tl.dot(tl.trans(g), wg, input_precision=PRECISION, out_dtype=ACC)
-            hx, hg, h = normed(hx, hg, affine_ptr, offs_f, F, ACC)
+            hx, hg, h = normed(hx, hg, affine)
         if b_ptr is not None:
-            h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
+            h += b[None, :]
+        h = tl.where(mask_p[:, None], h, 0.0)
         ds = tl.sum(x.to(ACC) * dy, 0)
         image = n.to(tl.int64) * P
         if dmap_ptr is not None:
@@ -112,44 +118,44 @@ def _additive_bwd_kernel(
         z = tl.load(z_ptr + image + offs_p, mask_p, other=0.0)
         dlogit = tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
         dlogit = d_logit(dlogit, raw_ptr, coef_ptr, image + offs_p, mask_p, F)
-        dz = tl.where(mask_p[:, None], d_relu(dlogit[:, None] * weight[None, :], h, 0.0, 0.0), 0.0)
+        dz = d_relu(dlogit[:, None] * weight[None, :], h, 0.0, 0.0)
         if dweight_ptr is not None:
-            dweight += tl.sum(tl.where(mask_p[:, None], dlogit[:, None] * relu(h, 0.0, 0.0), 0.0), 0)
+            dweight = add_rows(dweight, dlogit[:, None] * relu(h, 0.0, 0.0))
             dbias += dlogit
         if db_ptr is not None:
-            db += tl.sum(dz, 0)
+            db = add_rows(db, dz)
         if affine_ptr is None:
             dzx = dz.to(x.dtype)
             dzg = dzx
         else:
-            dzx, dzg = d_normed(dz, hx, hg, affine_ptr, coef_ptr, offs_f, mask_p, F, ACC)
+            dzx, dzg = d_normed(dz, hx, hg, affine, coef, mask_p)
             dzx, dzg = dzx.to(x.dtype), dzg.to(x.dtype)
         if dx_ptr is not None:
-            dx = tl.dot(wx, tl.trans(dzx), input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_C, BLOCK_P]
-            dx += dy * GATE.f(z, GATE.a, GATE.b)[None, :]
+            dx = tl.dot(dzx, tl.trans(wx), input_precision=PRECISION, out_dtype=ACC)  # [BLOCK_P, BLOCK_C]
+            dx = tl.trans(dx) + dy * GATE.f(z, GATE.a, GATE.b)[None, :]
             mask = (offs_c < C)[:, None] & mask_p[None, :]
             store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
         if dg_ptr is not None:
-            dg = tl.dot(wg, tl.trans(dzg), input_precision=PRECISION, out_dtype=ACC)
+            dg = tl.trans(tl.dot(dzg, tl.trans(wg), input_precision=PRECISION, out_dtype=ACC))
             mask = (offs_g < G)[:, None] & mask_p[None, :]
             store_tile(dg_ptr, dg_stride, n, offs_g, offs_p, dg, mask, LAYOUT_G)
         if dwx_ptr is not None:
-            dwx = tl.dot(tl.trans(dzx), tl.trans(x), dwx, input_precision=PRECISION, out_dtype=ACC)
+            dwx = tl.dot(x, dzx, dwx, input_precision=PRECISION, out_dtype=ACC)
         if dwg_ptr is not None:
-            dwg = tl.dot(tl.trans(dzg), tl.trans(g), dwg, input_precision=PRECISION, out_dtype=ACC)
+            dwg = tl.dot(g, dzg, dwg, input_precision=PRECISION, out_dtype=ACC)
     row = tl.program_id(0).to(tl.int64)
     mask_f = offs_f < F
     if dwx_ptr is not None:
-        dwx_ptrs = dwx_ptr + row * (F * C) + offs_f[:, None] * C + offs_c[None, :]
-        tl.store(dwx_ptrs, dwx, mask_f[:, None] & (offs_c < C)[None, :])
+        dwx_ptrs = dwx_ptr + row * (F * C) + offs_f[None, :] * C + offs_c[:, None]
+        tl.store(dwx_ptrs, dwx, mask_f[None, :] & (offs_c < C)[:, None])
     if dwg_ptr is not None:
-        dwg_ptrs = dwg_ptr + row * (F * G) + offs_f[:, None] * G + offs_g[None, :]
-        tl.store(dwg_ptrs, dwg, mask_f[:, None] & (offs_g < G)[None, :])
+        dwg_ptrs = dwg_ptr + row * (F * G) + offs_f[None, :] * G + offs_g[:, None]
+        tl.store(dwg_ptrs, dwg, mask_f[None, :] & (offs_g < G)[:, None])
     if dweight_ptr is not None:
-        tl.store(dweight_ptr + row * (F + 1) + offs_f, dweight, mask_f)
+        tl.store(dweight_ptr + row * (F + 1) + offs_f, tl.sum(dweight, 0), mask_f)
         tl.store(dweight_ptr + row * (F + 1) + F, tl.sum(dbias, 0))
     if db_ptr is not None:
-        tl.store(db_ptr + row * F + offs_f, db, mask_f)
+        tl.store(db_ptr + row * F + offs_f, tl.sum(db, 0), mask_f)
 
 
 def _block(size: int) -> int:
@@ -172,13 +178,13 @@ def fits_on_chip(x: Tensor, g: Tensor, F: int) -> bool:
 def _config(x: Tensor, m: Maps, G: int, F: int, with_norms: bool) -> Config:
     """The model: cycles of the fullest SM, which moves each tile, and synchronises after each of six products."""
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
-    sums = 48 if takes_shared_operands(x) else MOST_SUMS if capability(x.device) >= 80 else MOST_SUMS // 2
-    most = _most(x, sums) * 128  # values of the tiles that its threads have room for
+    sums = 64 if takes_shared_operands(x) else MOST_SUMS if capability(x.device) >= 80 else MOST_SUMS // 2
+    most = _most(x, sums) * 32  # values of the tiles that its threads have room for
     size = sms(x.device)
 
     def cycles(config: Config) -> float | None:
         p = config.blocks["BLOCK_P"]
-        if p > 16 and p * channels > most:
+        if p > 16 and p * channels > most * config.num_warps:
             return None
         return float(ceil(m.N * ceil(m.P / p) / size) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES))
 

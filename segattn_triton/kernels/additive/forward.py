@@ -14,7 +14,7 @@ from ...tuning.model import space
 from ..common.activations import Activation, relu
 from ..common.dot import precision
 from ..common.tile import chunk_at, load_tile, load_vector, num_pixels, store_tile
-from .shared import dot_config, dot_stages, normed, project
+from .shared import dot_config, dot_stages, load_affine, normed, project
 
 SPACE = space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128, 256), BLOCK_K=(16, 32, 64))
 
@@ -62,7 +62,7 @@ def _additive_fwd_kernel(
         h = hx if affine_ptr is None else h
         h = project(h, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
         if affine_ptr is not None:
-            hx, _, h = normed(hx, h, affine_ptr, offs_f, F, ACC)
+            hx, _, h = normed(hx, h, load_affine(affine_ptr, offs_f, F, ACC))
         if b_ptr is not None:
             h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
         weighted = relu(h, 0.0, 0.0) * load_vector(weight_ptr, offs_f, F, ACC)[None, :]

@@ -27,6 +27,7 @@ from .shared import (
     d_normed,
     dot_config,
     dot_stages,
+    load_affine,
     norm_traffic,
     normed,
     project,
@@ -103,7 +104,8 @@ def _additive_dz_kernel(
         hg = project(h, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
         h = hg
         if affine_ptr is not None:
-            hx, hg, h = normed(hx, hg, affine_ptr, offs_f, F, ACC)
+            affine = load_affine(affine_ptr, offs_f, F, ACC)
+            hx, hg, h = normed(hx, hg, affine)
         if b_ptr is not None:
             h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
         image = n.to(tl.int64) * P
@@ -118,7 +120,7 @@ def _additive_dz_kernel(
         if affine_ptr is None:
             store_dz(dz_ptr, dz, image + offs_p, offs_f, mask_p, F)
         else:
-            dzx, dzg = d_normed(dz, hx, hg, affine_ptr, coef_ptr, offs_f, mask_p, F, ACC)
+            dzx, dzg = d_normed(dz, hx, hg, affine, load_affine(coef_ptr, offs_f, F, ACC), mask_p)
             store_dz(dz_ptr, dzx, image + offs_p, offs_f, mask_p, F)
             store_dz(dzg_ptr, dzg, image + offs_p, offs_f, mask_p, F)
     row = first.to(tl.int64)

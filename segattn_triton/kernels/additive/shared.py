@@ -94,25 +94,37 @@ def d_gate(ds, dmap_ptr, z_ptr, offs, mask_p, GATE: tl.constexpr, ACC: tl.conste
 
 
 @triton.jit
-def normed(hx, hg, affine_ptr, offs_f, F: tl.constexpr, ACC: tl.constexpr):
-    """Both projections [BLOCK_P, BLOCK_F] less their means over the batch, and the sum of what their norms make of
-    them. affine (4, F): mean and scale of that of x, then of g; 0 and 1 where there is no norm."""
-    hx -= load_vector(affine_ptr, offs_f, F, ACC)[None, :]
-    hg -= load_vector(affine_ptr + 2 * F, offs_f, F, ACC)[None, :]
-    scale_x = load_vector(affine_ptr + F, offs_f, F, ACC)[None, :]
-    scale_g = load_vector(affine_ptr + 3 * F, offs_f, F, ACC)[None, :]
-    return hx, hg, hx * scale_x + hg * scale_g
+def add_rows(total, v):
+    """total [BLOCK_P / 2, BLOCK_F] and each two rows, 8 apart, of v [BLOCK_P, BLOCK_F]: a thread of a product's result
+    has both, so that nothing moves between threads."""
+    pairs = tl.reshape(v, [v.shape[0] // 16, 2, 8, v.shape[1]])
+    return total + tl.reshape(tl.sum(pairs, 1), total.shape)
 
 
 @triton.jit
-def d_normed(dh, hx, hg, affine_ptr, coef_ptr, offs_f, mask_p, F: tl.constexpr, ACC: tl.constexpr):
+def load_affine(affine_ptr, offs_f, F: tl.constexpr, ACC: tl.constexpr):
+    """Of affine (4, F) the mean and the scale of the projection of x, then of g; 0 and 1 where there is no norm."""
+    mean_x = load_vector(affine_ptr, offs_f, F, ACC)
+    scale_x = load_vector(affine_ptr + F, offs_f, F, ACC)
+    mean_g = load_vector(affine_ptr + 2 * F, offs_f, F, ACC)
+    return mean_x, scale_x, mean_g, load_vector(affine_ptr + 3 * F, offs_f, F, ACC)
+
+
+@triton.jit
+def normed(hx, hg, affine):
+    """Both projections [BLOCK_P, BLOCK_F] less their means over the batch, and the sum of what their norms make of
+    them. affine: see `load_affine`."""
+    hx -= affine[0][None, :]
+    hg -= affine[2][None, :]
+    return hx, hg, hx * affine[1][None, :] + hg * affine[3][None, :]
+
+
+@triton.jit
+def d_normed(dh, hx, hg, affine, coef, mask_p):
     """The gradients [BLOCK_P, BLOCK_F] of both projections from that of the sum, hx and hg less their means: each
-    scale dh - p - h q. coef (4 F + 4,): p and q of x, then of g, then what `d_logit` reads; see `sums`."""
-    dhx = dh * load_vector(affine_ptr + F, offs_f, F, ACC)[None, :] - load_vector(coef_ptr, offs_f, F, ACC)[None, :]
-    dhx -= hx * load_vector(coef_ptr + F, offs_f, F, ACC)[None, :]
-    dhg = dh * load_vector(affine_ptr + 3 * F, offs_f, F, ACC)[None, :]
-    dhg -= load_vector(coef_ptr + 2 * F, offs_f, F, ACC)[None, :]
-    dhg -= hg * load_vector(coef_ptr + 3 * F, offs_f, F, ACC)[None, :]
+    scale dh - p - h q. coef: p and q of x, then of g; see `sums`."""
+    dhx = dh * affine[1][None, :] - coef[0][None, :] - hx * coef[1][None, :]
+    dhg = dh * affine[3][None, :] - coef[2][None, :] - hg * coef[3][None, :]
     return tl.where(mask_p[:, None], dhx, 0.0), tl.where(mask_p[:, None], dhg, 0.0)
 
 
@@ -135,9 +147,10 @@ def norm_traffic(tiles: int, blocks: int, F: int, with_logit: bool) -> dict[str,
     return dict(affine_ptr=(1.5 * tiles, 0), coef_ptr=(each, 0))
 
 
-def side_by_side(configs: tuple[Config, ...]) -> tuple[Config, ...]:
-    """Of kernels that loop over tiles: two programs an SM, or four of the smaller configs."""
-    return tuple(replace(c, programs=programs) for programs in (4, 2) for c in configs)
+def side_by_side(configs: tuple[Config, ...], programs: tuple[int, ...] = (4, 2)) -> tuple[Config, ...]:
+    """Of kernels that loop over tiles: so many programs an SM, of twice the warps half as many."""
+    found = (replace(c, programs=4 * each // c.num_warps) for each in programs for c in configs)
+    return tuple(c for c in found if c.programs)
 
 
 def dot_stages(x: Tensor, elements: int, align: int, *, turned: bool, programs: int = 0) -> int:
@@ -190,7 +203,7 @@ def dot_config(
 
     def cycles(config: Config) -> float | None:
         blocks = rows, cols, depth = tuple(config.blocks.values())
-        few = most // 4 if config.programs > 2 else most
+        few = most // 4 if config.programs * config.num_warps > 8 else most
         always = smallest if config.programs == fewest else SMALLEST
         if rows * cols > max(few * 32 * config.num_warps, always) or depth > longest:
             return None

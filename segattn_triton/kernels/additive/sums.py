@@ -26,23 +26,23 @@ from ...tuning.target import sms
 from ..common.activations import Activation, d_relu
 from ..common.dot import precision
 from ..common.tile import load_vector, num_pixels
-from .shared import d_gate, dot_config, loop_stages, normed, project, project_beside, side_by_side
+from .shared import add_rows, d_gate, dot_config, load_affine, loop_stages, normed, project, project_beside, side_by_side
 
-SPACE = side_by_side(space(BLOCK_P=(16, 32, 64), BLOCK_F=(16, 32, 64), BLOCK_K=(16, 32, 64)))
-
-
-@triton.jit
-def add_where_open(s, sx, sg, d, h, hx, hg, mask_p):
-    """The sums [BLOCK_F] of d [BLOCK_P], d hx and d hg of the pixels where h > 0."""
-    d = tl.where(mask_p[:, None], d_relu(d[:, None] + tl.zeros_like(h), h, 0.0, 0.0), 0.0)
-    return s + tl.sum(d, 0), sx + tl.sum(d * hx, 0), sg + tl.sum(d * hg, 0)
+SPACE = side_by_side(space(BLOCK_P=(16, 32, 64, 128), BLOCK_F=(16, 32, 64), BLOCK_K=(16, 32, 64), num_warps=(4, 8)))
 
 
 @triton.jit
-def store_three(ptr, offs_f, s, sx, sg, F: tl.constexpr):
-    tl.store(ptr + offs_f, s, offs_f < F)
-    tl.store(ptr + F + offs_f, sx, offs_f < F)
-    tl.store(ptr + 2 * F + offs_f, sg, offs_f < F)
+def add_where_open(sums, d, h, hx, hg):
+    """To the sums of each `add_rows` those of d [BLOCK_P], d hx and d hg of the pixels where h > 0."""
+    d = d_relu(d[:, None] + tl.zeros_like(h), h, 0.0, 0.0)
+    return add_rows(sums[0], d), add_rows(sums[1], d * hx), add_rows(sums[2], d * hg)
+
+
+@triton.jit
+def store_three(ptr, offs_f, sums, F: tl.constexpr):
+    tl.store(ptr + offs_f, tl.sum(sums[0], 0), offs_f < F)
+    tl.store(ptr + F + offs_f, tl.sum(sums[1], 0), offs_f < F)
+    tl.store(ptr + 2 * F + offs_f, tl.sum(sums[2], 0), offs_f < F)
 
 
 @triton.jit
@@ -85,8 +85,14 @@ def _additive_sums_kernel(
     first = tl.program_id(0) // blocks
     offs_f = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
     P = num_pixels(pixels, LAYOUT)
-    zeros = tl.zeros([BLOCK_F], ACC)
-    d, dx, dg, one, one_x, one_g, far, far_x, far_g = zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros
+    affine = load_affine(affine_ptr, offs_f, F, ACC)
+    b = affine[0]
+    if b_ptr is not None:
+        b = load_vector(b_ptr, offs_f, F, ACC)
+    zeros = tl.zeros([BLOCK_P // 2, BLOCK_F], ACC)
+    of_du = (zeros, zeros + 0.0, zeros + 0.0)
+    of_one = (zeros, zeros + 0.0, zeros + 0.0)
+    of_far = (zeros, zeros + 0.0, zeros + 0.0)
     dbias = tl.zeros([BLOCK_P], ACC)
     dgain = tl.zeros([BLOCK_P], ACC)
     for tile in tl.range(first, all_tiles, programs, num_stages=AHEAD):
@@ -99,23 +105,24 @@ def _additive_sums_kernel(
         )  # fmt: skip
         hg = tl.zeros([BLOCK_P, BLOCK_F], ACC)
         hg = project(hg, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
-        hx, hg, h = normed(hx, hg, affine_ptr, offs_f, F, ACC)
+        hx, hg, h = normed(hx, hg, affine)
         if b_ptr is not None:
-            h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
+            h += b[None, :]
+        h = tl.where(mask_p[:, None], h, 0.0)
         image = n.to(tl.int64) * P
         du = d_gate(ds, dmap_ptr, z_ptr, image + offs_p, mask_p, GATE, ACC)
-        d, dx, dg = add_where_open(d, dx, dg, du, h, hx, hg, mask_p)
+        of_du = add_where_open(of_du, du, h, hx, hg)
         dbias += du
         if raw_ptr is not None:
             apart = tl.load(raw_ptr + image + offs_p, mask_p, other=0.0) - tl.load(stats_ptr)
-            one, one_x, one_g = add_where_open(one, one_x, one_g, tl.zeros_like(du) + 1.0, h, hx, hg, mask_p)
-            far, far_x, far_g = add_where_open(far, far_x, far_g, apart, h, hx, hg, mask_p)
+            of_one = add_where_open(of_one, tl.zeros_like(du) + 1.0, h, hx, hg)
+            of_far = add_where_open(of_far, apart, h, hx, hg)
             dgain += tl.where(mask_p, du * apart, 0.0)
     row_ptr = partial_ptr + first.to(tl.int64) * COLS
-    store_three(row_ptr, offs_f, d, dx, dg, F)
+    store_three(row_ptr, offs_f, of_du, F)
     if raw_ptr is not None:
-        store_three(row_ptr + 3 * F, offs_f, one, one_x, one_g, F)
-        store_three(row_ptr + 6 * F, offs_f, far, far_x, far_g, F)
+        store_three(row_ptr + 3 * F, offs_f, of_one, F)
+        store_three(row_ptr + 6 * F, offs_f, of_far, F)
     if tl.program_id(0) % blocks == 0:
         tl.store(row_ptr + COLS - 2, tl.sum(dbias, 0))
         tl.store(row_ptr + COLS - 1, tl.sum(dgain, 0))
@@ -141,7 +148,7 @@ def plan_additive_sums(
     nbytes = (2 * m.C + mg.C) * m.P * x.element_size()
     size = max(m.P, 1), F, m.C + mg.C
     config = dot_config(
-        "additive_sums", SPACE, x, m, size, nbytes, m.N, (mg.C, F, raw is not None), most=4 if raw is not None else 16
+        "additive_sums", SPACE, x, m, size, nbytes, m.N, (mg.C, F, raw is not None), most=16
     )
     block_p, block_f, _ = config.blocks.values()
     tiles, blocks = -(-m.P // block_p), -(-F // block_f)
