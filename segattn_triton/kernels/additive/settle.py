@@ -11,29 +11,32 @@ from ...runtime.maps import accumulator, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import SM_BANDWIDTH, STEP, Config, space
-from ...tuning.target import sms
+from ...tuning.target import sms, stages_for
 from ..common.tile import load_vector
 
-SPACE = space(BLOCK_ROWS=(32, 64, 128, 256), BLOCK_F=(8, 16, 32), num_warps=(4, 8))
+SPACE = space(BLOCK_ROWS=(32, 64, 128, 256), BLOCK_F=(4, 8, 16), num_warps=(4, 8))
+MOST_SUMS = 48  # of a thread, beside as many values that are on their way
 
 
 @triton.jit
-def sum_rows(ptr, offs, size, rows, COLS: tl.constexpr, ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr):
-    """The sum [BLOCK_F] over the rows of columns `offs` below `size`."""
-    total = tl.zeros([BLOCK_ROWS, offs.shape[0]], ACC)
-    for row in range(0, rows, BLOCK_ROWS):
-        ids = row + tl.arange(0, BLOCK_ROWS)
-        mask = (ids < rows)[:, None] & (offs < size)[None, :]
-        total += tl.load(ptr + ids[:, None] * COLS + offs[None, :], mask, other=0.0)
-    return tl.sum(total, 0)
+def add_columns(total, ptr, offs, size, row, rows, COLS: tl.constexpr):
+    """To total [BLOCK_ROWS, BLOCK_F] the rows from `row` on of columns `offs` below `size`."""
+    ids = row + tl.arange(0, total.shape[0])
+    mask = (ids < rows)[:, None] & (offs < size)[None, :]
+    return total + tl.load(ptr + ids[:, None] * COLS + offs[None, :], mask, other=0.0)
 
 
 @triton.jit
-def sum_three(ptr, offs_f, rows, F: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr):
+def add_three(sums, ptr, offs_f, row, rows, F: tl.constexpr, COLS: tl.constexpr):
     """What `sums` has of one factor: alone, with hx and with hg."""
-    alone = sum_rows(ptr, offs_f, F, rows, COLS, ACC, BLOCK_ROWS)
-    with_x = sum_rows(ptr + F, offs_f, F, rows, COLS, ACC, BLOCK_ROWS)
-    return alone, with_x, sum_rows(ptr + 2 * F, offs_f, F, rows, COLS, ACC, BLOCK_ROWS)
+    alone = add_columns(sums[0], ptr, offs_f, F, row, rows, COLS)
+    with_x = add_columns(sums[1], ptr + F, offs_f, F, row, rows, COLS)
+    return alone, with_x, add_columns(sums[2], ptr + 2 * F, offs_f, F, row, rows, COLS)
+
+
+@triton.jit
+def in_all(sums):
+    return tl.sum(sums[0], 0), tl.sum(sums[1], 0), tl.sum(sums[2], 0)
 
 
 @triton.jit
@@ -98,6 +101,7 @@ def _additive_settle_kernel(
     COLS: tl.constexpr,
     EPS: tl.constexpr,
     ACC: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):
@@ -105,14 +109,26 @@ def _additive_settle_kernel(
     offs_1 = tl.arange(0, 1)
     mask_f = offs_f < F
     is_first = offs_1 + tl.program_id(0) == 0
-    s, sx, sg = sum_three(partial_ptr, offs_f, rows, F, COLS, ACC, BLOCK_ROWS)
-    dbias = sum_rows(partial_ptr + COLS - 2, offs_1, 1, rows, COLS, ACC, BLOCK_ROWS)
+    zeros = tl.zeros([BLOCK_ROWS, BLOCK_F], ACC)
+    of_du, of_one, of_far = (zeros, zeros, zeros), (zeros, zeros, zeros), (zeros, zeros, zeros)
+    of_logit = tl.zeros([BLOCK_ROWS, 2], ACC)
+    offs_2 = COLS - 2 + tl.arange(0, 2)
+    for row in tl.range(0, rows, BLOCK_ROWS, num_stages=STAGES):
+        of_du = add_three(of_du, partial_ptr, offs_f, row, rows, F, COLS)
+        of_logit = add_columns(of_logit, partial_ptr, offs_2, COLS, row, rows, COLS)
+        if stats_ptr is not None:
+            of_one = add_three(of_one, partial_ptr + 3 * F, offs_f, row, rows, F, COLS)
+            of_far = add_three(of_far, partial_ptr + 6 * F, offs_f, row, rows, F, COLS)
+    s, sx, sg = in_all(of_du)
+    of_logit = tl.sum(of_logit, 0)[:, None]
+    is_bias = (tl.arange(0, 2) == 0)[:, None]
+    dbias = tl.sum(tl.where(is_bias, of_logit, 0.0), 0)
     if stats_ptr is not None:
-        dgain = sum_rows(partial_ptr + COLS - 1, offs_1, 1, rows, COLS, ACC, BLOCK_ROWS)
+        dgain = tl.sum(tl.where(is_bias, 0.0, of_logit), 0)
         last_ptr = coef_ptr + 4 * F
         dgain, k, p, q = settle_logit(gain_ptr, stats_ptr, last_ptr, dbias, dgain, count, is_first, EPS, ACC)
-        one, one_x, one_g = sum_three(partial_ptr + 3 * F, offs_f, rows, F, COLS, ACC, BLOCK_ROWS)
-        far, far_x, far_g = sum_three(partial_ptr + 6 * F, offs_f, rows, F, COLS, ACC, BLOCK_ROWS)
+        one, one_x, one_g = in_all(of_one)
+        far, far_x, far_g = in_all(of_far)
         s = k * s - p * one - q * far
         sx = k * sx - p * one_x - q * far_x
         sg = k * sg - p * one_g - q * far_g
@@ -148,12 +164,15 @@ def plan_additive_settle(
     (rows, cols), F, normed_logit = partial.shape, affine.shape[1], stats[2] is not None
     size = sms(partial.device)
 
+    def at_once(config: Config) -> int:
+        return cols // F * config.blocks["BLOCK_ROWS"] * config.blocks["BLOCK_F"]
+
     def microseconds(config: Config) -> float | None:
-        block_rows, block_f = config.blocks["BLOCK_ROWS"], config.blocks["BLOCK_F"]
-        if block_rows * block_f > 1024 * config.num_warps:
+        values = at_once(config)
+        if values > MOST_SUMS * 32 * config.num_warps:
             return None
-        steps = cols // F * -(-rows // block_rows) * max(1.0, -(-F // block_f) / size)
-        return steps * (STEP / 3 + 4 * block_rows * block_f / SM_BANDWIDTH) + 1e-3 * (block_f + config.num_warps)
+        rounds = -(-rows // config.blocks["BLOCK_ROWS"]) * max(1.0, -(-F // config.blocks["BLOCK_F"]) / size)
+        return rounds * (STEP + 4 * values / SM_BANDWIDTH) + 1e-3 * (config.blocks["BLOCK_F"] + config.num_warps)
 
     config = config_for(SPACE, microseconds, "additive_settle", partial, C=F, pixels=rows, also=(cols,))
     names = ("db_ptr", "dweight_ptr", "dbias_ptr", "dgain_x_ptr", "dgain_g_ptr", "dgain_ptr")
@@ -172,9 +191,10 @@ def plan_additive_settle(
         COLS=cols,
         EPS=eps,
         ACC=accumulator(partial),
+        STAGES=stages_for(partial.device, partial.element_size(), at_once(config), 4, programs=1),
     )
     blocks = -(-F // config.blocks["BLOCK_F"])
-    traffic = dict(partial_ptr=((cols - 2 + (1 + normed_logit) * blocks) / cols, 0), affine_ptr=(0.5, 0))
+    traffic = dict(partial_ptr=((cols - 2 + 2 * blocks) / cols, 0), affine_ptr=(0.5, 0))
     traffic |= dict(stats_x_ptr=(0.5, 0), stats_g_ptr=(0.5, 0), stats_ptr=(blocks, 0))
     traffic |= dict(b_ptr=(1, 0), weight_ptr=(1, 0), gain_ptr=(blocks, 0))
     traffic |= dict.fromkeys(names, (0, 1)) | dict(coef_ptr=(0, 1))

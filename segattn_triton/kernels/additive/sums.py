@@ -90,9 +90,7 @@ def _additive_sums_kernel(
     if b_ptr is not None:
         b = load_vector(b_ptr, offs_f, F, ACC)
     zeros = tl.zeros([BLOCK_P // 2, BLOCK_F], ACC)
-    of_du = (zeros, zeros + 0.0, zeros + 0.0)
-    of_one = (zeros, zeros + 0.0, zeros + 0.0)
-    of_far = (zeros, zeros + 0.0, zeros + 0.0)
+    of_du, of_one, of_far = (zeros, zeros, zeros), (zeros, zeros, zeros), (zeros, zeros, zeros)
     dbias = tl.zeros([BLOCK_P], ACC)
     dgain = tl.zeros([BLOCK_P], ACC)
     for tile in tl.range(first, all_tiles, programs, num_stages=AHEAD):
