@@ -20,7 +20,7 @@ from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
-from .shared import add_rows, d_logit, d_normed, dot_stages, load_affine, load_weight, norm_traffic, normed, side_by_side
+from .shared import add_rows, d_logit, d_normed, dot_stages, load_affine, load_logit, load_weight, norm_traffic, normed, side_by_side
 
 SPACE = side_by_side(space(BLOCK_P=(16, 32, 64, 128), num_warps=(4, 8)), (2, 1))
 MOST_SUMS = 32  # gradients of the weights that a thread keeps
@@ -31,6 +31,12 @@ def load_operand(x_ptr, x_stride, n, offs_c, offs_p, mask_p, C: tl.constexpr, LA
     """[BLOCK_C, BLOCK_P] of a map in its own dtype."""
     mask = (offs_c < C)[:, None] & mask_p[None, :]
     return tl.load(tile_ptrs(x_ptr, x_stride, n, offs_c, offs_p, LAYOUT), mask, other=0.0)
+
+
+@triton.jit
+def store_dw(dw_ptr, dw, offs_f, offs_c, F: tl.constexpr, C: tl.constexpr):
+    """dw [BLOCK_C, BLOCK_F] into a gradient (F, C)."""
+    tl.store(dw_ptr + offs_f[None, :] * C + offs_c[:, None], dw, (offs_f < F)[None, :] & (offs_c < C)[:, None])
 
 
 @triton.jit
@@ -89,6 +95,8 @@ def _additive_bwd_kernel(
     if affine_ptr is not None:
         affine = load_affine(affine_ptr, offs_f, F, ACC)
         coef = load_affine(coef_ptr, offs_f, F, ACC)
+    if raw_ptr is not None:
+        of_logit = load_logit(coef_ptr, F)
     dwx = tl.zeros([BLOCK_C, BLOCK_F], ACC)
     dwg = tl.zeros([BLOCK_G, BLOCK_F], ACC)
     dweight = tl.zeros([BLOCK_P // 2, BLOCK_F], ACC)
@@ -117,7 +125,8 @@ def _additive_bwd_kernel(
             ds += tl.load(dmap_ptr + image + offs_p, mask_p, other=0.0).to(ACC)
         z = tl.load(z_ptr + image + offs_p, mask_p, other=0.0)
         dlogit = tl.where(mask_p, GATE.df(ds, z, GATE.a, GATE.b), 0.0)
-        dlogit = d_logit(dlogit, raw_ptr, coef_ptr, image + offs_p, mask_p, F)
+        if raw_ptr is not None:
+            dlogit = d_logit(dlogit, raw_ptr, of_logit, image + offs_p, mask_p)
         dz = d_relu(dlogit[:, None] * weight[None, :], h, 0.0, 0.0)
         if dweight_ptr is not None:
             dweight = add_rows(dweight, dlogit[:, None] * relu(h, 0.0, 0.0))
@@ -144,18 +153,15 @@ def _additive_bwd_kernel(
         if dwg_ptr is not None:
             dwg = tl.dot(g, dzg, dwg, input_precision=PRECISION, out_dtype=ACC)
     row = tl.program_id(0).to(tl.int64)
-    mask_f = offs_f < F
     if dwx_ptr is not None:
-        dwx_ptrs = dwx_ptr + row * (F * C) + offs_f[None, :] * C + offs_c[:, None]
-        tl.store(dwx_ptrs, dwx, mask_f[None, :] & (offs_c < C)[:, None])
+        store_dw(dwx_ptr + row * (F * C), dwx, offs_f, offs_c, F, C)
     if dwg_ptr is not None:
-        dwg_ptrs = dwg_ptr + row * (F * G) + offs_f[None, :] * G + offs_g[:, None]
-        tl.store(dwg_ptrs, dwg, mask_f[None, :] & (offs_g < G)[:, None])
+        store_dw(dwg_ptr + row * (F * G), dwg, offs_f, offs_g, F, G)
     if dweight_ptr is not None:
-        tl.store(dweight_ptr + row * (F + 1) + offs_f, tl.sum(dweight, 0), mask_f)
+        tl.store(dweight_ptr + row * (F + 1) + offs_f, tl.sum(dweight, 0), offs_f < F)
         tl.store(dweight_ptr + row * (F + 1) + F, tl.sum(dbias, 0))
     if db_ptr is not None:
-        tl.store(db_ptr + row * F + offs_f, tl.sum(db, 0), mask_f)
+        tl.store(db_ptr + row * F + offs_f, tl.sum(db, 0), offs_f < F)
 
 
 def _block(size: int) -> int:

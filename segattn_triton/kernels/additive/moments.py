@@ -16,13 +16,13 @@ from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.grids import sharing
 from ...tuning.model import SM_BANDWIDTH, STEP, Config, space
-from ...tuning.target import sms
+from ...tuning.target import sms, stages_for
 from ..common.dot import precision
 from ..common.tile import load_vector, num_pixels
 from .shared import dot_config, loop_stages, project, side_by_side
 
 SPACE = side_by_side(space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128), BLOCK_K=(16, 32, 64)))
-MERGE = space(BLOCK_ROWS=(32, 64, 128, 256), BLOCK_F=(16, 32), num_warps=(4, 8))
+MERGE = space(BLOCK_ROWS=(32, 64, 128, 256), BLOCK_F=(4, 8, 16), num_warps=(4, 8))
 
 
 @triton.jit
@@ -104,8 +104,27 @@ def _additive_moments_kernel(
 
 
 @triton.jit
+def load_row(partial_ptr, row, rows, offs_f, F: tl.constexpr, BLOCK_ROWS: tl.constexpr):
+    """From `row` on counts [BLOCK_ROWS], and pointers to means [BLOCK_ROWS, BLOCK_F] with their mask."""
+    ids = row + tl.arange(0, BLOCK_ROWS)
+    ptrs, mask = partial_ptr + ids * (2 * F + 1), ids < rows
+    count = tl.load(ptrs + 2 * F, mask, other=0.0)
+    return count, ptrs[:, None] + offs_f[None, :], mask[:, None] & (offs_f < F)[None, :]
+
+
+@triton.jit
 def merge_moments(
-    partial_ptr, gain_ptr, stats_ptr, affine_ptr, offs_f, rows, F: tl.constexpr, EPS, ACC, BLOCK_ROWS: tl.constexpr
+    partial_ptr,
+    gain_ptr,
+    stats_ptr,
+    affine_ptr,
+    offs_f,
+    rows,
+    F: tl.constexpr,
+    EPS: tl.constexpr,
+    ACC: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
 ):
     """The mean and the biased variance of all rows, into stats (2 F,); mean and scale of the norm, into affine; 0 and
     1 where there is none."""
@@ -115,21 +134,17 @@ def merge_moments(
     if partial_ptr is not None:
         total = tl.zeros([BLOCK_ROWS, offs_f.shape[0]], ACC)
         counts = tl.zeros([BLOCK_ROWS], ACC)
-        for row in range(0, rows, BLOCK_ROWS):
-            ids = row + tl.arange(0, BLOCK_ROWS)
-            offs, mask = ids[:, None] * (2 * F + 1) + offs_f[None, :], (ids < rows)[:, None] & mask_f[None, :]
-            count = tl.load(partial_ptr + ids * (2 * F + 1) + 2 * F, ids < rows, other=0.0)
-            total += count[:, None] * tl.load(partial_ptr + offs, mask, other=0.0)
+        for row in tl.range(0, rows, BLOCK_ROWS, num_stages=STAGES):
+            count, ptrs, mask = load_row(partial_ptr, row, rows, offs_f, F, BLOCK_ROWS)
+            total += count[:, None] * tl.load(ptrs, mask, other=0.0)
             counts += count
         size = tl.sum(counts, 0)
         mean = tl.sum(total, 0) / size
         m2 = tl.zeros([BLOCK_ROWS, offs_f.shape[0]], ACC)
-        for row in range(0, rows, BLOCK_ROWS):
-            ids = row + tl.arange(0, BLOCK_ROWS)
-            offs, mask = ids[:, None] * (2 * F + 1) + offs_f[None, :], (ids < rows)[:, None] & mask_f[None, :]
-            count = tl.load(partial_ptr + ids * (2 * F + 1) + 2 * F, ids < rows, other=0.0)
-            apart = tl.load(partial_ptr + offs, mask, other=0.0) - mean[None, :]
-            m2 += tl.load(partial_ptr + F + offs, mask, other=0.0) + count[:, None] * apart * apart
+        for row in tl.range(0, rows, BLOCK_ROWS, num_stages=STAGES):
+            count, ptrs, mask = load_row(partial_ptr, row, rows, offs_f, F, BLOCK_ROWS)
+            apart = tl.load(ptrs, mask, other=0.0) - mean[None, :]
+            m2 += tl.load(ptrs + F, mask, other=0.0) + count[:, None] * apart * apart
         var = tl.sum(m2, 0) / size
         scale = load_vector(gain_ptr, offs_f, F, ACC) / tl.sqrt(var + EPS)
         tl.store(stats_ptr + offs_f, mean, mask_f)
@@ -151,12 +166,17 @@ def _additive_merge_kernel(
     F: tl.constexpr,
     EPS: tl.constexpr,
     ACC: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):
-    offs_f = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
-    merge_moments(of_x_ptr, gain_x_ptr, stats_x_ptr, affine_ptr, offs_f, rows, F, EPS, ACC, BLOCK_ROWS)
-    merge_moments(of_g_ptr, gain_g_ptr, stats_g_ptr, affine_ptr + 2 * F, offs_f, rows, F, EPS, ACC, BLOCK_ROWS)
+    blocks: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
+    offs_f = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
+    if tl.program_id(0) < blocks:
+        merge_moments(of_x_ptr, gain_x_ptr, stats_x_ptr, affine_ptr, offs_f, rows, F, EPS, ACC, STAGES, BLOCK_ROWS)
+    else:
+        affine_ptr += 2 * F
+        merge_moments(of_g_ptr, gain_g_ptr, stats_g_ptr, affine_ptr, offs_f, rows, F, EPS, ACC, STAGES, BLOCK_ROWS)
 
 
 def plan_additive_moments(x: Tensor, g: Tensor, wx: Tensor, wg: Tensor, with_x: bool, with_g: bool) -> Plan:
@@ -213,10 +233,11 @@ def plan_additive_merge(
 
     def microseconds(config: Config) -> float:
         block_rows, block_f = config.blocks["BLOCK_ROWS"], config.blocks["BLOCK_F"]
-        steps = 4 * -(-rows // block_rows)
+        steps = 2 * -(-rows // block_rows) * max(1.0, 2 * -(-F // block_f) / sms(affine.device))
         return steps * (STEP + 8 * block_rows * block_f / SM_BANDWIDTH) + 1e-3 * (block_f + config.num_warps)
 
     config = config_for(MERGE, microseconds, "additive_merge", affine, C=F, pixels=rows)
+    block_rows, block_f = config.blocks.values()
     args = dict(
         of_x_ptr=of_x,
         of_g_ptr=of_g,
@@ -229,9 +250,10 @@ def plan_additive_merge(
         F=F,
         EPS=eps,
         ACC=accumulator(affine),
+        STAGES=stages_for(affine.device, affine.element_size(), 2 * block_rows * block_f, 4, programs=1),
     )
-    blocks = -(-F // config.blocks["BLOCK_F"])
+    blocks = -(-F // block_f)
     traffic = dict.fromkeys(("of_x_ptr", "of_g_ptr"), ((3 * F + 2 * blocks) / (2 * F + 1), 0))
     traffic |= dict(gain_x_ptr=(1, 0), gain_g_ptr=(1, 0))
     traffic |= dict.fromkeys(("stats_x_ptr", "stats_g_ptr", "affine_ptr"), (0, 1))
-    return Plan(_additive_merge_kernel, args, config, blocks, traffic)
+    return Plan(_additive_merge_kernel, args, config, 2 * blocks, traffic)

@@ -28,6 +28,7 @@ from .shared import (
     dot_config,
     dot_stages,
     load_affine,
+    load_logit,
     norm_traffic,
     normed,
     project,
@@ -89,6 +90,8 @@ def _additive_dz_kernel(
     offs_f = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
     P = num_pixels(pixels, LAYOUT)
     weight = load_vector(weight_ptr, offs_f, F, ACC)
+    if raw_ptr is not None:
+        of_logit = load_logit(coef_ptr, F)
     dweight = tl.zeros([BLOCK_F], ACC)
     db = tl.zeros([BLOCK_F], ACC)
     dbias = tl.zeros([BLOCK_P], ACC)
@@ -110,7 +113,8 @@ def _additive_dz_kernel(
             h += load_vector(b_ptr, offs_f, F, ACC)[None, :]
         image = n.to(tl.int64) * P
         dlogit = d_gate(ds, dmap_ptr, z_ptr, image + offs_p, mask_p, GATE, ACC)
-        dlogit = d_logit(dlogit, raw_ptr, coef_ptr, image + offs_p, mask_p, F)
+        if raw_ptr is not None:
+            dlogit = d_logit(dlogit, raw_ptr, of_logit, image + offs_p, mask_p)
         dz = tl.where(mask_p[:, None], d_relu(dlogit[:, None] * weight[None, :], h, 0.0, 0.0), 0.0)
         if dweight_ptr is not None:
             dweight += tl.sum(tl.where(mask_p[:, None], dlogit[:, None] * relu(h, 0.0, 0.0), 0.0), 0)

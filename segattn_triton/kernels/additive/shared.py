@@ -129,15 +129,17 @@ def d_normed(dh, hx, hg, affine, coef, mask_p):
 
 
 @triton.jit
-def d_logit(du, raw_ptr, coef_ptr, offs, mask_p, F: tl.constexpr):
+def load_logit(coef_ptr, F: tl.constexpr):
+    """What `d_logit` reads of coef (4 F + 4,), see `sums`: k, p, mean and q."""
+    coef_ptr += 4 * F
+    return tl.load(coef_ptr), tl.load(coef_ptr + 1), tl.load(coef_ptr + 2), tl.load(coef_ptr + 3)
+
+
+@triton.jit
+def d_logit(du, raw_ptr, coef, offs, mask_p):
     """The gradient [BLOCK_P] of the logit before its norm from that behind it: k du - p - (raw - mean) q."""
-    if raw_ptr is None:
-        return du
-    else:
-        coef_ptr += 4 * F
-        apart = tl.load(raw_ptr + offs, mask_p, other=0.0) - tl.load(coef_ptr + 2)
-        dz = tl.load(coef_ptr) * du - tl.load(coef_ptr + 1) - apart * tl.load(coef_ptr + 3)
-        return tl.where(mask_p, dz, 0.0)
+    apart = tl.load(raw_ptr + offs, mask_p, other=0.0) - coef[2]
+    return tl.where(mask_p, coef[0] * du - coef[1] - apart * coef[3], 0.0)
 
 
 def norm_traffic(tiles: int, blocks: int, F: int, with_logit: bool) -> dict[str, tuple[float, float]]:

@@ -89,6 +89,8 @@ def _additive_sums_kernel(
     b = affine[0]
     if b_ptr is not None:
         b = load_vector(b_ptr, offs_f, F, ACC)
+    if raw_ptr is not None:
+        mean = tl.load(stats_ptr)
     zeros = tl.zeros([BLOCK_P // 2, BLOCK_F], ACC)
     of_du, of_one, of_far = (zeros, zeros, zeros), (zeros, zeros, zeros), (zeros, zeros, zeros)
     dbias = tl.zeros([BLOCK_P], ACC)
@@ -112,7 +114,7 @@ def _additive_sums_kernel(
         of_du = add_where_open(of_du, du, h, hx, hg)
         dbias += du
         if raw_ptr is not None:
-            apart = tl.load(raw_ptr + image + offs_p, mask_p, other=0.0) - tl.load(stats_ptr)
+            apart = tl.load(raw_ptr + image + offs_p, mask_p, other=0.0) - mean
             of_one = add_where_open(of_one, tl.zeros_like(du) + 1.0, h, hx, hg)
             of_far = add_where_open(of_far, apart, h, hx, hg)
             dgain += tl.where(mask_p, du * apart, 0.0)
