@@ -184,8 +184,9 @@ def fits_on_chip(x: Tensor, g: Tensor, F: int) -> bool:
 def _config(x: Tensor, m: Maps, G: int, F: int, with_norms: bool) -> Config:
     """The model: cycles of the fullest SM, which moves each tile, and synchronises after each of six products."""
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
-    sums = 64 if takes_shared_operands(x) else MOST_SUMS if capability(x.device) >= 80 else MOST_SUMS // 2
-    most = _most(x, sums) * 32  # values of the tiles that its threads have room for
+    shared = takes_shared_operands(x)  # which leaves registers
+    most = 64 if shared and unit_of(x) == "tensor" else 48 if shared else 32 if capability(x.device) >= 80 else 16
+    most = _most(x, most) * 32  # values of the tiles that the threads of a warp have room for
     size = sms(x.device)
 
     def cycles(config: Config) -> float | None:

@@ -166,10 +166,11 @@ def loop_stages(
 ) -> dict[str, int]:
     """Of a loop over tiles around loops over channels, `depths` in all, which load so many rows of a block at a time:
     STAGES of the inner ones; where a block holds all channels, AHEAD of the outer one, a tile of all maps a round."""
-    block_p, _, block_k = config.blocks.values()
+    block_p, block_f, block_k = config.blocks.values()
     how = dict(turned=turned, programs=config.programs)
     inner = dot_stages(x, rows * block_k, m.layout.align, **how)
-    outer = dot_stages(x, channels * block_p, m.layout.align, **how) if max(depths) <= block_k else 1
+    a_round = channels * block_p + sum(depths) * block_f  # with the weights, which are read in each
+    outer = dot_stages(x, a_round, m.layout.align, **how) if max(depths) <= block_k else 1
     return dict(STAGES=inner, AHEAD=outer)
 
 
