@@ -20,7 +20,7 @@ from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
-from .shared import add_rows, d_logit, d_normed, dot_stages, load_affine, load_logit, load_weight, norm_traffic, normed, side_by_side
+from .shared import add_rows, d_logit, d_normed, dot_stages, load_affine, load_logit, load_weight, normed, side_by_side
 
 SPACE = side_by_side(space(BLOCK_P=(16, 32, 64, 128), num_warps=(4, 8)), (2, 1))
 MOST_SUMS = 32  # gradients of the weights that a thread keeps
@@ -266,10 +266,8 @@ def plan_additive_bwd(
         BLOCK_G=_block(mg.C),
         BLOCK_F=_block(F),
     )
-    each = m.N * tiles
     traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr", "raw_ptr"), (1, 0))
-    traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr"), (each, 0)) | dict(weight_ptr=(programs, 0))
-    traffic |= norm_traffic(each, 1, F, raw is not None)
+    traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr", "weight_ptr", "affine_ptr", "coef_ptr"), (programs, 0))
     made = ("dwx", "dwg", "dweight", "db")
     traffic |= dict.fromkeys(("dx_ptr", "dg_ptr", *(f"{name}_ptr" for name in made)), (0, 1))
     return Plan(_additive_bwd_kernel, args, config, programs, traffic, made)

@@ -29,7 +29,6 @@ from .shared import (
     dot_stages,
     load_affine,
     load_logit,
-    norm_traffic,
     normed,
     project,
     project_beside,
@@ -207,6 +206,9 @@ def plan_additive_dz(
     each = m.N * tiles
     traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr", "raw_ptr"), (blocks, 0))
     traffic |= dict(wx_ptr=(each, 0), wg_ptr=(each, 0), b_ptr=(each, 0), weight_ptr=(programs, 0))
-    traffic |= norm_traffic(each, blocks, F, raw is not None)
+    of_logit = 4 * (raw is not None)
+    traffic |= dict(
+        affine_ptr=(each, 0), coef_ptr=((4 * F * each + of_logit * programs * blocks) / (4 * F + of_logit), 0)
+    )
     traffic |= dict.fromkeys(("dz_ptr", "dzg_ptr", "dweight_ptr", "db_ptr"), (0, 1))
     return Plan(_additive_dz_kernel, args, config, programs * blocks, traffic, ("dweight", "db"))

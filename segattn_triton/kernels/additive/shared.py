@@ -142,13 +142,6 @@ def d_logit(du, raw_ptr, coef, offs, mask_p):
     return tl.where(mask_p, coef[0] * du - coef[1] - apart * coef[3], 0.0)
 
 
-def norm_traffic(tiles: int, blocks: int, F: int, with_logit: bool) -> dict[str, tuple[float, float]]:
-    """Loads of `normed` and `d_normed` in every tile, and of `d_logit` in every block of every tile."""
-    of_logit = 4 * with_logit
-    each = tiles * (4 * F + of_logit * blocks) / (4 * F + of_logit)
-    return dict(affine_ptr=(1.5 * tiles, 0), coef_ptr=(each, 0))
-
-
 def side_by_side(configs: tuple[Config, ...], programs: tuple[int, ...] = (4, 2)) -> tuple[Config, ...]:
     """Of kernels that loop over tiles: so many programs an SM, of twice the warps half as many."""
     found = (replace(c, programs=4 * each // c.num_warps) for each in programs for c in configs)

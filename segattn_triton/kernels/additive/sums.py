@@ -26,7 +26,17 @@ from ...tuning.target import sms
 from ..common.activations import Activation, d_relu
 from ..common.dot import precision
 from ..common.tile import load_vector, num_pixels
-from .shared import add_rows, d_gate, dot_config, load_affine, loop_stages, normed, project, project_beside, side_by_side
+from .shared import (
+    add_rows,
+    d_gate,
+    dot_config,
+    load_affine,
+    loop_stages,
+    normed,
+    project,
+    project_beside,
+    side_by_side,
+)
 
 SPACE = side_by_side(space(BLOCK_P=(16, 32, 64, 128), BLOCK_F=(16, 32, 64), BLOCK_K=(16, 32, 64), num_warps=(4, 8)))
 
@@ -147,9 +157,7 @@ def plan_additive_sums(
     m, mg, F = maps(dy=dy, x=x), maps(g=g), len(wx)
     nbytes = (2 * m.C + mg.C) * m.P * x.element_size()
     size = max(m.P, 1), F, m.C + mg.C
-    config = dot_config(
-        "additive_sums", SPACE, x, m, size, nbytes, m.N, (mg.C, F, raw is not None), most=16
-    )
+    config = dot_config("additive_sums", SPACE, x, m, size, nbytes, m.N, (mg.C, F, raw is not None), most=16)
     block_p, block_f, _ = config.blocks.values()
     tiles, blocks = -(-m.P // block_p), -(-F // block_f)
     programs = sharing(m.N * tiles, config, sms(x.device), blocks)
@@ -187,6 +195,6 @@ def plan_additive_sums(
     )
     each = m.N * tiles
     traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr", "raw_ptr"), (blocks, 0))
-    traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr", "affine_ptr"), (each, 0))
-    traffic |= dict(stats_ptr=(each * blocks / 2, 0), partial_ptr=(0, 1))
+    traffic |= dict(wx_ptr=(each, 0), wg_ptr=(each, 0), b_ptr=(programs, 0), affine_ptr=(programs, 0))
+    traffic |= dict(stats_ptr=(programs * blocks / 2, 0), partial_ptr=(0, 1))
     return Plan(_additive_sums_kernel, args, config, programs * blocks, traffic, ("partial",))
