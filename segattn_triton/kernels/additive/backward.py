@@ -1,8 +1,9 @@
 """Additive attention, backward in one kernel, where all channels and projections fit on chip. See `additive`.
 
-The equations are those of `separate`. 5 passes over the map: read dy, x and g, write dx and dg. A program takes every
-`programs`-th tile of pixels whole, and keeps its share of the gradients of both weights in registers; `finish` adds the
-shares. Of one image all of dz is at hand: nothing between is in memory.
+The equations are those of `separate`. 5 passes over the map: read dy, x and g, write dx and dg. A program has the
+weights, takes every `programs`-th tile of pixels whole, and keeps its share of all sums in registers to the end, where
+`finish` adds the shares. Of one image all of dz is at hand: nothing between is in memory. Products are [BLOCK_P, .] and
+[BLOCK_C, BLOCK_F], which warpgroups multiply from where the next tiles' copies arrive.
 """
 
 from math import ceil
@@ -186,6 +187,7 @@ def _config(x: Tensor, m: Maps, G: int, F: int, with_norms: bool) -> Config:
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
     shared = takes_shared_operands(x)  # which leaves registers
     most = 64 if shared and unit_of(x) == "tensor" else 48 if shared else 32 if capability(x.device) >= 80 else 16
+    most -= 8 * (with_norms and not shared)
     most = _most(x, most) * 32  # values of the tiles that the threads of a warp have room for
     size = sms(x.device)
 
