@@ -185,8 +185,9 @@ def fits_on_chip(x: Tensor, g: Tensor, F: int) -> bool:
 def _config(x: Tensor, m: Maps, G: int, F: int, with_norms: bool) -> Config:
     """The model: cycles of the fullest SM, which moves each tile, and synchronises after each of six products."""
     nbytes, channels = (3 * m.C + 2 * G) * x.element_size(), _block(m.C) + _block(G)
-    most = 64 if unit_of(x) == "tensor" else 48 - 8 * with_norms  # of operands in shared memory, which leaves registers
-    if not takes_shared_operands(x):
+    if takes_shared_operands(x) and not (with_norms and capability(x.device) >= 100):
+        most = 64 if unit_of(x) == "tensor" else 48 - 8 * with_norms
+    else:  # operands take registers, and Blackwell spills first
         most = (32 if capability(x.device) >= 80 else 16) - 8 * with_norms
     most = _most(x, most) * 32  # values of the tiles that the threads of a warp have room for
     size = sms(x.device)

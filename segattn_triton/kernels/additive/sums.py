@@ -22,9 +22,9 @@ from ...runtime.maps import accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.grids import sharing
 from ...tuning.model import space
-from ...tuning.target import sms
+from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu
-from ..common.dot import precision
+from ..common.dot import precision, takes_shared_operands
 from ..common.tile import load_vector, num_pixels
 from .shared import (
     add_rows,
@@ -157,7 +157,9 @@ def plan_additive_sums(
     m, mg, F = maps(dy=dy, x=x), maps(g=g), len(wx)
     nbytes = (2 * m.C + mg.C) * m.P * x.element_size()
     size = max(m.P, 1), F, m.C + mg.C
-    config = dot_config("additive_sums", SPACE, x, m, size, nbytes, m.N, (mg.C, F, raw is not None), most=16)
+    few = raw is not None and takes_shared_operands(x) and capability(x.device) >= 100  # Blackwell spills first
+    also = mg.C, F, raw is not None
+    config = dot_config("additive_sums", SPACE, x, m, size, nbytes, m.N, also, most=4 if few else 16)
     block_p, block_f, _ = config.blocks.values()
     tiles, blocks = -(-m.P // block_p), -(-F // block_f)
     programs = sharing(m.N * tiles, config, sms(x.device), blocks)
