@@ -210,7 +210,7 @@ def plan_additive_moments(x: Tensor, g: Tensor, wx: Tensor, wg: Tensor, with_x: 
         LAYOUT_G=mg.layout,
         ACC=accumulator(x),
         PRECISION=precision(x),
-        **loop_stages(x, m, (m.C * with_x, mg.C * with_g), channels, config, block_p + block_f, turned),
+        **loop_stages(x, m, (m.C * with_x, mg.C * with_g), with_x + with_g, config, block_p + block_f, turned),
     )
     each = m.N * tiles
     traffic = dict(x_ptr=(blocks * with_x, 0), g_ptr=(blocks * with_g, 0))

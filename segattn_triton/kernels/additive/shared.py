@@ -155,14 +155,15 @@ def dot_stages(x: Tensor, elements: int, align: int, *, turned: bool, programs: 
 
 
 def loop_stages(
-    x: Tensor, m: Maps, depths: Sequence[int], channels: int, config: Config, rows: int, turned: bool
+    x: Tensor, m: Maps, depths: Sequence[int], tiles: int, config: Config, rows: int, turned: bool
 ) -> dict[str, int]:
     """Of a loop over tiles around loops over channels, `depths` in all, which load so many rows of a block at a time:
-    STAGES of the inner ones; where a block holds all channels, AHEAD of the outer one, a tile of all maps a round."""
+    STAGES of the inner ones; where a block holds all channels, AHEAD of the outer one, so many tiles of maps and both
+    weights a round."""
     block_p, block_f, block_k = config.blocks.values()
     how = dict(turned=turned, programs=config.programs)
     inner = dot_stages(x, rows * block_k, m.layout.align, **how)
-    a_round = channels * block_p + sum(depths) * block_f  # with the weights, which are read in each
+    a_round = (tiles * block_p + len(depths) * block_f) * block_k
     outer = dot_stages(x, a_round, m.layout.align, **how) if max(depths) <= block_k else 1
     return dict(STAGES=inner, AHEAD=outer)
 

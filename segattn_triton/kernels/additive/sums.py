@@ -193,7 +193,7 @@ def plan_additive_sums(
         LAYOUT_G=mg.layout,
         ACC=accumulator(x),
         PRECISION=precision(x),
-        **loop_stages(x, m, (m.C, mg.C), 2 * m.C + 2 * mg.C, config, 2 * block_p + block_f, turned),  # g: one more
+        **loop_stages(x, m, (m.C, mg.C), 4, config, 2 * block_p + block_f, turned),  # g has a buffer more
     )
     each = m.N * tiles
     traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr", "raw_ptr"), (blocks, 0))
