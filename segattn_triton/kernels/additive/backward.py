@@ -196,7 +196,8 @@ def _config(x: Tensor, m: Maps, G: int, F: int, with_norms: bool) -> Config:
         p = config.blocks["BLOCK_P"]
         if p > 16 and p * channels > most * config.num_warps:
             return None
-        return float(ceil(m.N * ceil(m.P / p) / size) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES))
+        work = ceil(m.N * ceil(m.P / p) / size) * (6 * STEP_CYCLES + p * nbytes / DRAM_BYTES)
+        return work * (1 + 0.2 / config.programs)  # gaps, which another program fills
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x), G, F, *["norm"] * with_norms), exact=m.N)
     return config_for(SPACE, cycles, "additive_bwd", x, **how)
