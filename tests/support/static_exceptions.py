@@ -115,6 +115,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         ["8 bytes of stack"],
         "norms: ten vectors of F, both projections and the sums; as of 24 bytes in channels_last",
         "attention_gate_norm attention-unet-d4 bfloat16,float16 contiguous",
+        "attention_gate_norm monai-attentionunet3d-d3 float32 channels_last",
     ),
     *_exempt(
         ["additive_bwd"],
