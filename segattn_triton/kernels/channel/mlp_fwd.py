@@ -171,7 +171,7 @@ def plan_mlp_fwd(
     N, tiles, inputs = (peak if total is None else total).shape
     R = w1.shape[0]
     C = R if w2 is None else w2.shape[0]
-    config = mlp_config("mlp_fwd", N, max(inputs, C), R, pixels, tiles, w1, 1 + both)
+    config = mlp_config("mlp_fwd", N, inputs if w2 is None else max(inputs, C), R, pixels, tiles, w1, 1 + both)
     K = splits(R, config)
     args = dict(
         total_ptr=total,

@@ -15,12 +15,17 @@ from torch import Tensor
 from ...runtime.maps import accumulator, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import Config, space
+from ...tuning.model import STEP, Config, space
 from ..common.dependent import begin
 from ..common.tile import finish_sum, load_vector
 
-SPACE = space(BLOCK_T=(16, 64), BLOCK_C=(16, 64, 128), num_warps=(4, 8))
-STEP_US, VALUE_US = 0.8, 1e-3  # of a round of loads, and of a value of a thread
+SPACE = tuple(  # a warp has 128 channels of its own, and no sum over tiles goes through shared memory
+    c
+    for c in space(BLOCK_T=(1, 4), BLOCK_C=(1024, 512, 256), num_warps=(8, 4, 2))
+    if c.blocks["BLOCK_C"] == 128 * c.num_warps
+)
+UNROLLED = 4  # tiles on their way together, in a loop over one at a time as well
+VALUE_US = 1e-3  # of a value of a thread
 
 
 @triton.jit
@@ -114,12 +119,10 @@ def _response_bwd_kernel(
 def _config(kernel: str, partial: Tensor) -> Config:
     N, tiles, C = partial.shape
 
-    def microseconds(config: Config) -> float | None:
+    def microseconds(config: Config) -> float:
         block_t, block_c = config.blocks["BLOCK_T"], config.blocks["BLOCK_C"]
         values = block_t * block_c / (32 * config.num_warps)
-        if values < 1 or values > 32 or (block_t >= 2 * tiles and block_t > 16):
-            return None
-        return 2 * -(-C // block_c) * -(-tiles // block_t) * (STEP_US + VALUE_US * values)
+        return 2 * -(-C // block_c) * (-(-tiles // max(block_t, UNROLLED)) * STEP + VALUE_US * values)
 
     return config_for(SPACE, microseconds, kernel, partial, C=C, pixels=N * tiles, exact=(N, tiles))
 
