@@ -30,6 +30,7 @@ from ..common.tile import is_peak, load_tile, load_vector, nan_max, num_pixels, 
 TILES = space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
 SPACE = looping(tuple(c for c in TILES if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 8192))
 PARTIALS = 16384  # values per image that the second stage has to read, at most
+PEAK_ENDS = 2.5  # rounds of a loop that the search for the maximum of its lanes is worth, behind it
 
 
 @triton.jit
@@ -167,7 +168,7 @@ def _stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads:
     return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
-def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
+def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, ends: float = 0.0) -> Config:
     itemsize, size, device = x.element_size(), sms(x.device), x.device
     blackwell = kernel == "pool_bwd" and capability(x.device) >= 100  # keeps less, and spills
     few = blackwell and itemsize >= 4
@@ -179,7 +180,9 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
             return None
         chunks, _, tiles = _blocks(m, config, size)
         rounds = -(-m.P // (block_p * tiles))
-        waste = chunks * block_c / m.C * rounds * tiles * block_p / m.P
+        behind = ends * (config.num_warps / 4 if m.layout.channels_last else 1)  # pixels lie across warps
+        waste = chunks * block_c / m.C * (rounds + behind) * tiles * block_p / m.P
+        waste *= 1 + ends / (config.programs * config.num_warps)  # comparisons wait for comparisons
         waste += 4 / itemsize * tiles * size / max(m.N * m.P, 1)  # the second stage, one program an image
         row = (block_c if m.layout.channels_last else block_p) * itemsize
         ahead = rounds_ahead(_stages(device, itemsize, m, config, loads))
@@ -194,7 +197,7 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
 def plan_pool_fwd(x: Tensor, mean: bool, peak: bool, split: bool) -> Plan:
     """Makes total, peak and at (N, T, C), of what is asked for."""
     m = maps(x=x)
-    config = _config("pool_fwd", m, x, loads=1, live=0.2 + mean + 3 * peak)
+    config = _config("pool_fwd", m, x, loads=1, live=0.2 + mean + 3 * peak, ends=PEAK_ENDS * peak)
     chunks, blocks, tiles = _blocks(m, config, sms(x.device))
     args = dict(
         x_ptr=x,
