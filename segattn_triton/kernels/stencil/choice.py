@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...runtime.maps import Maps
@@ -180,7 +181,7 @@ def stencil_config(x: Tensor, m: Maps, geometry: Geometry) -> Config:
         return with_all_registers(config, x.device)
     # the compiler would take 198, and leave an SM two programs of three
     three = geometry.stencil == "avg" and geometry.itemsize == 2 and geometry.values(config) == 16
-    return replace(config, maxnreg=THREE_PROGRAMS) if three else config
+    return replace(config, maxnreg=THREE_PROGRAMS) if three and not torch.version.hip else config
 
 
 def geometry_of(x: Tensor, m: Maps, stencil: str, backward: bool) -> Geometry:
