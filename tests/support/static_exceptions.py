@@ -256,6 +256,14 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     *_exempt(
         ["stencil_fwd"],
         [90],
+        ["128-bit accesses"],
+        "as in 16 bits: two channels, 64 bits, of four rows",
+        "local_gate_depthwise,local_pool_gate segnext-t-stage1,segnext-t-stage2 float32 channels_last",
+        "local_gate_depthwise,local_pool_gate pidnet-s-pag,bisenetv2-bga float32 channels_last",
+    ),
+    *_exempt(
+        ["stencil_fwd"],
+        [90],
         ["waves"],
         "a program is one strip of rows; what the model takes for the programs of an SM is no whole number of them",
         "local_gate_depthwise convnextv2-t-stage1 float16 contiguous",
