@@ -230,10 +230,11 @@ def plan_additive_merge(
 ) -> Plan:
     """Of the maps whose projections have a norm, into stats (2 F,); affine (4, F), see `shared.normed`."""
     rows, F = next((len(t) for t in (of_x, of_g) if t is not None), 0), affine.shape[1]
+    size = sms(affine.device)
 
     def microseconds(config: Config) -> float:
         block_rows, block_f = config.blocks["BLOCK_ROWS"], config.blocks["BLOCK_F"]
-        steps = 2 * -(-rows // block_rows) * max(1.0, 2 * -(-F // block_f) / sms(affine.device))
+        steps = 2 * -(-rows // block_rows) * max(1.0, 2 * -(-F // block_f) / size)
         return steps * (STEP + 8 * block_rows * block_f / SM_BANDWIDTH) + 1e-3 * (block_f + config.num_warps)
 
     config = config_for(MERGE, microseconds, "additive_merge", affine, C=F, pixels=rows)

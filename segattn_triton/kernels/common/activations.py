@@ -33,8 +33,7 @@ def sigmoid(z, a, b):
 @triton.jit
 def d_sigmoid(dg, z, a, b):
     s = sigmoid(z, a, b)
-    dg *= s
-    return dg - dg * s
+    return dg * (s * (1.0 - s))
 
 
 @triton.jit
