@@ -130,14 +130,16 @@ def adapted(plan: Plan) -> tuple[Any, dict[str, Any]]:
     arguments = {name: value for part in parts.values() for name, value in part.values.items()}
     arguments = dict(sorted(arguments.items(), key=lambda pair: _order(plan, *pair)))
     own, written = plan.kernel.fn, [(name, part.expression) for name, part in parts.items()]
+    # what Triton's cache knows the adapter by: its own text names the sources of all that it hands on
+    sources = [plan.kernel.cache_key, *(v.cache_key for v in values.values() if hasattr(v, "cache_key"))]
     # of one graph's many adapters the functions share one space of names
-    digest = hashlib.sha256(f"{plan.kernel.cache_key} {[*arguments]} {written}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{sources} {[*arguments]} {written}".encode()).hexdigest()[:8]
     made = {f"{name}_{digest}": part.made for name, part in parts.items() if part.made}
     made[f"kernel_{digest}"] = _returned(own.__name__, {own.__name__: own.__module__})
     handed = [f"{name}={f'{name}_{digest}()' if part.made else part.expression}" for name, part in parts.items()]
     text = "".join(f"@triton.constexpr_function\ndef {name}():\n{lines}\n\n" for name, lines in made.items())
     text += f"@triton.jit\ndef {plan.name}_{digest}({', '.join(arguments)}):\n"
-    text += f"    # {own.__module__}.{own.__name__} as of {plan.kernel.cache_key}\n"
+    text += f"    # {own.__module__}.{own.__name__} as of {' '.join(sources)}\n"
     text += f"    kernel_{digest}()({', '.join(handed)})\n"
     kernel = _compiled(f"{plan.name}_{digest}", text)
     options = {name: value for name, value in plan.config.launch_options.items() if name in PASSED_ON}
