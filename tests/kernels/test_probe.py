@@ -347,6 +347,9 @@ def test_no_kernel_is_forgotten(monkeypatch):
     for sizes, options in ATTENTION:
         row = BY_NAME["neighborhood_attention"]
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16), **options)
+    # windows without a bias: tests/kernels/test_neighborhood_strips.py
+    sizes = {"N": 1, "C": 16, "S": (5, 16), "heads": 1, "heads_kv": 1, "T": 5}
+    plan(row.op, [*testing.make_inputs(row, sizes, torch.bfloat16, layout="channels_last")[:3], None])
     for row, sizes in itertools.product(GATES_OF_TWO, GATED):
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16))
     for op, inputs in split_pair("contiguous", torch.float32):

@@ -177,6 +177,8 @@ def _augmented(node: ast.AugAssign, function: str, file: str):
 
 
 def _tuple(node: ast.Tuple, function: str, file: str):
+    if any(isinstance(e, ast.Slice) for e in node.elts):
+        return  # an index, of neighbourhood attention's keys
     if any(word in function.lower() for word in KEYS) or file in ("description", "known"):
         for i in range(len(node.elts) if isinstance(node.ctx, ast.Load) and len(node.elts) > 1 else 0):
             yield (
