@@ -251,6 +251,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "a thread has four channels, 64 bits, of four rows: the weights of eight would fill its registers",
         "local_gate_depthwise,local_pool_gate * bfloat16,float16 channels_last",
         "local_gate_depthwise,local_pool_gate * bfloat16,float16 channels_last *",
+        "local_pool_gate * bfloat16,float16 channels_last * *",
     ),
     *_exempt(
         ["stencil_fwd"],
