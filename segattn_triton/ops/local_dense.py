@@ -8,8 +8,7 @@ correlation of x with dz. z is saved, in x's dtype, when a gradient is needed.
 Passes: forward 2 (3 saving z), as an implicit GEMM with gate and product fused. The variant "library" runs the
 library's convolution and one fused kernel: 5, saving z or not. Backward 12: one fused kernel (5), the library's
 dgrad (2), the sum (3) and the library's wgrad (2). These two follow torch's flags of determinism; ours are
-deterministic. An NCHW map in 16 bits is turned for the library, which takes less than half of its time in channels_last
-(measured on an H200): 2 more, each way; z and dz are channels_last then, and turn in the fused kernels.
+deterministic.
 
 Roundings between: z, dz, the direct term of dx and dgrad are in x's dtype. The library and the tensor cores take one
 dtype, so a float32 weight beside a 16-bit x is rounded to x's for the convolution, and its gradient comes back
@@ -23,9 +22,8 @@ from ..kernels.common.finish import plan_finish
 from ..kernels.conv.descriptors import plan_conv_descriptors_fwd, takes_descriptors
 from ..kernels.conv.pointers import plan_conv_pointers_fwd
 from ..kernels.conv.pointwise import plan_conv_bwd, plan_conv_library_fwd
-from ..kernels.conv.reorder import plan_reorder
 from ..runtime import schemas
-from ..runtime.maps import is_channels_last, is_channels_last_natively, native
+from ..runtime.maps import is_channels_last, native
 from ..runtime.operator import DifferentiableOp, needs_grad
 from ..tuning.target import capability
 
@@ -42,27 +40,18 @@ def choose_variant(x: Tensor, variant: str = "auto") -> str:
     if variant != "auto":
         return variant
     W, target = x.shape[3], capability(x.device)
-    if x.element_size() > 2 or x.shape[1] > OURS or not is_channels_last_natively(x) or target < 80:
+    if x.element_size() > 2 or x.shape[1] > OURS or not is_channels_last(x) or target < 80:
         return "library"
     rows_fit = -(-W // 64) * 64 <= 1.25 * W  # a tile of descriptors does not reach into the next row
     return "descriptors" if target >= 90 and rows_fit and takes_descriptors(x) else "pointers"
 
 
-def _turns(x: Tensor, variant: str) -> bool:
-    """Whether the library gets the map in channels_last, which its tensor cores want, though it is NCHW."""
-    if x.element_size() != 2 or capability(x.device) < 80 or x.shape[1] == 1 or is_channels_last_natively(x):
-        return False
-    return choose_variant(x, variant) == "library"  # last: it may ask where the values of x are, which a fake has not
-
-
 def _allocate(tensors, options):
     x = tensors.x
-    turned = _turns(x, options.variant)
-    z = x.new_empty(x.shape[0], x.shape[2] * x.shape[3], x.shape[1]) if turned else torch.empty_like(x)
     return (
         torch.empty_like(x),
         torch.empty_like(x) if options.return_map else x.new_empty((0,)),
-        z if options.save else x.new_empty((0,)),
+        torch.empty_like(x) if options.save else x.new_empty((0,)),
     )
 
 
@@ -90,13 +79,6 @@ def _taps(x: Tensor, weight: Tensor) -> Tensor:
     return taps.copy_(weight.permute(2, 3, 0, 1)).flatten(0, 1)
 
 
-def _turned(run, x: Tensor) -> Tensor:
-    """x in channels_last, where it has values."""
-    turned = run.empty(torch.empty_like(x, memory_format=torch.channels_last))
-    run.launch(plan_reorder(x, turned))
-    return turned
-
-
 def _forward(run, outputs, tensors, options):
     (x, weight, bias), (y, gate_map, z) = tensors, outputs
     if x.numel() == 0:
@@ -104,14 +86,12 @@ def _forward(run, outputs, tensors, options):
     gate_map = gate_map if options.return_map else None
     variant = choose_variant(x, options.variant)
     if variant == "library":
-        given = _turned(run, x) if _turns(x, variant) else x
-        conv = run.call(_library_conv, given, weight)
-        like = given if given is not x else y
-        if conv.stride() != like.stride():  # an unusual batch stride
-            conv = run.call(Tensor.copy_, run.empty(torch.empty_like(like)), conv)
+        conv = run.call(_library_conv, x, weight)
+        if conv.stride() != y.stride():  # an unusual batch stride
+            conv = run.call(Tensor.copy_, run.empty(torch.empty_like(y)), conv)
         run.launch(plan_conv_library_fwd(x, conv, bias, y, gate_map, options.gate))
-        if options.save:  # no copy of the library's result
-            run.call(Tensor.set_, z, conv if given is x else conv.movedim(1, -1).flatten(1, 2))
+        if options.save:
+            run.call(Tensor.set_, z, conv)  # no copy of the library's result
         return
     plan = plan_conv_descriptors_fwd if variant == "descriptors" else plan_conv_pointers_fwd
     run.launch(plan(x, run.call(_taps, x, weight), bias, y, gate_map, z if options.save else None, options.gate))
@@ -126,18 +106,14 @@ def _backward(run, grads, douts, saved, tensors, options):
         return
     dmap = run.native(dmap, x)
     with_conv = dx is not None or dweight is not None
-    turned = saved.z.dim() == 3  # (N, P, C)
-    z = saved.z.unflatten(1, x.shape[2:]).movedim(-1, 1) if turned else run.native(saved.z, x)
-    dz = run.empty(torch.empty_like(z)) if with_conv else None
+    dz = run.empty(torch.empty_like(x)) if with_conv else None
+    z = run.native(saved.z, x)
     sums = run.launch(plan_conv_bwd(dy, dmap, x, z, bias, dz, dx, with_db=dbias is not None, gate=options.gate))
     if dbias is not None:
         run.launch(plan_finish(sums.db, dbias))
     if with_conv:
-        given = _turned(run, x) if turned else x
-        dgrad, wgrad = run.call(_library_conv_bwd, dz, given, weight, dx is not None, dweight is not None)
-        if dx is not None and turned:
-            run.launch(plan_reorder(dgrad, dx, adds=True))
-        elif dx is not None:
+        dgrad, wgrad = run.call(_library_conv_bwd, dz, x, weight, dx is not None, dweight is not None)
+        if dx is not None:
             run.call(Tensor.add_, dx, dgrad)
         if dweight is not None:
             run.call(Tensor.copy_, dweight, wgrad)
