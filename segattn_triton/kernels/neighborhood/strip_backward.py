@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...runtime.plan import Plan
-from ..common.tile import in_elements
+from ..common.tile import in_elements, only_when
 from .backward import to_keys, to_queries
 from .patch import exclusion, first_of, led
 from .patch_backward import reaching
@@ -178,13 +178,14 @@ def _neighborhood_strip_dkv_kernel(
         dk, dv = tl.where(turn == 0, 0.0, dk), tl.where(turn == 0, 0.0, dv)
         dk, dv = _to_keys(k, v, q, dy, lse, delta, near_y, excluded_x, dk, dv, ALONG_W, WINDOW)
         last = turn == chunks * WINDOW.group - 1
-        bad += bad_of(dk, mask & last) + bad_of(dv, mask & last)
+        done = only_when(last, mask)
+        bad += bad_of(dk, done) + bad_of(dv, done)
         if dk_ptr is not None:
             dk_at = vectors_along(dk_ptr, dk_stride, place, head_kv, down, x, False, WINDOW)
-            store_along(dk_at, y, dk * WINDOW.scale, mask & last, WINDOW)
+            store_along(dk_at, y, dk * WINDOW.scale, done, WINDOW)
         if dv_ptr is not None:
             dv_at = vectors_along(dv_ptr, dv_stride, place, head_kv, down, x, False, WINDOW)
-            store_along(dv_at, y, dv, mask & last, WINDOW)
+            store_along(dv_at, y, dv, done, WINDOW)
         y, turn = tl.where(last, y + PATCH.tile_y, y), tl.where(last, 0, turn + 1)
     if any_of(bad):
         for step in range(0, STEPS * 2):
