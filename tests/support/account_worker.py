@@ -163,7 +163,7 @@ def covered(op: str, layout: str) -> list[str]:
     an unknown address, one outside of its buffer, or a part of y or dx that none stores."""
     row, wrong = BY_NAME[op], []
     # of fewer than eight programs' sums a masked load has lanes whose guard the player takes for true
-    side = 16 if op == "attention_gate" else 8
+    side = 16 if op in ("attention_gate", "global_context", "global_context_add") else 8
     sizes = {**row.cases[0].sizes, "N": 1, "C": 16, "S": (side,) * len(row.cases[0].S), "Cr": 8}
     sizes |= {"heads": 1} if "heads" in sizes else {}
     for plan in itertools.chain(*static.plans(row, sizes, torch.bfloat16, layout)):
