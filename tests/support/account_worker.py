@@ -162,7 +162,8 @@ def covered(op: str, layout: str) -> list[str]:
     """What is wrong with the accesses of a row's kernels, when every warp of every program of a small problem plays:
     an unknown address, one outside of its buffer, or a part of y or dx that none stores."""
     row, wrong = BY_NAME[op], []
-    # of fewer than eight programs' sums a masked load has lanes whose guard the player takes for true
+    # at a branch that only some lanes take the player follows the first: sums of fewer than eight programs have such
+    # branches around a load in place of its guard
     side = 16 if op in ("attention_gate", "global_context", "global_context_add") else 8
     sizes = {**row.cases[0].sizes, "N": 1, "C": 16, "S": (side,) * len(row.cases[0].S), "Cr": 8}
     sizes |= {"heads": 1} if "heads" in sizes else {}
