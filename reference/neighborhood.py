@@ -102,6 +102,7 @@ def neighborhood_attention(
     def attend(q, k, v, rel_bias):
         s = _scores(q, k, rel_bias, kernel_size, dilation, border, scale)
         p, lse = s.softmax(-1), s.logsumexp(-1)
+        lse = lse.masked_fill((s == float("inf")).any(-1), float("nan"))  # as y: such scores have no softmax
         y = _weighted(p, v, kernel_size, dilation, border)
         error = rounding_error("p", p)  # in P V and dv: the other gradients have p from s and lse
         error = error if error is None else _weighted(error, v, kernel_size, dilation, border)

@@ -30,7 +30,7 @@ def neighborhood_attention(
     border: "shift" moves the window inside, so that every query has k*k keys (NATTEN's rule; needs H, W >=
     kernel_size * dilation); "mask": keys outside do not exist; "zero": keys and values outside are zero vectors,
     whose score is 0 plus the bias. With return_lse: (y, lse), lse (N, H, W, heads) the natural logarithm of the sum
-    of exp(scores), in float32 (float64 of float64), differentiable.
+    of exp(scores), in float32 (float64 of float64), differentiable; NaN, as y is, where a score is +Inf.
 
     Numerics: scores, softmax and sums in float32 (float64). In 16 bits, P and dS are rounded to q's dtype where tensor
     cores multiply by them (from sm_80 on; D from 16 to 128, in the gradient to 64; half of that where W is contiguous,

@@ -216,6 +216,26 @@ def test_a_pixel_reaches_only_those_whose_window_has_it(value, which, dtype, D, 
         assert_equal(got[0].isfinite(), oracle[0].isfinite())
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("dtype", "D", "kernel_size"),
+    [(torch.float32, 4, 3), (torch.float64, 1, 1), (torch.float16, 16, 3), (torch.float16, 16, 5)],
+    ids=str,
+)
+@each_border
+def test_an_infinite_score(value, dtype, D, kernel_size, border):
+    """+Inf has no softmax and no lse; -Inf counts for nothing beside others, and alone has no softmax."""
+    q, k, v, _ = qkv(5, 6, D=D, dtype=dtype)
+    k[0, 2, 3] = value
+    window = dict(kernel_size=kernel_size, border=border, return_lse=True)
+    ours, theirs = (F.neighborhood_attention(q.abs(), k, v, **window, backend=b) for b in ("triton", "reference"))
+    near = reached(5, 6, 2, 3, kernel_size=kernel_size, border=border).to(DEVICE)
+    assert_equal(ours[0][0, ..., 0, 0].isnan(), near if value > 0 or kernel_size == 1 else torch.zeros_like(near))
+    assert_equal(ours[1][0, ..., 0].isnan(), near if value > 0 else torch.zeros_like(near))
+    for got, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=2e-3, atol=2e-3, equal_nan=True)
+
+
 @pytest.mark.parametrize("which", [0, 1, 2])
 @each_border
 def test_a_pixel_reaches_no_further_in_tiles_along_w(which, border):
