@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from .. import flops, functional, modules, reference
-from .passes import attention_gate_passes
-from .row import Case, Op
+from ... import flops, functional, modules, reference
+from ..passes import attention_gate_passes
+from ..row import Case, Op
 
 BISENET_TRAINING = (  # CoinCheung's BiSeNetV1, 8 crops of 1024 x 1024 a GPU
     Case("bisenetv1-arm16-1024", 8, 128, (64, 64), 128),

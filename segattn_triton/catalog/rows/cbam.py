@@ -1,0 +1,102 @@
+"""CBAM and its halves."""
+
+from ... import flops, functional, modules, reference
+from ...reference.activations import ACTS, GATES
+from ..row import Case, Op
+from .shared import MAP, PIXEL_MAP, TIES
+
+CBAM = (  # the authors' ResNet-50 with CBAM at 512 x 512; the decoder of a U-Net with it; YOLOv5s at 640 x 640
+    Case("resnet50-cbam-stage1", 8, 256, (128, 128), 16, k=7),
+    Case("resnet50-cbam-stage4", 8, 2048, (16, 16), 128, k=7),
+    Case("unet-cbam-d1", 8, 256, (64, 64), 16, k=7),
+    Case("unet-cbam-d3", 8, 64, (256, 256), 4, k=7),
+    Case("yolov5s-cbam-p3-640", 1, 128, (80, 80), 8, k=7),
+)
+CBAM_KEYS = {
+    **{"w1": "channel.fc1.weight", "b1": "channel.fc1.bias", "w2": "channel.fc2.weight", "b2": "channel.fc2.bias"},
+    **{"weight": "spatial.conv.weight", "bias": "spatial.conv.bias"},
+}
+
+ROWS = (
+    Op(
+        name="cbam_channel_gate",
+        op=functional.cbam_channel_gate,
+        reference=reference.cbam_channel_gate,
+        module=modules.CBAMChannelAttention,
+        inputs={"x": MAP, "w1": "Cr C", "b1?": "Cr", "w2": "C Cr", "b2?": "C"},
+        parameters={"w1": "fc1.weight", "b1": "fc1.bias", "w2": "fc2.weight", "b2": "fc2.bias"},
+        outputs={"y": MAP, "map": "N C"},
+        options={"pool": ("avg+max", "avg", "max", "avgmax"), "act": ACTS, "gate": GATES, "ties": TIES},
+        flops=flops.squeeze_excite,
+        passes=(3, 4),
+        dims=(1, 2, 3),
+        fixed={"reduction": 2},
+        equation="y = x * gate(mlp(mean(x)) + mlp(max(x)))",
+        attends_to="channels, by the mean and the peak of the whole image",
+        use="as the channel gate where a single strong response matters as much as the mean",
+        paper="Woo et al. 2018, arXiv:1807.06521 (CBAM, its channel half)",
+        cases=CBAM,
+    ),
+    Op(
+        name="cbam_spatial_gate",
+        op=functional.cbam_spatial_gate,
+        reference=reference.cbam_spatial_gate,
+        module=modules.CBAMSpatialAttention,
+        inputs={"x": MAP, "weight": "1 2 k k", "bias?": "1"},
+        parameters={"weight": "conv.weight", "bias": "conv.bias"},
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"pool": ("max,mean", "mean,max"), "gate": GATES, "ties": TIES},
+        flops=flops.cbam_spatial_gate,
+        passes=(3, 4),
+        fixed={"kernel_size": 3, "bias": True, "norm": False},
+        derived=lambda sizes: {"k": 3},
+        equation="y = x * gate(conv_kxk(max_c x, mean_c x) + b)",
+        attends_to="pixels, by the peak and the mean of their channels, and of their neighbours'",
+        use="as the spatial gate, where surroundings decide and channels have no meaning of their own",
+        paper="Woo et al. 2018, arXiv:1807.06521 (CBAM, its spatial half)",
+        cases=CBAM,
+    ),
+    Op(
+        name="cbam",
+        op=functional.cbam,
+        reference=reference.cbam,
+        module=modules.CBAM,
+        inputs={"x": MAP, "w1": "Cr C", "b1?": "Cr", "w2": "C Cr", "b2?": "C", "weight": "1 2 k k", "bias?": "1"},
+        parameters=CBAM_KEYS,
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={
+            **{"pool": ("avg+max", "avg", "max", "avgmax"), "spatial_pool": ("max,mean", "mean,max"), "act": ACTS},
+            **{"gate": GATES, "ties": TIES, "residual": (False, True)},
+        },
+        flops=flops.cbam,
+        passes=(4, 5),
+        gates=2,
+        fixed={"reduction": 2, "kernel_size": 3, "spatial_bias": True, "norm": False},
+        derived=lambda sizes: {"k": 3},
+        equation="y = x' * gate(conv_kxk(max_c x', mean_c x') + b), x' = x * gate(mlp(mean(x)) + mlp(max(x)))",
+        attends_to="channels, by what the whole image holds, then pixels, by their surroundings",
+        use="what matters and where, in encoders and detectors: the block that most checkpoints with attention hold",
+        paper="Woo et al. 2018, arXiv:1807.06521 (CBAM)",
+        cases=CBAM,
+    ),
+    Op(
+        name="cbam_light",
+        op=functional.cbam,
+        reference=reference.cbam,
+        module=modules.CBAM,
+        inputs={"x": MAP, "w1": "Cr C", "b1?": "Cr", "w2": "C Cr", "b2?": "C", "weight": "1 1 k k", "bias?": "1"},
+        parameters=CBAM_KEYS,
+        outputs={"y": MAP, "map": PIXEL_MAP},
+        options={"pool": ("avg+max", "avgmax"), "gate": GATES, "ties": TIES},
+        flops=flops.cbam,
+        passes=(4, 5),
+        gates=2,
+        fixed={"reduction": 2, "kernel_size": 3, "spatial_bias": True, "norm": False, "light": True},
+        derived=lambda sizes: {"k": 3},
+        equation="y = x' * gate(conv_kxk((max_c x' + mean_c x') / 2) + b), x' as of cbam",
+        attends_to="as CBAM, by half the sum of both maps",
+        use="a checkpoint of timm's LightCbam; half the taps",
+        paper="timm's LightCbamModule, after Woo et al. 2018, arXiv:1807.06521",
+        cases=CBAM[:1],
+    ),
+)
