@@ -63,7 +63,7 @@ def norm_over_pixels(h: Tensor, gain: Tensor | None, eps: float) -> tuple[Tensor
     if gain is None:
         return h, h.new_empty(0)
     var, mean = pixels().moments_by_channel(h)
-    return (h - mean[:, None]) * (torch.rsqrt(var + eps) * gain)[:, None], torch.cat([mean, var]).detach()
+    return (h - mean[:, None]) * torch.rsqrt(var + eps)[:, None] * gain[:, None], torch.cat([mean, var]).detach()
 
 
 def project(name: str, weight: Tensor, x: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def _backward_norm(run, grads, douts, saved, tensors, options):
         return
     maps, gates = (*douts, x, g, wx, wg, b), options.gate
     sums = run.launch(plan_additive_sums(*maps, affine, saved.z, raw, stats[2], gates)).partial
-    made, count = (db, dweight, dbias, *dgains), len(x) * x.shape[2:].numel()
+    made, count = (db, dweight, dbias, *dgains), max(1, len(x) * x.shape[2:].numel())  # of no image sums are zero
     settled = plan_additive_settle(sums, affine, stats, b, weight, gains[2], made, count, options.eps)
     coef = run.launch(settled).coef
     if any(d is not None for d in (dx, dg, dwx, dwg)):

@@ -15,12 +15,13 @@ from support import (
     each_perceptron,
     each_row,
     names,
+    outputs_and_gradients,
     over_batch,
     problem,
     without,
 )
 
-from segattn_triton.catalog import BY_NAME
+from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.kernels.conv import descriptors
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
@@ -102,6 +103,15 @@ def test_images_of_a_norm(N):
     row, sizes = BY_NAME["squeeze_excite_norm"], {"N": N, "C": 9, "S": (2,), "Cr": 40, "Cs": 7, "T": (2, 1)}
     assert_right(row, *make_inputs(row, sizes, device=DEVICE))
     assert_right(row, *without(row, make_inputs(row, sizes | {"Cr": 9}, device=DEVICE), ("w2", "b2")))
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if len(r.inputs) > len(r.maps)], ids=lambda row: row.name)
+def test_of_no_image_gradients_of_parameters_are_zero(row):
+    """Sums of nothing. The mean of no value, which is NaN, stays out of them."""
+    inputs = problem(row, N=0, S=(2, 3))
+    got = outputs_and_gradients(row.op, inputs, backend="triton")[-len(inputs) :]
+    assert sum(t.numel() for t in got) > 0 and not any(t.any() for t in got)
+    assert_right(row, *inputs)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -138,7 +138,7 @@ def merge_moments(
             count, ptrs, mask = load_row(partial_ptr, row, rows, offs_f, F, BLOCK_ROWS)
             total += count[:, None] * tl.load(ptrs, mask, other=0.0)
             counts += count
-        size = tl.sum(counts, 0)
+        size = tl.maximum(tl.sum(counts, 0), 1.0)  # of no pixel both are zero
         mean = tl.sum(total, 0) / size
         m2 = tl.zeros([BLOCK_ROWS, offs_f.shape[0]], ACC)
         for row in tl.range(0, rows, BLOCK_ROWS, num_stages=STAGES):
