@@ -61,6 +61,15 @@ def test_empty_batch(row, layout):
     for t, grad in zip(inputs[1:], dparameters, strict=True):
         assert grad.shape == t.shape
         assert not grad.any()
+    assert_right(row, *inputs)
+
+
+@pytest.mark.parametrize("S", [(3, 5), (0, 5)])
+@each_row
+def test_one_gradient_of_nothing(row, S):
+    inputs = problem(row, N=2 if 0 in S else 0, S=S)
+    for i in range(len(inputs)):
+        assert_right(row, *inputs, needs=[i == j for j in range(len(inputs))])
 
 
 @each_row
