@@ -45,12 +45,21 @@ def is_channels_last(t: Tensor) -> bool:
     return _strides(t, False) is None
 
 
+def _is_expanded(t: Tensor) -> bool:
+    return any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True))
+
+
+def is_channels_last_natively(t: Tensor) -> bool:
+    """`is_channels_last` of `native(t)`, for any map."""
+    return not _is_expanded(t) and _strides(t, False) is None and _strides(t, True) is not None
+
+
 def native(t: Tensor, like: Tensor | None = None) -> Tensor:
     """`t` itself if it is native (and in the memory order of `like`), otherwise its one dense copy."""
     if t.dim() < 3:
         return t.contiguous()
     orders = (False, True) if like is None else (is_channels_last(like),)
-    expanded = like is None and any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True))
+    expanded = like is None and _is_expanded(t)
     if not expanded and any(_strides(t, order) for order in orders):
         return t  # of an expanded map, empty_like may lie in the other memory order
     dense = t.movedim(1, -1) if orders[0] else t

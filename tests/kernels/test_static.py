@@ -161,7 +161,7 @@ def test_pipelining_changes_no_bit(ask):
     """Config and grid as they are, loops with and without loads ahead have the same arithmetic: operation by operation
     on the same values of each thread, fused alike. The interpreter knows no stages, and a GPU runs what is compared."""
     each = [("channel_gate", "channels_last"), ("squeeze_excite", "contiguous"), ("scse", "contiguous")]
-    each += [("scse", "channels_last"), ("local_gate", "contiguous"), ("cbam", "channels_last")]
+    each += [("scse", "channels_last"), ("local_gate", "channels_last"), ("cbam", "channels_last")]
     each += [("attention_gate", "channels_last"), ("local_gate_depthwise", "channels_last")]
     found = ask(static_worker.pipelined, *zip(*each, strict=True))
     assert not (wrong := [fault for faults, _ in found for fault in faults]), wrong
