@@ -26,7 +26,8 @@ from ..kernels.channel.mlp_fwd import plan_mlp_fwd
 from ..kernels.channel.pool import plan_pool_fwd
 from ..kernels.common.finish import plan_finish
 from ..kernels.pixel.chain import plan_chain_fwd
-from ..kernels.pixel.chain_bwd import plan_chain_dx, plan_chain_sums
+from ..kernels.pixel.chain_bwd import plan_chain_sums
+from ..kernels.pixel.chain_dx import plan_chain_dx
 from ..kernels.pixel.convolve import plan_convolve_bwd, plan_convolve_fwd
 from ..kernels.pixel.norm import (
     plan_norm_apply,

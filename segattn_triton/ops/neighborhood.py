@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.common.finish import plan_finish
-from ..kernels.neighborhood.backward import plan_neighborhood_bwd, plan_neighborhood_delta
+from ..kernels.neighborhood.backward import plan_neighborhood_bwd
+from ..kernels.neighborhood.delta import plan_neighborhood_delta
 from ..kernels.neighborhood.forward import plan_neighborhood_fwd
 from ..kernels.neighborhood.patch import MOST_BACKWARD, takes_products
 from ..kernels.neighborhood.patch_backward import plan_neighborhood_dkv, plan_neighborhood_dq

@@ -20,7 +20,7 @@ from ...tuning.model import Config, space
 from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
-from ..common.tile import load_vector, num_pixels, store_tile, tile_ptrs
+from ..common.tile import load_vector, num_pixels, pixels_of, store_tile, tile_ptrs
 from .shared import add_rows, d_logit, d_normed, dot_stages, load_affine, load_logit, load_weight, normed, side_by_side
 
 SPACE = side_by_side(space(BLOCK_P=(16, 32, 64, 128), num_warps=(4, 8)), (2, 1))
@@ -60,15 +60,8 @@ def _additive_bwd_kernel(
     dwg_ptr,
     dweight_ptr,
     db_ptr,
-    dy_stride,
-    x_stride,
-    g_stride,
-    dx_stride,
-    dg_stride,
-    pixels,
-    tiles,
-    all_tiles,
-    programs,
+    strides,
+    sizes,
     C: tl.constexpr,
     G: tl.constexpr,
     F: tl.constexpr,
@@ -83,6 +76,8 @@ def _additive_bwd_kernel(
     BLOCK_F: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    dy_stride, x_stride, g_stride, dx_stride, dg_stride = strides
+    pixels, tiles, all_tiles, programs = sizes
     P = num_pixels(pixels, LAYOUT)
     offs_c = tl.arange(0, BLOCK_C)
     offs_g = tl.arange(0, BLOCK_G)
@@ -104,8 +99,7 @@ def _additive_bwd_kernel(
     db = tl.zeros([BLOCK_P // 2, BLOCK_F], ACC)
     dbias = tl.zeros([BLOCK_P], ACC)
     for tile in tl.range(tl.program_id(0), all_tiles, programs, num_stages=STAGES):
-        n = tile // tiles
-        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        n, offs_p = pixels_of(tile, tiles, BLOCK_P)
         mask_p = offs_p < P
         x = load_operand(x_ptr, x_stride, n, offs_c, offs_p, mask_p, C, LAYOUT)
         g = load_operand(g_ptr, g_stride, n, offs_g, offs_p, mask_p, G, LAYOUT_G)
@@ -251,12 +245,8 @@ def plan_additive_bwd(
         dwg_ptr=partials(x, programs, F * mg.C) if with_dwg else None,
         dweight_ptr=partials(x, programs, F + 1) if with_dweight else None,
         db_ptr=partials(x, programs, F) if with_db else None,
-        **m.strides,
-        **mg.strides,
-        pixels=m.pixels,
-        tiles=tiles,
-        all_tiles=m.N * tiles,
-        programs=programs,
+        strides=(*m.strides_of("dy", "x"), *mg.strides_of("g"), *m.strides_of("dx"), *mg.strides_of("dg")),
+        sizes=(m.pixels, tiles, m.N * tiles, programs),
         C=m.C,
         G=mg.C,
         F=F,

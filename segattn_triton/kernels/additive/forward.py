@@ -13,7 +13,7 @@ from ...runtime.plan import Plan
 from ...tuning.model import space
 from ..common.activations import Activation, relu
 from ..common.dot import precision
-from ..common.tile import chunk_at, load_tile, load_vector, num_pixels, store_tile
+from ..common.tile import chunk_at, load_tile, load_vector, num_pixels, pixels_of, store_tile
 from .shared import dot_config, dot_stages, load_affine, normed, project
 
 SPACE = space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128, 256), BLOCK_K=(16, 32, 64))
@@ -32,11 +32,8 @@ def _additive_fwd_kernel(
     y_ptr,
     map_ptr,
     z_ptr,
-    x_stride,
-    g_stride,
-    y_stride,
-    pixels,
-    tiles,
+    strides,
+    sizes,
     C: tl.constexpr,
     G: tl.constexpr,
     F: tl.constexpr,
@@ -50,9 +47,10 @@ def _additive_fwd_kernel(
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    n = tl.program_id(0) // tiles
+    x_stride, g_stride, y_stride = strides
+    pixels, tiles = sizes
+    n, offs_p = pixels_of(tl.program_id(0), tiles, BLOCK_P)
     P = num_pixels(pixels, LAYOUT)
-    offs_p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     mask_p = offs_p < P
     z = tl.zeros([BLOCK_P], ACC)
     for first in range(0, F, BLOCK_F):
@@ -117,10 +115,8 @@ def plan_additive_fwd(
         y_ptr=y,
         map_ptr=gate_map,
         z_ptr=z,
-        **m.strides,
-        **mg.strides,
-        pixels=m.pixels,
-        tiles=tiles,
+        strides=(*m.strides_of("x"), *mg.strides_of("g"), *m.strides_of("y")),
+        sizes=(m.pixels, tiles),
         C=m.C,
         G=mg.C,
         F=F,

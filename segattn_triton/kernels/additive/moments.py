@@ -18,7 +18,7 @@ from ...tuning.grids import sharing
 from ...tuning.model import SM_BANDWIDTH, STEP, Config, space
 from ...tuning.target import sms, stages_for
 from ..common.dot import precision
-from ..common.tile import load_vector, num_pixels
+from ..common.tile import chunk_of, load_vector, num_pixels, pixels_of
 from .shared import dot_config, loop_stages, project, side_by_side
 
 SPACE = side_by_side(space(BLOCK_P=(32, 64, 128), BLOCK_F=(16, 32, 64, 128), BLOCK_K=(16, 32, 64)))
@@ -51,12 +51,8 @@ def _additive_moments_kernel(
     wg_ptr,
     of_x_ptr,
     of_g_ptr,
-    x_stride,
-    g_stride,
-    pixels,
-    tiles,
-    all_tiles,
-    programs,
+    strides,
+    sizes,
     C: tl.constexpr,
     G: tl.constexpr,
     F: tl.constexpr,
@@ -70,9 +66,9 @@ def _additive_moments_kernel(
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    blocks: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
-    first = tl.program_id(0) // blocks
-    offs_f = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
+    x_stride, g_stride = strides
+    pixels, tiles, all_tiles, programs = sizes
+    first, offs_f = chunk_of(tl.program_id(0), F, BLOCK_F)
     P = num_pixels(pixels, LAYOUT)
     zeros = tl.zeros([BLOCK_P, BLOCK_F], ACC)
     mean_x = tl.zeros([BLOCK_F], ACC)
@@ -81,8 +77,7 @@ def _additive_moments_kernel(
     m2_g = tl.zeros([BLOCK_F], ACC)
     count = tl.zeros([], ACC)
     for tile in tl.range(first, all_tiles, programs, num_stages=AHEAD):
-        n = tile // tiles
-        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        n, offs_p = pixels_of(tile, tiles, BLOCK_P)
         mask_p = offs_p < P
         here = tl.sum(mask_p.to(ACC), 0)
         if of_x_ptr is not None:
@@ -197,12 +192,8 @@ def plan_additive_moments(x: Tensor, g: Tensor, wx: Tensor, wg: Tensor, with_x: 
         wg_ptr=wg,
         of_x_ptr=partials(x, programs, 2 * F + 1) if with_x else None,
         of_g_ptr=partials(x, programs, 2 * F + 1) if with_g else None,
-        **m.strides,
-        **mg.strides,
-        pixels=m.pixels,
-        tiles=tiles,
-        all_tiles=m.N * tiles,
-        programs=programs,
+        strides=(*m.strides_of("x"), *mg.strides_of("g")),
+        sizes=(m.pixels, tiles, m.N * tiles, programs),
         C=m.C,
         G=mg.C,
         F=F,

@@ -14,7 +14,7 @@ from ...tuning.model import SMS, space
 from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.dot import precision
-from ..common.tile import load_tile, num_pixels, store_tile, tile_ptrs
+from ..common.tile import chunk_of, load_tile, num_pixels, pixels_of, store_tile, tile_ptrs
 from .shared import dot_config, dot_stages, load_weight, side_by_side
 
 DX = space(BLOCK_P=(32, 64, 128), BLOCK_C=(16, 32, 64, 128), BLOCK_K=(16, 32, 64))
@@ -35,10 +35,8 @@ def _additive_dx_kernel(
     dz_ptr,
     w_ptr,
     dx_ptr,
-    dy_stride,
-    dx_stride,
-    pixels,
-    tiles,
+    strides,
+    sizes,
     C: tl.constexpr,
     F: tl.constexpr,
     GATE: tl.constexpr,
@@ -51,11 +49,11 @@ def _additive_dx_kernel(
     BLOCK_K: tl.constexpr,
 ):
     """Of x, or without dy of g."""
-    blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    n = tl.program_id(0) // blocks // tiles
+    dy_stride, dx_stride = strides
+    pixels, tiles = sizes
+    tile, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
+    n, offs_p = pixels_of(tile, tiles, BLOCK_P)
     P = num_pixels(pixels, LAYOUT)
-    offs_c = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    offs_p = tl.program_id(0) // blocks % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     mask_p = offs_p < P
     dx = tl.zeros([BLOCK_P, BLOCK_C], ACC)
     for k in tl.range(0, F, BLOCK_K, num_stages=STAGES):
@@ -78,10 +76,7 @@ def _additive_dw_kernel(
     x_ptr,
     dw_ptr,
     x_stride,
-    pixels,
-    tiles,
-    all_tiles,
-    programs,
+    sizes,
     C: tl.constexpr,
     F: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -92,16 +87,13 @@ def _additive_dw_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    blocks_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    blocks_f: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
-    first = tl.program_id(0) // (blocks_c * blocks_f)
-    offs_f = tl.program_id(0) // blocks_c % blocks_f * BLOCK_F + tl.arange(0, BLOCK_F)
-    offs_c = tl.program_id(0) % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
+    pixels, tiles, all_tiles, programs = sizes
+    row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
+    first, offs_f = chunk_of(row, F, BLOCK_F)
     P = num_pixels(pixels, LAYOUT)
     dw = tl.zeros([BLOCK_F, BLOCK_C], ACC)
     for tile in tl.range(first, all_tiles, programs, num_stages=STAGES):
-        n = tile // tiles
-        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        n, offs_p = pixels_of(tile, tiles, BLOCK_P)
         mask_p = offs_p < P
         dz = load_dz(dz_ptr, n, P, offs_p, offs_f, mask_p, F)
         mask = (offs_c < C)[:, None] & mask_p[None, :]
@@ -127,9 +119,8 @@ def plan_additive_dx(
         dz_ptr=dz,
         w_ptr=w,
         dx_ptr=dx,
-        **m.strides,
-        pixels=m.pixels,
-        tiles=tiles,
+        strides=m.strides_of("dy", "dx"),
+        sizes=(m.pixels, tiles),
         C=m.C,
         F=F,
         GATE=gate,
@@ -156,11 +147,8 @@ def plan_additive_dw(dz: Tensor, x: Tensor) -> Plan:
         dz_ptr=dz,
         x_ptr=x,
         dw_ptr=partials(x, programs, F * m.C),
-        **m.strides,
-        pixels=m.pixels,
-        tiles=tiles,
-        all_tiles=m.N * tiles,
-        programs=programs,
+        x_stride=m.stride["x"],
+        sizes=(m.pixels, tiles, m.N * tiles, programs),
         C=m.C,
         F=F,
         LAYOUT=m.layout,

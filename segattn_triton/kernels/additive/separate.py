@@ -20,7 +20,7 @@ from ...tuning.model import space
 from ...tuning.target import sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import precision
-from ..common.tile import load_vector, num_pixels
+from ..common.tile import load_vector, num_pixels, pixels_of
 from .shared import (
     d_gate,
     d_logit,
@@ -64,13 +64,8 @@ def _additive_dz_kernel(
     dzg_ptr,
     dweight_ptr,
     db_ptr,
-    dy_stride,
-    x_stride,
-    g_stride,
-    pixels,
-    tiles,
-    all_tiles,
-    programs,
+    strides,
+    sizes,
     C: tl.constexpr,
     G: tl.constexpr,
     F: tl.constexpr,
@@ -84,6 +79,8 @@ def _additive_dz_kernel(
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    dy_stride, x_stride, g_stride = strides
+    pixels, tiles, all_tiles, programs = sizes
     blocks: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
     first = tl.program_id(0) // blocks
     offs_f = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
@@ -95,13 +92,10 @@ def _additive_dz_kernel(
     db = tl.zeros([BLOCK_F], ACC)
     dbias = tl.zeros([BLOCK_P], ACC)
     for tile in range(first, all_tiles, programs):
-        n = tile // tiles
-        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        n, offs_p = pixels_of(tile, tiles, BLOCK_P)
         mask_p = offs_p < P
-        hx, ds = project_beside(
-            dy_ptr, dy_stride, x_ptr, x_stride, wx_ptr, n, offs_f, offs_p, mask_p,
-            C, F, LAYOUT, ACC, PRECISION, STAGES, BLOCK_P, BLOCK_F, BLOCK_K,
-        )  # fmt: skip
+        dy, x = (dy_ptr, dy_stride), (x_ptr, x_stride)
+        hx, ds = project_beside(dy, x, wx_ptr, n, offs_f, offs_p, mask_p, C, F, LAYOUT, ACC, PRECISION, STAGES, BLOCK_K)
         h = hx if affine_ptr is None else tl.zeros([BLOCK_P, BLOCK_F], ACC)
         hg = project(h, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
         h = hg
@@ -185,12 +179,8 @@ def plan_additive_dz(
         dzg_ptr=dzg,
         dweight_ptr=partials(x, programs, F + 1) if with_dweight else None,
         db_ptr=partials(x, programs, F) if with_db else None,
-        **m.strides,
-        **mg.strides,
-        pixels=m.pixels,
-        tiles=tiles,
-        all_tiles=m.N * tiles,
-        programs=programs,
+        strides=(*m.strides_of("dy", "x"), *mg.strides_of("g")),
+        sizes=(m.pixels, tiles, m.N * tiles, programs),
         C=m.C,
         G=mg.C,
         F=F,

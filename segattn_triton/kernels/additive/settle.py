@@ -95,8 +95,7 @@ def _additive_settle_kernel(
     dgain_x_ptr,
     dgain_g_ptr,
     dgain_ptr,
-    rows,
-    count,
+    sizes,
     F: tl.constexpr,
     COLS: tl.constexpr,
     EPS: tl.constexpr,
@@ -105,6 +104,7 @@ def _additive_settle_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):
+    rows, count = sizes
     offs_f = tl.program_id(0) * BLOCK_F + tl.arange(0, BLOCK_F)
     offs_1 = tl.arange(0, 1)
     mask_f = offs_f < F
@@ -185,8 +185,7 @@ def plan_additive_settle(
         gain_ptr=gain,
         coef_ptr=partials(partial, 4 * F + 4 * normed_logit),
         **dict(zip(names, grads, strict=True)),
-        rows=rows,
-        count=count,
+        sizes=(rows, count),
         F=F,
         COLS=cols,
         EPS=eps,

@@ -53,10 +53,8 @@ def project(
 
 @triton.jit
 def project_beside(
-    dy_ptr,
-    dy_stride,
-    x_ptr,
-    x_stride,
+    dy,
+    x,
     w_ptr,
     n,
     offs_f,
@@ -68,19 +66,19 @@ def project_beside(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """What `project` has of x, and sum_c dy x [BLOCK_P], with x read once."""
-    ds = tl.zeros([BLOCK_P], ACC)
-    h = tl.zeros([BLOCK_P, BLOCK_F], ACC)
+    """What `project` has of x, and sum_c dy x [BLOCK_P], with x read once; dy and x with their strides."""
+    dy_ptr, dy_stride = dy
+    x_ptr, x_stride = x
+    ds = tl.zeros([offs_p.shape[0]], ACC)
+    h = tl.zeros([offs_p.shape[0], offs_f.shape[0]], ACC)
     for k in tl.range(0, C, BLOCK_K, num_stages=STAGES):
         offs_k, mask = chunk_at(k, mask_p, C, BLOCK_K)
-        x = tl.load(tile_ptrs(x_ptr, x_stride, n, offs_k, offs_p, LAYOUT), mask, other=0.0)  # [BLOCK_K, BLOCK_P]
-        w = load_weight(w_ptr, offs_f, offs_k, F, C, x.dtype)
-        h = tl.dot(tl.trans(x), w, h, input_precision=PRECISION, out_dtype=ACC)
-        ds += tl.sum(x.to(ACC) * load_tile(dy_ptr, dy_stride, n, offs_k, offs_p, mask, LAYOUT, ACC), 0)
+        values = tl.load(tile_ptrs(x_ptr, x_stride, n, offs_k, offs_p, LAYOUT), mask, other=0.0)  # [BLOCK_K, BLOCK_P]
+        w = load_weight(w_ptr, offs_f, offs_k, F, C, values.dtype)
+        h = tl.dot(tl.trans(values), w, h, input_precision=PRECISION, out_dtype=ACC)
+        ds += tl.sum(values.to(ACC) * load_tile(dy_ptr, dy_stride, n, offs_k, offs_p, mask, LAYOUT, ACC), 0)
     return h, ds
 
 

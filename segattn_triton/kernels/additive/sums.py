@@ -25,7 +25,7 @@ from ...tuning.model import space
 from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu
 from ..common.dot import precision, takes_shared_operands
-from ..common.tile import load_vector, num_pixels
+from ..common.tile import load_vector, num_pixels, pixels_of
 from .shared import (
     add_rows,
     d_gate,
@@ -69,13 +69,8 @@ def _additive_sums_kernel(
     raw_ptr,
     stats_ptr,
     partial_ptr,
-    dy_stride,
-    x_stride,
-    g_stride,
-    pixels,
-    tiles,
-    all_tiles,
-    programs,
+    strides,
+    sizes,
     C: tl.constexpr,
     G: tl.constexpr,
     F: tl.constexpr,
@@ -91,6 +86,8 @@ def _additive_sums_kernel(
     BLOCK_F: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    dy_stride, x_stride, g_stride = strides
+    pixels, tiles, all_tiles, programs = sizes
     blocks: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
     first = tl.program_id(0) // blocks
     offs_f = tl.program_id(0) % blocks * BLOCK_F + tl.arange(0, BLOCK_F)
@@ -106,13 +103,10 @@ def _additive_sums_kernel(
     dbias = tl.zeros([BLOCK_P], ACC)
     dgain = tl.zeros([BLOCK_P], ACC)
     for tile in tl.range(first, all_tiles, programs, num_stages=AHEAD):
-        n = tile // tiles
-        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        n, offs_p = pixels_of(tile, tiles, BLOCK_P)
         mask_p = offs_p < P
-        hx, ds = project_beside(
-            dy_ptr, dy_stride, x_ptr, x_stride, wx_ptr, n, offs_f, offs_p, mask_p,
-            C, F, LAYOUT, ACC, PRECISION, STAGES, BLOCK_P, BLOCK_F, BLOCK_K,
-        )  # fmt: skip
+        dy, x = (dy_ptr, dy_stride), (x_ptr, x_stride)
+        hx, ds = project_beside(dy, x, wx_ptr, n, offs_f, offs_p, mask_p, C, F, LAYOUT, ACC, PRECISION, STAGES, BLOCK_K)
         hg = tl.zeros([BLOCK_P, BLOCK_F], ACC)
         hg = project(hg, g_ptr, g_stride, wg_ptr, n, offs_f, offs_p, mask_p, G, F, LAYOUT_G, PRECISION, STAGES, BLOCK_K)
         hx, hg, h = normed(hx, hg, affine)
@@ -178,12 +172,8 @@ def plan_additive_sums(
         raw_ptr=raw,
         stats_ptr=stats,
         partial_ptr=partials(x, programs, cols),
-        **m.strides,
-        **mg.strides,
-        pixels=m.pixels,
-        tiles=tiles,
-        all_tiles=m.N * tiles,
-        programs=programs,
+        strides=(*m.strides_of("dy", "x"), *mg.strides_of("g")),
+        sizes=(m.pixels, tiles, m.N * tiles, programs),
         C=m.C,
         G=mg.C,
         F=F,

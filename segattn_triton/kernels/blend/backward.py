@@ -15,8 +15,8 @@ from torch import Tensor
 from ...runtime.plan import Plan
 from ..common.activations import Activation
 from ..common.dependent import begin
-from ..common.tile import num_pixels
-from .resize import RESIZING, Resize, logits_of, reads_of, resized_args
+from ..common.tile import num_pixels, pixels_of
+from .resize import RESIZING, Resize, logits_of, reads_of, resized
 from .shared import (
     axes_of,
     backward_args,
@@ -39,18 +39,8 @@ def _blend_bwd_kernel(
     dx_ptr,
     dz_ptr,
     ds_ptr,
-    dy_stride,
-    dmap_stride,
-    x_stride,
-    z_stride,
-    s_stride,
-    dx_stride,
-    dz_stride,
-    ds_stride,
+    strides,
     sizes,
-    pixels,
-    tiles,
-    images,
     C: tl.constexpr,
     AXES: tl.constexpr,
     RESIZE: tl.constexpr,
@@ -67,13 +57,13 @@ def _blend_bwd_kernel(
 ):
     """ALL_N, ALL_C: a program takes its tile of all images, of all channels, and adds up what they give to dz."""
     begin(DEPENDENT)
+    dy_stride, dmap_stride, x_stride, z_stride, s_stride, dx_stride, dz_stride, ds_stride = strides
+    extents, pixels, tiles, images = sizes
     CHUNKS: tl.constexpr = 1 if ALL_C else (C + BLOCK_C - 1) // BLOCK_C
     ROUNDS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C if ALL_C else 1
     ROWS: tl.constexpr = 1 if ALL_C else BLOCK_C
-    pid = tl.program_id(0)
-    chunk = pid % CHUNKS
-    offs_p = pid // CHUNKS % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
-    own = pid // CHUNKS // tiles  # image
+    chunk = tl.program_id(0) % CHUNKS
+    own, offs_p = pixels_of(tl.program_id(0) // CHUNKS, tiles, BLOCK_P)  # own: an image
     P = num_pixels(pixels, LAYOUT)
     mask_p = (offs_p < P)[None, :]
     total = tl.zeros([ROWS, BLOCK_P], ACC)
@@ -82,18 +72,10 @@ def _blend_bwd_kernel(
         n = own + round // ROUNDS
         offs_c = (chunk + round % ROUNDS) * BLOCK_C + tl.arange(0, BLOCK_C)
         mask = (offs_c < C)[:, None] & mask_p
-        z = logits_of(z_ptr, z_stride, sizes, n, offs_c, offs_p, P, C, AXES, RESIZE, LAYOUT, ACC)
+        z = logits_of(z_ptr, z_stride, extents, n, offs_c, offs_p, P, C, AXES, RESIZE, LAYOUT, ACC)
         dg = gradients(
-            dy_ptr,
-            x_ptr,
-            s_ptr,
-            dx_ptr,
-            ds_ptr,
-            dy_stride,
-            x_stride,
-            s_stride,
-            dx_stride,
-            ds_stride,
+            (dy_ptr, x_ptr, s_ptr, dx_ptr, ds_ptr),
+            (dy_stride, x_stride, s_stride, dx_stride, ds_stride),
             z,
             n,
             offs_c,
@@ -137,8 +119,10 @@ def plan_blend_bwd(
     live = 1.2 + 0.8 * (read + full) + 0.4 * written + RESIZING * (rule is not None)
     config = blend_config("blend_bwd", m, x, read + full, live, rounds)
     chunks, tiles = blocks(m, config)
-    args |= dict(AXES=axes, tiles=tiles, images=m.N, ALL_N=rounds[0], ALL_C=rounds[1], DEPENDENT=config.dependent)
-    args |= resized_args(z, x, rule)
+    m, extents = resized(m, z, x, rule)
+    args |= dict(strides=m.strides_of("dy", "dmap", "x", "z", "s", "dx", "dz", "ds"))
+    args |= dict(sizes=(extents, m.pixels, tiles, m.N), AXES=axes, RESIZE=rule)
+    args |= dict(ALL_N=rounds[0], ALL_C=rounds[1], DEPENDENT=config.dependent)
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "s_ptr", "dmap_ptr"), (1, 0))
     traffic["z_ptr"] = logits_traffic(axes, m.N, chunks, tiles) * reads_of(z, x, rule), 0
     traffic |= dict.fromkeys(("dx_ptr", "dz_ptr", "ds_ptr"), (0, 1))

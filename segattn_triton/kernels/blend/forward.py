@@ -11,8 +11,8 @@ from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
 from ..common.dependent import begin
-from ..common.tile import load_tile, num_pixels, store_tile
-from .resize import RESIZING, Resize, logits_of, reads_of, resized_args
+from ..common.tile import chunk_of, load_tile, num_pixels, pixels_of, store_tile
+from .resize import RESIZING, Resize, logits_of, reads_of, resized
 from .shared import axes_of, blend_config, blocks, logits_traffic, place_of, store_logits
 
 
@@ -23,14 +23,8 @@ def _blend_fwd_kernel(
     s_ptr,
     y_ptr,
     map_ptr,
-    x_stride,
-    z_stride,
-    s_stride,
-    y_stride,
-    map_stride,
+    strides,
     sizes,
-    pixels,
-    tiles,
     C: tl.constexpr,
     AXES: tl.constexpr,
     RESIZE: tl.constexpr,
@@ -44,15 +38,14 @@ def _blend_fwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    pid = tl.program_id(0)
-    n = pid // CHUNKS // tiles
-    offs_c = pid % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
-    offs_p = pid // CHUNKS % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    x_stride, z_stride, s_stride, y_stride, map_stride = strides
+    extents, pixels, tiles = sizes
+    tile, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
+    n, offs_p = pixels_of(tile, tiles, BLOCK_P)
     P = num_pixels(pixels, LAYOUT)
     mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
     x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
-    z = logits_of(z_ptr, z_stride, sizes, n, offs_c, offs_p, P, C, AXES, RESIZE, LAYOUT, ACC)
+    z = logits_of(z_ptr, z_stride, extents, n, offs_c, offs_p, P, C, AXES, RESIZE, LAYOUT, ACC)
     g = GATE.f(z, GATE.a, GATE.b)
     if map_ptr is not None:
         store_logits(map_ptr, map_stride, n, offs_c, offs_p, P, g, C, AXES, LAYOUT)
@@ -84,17 +77,18 @@ def plan_blend_fwd(
     live = 1.2 + 0.6 * more + RESIZING * (rule is not None)
     config = blend_config("blend_fwd", m, x, 1 + more, live, (False, False))
     chunks, tiles = blocks(m, config)
+    m, extents = resized(m, z, x, rule)
     args = dict(
         x_ptr=x,
         z_ptr=z,
         s_ptr=s,
         y_ptr=y,
         map_ptr=gate_map,
-        **m.strides,
-        pixels=m.pixels,
-        tiles=tiles,
+        strides=m.strides_of("x", "z", "s", "y", "map"),
+        sizes=(extents, m.pixels, tiles),
         C=m.C,
         AXES=axes,
+        RESIZE=rule,
         BLEND=blend,
         GATE=gate,
         OUT=out,
@@ -102,7 +96,6 @@ def plan_blend_fwd(
         ACC=accumulator(x),
         DEPENDENT=config.dependent,
     )
-    args |= resized_args(z, x, rule)
     reads = logits_traffic(axes, m.N, chunks, tiles) * reads_of(z, x, rule)
     traffic = dict(x_ptr=(1, 0), z_ptr=(reads, 0), s_ptr=(1, 0), y_ptr=(0, 1), map_ptr=(0, 1))
     return Plan(_blend_fwd_kernel, args, config, m.N * chunks * tiles, traffic)

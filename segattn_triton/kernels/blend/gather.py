@@ -86,16 +86,8 @@ def _blend_gather_kernel(
             else:
                 z = logits_at(z_ptr, z_stride, n, offs_c, row_taps, col_taps, mask, h, w, C, RESIZE, ACC)
                 dg = gradients(
-                    dy_ptr,
-                    x_ptr,
-                    s_ptr,
-                    None,
-                    None,
-                    dy_stride,
-                    x_stride,
-                    s_stride,
-                    dy_stride,
-                    dy_stride,
+                    (dy_ptr, x_ptr, s_ptr, None, None),
+                    (dy_stride, x_stride, s_stride, dy_stride, dy_stride),
                     z,
                     n,
                     offs_c,

@@ -12,13 +12,13 @@ from the pixels that take from it: each pixel of a range that holds them all is 
 
 import struct
 from math import ceil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...runtime.maps import Layout, maps
+from ...runtime.maps import Layout, Maps, maps
 from ..common.tile import load_tile
 from .shared import load_logits
 
@@ -94,7 +94,7 @@ def logits_at(ptr, stride, n, offs_c, rows, cols, mask, h, w, C: tl.constexpr, R
 def logits_of(
     ptr,
     stride,
-    sizes,
+    extents,
     n,
     offs_c,
     offs_p,
@@ -105,16 +105,17 @@ def logits_of(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The logits of a tile, [BLOCK_C or 1, BLOCK_P or 1]; `sizes` are H, W of the map and h, w of the logits."""
+    """The logits of a tile, [BLOCK_C or 1, BLOCK_P or 1]; `extents` are H, W of the map and h, w of the logits."""
     if RESIZE is None:
         return load_logits(ptr, stride, n, offs_c, offs_p, P, C, AXES, LAYOUT, ACC)
     else:
         mask = (offs_p < P)[None, :]
         if RESIZE.layout is not None:
             mask = mask & (offs_c < C)[:, None]
-        rows = taps(offs_p // sizes[1], sizes[2], sizes[0], RESIZE, ACC)
-        cols = taps(offs_p % sizes[1], sizes[3], sizes[1], RESIZE, ACC)
-        return logits_at(ptr, stride, n, offs_c, rows, cols, mask, sizes[2], sizes[3], C, RESIZE, ACC)
+        H, W, h, w = extents
+        rows = taps(offs_p // W, h, H, RESIZE, ACC)
+        cols = taps(offs_p % W, w, W, RESIZE, ACC)
+        return logits_at(ptr, stride, n, offs_c, rows, cols, mask, h, w, C, RESIZE, ACC)
 
 
 @triton.jit
@@ -178,12 +179,12 @@ def rule_of(mode: str, align_corners: bool, scale_factor: float, z: Tensor, x: T
     return Resize(mode == "bilinear", align_corners, 1 / scale_factor if scale_factor else 0.0, layout)
 
 
-def resized_args(z: Tensor, x: Tensor, rule: Resize | None) -> dict[str, Any]:
-    """Of a kernel that reads logits through `logits_of`."""
+def resized(m: Maps, z: Tensor, x: Tensor, rule: Resize | None) -> tuple[Maps, tuple[int, ...]]:
+    """Of a kernel that reads logits through `logits_of`: the maps with how the logits lie, and its `extents`."""
     if rule is None:
-        return dict(sizes=(1, 1, 1, 1), RESIZE=None)
+        return m, (1, 1, 1, 1)
     stride = (0, 0) if rule.layout is None else maps(z=z).stride["z"]
-    return dict(sizes=(*x.shape[2:], *z.shape[2:]), RESIZE=rule, z_stride=stride)
+    return m._replace(stride={**m.stride, "z": stride}), (*x.shape[2:], *z.shape[2:])
 
 
 def reads_of(z: Tensor, x: Tensor, rule: Resize | None) -> float:

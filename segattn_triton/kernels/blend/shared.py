@@ -88,16 +88,8 @@ def load_if(ptr, stride, n, offs_c, offs_p, mask, LAYOUT: tl.constexpr, ACC: tl.
 
 @triton.jit
 def gradients(
-    dy_ptr,
-    x_ptr,
-    s_ptr,
-    dx_ptr,
-    ds_ptr,
-    dy_stride,
-    x_stride,
-    s_stride,
-    dx_stride,
-    ds_stride,
+    pointers,
+    strides,
     z,
     n,
     offs_c,
@@ -109,7 +101,9 @@ def gradients(
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """dg [BLOCK_C, BLOCK_P] of a tile, whose dx and ds are written."""
+    """dg [BLOCK_C, BLOCK_P] of a tile, whose dx and ds are written; the maps dy, x, s, dx and ds."""
+    dy_ptr, x_ptr, s_ptr, dx_ptr, ds_ptr = pointers
+    dy_stride, x_stride, s_stride, dx_stride, ds_stride = strides
     du = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
     x = load_if(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
     s = load_if(s_ptr, s_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
@@ -184,6 +178,6 @@ def backward_args(dy, x, logits, s, dx, ds, with_dg: bool, blend: bool, gate, ou
     reads_x, reads_s = with_dg or out is not None, out is not None or (blend and with_dg)
     given = dict(dy=dy, x=x if reads_x else None, s=s if reads_s else None, dx=dx, ds=ds)
     m = maps(**given, **{name: place_of(t, x) for name, t in others.items()})
-    args = {f"{name}_ptr": t for name, t in (given | others).items()} | dict(z_ptr=logits, **m.strides)
-    constants = dict(C=m.C, BLEND=blend, GATE=gate, OUT=out, LAYOUT=m.layout, ACC=accumulator(x), pixels=m.pixels)
+    args = {f"{name}_ptr": t for name, t in (given | others).items()} | dict(z_ptr=logits)
+    constants = dict(C=m.C, BLEND=blend, GATE=gate, OUT=out, LAYOUT=m.layout, ACC=accumulator(x))
     return m, sum(given[name] is not None for name in ("dy", "x", "s")), args | constants

@@ -15,7 +15,7 @@ from ...tuning.model import STEP, Config, space
 from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.dependent import begin
-from ..common.tile import d_logit, num_pixels
+from ..common.tile import chunk_of, d_logit, num_pixels
 from .shared import axes_of, backward_args, gradients, load_logits, shares_of, sum_config, sum_stages
 
 FINISH = space(BLOCK_T=(16, 64, 256), BLOCK_C=(8, 16, 32), num_warps=(4,))
@@ -30,14 +30,8 @@ def _blend_sum_kernel(
     dx_ptr,
     ds_ptr,
     total_ptr,
-    dy_stride,
-    x_stride,
-    s_stride,
-    dx_stride,
-    ds_stride,
-    pixels,
-    blocks,
-    tiles,
+    strides,
+    sizes,
     C: tl.constexpr,
     AXES: tl.constexpr,
     BLEND: tl.constexpr,
@@ -52,42 +46,21 @@ def _blend_sum_kernel(
 ):
     """One logit for all pixels: total (N, T, C) of dg, or (N, T, CHUNKS) where it is one for all channels, too."""
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    row = tl.program_id(0) // CHUNKS  # of the partial sums: n * tiles + t
-    n, chunk = row // tiles, tl.program_id(0) % CHUNKS
-    offs_c = chunk * BLOCK_C + tl.arange(0, BLOCK_C)
+    pixels, blocks, tiles = sizes
+    row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)  # of the partial sums: n * tiles + t
+    n = row // tiles
     P = num_pixels(pixels, LAYOUT)
     z = load_logits(z_ptr, (0, 0), n, offs_c, tl.arange(0, BLOCK_P), P, C, AXES, LAYOUT, ACC)
+    pointers = (dy_ptr, x_ptr, s_ptr, dx_ptr, ds_ptr)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for block in tl.range(row % tiles, blocks, tiles, num_stages=STAGES):
         offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
         mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
-        total += gradients(
-            dy_ptr,
-            x_ptr,
-            s_ptr,
-            dx_ptr,
-            ds_ptr,
-            dy_stride,
-            x_stride,
-            s_stride,
-            dx_stride,
-            ds_stride,
-            z,
-            n,
-            offs_c,
-            offs_p,
-            mask,
-            BLEND,
-            GATE,
-            OUT,
-            LAYOUT,
-            ACC,
-        )
+        total += gradients(pointers, strides, z, n, offs_c, offs_p, mask, BLEND, GATE, OUT, LAYOUT, ACC)
     if AXES.c:
         tl.store(total_ptr + row.to(tl.int64) * C + offs_c, tl.sum(total, 1), offs_c < C)
     else:
-        tl.store(total_ptr + row.to(tl.int64) * CHUNKS + chunk, tl.sum(tl.sum(total, 1), 0))
+        tl.store(total_ptr + tl.program_id(0).to(tl.int64), tl.sum(tl.sum(total, 1), 0))
 
 
 @triton.jit
@@ -106,9 +79,7 @@ def _blend_dz_kernel(
 ):
     """dz (N, COLS) = (the sum over the rows of total (N, rows, COLS) + dmap) gate'(z)."""
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (COLS + BLOCK_C - 1) // BLOCK_C
-    n = tl.program_id(0) // CHUNKS
-    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    n, offs_c = chunk_of(tl.program_id(0), COLS, BLOCK_C)
     dz = d_logit(total_ptr, dmap_ptr, z_ptr, n, offs_c, rows, COLS, GATE, ACC, BLOCK_T)
     tl.store(dz_ptr + n.to(tl.int64) * COLS + offs_c, dz.to(dz_ptr.dtype.element_ty), offs_c < COLS)
 
@@ -133,8 +104,8 @@ def plan_blend_sum(
     args |= dict(
         AXES=axes,
         total_ptr=partials(x, m.N, programs, m.C if axes.c else chunks),
-        blocks=tiles,
-        tiles=programs,
+        strides=m.strides_of("dy", "x", "s", "dx", "ds"),
+        sizes=(m.pixels, tiles, programs),
         STAGES=sum_stages(x.device, x.element_size(), m, config, read),
         DEPENDENT=config.dependent,
     )

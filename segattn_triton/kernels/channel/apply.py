@@ -26,6 +26,7 @@ from ..common.activations import Activation
 from ..common.dependent import begin
 from ..common.tile import (
     d_pool,
+    last_first,
     load_sum,
     load_tile,
     load_vector,
@@ -41,16 +42,6 @@ SPACE = tuple(
     for c in space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
     if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 1024 * c.num_warps  # of 64 values a thread some spill
 )
-
-
-@triton.jit
-def _place(images, C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
-    """The image, channels [BLOCK_C] and pixels [BLOCK_P] of this program; the last pixels of every image come first."""
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    pid = tl.num_programs(0) - 1 - tl.program_id(0)
-    n = pid // CHUNKS % images
-    block = pid // CHUNKS // images
-    return n, pid % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C), block * BLOCK_P + tl.arange(0, BLOCK_P), block
 
 
 @triton.jit
@@ -84,7 +75,8 @@ def _apply_fwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    n, offs_c, offs_p, block = _place(images, C, BLOCK_C, BLOCK_P)
+    n, block, offs_c = last_first(images, C, BLOCK_C)
+    offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
     x = _load_last(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
     z = load_sum(z_ptr, n, offs_c, C, K, ACC)
@@ -132,7 +124,8 @@ def _apply_bwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    n, offs_c, offs_p, _ = _place(images, C, BLOCK_C, BLOCK_P)
+    n, block, offs_c = last_first(images, C, BLOCK_C)
+    offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     P = num_pixels(pixels, LAYOUT)
     mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
     image = n.to(tl.int64) * C

@@ -20,7 +20,7 @@ from ...tuning.choice import config_for
 from ...tuning.model import SM_BANDWIDTH, SMS, START, STEP, Config, space
 from ..common.activations import Activation
 from ..common.dependent import begin
-from ..common.tile import d_logit, finish_sum, load_vector
+from ..common.tile import chunk_of, d_logit, finish_sum, load_vector
 
 SPACE = space(BLOCK_C=(8, 16, 32, 64, 128), BLOCK_T=(1, 4, 16, 64, 256), num_warps=(1, 2, 4, 8))
 DW_SPACE = space(BLOCK=(256, 512, 1024, 2048, 4096, 8192), num_warps=(1, 2, 4, 8))
@@ -54,9 +54,7 @@ def _band_fwd_kernel(
     BLOCK_T: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    n = tl.program_id(0) // CHUNKS
-    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    n, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
     image = n.to(tl.int64) * C
     z = tl.zeros([BLOCK_C], ACC)
     for j in tl.static_range(TAPS):
@@ -89,9 +87,7 @@ def _band_bwd_kernel(
     BLOCK_T: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    n = tl.program_id(0) // CHUNKS
-    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    n, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
     image = n.to(tl.int64) * C
     if dpooled_ptr is None:
         dz = d_logit(ds_ptr, dmap_ptr, z_ptr, n, offs_c, tiles, C, GATE, ACC, BLOCK_T)

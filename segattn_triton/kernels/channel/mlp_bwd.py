@@ -91,12 +91,8 @@ def _mlp_bwd_kernel(
     partial_ptr,
     out_ptr,
     tail_ptr,
-    tiles,
-    programs,
-    rows,
-    cols,
-    head,
-    row_stride,
+    sizes,
+    extent,
     CIN: tl.constexpr,
     C: tl.constexpr,
     R: tl.constexpr,
@@ -112,13 +108,13 @@ def _mlp_bwd_kernel(
     BLOCK_C: tl.constexpr,
 ):
     begin(DEPENDENT)
+    tiles, programs = sizes
     pid = tl.program_id(0)
     pointers = (ds_ptr, dmap_ptr, z_ptr, z1_ptr, w1_ptr, w2_ptr, dz_ptr, dz1_ptr, dpooled_ptr)
     if pid < programs:
         _mlp_bwd(pid, pointers, tiles, CIN, C, R, ACT, GATE, BOTH, ACC, BLOCK_T, BLOCK_R, BLOCK_C)
     elif partial_ptr is not None:
-        block = pid - programs
-        finish_columns(partial_ptr, out_ptr, tail_ptr, rows, cols, head, row_stride, block, ACC, ROWS, COLS)
+        finish_columns(partial_ptr, out_ptr, tail_ptr, extent, pid - programs, ACC, ROWS, COLS)
 
 
 def plan_mlp_bwd(
@@ -148,6 +144,7 @@ def plan_mlp_bwd(
     if partial is not None:  # the compiler would spill a value or two for programs that nothing waits for
         config = with_all_registers(config, z.device, hopper=True)
     K, finish = splits(R, config), finish_args(partial, *sums)
+    rows, cols, *_ = finish["extent"]
     args = finish | dict(
         ds_ptr=ds,
         dmap_ptr=dmap,
@@ -158,8 +155,7 @@ def plan_mlp_bwd(
         dz_ptr=None if w2 is None else torch.empty_like(z),
         dz1_ptr=z.new_empty((N, pools * R)),
         dpooled_ptr=z.new_empty((N, pools * K, inputs)) if with_dpooled else None,
-        tiles=tiles,
-        programs=N * K,
+        sizes=(tiles, N * K),
         CIN=inputs,
         C=C,
         R=R,
@@ -168,7 +164,7 @@ def plan_mlp_bwd(
         BOTH=both,
         ACC=accumulator(z),
         DEPENDENT=config.dependent,
-        ROWS=rows_at_once(finish["rows"], config.num_warps),
+        ROWS=rows_at_once(rows, config.num_warps),
         COLS=COLS,
         BLOCK_T=tiles_at_once(tiles, config, "BLOCK_R" if w2 is None else "BLOCK_C"),
     )
@@ -184,5 +180,5 @@ def plan_mlp_bwd(
         dz1_ptr=(0, 1),
         dpooled_ptr=(0, 1),
     )
-    grid = N * K + -(-finish["cols"] // COLS)
+    grid = N * K + -(-cols // COLS)
     return Plan(_mlp_bwd_kernel, args, config, grid, traffic, ("dz", "dz1", "dpooled"))

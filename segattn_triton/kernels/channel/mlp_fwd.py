@@ -84,8 +84,7 @@ def _mlp_fwd_kernel(
     found_ptr,
     z1_ptr,
     z_ptr,
-    tiles,
-    pixels,
+    sizes,
     CIN: tl.constexpr,
     C: tl.constexpr,
     R: tl.constexpr,
@@ -99,6 +98,7 @@ def _mlp_fwd_kernel(
     BLOCK_C: tl.constexpr,
 ):
     begin(DEPENDENT)
+    tiles, pixels = sizes
     K: tl.constexpr = (R + BLOCK_R - 1) // BLOCK_R
     k = tl.program_id(0) % K
     n = tl.program_id(0) // K
@@ -186,8 +186,7 @@ def plan_mlp_fwd(
         found_ptr=found,
         z1_ptr=z1,
         z_ptr=pooled.new_empty((N, 1 if w2 is None else K, C)),
-        tiles=tiles,
-        pixels=pixels,
+        sizes=(tiles, pixels),
         CIN=inputs,
         C=C,
         R=R,

@@ -25,7 +25,7 @@ from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import capability, rounds_ahead, sms, stages_for
 from ..common.activations import Activation
 from ..common.dependent import begin
-from ..common.tile import is_peak, load_tile, load_vector, nan_max, num_pixels, store_tile, tile_ptrs
+from ..common.tile import chunk_of, is_peak, load_tile, load_vector, nan_max, num_pixels, store_tile, tile_ptrs
 
 TILES = space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
 SPACE = looping(tuple(c for c in TILES if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 8192))
@@ -72,10 +72,8 @@ def _pool_fwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    row = tl.program_id(0) // CHUNKS  # of the partials: n * tiles + t
+    row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)  # of the partials: n * tiles + t
     n = row // tiles
-    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
     P = num_pixels(pixels, LAYOUT)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     peak = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
@@ -128,10 +126,8 @@ def _pool_bwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    row = tl.program_id(0) // CHUNKS
+    row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
     n = row // tiles
-    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
     P = num_pixels(pixels, LAYOUT)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     if z_ptr is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.dependent import begin
-from ..common.tile import load_sum, load_tile, num_pixels, only_when, store_tile
+from ..common.tile import last_first, load_sum, load_tile, num_pixels, only_when, store_tile
 from .apply import apply_config, tiles_of
 
 
@@ -34,11 +34,7 @@ def _shift_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    pid = tl.num_programs(0) - 1 - tl.program_id(0)
-    n = pid // CHUNKS % images
-    block = pid // CHUNKS // images
-    offs_c = pid % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    n, block, offs_c = last_first(images, C, BLOCK_C)
     offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
     x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]

@@ -28,16 +28,14 @@ def finish_columns(
     partial_ptr,
     out_ptr,
     tail_ptr,
-    rows,
-    cols,
-    head,
-    row_stride,
+    extent,
     block,
     ACC: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
     """Columns block * BLOCK_COLS and on: the first `head` of all go to `out`, those after them to `tail`."""
+    rows, cols, head, row_stride = extent
     offs_col = block * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     mask_col = offs_col < cols
     total = tl.zeros([BLOCK_ROWS, BLOCK_COLS], ACC)
@@ -58,10 +56,7 @@ def finish_next(
     partial_ptr,
     out_ptr,
     tail_ptr,
-    rows,
-    cols,
-    head,
-    row_stride,
+    extent,
     block,
     ACC: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -69,11 +64,9 @@ def finish_next(
 ):
     """The block, if it is one of this partial's; what it is of those that come after it, negative if of none."""
     if partial_ptr is not None:
-        blocks = tl.cdiv(cols, BLOCK_COLS)
+        blocks = tl.cdiv(extent[1], BLOCK_COLS)
         if (block >= 0) & (block < blocks):
-            finish_columns(
-                partial_ptr, out_ptr, tail_ptr, rows, cols, head, row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
-            )
+            finish_columns(partial_ptr, out_ptr, tail_ptr, extent, block, ACC, BLOCK_ROWS, BLOCK_COLS)
         block -= blocks
     return block
 
@@ -83,18 +76,14 @@ def _finish_kernel(
     partial_ptr,
     out_ptr,
     tail_ptr,
-    rows,
-    cols,
-    head,
-    row_stride,
+    extent,
     ACC: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):
     begin(DEPENDENT)
-    block = tl.program_id(0)
-    finish_columns(partial_ptr, out_ptr, tail_ptr, rows, cols, head, row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS)
+    finish_columns(partial_ptr, out_ptr, tail_ptr, extent, tl.program_id(0), ACC, BLOCK_ROWS, BLOCK_COLS)
 
 
 @triton.jit
@@ -111,22 +100,10 @@ def _finish_several_kernel(
     d_partial_ptr,
     d_out_ptr,
     d_tail_ptr,
-    a_rows,
-    a_cols,
-    a_head,
-    a_row_stride,
-    b_rows,
-    b_cols,
-    b_head,
-    b_row_stride,
-    c_rows,
-    c_cols,
-    c_head,
-    c_row_stride,
-    d_rows,
-    d_cols,
-    d_head,
-    d_row_stride,
+    a_extent,
+    b_extent,
+    c_extent,
+    d_extent,
     ACC: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -135,38 +112,25 @@ def _finish_several_kernel(
     """Of up to four partials: the blocks of the first come first."""
     begin(DEPENDENT)
     block = tl.program_id(0)
-    block = finish_next(
-        a_partial_ptr, a_out_ptr, a_tail_ptr, a_rows, a_cols, a_head, a_row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
-    )
-    block = finish_next(
-        b_partial_ptr, b_out_ptr, b_tail_ptr, b_rows, b_cols, b_head, b_row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
-    )
-    block = finish_next(
-        c_partial_ptr, c_out_ptr, c_tail_ptr, c_rows, c_cols, c_head, c_row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
-    )
-    finish_next(
-        d_partial_ptr, d_out_ptr, d_tail_ptr, d_rows, d_cols, d_head, d_row_stride, block, ACC, BLOCK_ROWS, BLOCK_COLS
-    )
+    block = finish_next(a_partial_ptr, a_out_ptr, a_tail_ptr, a_extent, block, ACC, BLOCK_ROWS, BLOCK_COLS)
+    block = finish_next(b_partial_ptr, b_out_ptr, b_tail_ptr, b_extent, block, ACC, BLOCK_ROWS, BLOCK_COLS)
+    block = finish_next(c_partial_ptr, c_out_ptr, c_tail_ptr, c_extent, block, ACC, BLOCK_ROWS, BLOCK_COLS)
+    finish_next(d_partial_ptr, d_out_ptr, d_tail_ptr, d_extent, block, ACC, BLOCK_ROWS, BLOCK_COLS)
 
 
 def finish_args(partial: Tensor | None, out: Tensor | None, tail: Tensor | None) -> dict[str, Any]:
-    """Of partial (rows, cols): the first columns fill `out`, those after it `tail` if there is one."""
+    """Of partial (rows, cols): the first columns fill `out`, those after it `tail` if there is one. `extent` is rows,
+    columns in all, columns of `out`, and the stride of a row."""
     if partial is None or out is None:
-        return dict(partial_ptr=None, out_ptr=None, tail_ptr=None, rows=0, cols=0, head=0, row_stride=0)
-    return dict(
-        partial_ptr=partial,
-        out_ptr=out,
-        tail_ptr=tail,
-        rows=partial.shape[0],
-        cols=out.numel() + (0 if tail is None else tail.numel()),
-        head=out.numel(),
-        row_stride=partial.stride(0),
-    )
+        return dict(partial_ptr=None, out_ptr=None, tail_ptr=None, extent=(0, 0, 0, 0))
+    cols = out.numel() + (0 if tail is None else tail.numel())
+    extent = (partial.shape[0], cols, out.numel(), partial.stride(0))
+    return dict(partial_ptr=partial, out_ptr=out, tail_ptr=tail, extent=extent)
 
 
 def finish_traffic(args: dict[str, Any]) -> dict[str, tuple[float, float]]:
     partial = args["partial_ptr"]
-    read = 0 if partial is None else args["cols"] / partial.shape[1]
+    read = 0 if partial is None else args["extent"][1] / partial.shape[1]
     return {"partial_ptr": (read, 0), "out_ptr": (0, 1), "tail_ptr": (0, 1)}
 
 
@@ -178,23 +142,24 @@ def rows_at_once(rows: int, num_warps: int) -> int:
 def plan_finish(partial: Tensor, out: Tensor, tail: Tensor | None = None) -> Plan:
     """Sum partial (rows, cols) over its rows. The first columns fill `out`, those after it `tail` if there is one."""
     args = finish_args(partial, out, tail)
-    config = _config("finish", partial, args["rows"], args["cols"])
+    rows, cols, *_ = args["extent"]
+    config = _config("finish", partial, rows, cols)
     args |= dict(ACC=accumulator(partial), DEPENDENT=config.dependent)
-    return Plan(_finish_kernel, args, config, -(-args["cols"] // config.blocks["BLOCK_COLS"]), finish_traffic(args))
+    return Plan(_finish_kernel, args, config, -(-cols // config.blocks["BLOCK_COLS"]), finish_traffic(args))
 
 
 def plan_finish_several(parts: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Plan:
     """`plan_finish` of one to four (partial, out, tail), of one dtype, in one launch."""
     each = [finish_args(*part) for part in parts]
     each += [finish_args(None, None, None)] * (4 - len(each))
-    config = _config("finish_several", parts[0][0], max(a["rows"] for a in each), sum(a["cols"] for a in each))
+    rows, cols, *_ = zip(*(a["extent"] for a in each), strict=True)
+    config = _config("finish_several", parts[0][0], max(rows), sum(cols))
     args: dict[str, Any] = {}
     traffic: dict[str, tuple[float, float]] = {}
-    grid = 0
+    grid = sum(-(-size // config.blocks["BLOCK_COLS"]) for size in cols)
     for letter, a in zip("abcd", each, strict=True):
         args |= {f"{letter}_{name}": value for name, value in a.items()}
         traffic |= {f"{letter}_{name}": value for name, value in finish_traffic(a).items()}
-        grid += -(-a["cols"] // config.blocks["BLOCK_COLS"])
     args |= dict(ACC=accumulator(parts[0][0]), DEPENDENT=config.dependent)
     return Plan(_finish_several_kernel, args, config, grid, traffic)
 

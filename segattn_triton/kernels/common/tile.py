@@ -48,6 +48,27 @@ def store_tile(ptr, stride, n, offs_c, offs_p, value, mask, LAYOUT: tl.constexpr
 
 
 @triton.jit
+def chunk_of(pid, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """(row, channels [BLOCK_C]) of a program, where those that share the channels of a row are next to each other."""
+    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    return pid // CHUNKS, pid % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+
+
+@triton.jit
+def pixels_of(tile, tiles, BLOCK_P: tl.constexpr):
+    """(image, pixels [BLOCK_P]) of a tile, where every image has so many."""
+    return tile // tiles, tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+
+
+@triton.jit
+def last_first(images, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The image, block of pixels and channels [BLOCK_C] of this program; the last block of every image comes first:
+    the launch before read it last."""
+    row, offs_c = chunk_of(tl.num_programs(0) - 1 - tl.program_id(0), C, BLOCK_C)
+    return row % images, row // images, offs_c
+
+
+@triton.jit
 def chunk_at(chunk, mask_p, C: tl.constexpr, BLOCK_C: tl.constexpr):
     """The channels [BLOCK_C] from `chunk` on, and the mask [BLOCK_C, BLOCK_P] of their tile."""
     offs_c = chunk + tl.arange(0, BLOCK_C)

@@ -1,6 +1,6 @@
 """Neighbourhood attention, backward, in two passes and without atomics. With p_ij = exp(s_ij - lse_i) rebuilt:
 
-    delta_i = <y_i, dy_i> - dlse_i                    the pre-pass: reads y and dy once
+    delta_i = <y_i, dy_i> - dlse_i                    the pre-pass, in `delta`
     ds_ij = p_ij (<dy_i, v_j> - delta_i)
     dq_i = scale sum_j ds_ij k_j                      over the keys of query i
     dk_j = scale sum_i ds_ij q_i,  dv_j = sum_i p_ij dy_i          over the queries whose window contains j
@@ -40,33 +40,6 @@ from .shared import (
     window,
 )
 from .traffic import bias_loads, keys_per_query
-
-
-@triton.jit
-def _neighborhood_delta_kernel(
-    y_ptr,
-    dy_ptr,
-    dlse_ptr,
-    delta_ptr,
-    y_stride,
-    dy_stride,
-    row_stride,
-    size,
-    WINDOW: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-):
-    place, rows, cols, y0, x0 = locate(size, BLOCK_Y, BLOCK_X)
-    y, x = positions(y0, x0, BLOCK_Y, BLOCK_X)
-    mask = (y < rows) & (x < cols)
-    head = place[1]
-    out = load_shifted(vectors_at(y_ptr, y_stride, place, head, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
-    dy = load_shifted(vectors_at(dy_ptr, dy_stride, place, head, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
-    delta = tl.sum(out * dy, 1)
-    if dlse_ptr is not None:
-        delta -= load_shifted(rows_at(dlse_ptr, row_stride, place, head, y, x, WINDOW), 0, 0, mask, WINDOW, ACC)
-    store_at(rows_at(delta_ptr, row_stride, place, head, y, x, WINDOW), delta, mask, WINDOW)
 
 
 @triton.jit
@@ -245,29 +218,6 @@ def _neighborhood_bwd_kernel(
             q_stride, k_stride, v_stride, dy_stride, row_stride, dk_stride, dv_stride,
             place, head_kv, y, x, rows, cols, inner, WINDOW, ACC,
         )  # fmt: skip
-
-
-def plan_neighborhood_delta(y: Tensor, dy: Tensor, dlse: Tensor | None, delta: Tensor) -> Plan:
-    """delta and dlse (N, H, W, heads), contiguous."""
-    heads = y.shape[3]
-    constants = window(1, "mask", 1.0, 1, (y, dy))
-    model = row_model(y, heads, 1, 1, loads=2, live=2.2)
-    config = choose_for("neighborhood_delta", SPACE, model, y, heads, 1, constants)
-    size, grid = tiles(y, heads, 1, **config.blocks)
-    args = dict(
-        y_ptr=y,
-        dy_ptr=dy,
-        dlse_ptr=dlse,
-        delta_ptr=delta,
-        y_stride=strides_of(y, constants.align),
-        dy_stride=strides_of(dy, constants.align),
-        row_stride=row_strides_of(delta),
-        size=size,
-        WINDOW=constants,
-        ACC=accumulator(y),
-    )
-    traffic = dict(y_ptr=(1, 0), dy_ptr=(1, 0), dlse_ptr=(1, 0), delta_ptr=(0, 1))
-    return Plan(_neighborhood_delta_kernel, args, config, grid, traffic)
 
 
 def plan_neighborhood_bwd(

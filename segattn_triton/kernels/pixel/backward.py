@@ -16,13 +16,7 @@ from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.dependent import begin
 from ..common.sums import add_chunk, by_lane, store_chunks, sum_lanes
-from ..common.tile import (
-    channels_at_once,
-    chunk_at,
-    load_tile,
-    num_pixels,
-    store_tile,
-)
+from ..common.tile import channels_at_once, chunk_at, load_tile, num_pixels, pixels_of, store_tile
 from .shared import at_peak, load_weights, logit_of, nothing_yet, spatial_bwd_config, squeeze, tiles_and_programs
 
 
@@ -49,13 +43,8 @@ def _spatial_bwd_kernel(
     bias_ptr,
     dx_ptr,
     dparam_ptr,
-    dy_stride,
-    x_stride,
-    dx_stride,
-    pixels,
-    tiles,
-    all_tiles,
-    programs,
+    strides,
+    sizes,
     C: tl.constexpr,
     POOL: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -69,12 +58,13 @@ def _spatial_bwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
+    dy_stride, x_stride, dx_stride = strides
+    pixels, tiles, all_tiles, programs = sizes
     P = num_pixels(pixels, LAYOUT)
     dw = tl.zeros([CHUNKS, BLOCK_C, LANES], ACC)
     db = tl.zeros([BLOCK_P], ACC)
     for tile in range(tl.program_id(0), all_tiles, programs):
-        n = tile // tiles
-        offs_p = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        n, offs_p = pixels_of(tile, tiles, BLOCK_P)
         mask_p = offs_p < P
         total, peak, first, count = nothing_yet(C, ACC, BLOCK_P)
         ds = tl.zeros([BLOCK_P], ACC)
@@ -136,11 +126,8 @@ def plan_spatial_bwd(
         bias_ptr=bias,
         dx_ptr=dx,
         dparam_ptr=partials(x, grid, m.C + 1) if with_dparam else None,
-        **m.strides,
-        pixels=m.pixels,
-        tiles=tiles,
-        all_tiles=m.N * tiles,
-        programs=grid,
+        strides=m.strides_of("dy", "x", "dx"),
+        sizes=(m.pixels, tiles, m.N * tiles, grid),
         C=m.C,
         POOL=pool,
         SPLIT=split,

@@ -5,7 +5,7 @@ dx' = dy gp + dmean / C + dmax at the maximum:
 
     sums    dgp_p = sum_c dy x gc + dmap,  dz = dgp gate'(z),    dgc_c = sum_p x dy gp, its first part    (read dy, x)
     back    dgc_c, its second part: sum_p x (dmean / C + dmax at the maximum)                             (read x)
-    dx      dx = dx' gc + what the pool over the pixels gives, plus dy if residual                        (read dy)
+    dx      dx = dx' gc + what the pool over the pixels gives, plus dy if residual: `chain_dx`            (read dy)
 
 x, dy, dx (N, C, P); gc (N, C); z, dz, peak, found (N, P); dpools (N, 1 or 2, P). Program t of an image takes its tiles
 t, t + T, ...: dgc (N, T1 + T2, C) is partial, the T1 rows of the first kernel before the T2 of the second. Shared ties
@@ -26,14 +26,12 @@ from ..common.tile import (
     WHOLE,
     channels_at_once,
     chunk_at,
-    d_pool,
     load_tile,
     load_vector,
     num_pixels,
-    store_tile,
 )
 from .pair import d_pair
-from .shared import at_peak, blocks, chain_config, chain_stages, looping_config
+from .shared import at_peak, blocks, chain_stages, looping_config
 
 
 @triton.jit
@@ -45,12 +43,8 @@ def _chain_sums_kernel(
     z_ptr,
     dz_ptr,
     dgc_ptr,
-    dy_stride,
-    x_stride,
-    pixels,
-    tiles,
-    share,
-    rows,
+    strides,
+    sizes,
     C: tl.constexpr,
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -63,6 +57,8 @@ def _chain_sums_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
+    dy_stride, x_stride = strides
+    pixels, tiles, share, rows = sizes
     n = tl.program_id(0) // share
     first = tl.program_id(0) % share
     P = num_pixels(pixels, LAYOUT)
@@ -100,10 +96,7 @@ def _chain_back_kernel(
     found_ptr,
     dgc_ptr,
     x_stride,
-    pixels,
-    tiles,
-    share,
-    rows,
+    sizes,
     C: tl.constexpr,
     POOL: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -116,6 +109,7 @@ def _chain_back_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
+    pixels, tiles, share, rows = sizes
     n = tl.program_id(0) // share
     first = tl.program_id(0) % share
     P = num_pixels(pixels, LAYOUT)
@@ -139,74 +133,6 @@ def _chain_back_kernel(
             dx = dmean[None, :] + dmax[None, :] * here
             dgc = add_chunk(dgc, chunk, by_lane(x * dx, LANES, LAYOUT))
     store_chunks(dgc_ptr + (n.to(tl.int64) * rows + first) * C, dgc, C)
-
-
-@triton.jit
-def _chain_dx_kernel(
-    dy_ptr,
-    x_ptr,
-    gc_ptr,
-    z_ptr,
-    dpools_ptr,
-    peak_ptr,
-    found_ptr,
-    dpooled_ptr,
-    highest_ptr,
-    place_ptr,
-    dx_ptr,
-    dy_stride,
-    x_stride,
-    dx_stride,
-    pixels,
-    tiles,
-    C: tl.constexpr,
-    K: tl.constexpr,
-    POOL: tl.constexpr,
-    MEAN: tl.constexpr,
-    BOTH: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    GATE: tl.constexpr,
-    LAYOUT: tl.constexpr,
-    ACC: tl.constexpr,
-    DEPENDENT: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-):
-    begin(DEPENDENT)
-    pid = tl.num_programs(0) - 1 - tl.program_id(0)
-    n = pid // tiles
-    P = num_pixels(pixels, LAYOUT)
-    image = n.to(tl.int64) * P
-    offs_p = pid % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
-    mask_p = offs_p < P
-    gp = GATE.f(tl.load(z_ptr + image + offs_p, mask_p, other=0.0), GATE.a, GATE.b)
-    dmean, dmax = d_pair(dpools_ptr, n, offs_p, mask_p, P, C, POOL)
-    found = tl.load(found_ptr + image + offs_p, mask_p, other=1)
-    peak = dmax
-    if peak_ptr is not None:
-        peak = tl.load(peak_ptr + image + offs_p, mask_p, other=0.0)
-    for chunk in range(0, C, BLOCK_C):
-        offs_c, mask = chunk_at(chunk, mask_p, C, BLOCK_C)
-        dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
-        x = dy
-        if x_ptr is not None:
-            x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
-        scaled = x
-        g = gp[None, :]
-        if gc_ptr is not None:
-            gc = load_vector(gc_ptr + n.to(tl.int64) * C, offs_c, C, ACC)[:, None]
-            scaled = x * gc
-            g *= gc
-        here = at_peak(scaled, offs_c, peak, found, peak_ptr is not None)
-        dx = dmean[None, :] + dmax[None, :] * here
-        if gc_ptr is not None:
-            dx *= gc
-        dx += dy * g
-        if dpooled_ptr is not None:
-            dx += d_pool(x, dpooled_ptr, highest_ptr, place_ptr, n, offs_c, offs_p, P, C, K, MEAN, BOTH, ACC)
-        if RESIDUAL:
-            dx += dy
-        store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
 
 
 def plan_chain_sums(
@@ -235,9 +161,6 @@ def plan_chain_sums(
     common = dict(
         x_ptr=x,
         gc_ptr=gc,
-        x_stride=m.stride["x"],
-        pixels=m.pixels,
-        rows=rows,
         C=m.C,
         LAYOUT=m.layout,
         ACC=accumulator(x),
@@ -250,9 +173,8 @@ def plan_chain_sums(
         z_ptr=z,
         dz_ptr=dz,
         dgc_ptr=None if dgc is None else dgc[:, :share],
-        dy_stride=m.stride["dy"],
-        tiles=tiles,
-        share=share,
+        strides=m.strides_of("dy", "x"),
+        sizes=(m.pixels, tiles, share, rows),
         GATE=gate,
         DEPENDENT=config.dependent,
         LANES=sum_lanes(m, block_c, config, x.element_size()),
@@ -269,8 +191,8 @@ def plan_chain_sums(
         peak_ptr=peak,
         found_ptr=found,
         dgc_ptr=dgc[:, share:],
-        tiles=tiles_back,
-        share=share_back,
+        x_stride=m.stride["x"],
+        sizes=(m.pixels, tiles_back, share_back, rows),
         POOL=pool,
         DEPENDENT=config_back.dependent,
         LANES=sum_lanes(m, block_c, config_back, x.element_size()),
@@ -279,62 +201,3 @@ def plan_chain_sums(
     traffic = dict.fromkeys(("x_ptr", "dpools_ptr", "peak_ptr", "found_ptr"), (1, 0))
     traffic |= dict(gc_ptr=(0 if peak is None else tiles_back, 0), dgc_ptr=(0, 1))
     return first, Plan(_chain_back_kernel, args, config_back, m.N * share_back, traffic), dgc
-
-
-def plan_chain_dx(
-    dy: Tensor,
-    x: Tensor,
-    gc: Tensor | None,
-    z: Tensor,
-    dpools: Tensor,
-    peak: Tensor | None,
-    found: Tensor,
-    pool: str,
-    dpooled: Tensor | None,
-    mean: bool,
-    both: bool,
-    highest: Tensor | None,
-    place: Tensor | None,
-    dx: Tensor,
-    residual: bool,
-    gate: Activation,
-) -> Plan:
-    """dpooled (N, K, C) of the pool over the pixels, or (N, 2 K, C) of both; highest, place (N, C) as in `d_pool`."""
-    reads_x = peak is not None or highest is not None
-    m = maps(dy=dy, x=x if reads_x else None, dx=dx)
-    live = 2.2 + 1.5 * reads_x + (dpooled is not None) + (2 if m.C > WHOLE else 0)
-    if m.layout.align == 1:  # every element has its own address in each of the maps
-        live = max(live, 3.5 * (2 + reads_x))
-    config = chain_config("chain_dx", m, x, loads=1 + reads_x, live=live)
-    tiles = -(-m.P // config.blocks["BLOCK_P"])
-    pools = 2 if both else 1
-    args = dict(
-        dy_ptr=dy,
-        x_ptr=x if reads_x else None,
-        gc_ptr=gc,
-        z_ptr=z,
-        dpools_ptr=dpools,
-        peak_ptr=peak,
-        found_ptr=found,
-        dpooled_ptr=dpooled,
-        highest_ptr=highest,
-        place_ptr=place,
-        dx_ptr=dx,
-        **m.strides,
-        pixels=m.pixels,
-        tiles=tiles,
-        C=m.C,
-        K=1 if dpooled is None else dpooled.shape[1] // pools,
-        POOL=pool,
-        MEAN=mean,
-        BOTH=both,
-        RESIDUAL=residual,
-        GATE=gate,
-        LAYOUT=m.layout,
-        ACC=accumulator(x),
-        DEPENDENT=config.dependent,
-        BLOCK_C=channels_at_once(m.C),
-    )
-    traffic = dict.fromkeys(("dy_ptr", "x_ptr", "z_ptr", "dpools_ptr", "peak_ptr", "found_ptr"), (1, 0))
-    traffic |= dict.fromkeys(("gc_ptr", "dpooled_ptr", "highest_ptr", "place_ptr"), (tiles, 0)) | {"dx_ptr": (0, 1)}
-    return Plan(_chain_dx_kernel, args, config, m.N * tiles, traffic)

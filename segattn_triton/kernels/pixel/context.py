@@ -36,9 +36,7 @@ def _context_fwd_kernel(
     weight_ptr,
     partial_ptr,
     x_stride,
-    pixels,
-    tiles,
-    share,
+    sizes,
     C: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
@@ -50,6 +48,7 @@ def _context_fwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
+    pixels, tiles, share = sizes
     n = tl.program_id(0) // share
     P = num_pixels(pixels, LAYOUT)
     highest = tl.full([], float("-inf"), ACC)
@@ -93,12 +92,8 @@ def _context_bwd_kernel(
     weight_ptr,
     dx_ptr,
     dw_ptr,
-    dy_stride,
-    x_stride,
-    dx_stride,
-    pixels,
-    tiles,
-    share,
+    strides,
+    sizes,
     C: tl.constexpr,
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
@@ -112,6 +107,8 @@ def _context_bwd_kernel(
 ):
     """Without z, g is 1."""
     begin(DEPENDENT)
+    dy_stride, x_stride, dx_stride = strides
+    pixels, tiles, share = sizes
     n = tl.program_id(0) // share
     image = n.to(tl.int64) * C
     P = num_pixels(pixels, LAYOUT)
@@ -153,14 +150,13 @@ def _context_bwd_kernel(
         store_chunks(dw_ptr + tl.program_id(0).to(tl.int64) * C, dw, C)
 
 
-def _of_all_channels(m: Maps, x: Tensor, config: Config) -> dict:
-    """What both kernels are given of a program that has all channels of its pixels."""
+def _of_all_channels(m: Maps, x: Tensor, config: Config) -> tuple[dict, int, int]:
+    """What both kernels are given of a program that has all channels of its pixels; the tiles of an image, and the
+    programs that share them."""
     block_c = channels_at_once(m.C)
     tiles, share = blocks(m, config, sms(x.device))
-    return dict(
-        pixels=m.pixels,
-        tiles=tiles,
-        share=share,
+    args = dict(
+        sizes=(m.pixels, tiles, share),
         C=m.C,
         LAYOUT=m.layout,
         ACC=accumulator(x),
@@ -169,18 +165,19 @@ def _of_all_channels(m: Maps, x: Tensor, config: Config) -> dict:
         DEPENDENT=config.dependent,
         BLOCK_C=block_c,
     )
+    return args, tiles, share
 
 
 def plan_context_fwd(x: Tensor, weight: Tensor) -> Plan:
     """Makes partial (N, T, C + 2): see `plan_context_merge`."""
     m = maps(x=x)
     config = looping_config("context_fwd", m, x, 1, 4.0 if m.C > WHOLE or m.layout.align == 1 else 3.0)
-    args = dict(x_ptr=x, weight_ptr=weight, **m.strides, **_of_all_channels(m, x, config))
-    args |= dict(partial_ptr=partials(x, m.N, args["share"], m.C + 2))
+    args, tiles, share = _of_all_channels(m, x, config)
+    args |= dict(x_ptr=x, weight_ptr=weight, x_stride=m.stride["x"], partial_ptr=partials(x, m.N, share, m.C + 2))
     args |= dict(STAGES=chain_stages(x.device, x.element_size(), m, config, 1))
     reads = 1 if m.C <= WHOLE else 2
-    traffic = dict(x_ptr=(reads, 0), weight_ptr=(m.N * args["tiles"], 0), partial_ptr=(0, 1))
-    return Plan(_context_fwd_kernel, args, config, m.N * args["share"], traffic, ("partial",))
+    traffic = dict(x_ptr=(reads, 0), weight_ptr=(m.N * tiles, 0), partial_ptr=(0, 1))
+    return Plan(_context_fwd_kernel, args, config, m.N * share, traffic, ("partial",))
 
 
 def plan_context_bwd(
@@ -199,14 +196,15 @@ def plan_context_bwd(
     dy, z = (dy, z) if dx is not None else (None, None)
     m = maps(dy=dy, x=x, dx=dx)
     config = looping_config("context_bwd", m, x, 2, 6.2 if m.C > WHOLE or m.layout.align == 1 else 3.2)
-    args = dict(dy_ptr=dy, x_ptr=x, z_ptr=z, dcontext_ptr=dcontext, inner_ptr=inner)
-    args |= dict(lse_ptr=lse, weight_ptr=weight, dx_ptr=dx, GATE=gate, **m.strides, **_of_all_channels(m, x, config))
-    grid = m.N * args["share"]
+    args, tiles, share = _of_all_channels(m, x, config)
+    args |= dict(dy_ptr=dy, x_ptr=x, z_ptr=z, dcontext_ptr=dcontext, inner_ptr=inner)
+    args |= dict(lse_ptr=lse, weight_ptr=weight, dx_ptr=dx, strides=m.strides_of("dy", "x", "dx"), GATE=gate)
+    grid = m.N * share
     args |= dict(dw_ptr=partials(x, grid, m.C) if with_dw else None)
     args |= dict(STAGES=chain_stages(x.device, x.element_size(), m, config, 2))
     again = 1 if m.C <= WHOLE else 2
-    every, vector = m.N * args["tiles"], args["tiles"] * (1 + (dx is not None))
-    traffic = dict(dy_ptr=(1, 0), x_ptr=(again, 0), z_ptr=(args["tiles"], 0), dcontext_ptr=(vector, 0))
-    traffic |= dict(inner_ptr=(args["share"], 0), lse_ptr=(args["share"], 0), dx_ptr=(0, 1), dw_ptr=(0, 1))
+    every, vector = m.N * tiles, tiles * (1 + (dx is not None))
+    traffic = dict(dy_ptr=(1, 0), x_ptr=(again, 0), z_ptr=(tiles, 0), dcontext_ptr=(vector, 0))
+    traffic |= dict(inner_ptr=(share, 0), lse_ptr=(share, 0), dx_ptr=(0, 1), dw_ptr=(0, 1))
     traffic |= dict(weight_ptr=(every * (1 + (dx is not None)), 0))
     return Plan(_context_bwd_kernel, args, config, grid, traffic, ("dw",))

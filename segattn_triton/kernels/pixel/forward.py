@@ -12,7 +12,17 @@ from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
 from ..common.dependent import begin
-from ..common.tile import channels_at_once, chunk_at, load_sum, load_tile, maximum, num_pixels, only_when, store_tile
+from ..common.tile import (
+    channels_at_once,
+    chunk_at,
+    load_sum,
+    load_tile,
+    maximum,
+    num_pixels,
+    only_when,
+    pixels_of,
+    store_tile,
+)
 from .shared import load_weights, logit_of, nothing_yet, spatial_config, squeeze
 
 
@@ -41,9 +51,8 @@ def _spatial_fwd_kernel(
     begin(DEPENDENT)
     x_stride, y_stride = strides
     pixels, tiles = sizes
-    n = tl.program_id(0) // tiles
+    n, offs_p = pixels_of(tl.program_id(0), tiles, BLOCK_P)
     P = num_pixels(pixels, LAYOUT)
-    offs_p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     mask_p = offs_p < P
     total, peak, first, count = nothing_yet(C, ACC, BLOCK_P)
     x = tl.zeros([BLOCK_C, BLOCK_P], ACC)

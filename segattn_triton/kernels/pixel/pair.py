@@ -15,7 +15,7 @@ from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
 from ..common.dependent import begin
-from ..common.tile import channels_at_once, chunk_at, load_sum, load_tile, num_pixels
+from ..common.tile import channels_at_once, chunk_at, load_sum, load_tile, num_pixels, pixels_of
 from .shared import chain_config, nothing_yet, squeeze
 
 
@@ -45,8 +45,7 @@ def _pair_kernel(
     peak_ptr,
     found_ptr,
     x_stride,
-    pixels,
-    tiles,
+    sizes,
     C: tl.constexpr,
     K: tl.constexpr,
     POOL: tl.constexpr,
@@ -59,10 +58,9 @@ def _pair_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    n = tl.program_id(0) // tiles
-    tile = tl.program_id(0) % tiles
+    pixels, tiles = sizes
+    n, offs_p = pixels_of(tl.program_id(0), tiles, BLOCK_P)
     P = num_pixels(pixels, LAYOUT)
-    offs_p = tile * BLOCK_P + tl.arange(0, BLOCK_P)
     mask_p = offs_p < P
     total, peak, first, count = nothing_yet(C, ACC, BLOCK_P)
     for chunk in range(0, C, BLOCK_C):
@@ -71,7 +69,7 @@ def _pair_kernel(
         if zc_ptr is not None:
             zc = load_sum(zc_ptr, n, offs_c, C, K, ACC)
             gc = GATE.f(zc, GATE.a, GATE.b)
-            if tile == 0:
+            if tl.program_id(0) % tiles == 0:
                 tl.store(logit_ptr + n.to(tl.int64) * C + offs_c, zc, offs_c < C)
                 tl.store(gc_ptr + n.to(tl.int64) * C + offs_c, gc, offs_c < C)
             x *= gc[:, None]
@@ -113,9 +111,8 @@ def plan_pair(
         pools_ptr=pools,
         peak_ptr=peak,
         found_ptr=found,
-        **m.strides,
-        pixels=m.pixels,
-        tiles=tiles,
+        x_stride=m.stride["x"],
+        sizes=(m.pixels, tiles),
         C=m.C,
         K=1 if zc is None else zc.shape[1],
         POOL=pool,

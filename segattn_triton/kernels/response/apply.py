@@ -15,7 +15,7 @@ from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import Config, Footprint
 from ..common.dependent import begin
-from ..common.tile import load_tile, load_vector, num_pixels, store_tile
+from ..common.tile import last_first, load_tile, load_vector, num_pixels, store_tile
 from .sums import TILES
 
 SPACE = tuple(c for c in TILES if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 1024 * c.num_warps)
@@ -30,11 +30,8 @@ def _response_apply_kernel(
     weight_ptr,
     bias_ptr,
     out_ptr,
-    t_stride,
-    x_stride,
-    out_stride,
-    pixels,
-    images,
+    strides,
+    sizes,
     C: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
@@ -42,13 +39,12 @@ def _response_apply_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """out = t (1 + weight response) + bias + pull x. The last pixels come first: the sums read them last."""
+    """out = t (1 + weight response) + bias + pull x"""
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    pid = tl.num_programs(0) - 1 - tl.program_id(0)
-    n = pid // CHUNKS % images
-    offs_c = pid % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
-    offs_p = pid // CHUNKS // images * BLOCK_P + tl.arange(0, BLOCK_P)
+    t_stride, x_stride, out_stride = strides
+    pixels, images = sizes
+    n, block, offs_c = last_first(images, C, BLOCK_C)
+    offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
     image = n.to(tl.int64) * C
     t = load_tile(t_ptr, t_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
@@ -99,9 +95,8 @@ def plan_response_apply(
         weight_ptr=weight,
         bias_ptr=bias,
         out_ptr=out,
-        **m.strides,
-        pixels=m.pixels,
-        images=m.N,
+        strides=m.strides_of("t", "x", "out"),
+        sizes=(m.pixels, m.N),
         C=m.C,
         LAYOUT=m.layout,
         ACC=accumulator(t),

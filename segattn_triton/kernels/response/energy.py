@@ -18,7 +18,7 @@ from ...runtime.plan import Plan
 from ...tuning.target import sms
 from ..common.activations import sigmoid
 from ..common.dependent import begin
-from ..common.tile import load_tile, load_vector, num_pixels, store_tile
+from ..common.tile import chunk_of, last_first, load_tile, load_vector, num_pixels, store_tile
 from .apply import apply_config
 from .sums import shares, stages, sums_config
 
@@ -32,10 +32,10 @@ def _load_rate(mean_ptr, rate_ptr, n, offs_c, C: tl.constexpr, ACC: tl.constexpr
 
 
 @triton.jit
-def _load_de(
-    dy_ptr, x_ptr, dmap_ptr, dy_stride, x_stride, dmap_stride, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC
-):
-    """dy, d, g and de [BLOCK_C, BLOCK_P]; where masked, de is 0."""
+def _load_de(pointers, strides, n, offs_c, offs_p, mask, mean, rate, LAYOUT: tl.constexpr, ACC: tl.constexpr):
+    """dy, d, g and de [BLOCK_C, BLOCK_P]; where masked, de is 0. The maps dy, x and dmap."""
+    dy_ptr, x_ptr, dmap_ptr = pointers
+    dy_stride, x_stride, dmap_stride = strides
     x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
     dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)
     dg = dy * x
@@ -53,11 +53,8 @@ def _response_energy_fwd_kernel(
     rate_ptr,
     y_ptr,
     map_ptr,
-    x_stride,
-    y_stride,
-    map_stride,
-    pixels,
-    images,
+    strides,
+    sizes,
     C: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
@@ -65,13 +62,11 @@ def _response_energy_fwd_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """The last pixels come first: the moments read them last."""
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    pid = tl.num_programs(0) - 1 - tl.program_id(0)
-    n = pid // CHUNKS % images
-    offs_c = pid % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
-    offs_p = pid // CHUNKS // images * BLOCK_P + tl.arange(0, BLOCK_P)
+    x_stride, y_stride, map_stride = strides
+    pixels, images = sizes
+    n, block, offs_c = last_first(images, C, BLOCK_C)
+    offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
     x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
     mean, rate = _load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
@@ -91,12 +86,8 @@ def _response_energy_sums_kernel(
     rate_ptr,
     pull_ptr,
     push_ptr,
-    dy_stride,
-    x_stride,
-    dmap_stride,
-    pixels,
-    blocks,
-    tiles,
+    strides,
+    sizes,
     C: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
@@ -106,20 +97,18 @@ def _response_energy_sums_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    row = tl.program_id(0) // CHUNKS  # of the partials: n * tiles + t
+    pixels, blocks, tiles = sizes
+    row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)  # of the partials: n * tiles + t
     n = row // tiles
-    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
     P = num_pixels(pixels, LAYOUT)
     mean, rate = _load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
+    pointers = (dy_ptr, x_ptr, dmap_ptr)
     pull = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     push = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for block in tl.range(row % tiles, blocks, tiles, num_stages=STAGES):
         offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
         mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
-        _, d, _, de = _load_de(
-            dy_ptr, x_ptr, dmap_ptr, dy_stride, x_stride, dmap_stride, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC
-        )
+        _, d, _, de = _load_de(pointers, strides, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC)
         pull += de * d
         push += de * d * d
     offs = row.to(tl.int64) * C + offs_c
@@ -137,12 +126,8 @@ def _response_energy_bwd_kernel(
     pull_ptr,
     push_ptr,
     dx_ptr,
-    dy_stride,
-    x_stride,
-    dmap_stride,
-    dx_stride,
-    pixels,
-    images,
+    strides,
+    sizes,
     C: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
@@ -151,16 +136,14 @@ def _response_energy_bwd_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    pid = tl.num_programs(0) - 1 - tl.program_id(0)
-    n = pid // CHUNKS % images
-    offs_c = pid % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
-    offs_p = pid // CHUNKS // images * BLOCK_P + tl.arange(0, BLOCK_P)
+    dy_stride, x_stride, dmap_stride, dx_stride = strides
+    pixels, images = sizes
+    n, block, offs_c = last_first(images, C, BLOCK_C)
+    offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
     mean, rate = _load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
-    dy, d, g, de = _load_de(
-        dy_ptr, x_ptr, dmap_ptr, dy_stride, x_stride, dmap_stride, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC
-    )
+    pointers, known = (dy_ptr, x_ptr, dmap_ptr), (dy_stride, x_stride, dmap_stride)
+    dy, d, g, de = _load_de(pointers, known, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC)
     pull, push = _load_rate(pull_ptr, push_ptr, n, offs_c, C, ACC)
     dx = dy * g + (d * (2.0 * rate * de + push) - pull)
     store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
@@ -170,8 +153,9 @@ def plan_response_energy_fwd(x: Tensor, mean: Tensor, rate: Tensor, y: Tensor, g
     m = maps(x=x, y=y, map=gate_map)
     config = apply_config("response_energy_fwd", m, x, 1, 2.2)
     chunks, blocks = -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
-    args = dict(x_ptr=x, mean_ptr=mean, rate_ptr=rate, y_ptr=y, map_ptr=gate_map, **m.strides)
-    args |= dict(pixels=m.pixels, images=m.N, C=m.C, LAYOUT=m.layout, ACC=accumulator(x), DEPENDENT=config.dependent)
+    args = dict(x_ptr=x, mean_ptr=mean, rate_ptr=rate, y_ptr=y, map_ptr=gate_map)
+    args |= dict(strides=m.strides_of("x", "y", "map"), sizes=(m.pixels, m.N))
+    args |= dict(C=m.C, LAYOUT=m.layout, ACC=accumulator(x), DEPENDENT=config.dependent)
     traffic = dict(x_ptr=(1, 0), mean_ptr=(blocks, 0), rate_ptr=(blocks, 0), y_ptr=(0, 1), map_ptr=(0, 1))
     return Plan(_response_energy_fwd_kernel, args, config, m.N * chunks * blocks, traffic)
 
@@ -182,8 +166,9 @@ def plan_response_energy_sums(dy: Tensor, x: Tensor, dmap: Tensor | None, mean: 
     config = sums_config("response_energy_sums", m, x, loads, 3.2 + loads - 2)
     chunks, blocks, tiles = shares(m, config, sms(x.device))
     args = dict(dy_ptr=dy, x_ptr=x, dmap_ptr=dmap, mean_ptr=mean, rate_ptr=rate)
-    args |= dict(pull_ptr=partials(x, m.N, tiles, m.C), push_ptr=partials(x, m.N, tiles, m.C), **m.strides)
-    args |= dict(pixels=m.pixels, blocks=blocks, tiles=tiles, C=m.C, LAYOUT=m.layout, ACC=accumulator(x))
+    args |= dict(pull_ptr=partials(x, m.N, tiles, m.C), push_ptr=partials(x, m.N, tiles, m.C))
+    args |= dict(strides=m.strides_of("dy", "x", "dmap"), sizes=(m.pixels, blocks, tiles))
+    args |= dict(C=m.C, LAYOUT=m.layout, ACC=accumulator(x))
     args |= dict(STAGES=stages(x.device, x.element_size(), m, config, loads), DEPENDENT=config.dependent)
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "dmap_ptr"), (1, 0)) | dict(mean_ptr=(tiles, 0), rate_ptr=(tiles, 0))
     traffic |= dict(pull_ptr=(0, 1), push_ptr=(0, 1))
@@ -198,8 +183,8 @@ def plan_response_energy_bwd(
     config = apply_config("response_energy_bwd", m, x, loads, 3.2 + loads - 2)
     chunks, blocks = -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
     args = dict(dy_ptr=dy, x_ptr=x, dmap_ptr=dmap, mean_ptr=mean, rate_ptr=rate, pull_ptr=pull, push_ptr=push)
-    args |= dict(dx_ptr=dx, **m.strides, pixels=m.pixels, images=m.N, C=m.C, LAYOUT=m.layout)
-    args |= dict(ACC=accumulator(x), DEPENDENT=config.dependent)
+    args |= dict(dx_ptr=dx, strides=m.strides_of("dy", "x", "dmap", "dx"), sizes=(m.pixels, m.N))
+    args |= dict(C=m.C, LAYOUT=m.layout, ACC=accumulator(x), DEPENDENT=config.dependent)
     traffic = dict.fromkeys(("dy_ptr", "x_ptr", "dmap_ptr"), (1, 0)) | dict(dx_ptr=(0, 1))
     traffic |= dict.fromkeys(("mean_ptr", "rate_ptr", "pull_ptr", "push_ptr"), (blocks, 0))
     return Plan(_response_energy_bwd_kernel, args, config, m.N * chunks * blocks, traffic)

@@ -15,7 +15,7 @@ from ...runtime.maps import accumulator, maps, partials
 from ...runtime.plan import Plan
 from ...tuning.target import sms
 from ..common.dependent import begin
-from ..common.tile import load_tile, num_pixels
+from ..common.tile import chunk_of, load_tile, num_pixels
 from .sums import shares, stages, sums_config
 
 
@@ -45,10 +45,8 @@ def _response_moments_kernel(
     BLOCK_P: tl.constexpr,
 ):
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    row = tl.program_id(0) // CHUNKS  # of the partials: n * tiles + t
+    row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)  # of the partials: n * tiles + t
     n, first = row // tiles, row % tiles
-    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
     P = num_pixels(pixels, LAYOUT)
     mean = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     squares = tl.zeros([BLOCK_C, BLOCK_P], ACC)

@@ -16,17 +16,10 @@ from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.model import STEP, Config, space
 from ..common.dependent import begin
-from ..common.tile import finish_sum, load_vector
+from ..common.tile import chunk_of, finish_sum, load_vector
 
 SPACE = space(BLOCK_T=(16, 64), BLOCK_C=(16, 64), num_warps=(2, 4))
 VALUE_US = 1e-3  # of a value of a thread
-
-
-@triton.jit
-def _place(C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The image, and the channels [BLOCK_C]."""
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    return tl.program_id(0) // CHUNKS, tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
 
 
 @triton.jit
@@ -62,7 +55,7 @@ def _response_rate_kernel(
     BLOCK_C: tl.constexpr,
 ):
     begin(DEPENDENT)
-    n, offs_c = _place(C, BLOCK_C)
+    n, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
     total = tl.zeros([BLOCK_T, BLOCK_C], ACC)
     for tile in range(0, tiles, BLOCK_T):
         offs_t = tile + tl.arange(0, BLOCK_T)
@@ -96,7 +89,7 @@ def _response_pull_kernel(
     BLOCK_C: tl.constexpr,
 ):
     begin(DEPENDENT)
-    n, offs_c = _place(C, BLOCK_C)
+    n, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
     offs = n.to(tl.int64) * C + offs_c
     rate = load_vector(rate_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
     pull = finish_sum(of_pull_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)

@@ -20,7 +20,7 @@ from ...tuning.grids import sharing
 from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import sms, stages_for
 from ..common.dependent import begin
-from ..common.tile import load_tile, num_pixels
+from ..common.tile import chunk_of, load_tile, num_pixels
 
 TILES = space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
 SPACE = looping(tuple(c for c in TILES if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 512 * c.num_warps))
@@ -48,10 +48,8 @@ def _response_sums_kernel(
 ):
     """product of x and dy, or of x with itself without dy."""
     begin(DEPENDENT)
-    CHUNKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    row = tl.program_id(0) // CHUNKS  # of the partials: n * tiles + t
+    row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)  # of the partials: n * tiles + t
     n = row // tiles
-    offs_c = tl.program_id(0) % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
     P = num_pixels(pixels, LAYOUT)
     product = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
