@@ -7,6 +7,7 @@ write is seen. In the interpreter bfloat16 is computed as on a GPU.
 import os
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,12 +25,26 @@ from smoke import Smoke
 import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before a test changes the environment
 from segattn_triton import functional
 from segattn_triton.acceleration.adapters import ADAPTERS, registry
-from segattn_triton.catalog import ROWS
+from segattn_triton.catalog import ROWS, Op
 
 torch.set_num_threads(1)
 if support.INTERPRETED:
     interpreter_bf16.install()
     interpreter_fast.install()
+
+
+COLLECTED = pytest.StashKey[tuple[set[str], set[str]]]()  # names of the cases that can run here, and by default
+
+
+@pytest.fixture
+def in_turn(request):
+    """Of rows that a test goes over by itself those whose turn it is: one in three, all of them with --share 1."""
+
+    def chosen(rows: Sequence[Op]) -> list[Op]:
+        whole = request.config.getoption("share") == 1
+        return list(rows) if whole else list(rows)[_checksum(request.node.nodeid) % 3 :: 3]
+
+    return chosen
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +121,11 @@ def pytest_addoption(parser):
 
 def share(config) -> int:
     """One in how many cases runs: a new row makes the default run no longer. Smoke chooses of all."""
-    return config.getoption("share") or (1 if config.getoption("smoke") else max(8, len(ROWS) // 2))
+    return config.getoption("share") or (1 if config.getoption("smoke") else default_share())
+
+
+def default_share() -> int:
+    return max(8, len(ROWS) // 2)
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -121,11 +140,18 @@ def pytest_collection_modifyitems(config, items):
         for marker, missing in (("interpreter", not support.INTERPRETED), ("gpu", support.INTERPRETED)):
             if missing and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"not the place of {marker} tests: {support.DEVICE}"))
+    config.stash[COLLECTED] = _cases(items), _cases(_share_of(items, default_share()))
     kept = _share_of(items, share(config))
     if config.getoption("share") != 1 and "interop" not in config.getoption("markexpr"):
         kept -= {item for item in items if item.get_closest_marker("interop")}  # `make interop` has them
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+
+
+def _cases(items) -> set[str]:
+    """Without those that are skipped or have a command of their own."""
+    others = "skip", "interop"
+    return {item.nodeid for item in items if not any(map(item.get_closest_marker, others))}
 
 
 def _share_of(items: list, share: int) -> set:

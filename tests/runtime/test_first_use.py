@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 from first_use_worker import DEVICE, MODES
 
+from segattn_triton.catalog import ROWS
+
 WORKER = Path(__file__).parents[1] / "support" / "first_use_worker.py"
 IMPORTS = ["import segattn_triton", "from torch.utils.flop_counter import FlopCounterMode"]
 COUNTING = """
 import torch
 {imports}
 counter = FlopCounterMode(display=False)
-from segattn_triton.catalog import ROWS
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.testing import make_inputs
-for row in ROWS:
+for row in [BY_NAME[name] for name in {rows}]:
     sizes = dict(N=row.fewest, C=4, S=(max(4, row.smallest),) * 2, Cr=2)
     leaves = [t.requires_grad_() for t in make_inputs(row, sizes, torch.float32, device={device!r})]
     with counter:
@@ -33,12 +35,13 @@ def run(*arguments: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_training_after_a_first_call_in_a_mode(mode):
-    """For every operation, in a fresh process."""
-    run(str(WORKER), mode)
+def test_training_after_a_first_call_in_a_mode(mode, in_turn):
+    """Operation after operation, in a fresh process."""
+    run(str(WORKER), mode, *(row.name for row in in_turn(ROWS)))
 
 
 @pytest.mark.parametrize("imports", [IMPORTS, IMPORTS[::-1]], ids=["package first", "counter first"])
-def test_a_counter_counts_the_first_call(imports):
+def test_a_counter_counts_the_first_call(imports, in_turn):
     """A counter that was made before any operator was called knows the formulas."""
-    run("-c", COUNTING.format(imports="\n".join(imports), device=DEVICE))
+    rows = [row.name for row in in_turn(ROWS)]
+    run("-c", COUNTING.format(imports="\n".join(imports), device=DEVICE, rows=rows))

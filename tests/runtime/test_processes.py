@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from segattn_triton import ops
-from segattn_triton.catalog import ROWS
+from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.runtime import known, operator, plan
 
 THREADS, REPEATS = 4, 5
 BY_IMAGE = [row for row in ROWS if not row.over_batch]  # half of a batch has other statistics
 
 
-def _distributed(rank: int, path: str) -> None:
+def _distributed(rank: int, path: str, rows: list[str]) -> None:
     """One of two ranks: the gradients of half of the batch each, averaged by DDP and by FSDP2."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -29,7 +29,7 @@ def _distributed(rank: int, path: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
     half = images(4, device="cpu")[2 * rank : 2 * rank + 2]
-    module = network(BY_IMAGE, backend="triton" if INTERPRETED else None).cpu()
+    module = network([BY_NAME[name] for name in rows], backend="triton" if INTERPRETED else None).cpu()
     ddp = DistributedDataParallel(copy.deepcopy(module))
     averaged = gradients(ddp, half)[1:]
     sharded = copy.deepcopy(module)
@@ -45,10 +45,11 @@ def _distributed(rank: int, path: str) -> None:
     dist.destroy_process_group()
 
 
-def test_data_parallel_processes(tmp_path):
+def test_data_parallel_processes(tmp_path, in_turn):
     """DDP and FSDP2 on gloo with two ranks: the gradients of one process with the whole batch."""
-    torch.multiprocessing.spawn(_distributed, (str(tmp_path),), nprocs=2)
-    module = network(BY_IMAGE, backend="triton" if INTERPRETED else None).cpu()
+    rows = in_turn(BY_IMAGE)
+    torch.multiprocessing.spawn(_distributed, (str(tmp_path), [row.name for row in rows]), nprocs=2)
+    module = network(rows, backend="triton" if INTERPRETED else None).cpu()
     expected = gradients(module, images(4).cpu())[1:]
     found = torch.load(tmp_path / "gradients.pt")
     for kind in ("ddp", "fsdp"):

@@ -1,6 +1,6 @@
-"""A process that calls every operation for the first time in some mode of torch, and trains afterwards.
+"""A process that calls operations for the first time in some mode of torch, and trains afterwards.
 
-python first_use_worker.py MODE: raises where training then differs from the reference.
+python first_use_worker.py MODE ROW...: raises where training then differs from the reference.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from segattn_triton.catalog import ROWS, Op
+from segattn_triton.catalog import BY_NAME, Op
 from segattn_triton.testing import make_inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -194,10 +194,11 @@ MODES = {
 }
 
 
-def main(mode: str) -> None:
-    for row in ROWS:
+def main(mode: str, *names: str) -> None:
+    rows = [BY_NAME[name] for name in names]
+    for row in rows:
         MODES[mode](row, *problem(row))
-    for row in ROWS:
+    for row in rows:
         leaves = [t.requires_grad_() for t in problem(row)]
         outputs = row.reference(*leaves, **row.both)
         expected = torch.autograd.grad(sum(o.square().sum() for o in outputs), leaves)
@@ -206,4 +207,4 @@ def main(mode: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
