@@ -25,7 +25,7 @@ from smoke import Smoke
 import segattn_triton.ops  # noqa: F401, every kernel is decorated here, before a test changes the environment
 from segattn_triton import functional
 from segattn_triton.acceleration.adapters import ADAPTERS, registry
-from segattn_triton.catalog import ROWS, Op
+from segattn_triton.catalog import ROWS
 
 torch.set_num_threads(1)
 if support.INTERPRETED:
@@ -38,11 +38,12 @@ COLLECTED = pytest.StashKey[tuple[set[str], set[str]]]()  # names of the cases t
 
 @pytest.fixture
 def in_turn(request):
-    """Of rows that a test goes over by itself those whose turn it is: one in three, all of them with --share 1."""
+    """Of rows, or other things, that a test goes over by itself those whose turn it is: one in three, all of them with
+    --share 1. Those of one name are the same ones."""
 
-    def chosen(rows: Sequence[Op]) -> list[Op]:
+    def chosen(things: Sequence, name: str = request.node.nodeid) -> list:
         whole = request.config.getoption("share") == 1
-        return list(rows) if whole else list(rows)[_checksum(request.node.nodeid) % 3 :: 3]
+        return list(things) if whole else list(things)[_checksum(name) % 3 :: 3]
 
     return chosen
 

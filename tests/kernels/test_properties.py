@@ -102,6 +102,10 @@ def calls(draw, row: Op, dtype: torch.dtype) -> dict:
     sizes["S"] = tuple(max(draw(axis), row.smallest) for _ in range(dims))
     if row.over_batch and N:
         sizes["N"] = max(sizes["N"], images_of_a_norm(sizes["S"]))
+    of_logits = row.over_batch and "wx" in row.inputs
+    if of_logits:  # of one channel, or one feature, a norm takes the scale away: of its gradient only rounding is left
+        sizes["C"], sizes["Cr"] = sizes["C"] + 1, sizes["Cr"] + 2
+    kinds = ("normal",) if of_logits else ("normal", "ties", "zeros")
     optional = [name.removesuffix("?") for name in row.inputs if name.endswith("?")]
     absent = tuple(name for name in optional if draw(st.booleans()))
     if row.name in ONE_LAYER and draw(st.integers(0, 4)) == 4:
@@ -116,7 +120,7 @@ def calls(draw, row: Op, dtype: torch.dtype) -> dict:
         "layout": draw(st.one_of(st.sampled_from(LAYOUTS), strides(2 + dims))),
         "values": draw(st.sampled_from(_values(row))),
         "parameters": {
-            name: (draw(st.sampled_from(("normal", "ties", "zeros"))), draw(st.sampled_from((dtype, torch.float32))))
+            name: (draw(st.sampled_from(kinds)), draw(st.sampled_from((dtype, torch.float32))))
             for name in names(row)
             if name not in (*absent, *row.maps)
         },

@@ -17,6 +17,7 @@ from torch.export.passes import move_to_device_pass
 from torch.utils.checkpoint import checkpoint
 
 import segattn_triton
+from segattn_triton.catalog import ROWS
 from segattn_triton.runtime import operator
 
 RESOLUTIONS = ((5, 6), (7, 4), (8, 9), (4, 4), (12, 5))
@@ -78,9 +79,9 @@ def exported(module: nn.Module) -> torch.export.ExportedProgram:
     return torch.export.export(module, (images(),), dynamic_shapes=(axes,))
 
 
-def test_export_saved_and_loaded():
+def test_export_saved_and_loaded(in_turn):
     """With dynamic N, H and W, through a file, and as plain torch operators."""
-    module = network()
+    module = network(in_turn(ROWS))
     buffer = io.BytesIO()
     torch.export.save(exported(module), buffer)
     buffer.seek(0)
@@ -107,8 +108,8 @@ def test_what_0_1_0_saved_loads():
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_activation_checkpointing(use_reentrant):
-    module, x = network(), images().requires_grad_()
+def test_activation_checkpointing(use_reentrant, in_turn):
+    module, x = network(in_turn(ROWS)), images().requires_grad_()
 
     def run(gate, t):
         return checkpoint(gate, t, use_reentrant=use_reentrant)
@@ -118,9 +119,9 @@ def test_activation_checkpointing(use_reentrant):
     same(gradients(module, x, lambda t: module(t, run)), gradients(module, x))
 
 
-def test_deepcopy_and_pickle():
+def test_deepcopy_and_pickle(in_turn):
     """Before and after a forward and backward: nothing that cannot be copied is kept."""
-    module, x = network(), images()
+    module, x = network(in_turn(ROWS)), images()
     expected = gradients(module, x)
     buffer = io.BytesIO()
     torch.save(module, buffer)
@@ -137,8 +138,8 @@ def test_deepcopy_and_pickle():
     assert_all_equal(gradients(module, x), expected)
 
 
-def test_inference_mode():
-    module, x = network(), images()
+def test_inference_mode(in_turn):
+    module, x = network(in_turn(ROWS)), images()
     expected = module(x).detach()
     with torch.inference_mode():
         y = module(x)
