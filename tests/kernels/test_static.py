@@ -88,7 +88,7 @@ def test_ledger_of_another_triton_is_not_asked():
 
 
 def test_sample_covers_what_a_ledger_holds():
-    drawn = [static_ledger.drawn(f"commit {i}") for i in range(60)]
+    drawn = [static_ledger.drawn(f"commit {i}") for i in range(150)]
     jobs = {job for chosen in drawn for job in chosen}
     assert all(
         len(set(chosen)) == len(chosen) and {j.arch for j in chosen} == set(static_ledger.ARCHES) for chosen in drawn

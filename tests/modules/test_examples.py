@@ -104,6 +104,7 @@ def test_notebook_top_to_bottom(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(portrait, "STEPS", 3)
     monkeypatch.setattr(backends.Cpu, "compile", lambda self, fn: fn)
+    monkeypatch.setattr(backends.Cpu, "sizes", lambda self, *sizes: tuple(min(size, 64) for size in sizes))
     monkeypatch.setattr(report.predict, "records", lambda points, seconds: [])
     namespace: dict = {}
     for number, cell in enumerate(json.loads((EXAMPLES / "quickstart.ipynb").read_text())["cells"]):

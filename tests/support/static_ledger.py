@@ -47,7 +47,7 @@ ARCHES = (90, 80, 75, 120, 86, 89, 100, "gfx942")
 DTYPES = ("bfloat16", "float16", "float32")
 LAYOUTS = ("contiguous", "channels_last")
 BATCH = 100  # problems after which the ledger is written
-SAMPLE = 9  # problems of each architecture that a commit draws
+SAMPLE = 4  # problems of each architecture that a commit draws
 ASKED = f"{inspect.getsource(static.compile_plan)}{inspect.getsource(static.Compiled.faults)}{SHARED} {REGISTERS}"
 ASKED += inspect.getsource(loops)
 
