@@ -99,6 +99,20 @@ def test_tests_of_the_rows_come_and_of_each_file_one_in_turn():
     assert [i.nodeid for i in items] == [names[0], names[2], names[1]]
 
 
+def calls_wilson():
+    outcome.wilson(1, 2)
+
+
+def test_tests_that_call_the_function_come_before_those_of_its_module():
+    """Whatever the place in their file."""
+    here = Path(__file__).relative_to(touched.ROOT).as_posix()
+    items = [SimpleNamespace(nodeid=f"{here}::{i}", function=test_kinds) for i in range(9)]
+    items.append(SimpleNamespace(nodeid=f"{here}::calls", function=calls_wilson))
+    chosen = choice.Choice("segattn_triton/tuning/outcome.py", "Card.wilson", None, 1.0)
+    chosen.pytest_collection_modifyitems(None, items)
+    assert items[0].function is calls_wilson and len(items) == 10
+
+
 def test_tests_that_run_the_function_come_first(tmp_path):
     """As noted: the quickest of each file in turn, those of other rows and folders, too."""
     noted = {"tests": [["tests/a.py::slow", 2.0], ["tests/a.py::quick", 1.0], ["tests/b.py::other", 3.0]]}
@@ -107,7 +121,7 @@ def test_tests_that_run_the_function_come_first(tmp_path):
     assert running == ["tests/a.py::quick", "tests/a.py::slow", "tests/b.py::other"]
     items = [SimpleNamespace(nodeid=name) for name in ("tests/kernels/x.py::1", *running[::-1])]
     chosen = choice.Choice("segattn_triton/ops/p.py", "C.f", None, 1.0, running)
-    chosen.rank = lambda file, turn: (turn,)
+    chosen.rank = lambda item, file, turn: (turn,)
     chosen.pytest_collection_modifyitems(None, items)
     assert [i.nodeid for i in items] == [running[0], running[2], running[1], "tests/kernels/x.py::1"]
 

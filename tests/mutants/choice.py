@@ -3,10 +3,11 @@ its time allows. A pytest plugin.
 
 First those that run its function, the quickest of each test file in turn, where `touched` has noted that. Then, of a
 file of kernels or operations, the cases of rows that run it (`rows_of` finds them by running every row), one of each
-test file in turn; of any other file those of the files that name the function or its module most often, then the others
-of its part.
+test file in turn; of any other file the tests that call the function by its name, then those of the files that name it
+or its module most often, then the others of its part.
 """
 
+import inspect
 import os
 import re
 from collections import defaultdict
@@ -49,7 +50,7 @@ class Choice:
             if item.nodeid in self.running:
                 ranked.append((False, turns[file], self.running[item.nodeid], file, item))
             elif self.has_to_do_with(item, file):
-                ranked.append((True, *self.rank(file, turns[file]), file, item))
+                ranked.append((True, *self.rank(item, file, turns[file]), file, item))
             turns[file] += 1
         ranked.sort(key=lambda found: found[:-1])
         items[:] = [found[-1] for found in ranked]
@@ -64,11 +65,13 @@ class Choice:
             return getattr(row, "name", row) in self.rows
         return any(word in file for word in OWN if word in str(self.path))
 
-    def rank(self, file: str, turn: int) -> tuple:
+    def rank(self, item, file: str, turn: int) -> tuple:
         if self.rows is not None:
             return ("tests/kernels" not in file, turn)
         text = (Path.cwd() / file).read_text()
         name = self.function.rpartition(".")[2].strip("_")
+        if hasattr(item, "function") and re.search(rf"\b_?{name}\(", inspect.getsource(item.function)):
+            return (-1, turn)
         named = 3 * len(re.findall(rf"\b_?{name}\b", text)) + len(re.findall(rf"\b{self.path.stem}\b", text))
         return (not named, turn // 4, -named)
 
