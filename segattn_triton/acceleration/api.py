@@ -108,6 +108,7 @@ def _swap_all(model: nn.Module, taken: Sequence[Found]) -> None:
             swap(module, None)
 
 
+@trial.as_by_default()
 def _verify_all(model: nn.Module, taken: Sequence[Found]) -> None:
     """The gates, then the residual blocks that hold one."""
     for gate in taken:

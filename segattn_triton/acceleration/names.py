@@ -4,7 +4,7 @@ that can change inside and stay the same object."""
 import builtins
 import dis
 from collections.abc import Iterator
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 
 import torch
 
@@ -12,6 +12,7 @@ PLAIN = (bool, int, float, str, type(None))  # values that cannot change inside
 _BUILTINS = {"len", "int", "float", "bool", "str", "tuple", "list", "range", "zip", "enumerate", "isinstance", "map"}
 _BUILTINS |= {"hasattr", "getattr", "max", "min", "abs", "sum", "round", "super", "slice", "reversed", "any", "all"}
 _ROUND_ABOUT = {"__dict__", "__class__", "__globals__", "__code__", "__closure__"}
+_CONSTANTS = {"pi", "e", "tau", "inf", "nan", "newaxis"}
 _STATE = {"STORE_GLOBAL": "changes", "DELETE_GLOBAL": "changes", "IMPORT_NAME": "imports"}
 
 
@@ -21,6 +22,11 @@ def codes(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from codes(constant)
+
+
+def catches_errors(code: CodeType) -> bool:
+    """Whether it has a `try` or a `with`."""
+    return any(one.opname in ("PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH") for one in dis.get_instructions(code))
 
 
 def why_unknown(forward: FunctionType) -> str | None:
@@ -58,7 +64,7 @@ def _of_global(name: str, attributes: list[str], home: dict) -> str | None:
             return f"its forward hands on the module {path}"
         module, (first, *attributes) = value, attributes
         path, value = f"{path}.{first}", getattr(value, first, None)
-        if isinstance(value, PLAIN) and module.__name__ not in ("math", "torch"):
+        if isinstance(value, PLAIN) and (module.__name__ not in ("math", "torch") or first not in _CONSTANTS):
             return f"its forward reads {path}, a switch"
     parts = value if isinstance(value, tuple) else (value,)
     return None if all(map(_stays, parts)) else f"its forward reads the global {path}, a {type(value).__name__}"
@@ -70,4 +76,5 @@ def _stays(value: object) -> bool:
         return True
     home = getattr(value, "__module__", None) or type(value).__module__
     of_torch = home.partition(".")[0] in ("torch", "builtins", "math")
-    return of_torch and (callable(value) or isinstance(value, torch.dtype | torch.memory_format))
+    known = isinstance(value, type | FunctionType | BuiltinFunctionType | torch.dtype | torch.memory_format)
+    return of_torch and known

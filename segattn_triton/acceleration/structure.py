@@ -14,9 +14,10 @@ from ..reference.activations import ACTS, GATES, Spec
 from . import trial
 from .adapters import Gate, Parts, activation, layer, of_pixels, part, squeeze_excite_norm, window
 from .lookalike import multiplies
-from .swap import plain_class
+from .perceptron import perceptron, perceptron_with_norms, split
+from .swap import is_observed, plain_class
 from .term import Term, X
-from .terms import ENDS, LAYERS, Terms, axes_of, is_any_window, name_of
+from .terms import ENDS, LAYERS, axes_of, is_any_window, name_of, term_of
 from .traced import MODULE_ATTRIBUTES, Unknown, is_of_torch, trace
 from .twomaps import NORMS, attention, takes_two_maps
 
@@ -57,7 +58,7 @@ def recognised(module: nn.Module) -> Gate:
         return attention(module, graph, result, read, plain_class)
     if result.op == "call_module" or name_of(result) not in ENDS:
         raise Unknown("its forward does not end in a map times a gate")
-    term, dims = Terms(trial.random_twin(module), graph).of(result), axes_of(module)
+    term, dims = term_of(trial.random_twin(module), graph, result), axes_of(module)
     kernel, reader = _reader(term, dims)
 
     def guarded(m: nn.Module) -> Parts:
@@ -77,10 +78,12 @@ _found: dict[tuple, Gate | str] = {}  # class and description of a module -> its
 
 def by_structure(module: nn.Module) -> Gate | str:
     """The adapter of a candidate by its graph, tried; or why there is none. Once for all that are described alike."""
-    inner = [(path, m) for path, m in module.named_modules() if not is_of_torch(m)]
-    said = [(path, {k: v for k, v in vars(m).items() if k not in MODULE_ATTRIBUTES}) for path, m in inner]
-    dtypes = {p.dtype for p in module.parameters()}
-    key = type(module), repr(module), repr(said), str(sorted(map(str, dtypes)))
+    if is_observed(module):  # its own forward would run in its trial, too
+        return "a child of it has hooks, which its own forward runs: until they are removed"
+    try:
+        key = _described(module)
+    except Exception as error:  # of whatever it holds
+        return f"it cannot be described: {error}"
     if key not in _found:
         devices = {p.device for p in module.parameters() if p.is_cuda}
         with torch.random.fork_rng(devices=devices):
@@ -88,6 +91,14 @@ def by_structure(module: nn.Module) -> Gate | str:
     return _found[key]
 
 
+def _described(module: nn.Module) -> tuple:
+    inner = [(path, m) for path, m in module.named_modules() if not is_of_torch(m)]
+    said = [(path, {k: v for k, v in vars(m).items() if k not in MODULE_ATTRIBUTES}) for path, m in inner]
+    dtypes = {p.dtype for p in module.parameters()}
+    return type(module), repr(module), repr(said), str(sorted(map(str, dtypes)))
+
+
+@trial.as_by_default()
 def _tried(module: nn.Module) -> Gate | str:
     try:
         gate = recognised(module)
@@ -107,7 +118,7 @@ def _reader(term: Term, dims: int) -> tuple[str, Reader]:
     product = term.of[0] if shortcut else term
     if product.kind != "product":
         raise Unknown("its forward does not return its map times a gate")
-    gate, inner = _split(product.of[0])
+    gate, inner = split(product.of[0])
     if inner.kind == "window" and inner.of == (product.of[1:] or (X,)):
         return _pooled_pixels(product, bool(shortcut))
     if product.of[1:]:
@@ -117,7 +128,7 @@ def _reader(term: Term, dims: int) -> tuple[str, Reader]:
     if inner.kind == "along" and inner.of[0] == Term("pool", how=("avg", "first")) and not shortcut:
         path, circular = inner.how
         return "eca", lambda m: Parts(_along(m, path), dict(circular=circular, gate=_spec(m, gate, GATES)), (dims,))
-    layers, act, (pool, ties), (norm, last) = _perceptron_with_norms(inner)
+    layers, act, (pool, ties), (norm, last) = perceptron_with_norms(inner)
 
     def read(m: nn.Module) -> Parts:
         options = dict(pool=pool, ties=ties, **shortcut)
@@ -141,7 +152,7 @@ def _folded(m: nn.Module, path: str, norm: str | None) -> tuple[Tensor, Tensor |
 
 def _pooled_pixels(product: Term, residual: bool) -> tuple[str, Reader]:
     """CBAM, or its gate of the pixels alone."""
-    gate, inner = _split(product.of[0])
+    gate, inner = split(product.of[0])
     path, norm, how, ties = inner.how
     maps, spatial_pool = (1, "max,mean") if how == "half" else (2, how)
     if not product.of[1:]:
@@ -151,8 +162,8 @@ def _pooled_pixels(product: Term, residual: bool) -> tuple[str, Reader]:
         return "cbam_spatial_gate", lambda m: _with_window(
             m, path, norm, maps, (), {**options, "gate": _spec(m, gate, GATES)}
         )
-    first, mlp = _split(product.of[1].of[0])
-    layers, act, (pool, channel_ties) = _perceptron(mlp)
+    first, mlp = split(product.of[1].of[0])
+    layers, act, (pool, channel_ties) = perceptron(mlp)
     if pool != "avg" and channel_ties != ties:
         raise Unknown("its two halves share the gradients of ties in two ways")
 
@@ -185,12 +196,12 @@ def _norms_of(term: Term) -> tuple[str | None, tuple[str, ...]]:
     """The path of the norm of the pixels' convolution, and those of norms that are folded, and else not taken: behind
     the second layer of a perceptron, or in one that is of two pools."""
     product = term.of[0] if term.kind == "residual" else term
-    inner = _split(product.of[0])[1] if product.kind == "product" else X
+    inner = split(product.of[0])[1] if product.kind == "product" else X
     if inner.kind == "window":
         return inner.how[1], ()
     if inner.kind not in ("layer", "normed"):
         return None, ()
-    _, _, (pool, _), (first, last) = _perceptron_with_norms(inner)
+    _, _, (pool, _), (first, last) = perceptron_with_norms(inner)
     return None, tuple(norm for norm in (first if pool == "avg+max" else None, last) if norm)
 
 
@@ -226,12 +237,12 @@ def _both(term: Term, dims: int) -> tuple[str, Reader]:
     """Two gates of one map, of the channels and of the pixels."""
     if any(product.of[1:] for product in term.of):
         raise Unknown("its two gates are not of one map")
-    gates = [_split(product.of[0]) for product in term.of]
+    gates = [split(product.of[0]) for product in term.of]
     gates.sort(key=lambda found: found[1].kind == "pixel")
     (gate, inner), (other, pixel) = gates
     if pixel.kind != "pixel" or inner.kind != "layer":
         raise Unknown("its two gates are not one of the channels and one of the pixels")
-    layers, act, pool = _perceptron(inner)
+    layers, act, pool = perceptron(inner)
     if len(layers) != 2 or pool != ("avg", "first"):
         raise Unknown("its gate of the channels is not of two layers and a mean")
 
@@ -244,42 +255,6 @@ def _both(term: Term, dims: int) -> tuple[str, Reader]:
         return Parts(tensors, dict(act=_spec(m, act, ACTS), gate=gated, reduce=reduce), (dims,))
 
     return "scse", read
-
-
-def _split(term: Term) -> tuple[str | Spec, Term]:
-    """The activation at the end, the identity without one, and what is inside."""
-    return (term.how, term.of[0]) if term.kind == "act" else (_IDENTITY, term)
-
-
-def _perceptron(term: Term) -> tuple[list[str], str | Spec, tuple[str, str]]:
-    """The paths of one or two layers in order, the activation between them, and the pool before."""
-    layers, act, pool, norms = _perceptron_with_norms(term)
-    if any(norms):
-        raise Unknown("the perceptron of its channels has a norm beside another gate")
-    return layers, act, pool
-
-
-def _perceptron_with_norms(term: Term):
-    """The same, and the paths of the norms behind the first layer and the second, None where there is none."""
-    (path, norm), inner = _layer(term)
-    if inner.kind == "pool":
-        return [path], _IDENTITY, inner.how, (norm, None)
-    act, inner = _split(inner)
-    (first, first_norm), inner = _layer(inner)
-    if inner.kind != "pool":
-        raise Unknown("its gate is more than two layers after a pool")
-    return [first, path], act, inner.how, (first_norm, norm)
-
-
-def _layer(term: Term) -> tuple[tuple[str, str | None], Term]:
-    """The paths of a layer and of its norm, and what it is of."""
-    norm, term = (term.how, term.of[0]) if term.kind == "normed" else (None, term)
-    if term.kind != "layer":
-        raise Unknown("its gate is not made by a layer")
-    return (term.how, norm), term.of[0]
-
-
-_IDENTITY: Spec = ("identity", 0.0, 0.0)
 
 
 def _spec(m: nn.Module, how: str | Spec, allowed: tuple[str, ...]) -> Spec:

@@ -15,7 +15,7 @@ from .term import Term, Value, X, across, added, is_map, is_of_pixels, is_vector
 from .traced import Unknown
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-SIDES = (5, 7, 3)  # of the map on which the nodes run
+SIDES = ((5, 7, 3), (6, 4, 8))  # of the maps on which the nodes run
 
 
 def axes_of(module: nn.Module) -> int:
@@ -25,17 +25,25 @@ def axes_of(module: nn.Module) -> int:
     return next((sizes[name] for name in names if name in sizes), 2)
 
 
+def term_of(twin: nn.Module, graph: fx.Graph, result: fx.Node) -> Term:
+    """What a forward is of its map, whatever the map's size."""
+    terms = [Terms(twin, graph, sides).of(result) for sides in SIDES]
+    if len({*terms}) != 1:
+        raise Unknown("its forward depends on the size of the map")
+    return terms[0]
+
+
 class Terms:
     """Runs a graph on values and terms."""
 
-    def __init__(self, twin: nn.Module, graph: fx.Graph):
+    def __init__(self, twin: nn.Module, graph: fx.Graph, sides: tuple[int, ...]):
         self.twin, self.graph, self.values = twin, graph, {}
         layers = [m for m in twin.modules() if isinstance(m, LAYERS) and not is_any_window(m)]
         first = layers[0] if layers else None
         any_number = first is None or (isinstance(first, nn.Conv1d) and first.in_channels == 1)
         self.channels = 6 if any_number else first.in_features if isinstance(first, nn.Linear) else first.in_channels
         generator = torch.Generator().manual_seed(0)
-        shape = (2, self.channels, *SIDES[: axes_of(twin)])
+        shape = (2, self.channels, *sides[: axes_of(twin)])
         self.x = torch.randn(shape, generator=generator, dtype=torch.float64)
 
     @torch.no_grad()
@@ -51,7 +59,7 @@ class Terms:
             if found.term is None or found.term is X or self._is_unused_place(node):
                 continue
             users = [u for u in node.users if u.op == "output" or self._counts(u)]
-            if len(users) != 1 and not (users and is_map(found.term)):
+            if len(users) != 1 and not (users and (is_map(found.term) or found.term == Term("flat"))):
                 raise Unknown(f"its value {node.name} is used {len(users)} times, expected once")
 
     def _counts(self, node: fx.Node) -> bool:
@@ -72,10 +80,12 @@ class Terms:
         maps = [v for v in known if v.term is not None]
         value = self._call(node, args, kwargs)
         if isinstance(value, torch.return_types.max) and len(maps) == len(node.all_input_nodes) == 1:
-            return Value(value, across(maps[0], name_of(node), value.values))
+            return Value(value, across(maps[0], "max", value.values) or self._peak(maps[0], value.values))
         if not isinstance(value, Tensor):
+            if not isinstance(value, int | float | tuple | list):  # sizes, and what is counted with them
+                raise Unknown(f"its forward has {name_of(node)}, which makes no map")
             return Value(value, None)
-        term = self._term(node, args, kwargs, maps, value)
+        term = self._term(node, args, kwargs, maps, value) if maps else None
         if term is None:
             raise Unknown(f"its forward has {name_of(node)}, which no gate of the kernels has there")
         return Value(value, term)
@@ -167,7 +177,7 @@ class Terms:
             return Term("layer", (given.term,), path) if is_vector(given.term) else None
         if type(m) is nn.ReLU6:
             return Term("clipped", given.term.of) if given.term.kind == "shifted" else None
-        if isinstance(m, nn.Identity | nn.Flatten):
+        if isinstance(m, nn.Identity | nn.Flatten | nn.Unflatten):
             return given.term if type(m) is nn.Identity else self._same_vector(given, value)
         return Term("act", (given.term,), path) if given.term is not X and spec_of(m) is not None else None
 
@@ -193,6 +203,11 @@ class Terms:
     def _flat(self, given: Value, value: Tensor) -> Term | None:
         same = given.term is X and value.shape == self.x.flatten(2).shape and torch.equal(value, self.x.flatten(2))
         return Term("flat") if same else None
+
+    def _peak(self, given: Value, value: Tensor) -> Term | None:
+        """The maximum of each channel along the one axis of its pixels."""
+        same = given.term == Term("flat") and torch.equal(value.flatten(1), given.value.amax(2))
+        return Term("pool", how=("max", "first")) if same else None
 
     def _pooled(self, node: fx.Node, name: str, value: Tensor) -> Term | None:
         """A mean or maximum of each channel over all pixels, whatever their number."""

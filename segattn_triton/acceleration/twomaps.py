@@ -27,7 +27,7 @@ def attention(module: nn.Module, graph: fx.Graph, result: fx.Node, read: Read, p
     places = [node for node in graph.nodes if node.op == "placeholder"]
     found = _Match(module, places)
     x, psi = found.product(result)
-    weight, inner = found.layers(found.gated(psi))
+    weight, inner = found.layers(found.gated(found.narrow(psi, x)))
     g_layers, x_layers = found.projections(inner, x)
     if len(found.used) != len([node for node in graph.nodes if node.op not in ("placeholder", "output")]):
         raise Unknown("its forward computes more than an attention gate")
@@ -98,6 +98,10 @@ class _Match:
         if one not in self.places:
             raise Unknown("its forward does not end in one of its maps times a gate")
         return one, other
+
+    def narrow(self, node: fx.Node, x: fx.Node) -> fx.Node:
+        """The gate before it is repeated to the shape of x, where it is."""
+        return self.take(node, 2)[0] if self.is_called(node, "expand_as") and node.args[1] is x else node
 
     def gated(self, node: fx.Node) -> fx.Node:
         """What the gate's activation is of."""

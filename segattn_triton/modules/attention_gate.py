@@ -20,7 +20,7 @@ from ._children import (
     update,
     uses_batch,
 )
-from ._gate import GateModule, by_rank, of_checked_numbers
+from ._gate import GateModule, by_rank
 
 NORMS = ("g", "x", "psi")
 
@@ -149,48 +149,58 @@ def _call(layer: nn.Sequential, x: Tensor) -> Tensor:
     return x
 
 
-class GridAttentionGate(nn.Module):
-    """y = x * up(gate(<w, relu(theta x + up(phi g))>)): the gate as published, on the grid of a coarser map g.
+class GridAttentionGate(GateModule):
+    """y = x * up(sigmoid(<w, relu(theta x + up(phi g))>)): the gate as published, on the grid of a coarser map g.
 
-    x (N, in_channels, *spatial), g (N, gating_channels, *coarser); spatial_dims=2 or 3. theta, a convolution whose
-    kernel and stride are `sub_sample`, no bias; phi and psi, 1x1 convolutions with biases; up, bilinear or trilinear.
+    x (N, in_channels, *spatial), g (N, gating_channels, *coarser); spatial_dims=2 or 3 axes, or one image of each
+    without the batch. theta, a convolution whose kernel and stride are `sub_sample`, no bias; phi and psi, 1x1
+    convolutions with biases; up, bilinear or trilinear. map (N, 1, *spatial).
     Keys: theta.weight, phi.weight, phi.bias, psi.weight, psi.bias, as of Oktay's GridAttentionBlock in its mode
-    concatenation, without the convolution W and the norm behind it. All of it is plain torch: no kernel of this package
-    computes it. Errors: ValueError for sizes below 1, and for g of another batch or rank than x.
-    Source: Oktay et al. 2018, arXiv:1804.03999.
+    concatenation, without the convolution W and the norm behind it. The three convolutions are torch's; the products
+    are `functional.gate_mul_resized`, which writes nothing that it has brought to the pixels, in 3D `gate_mul`.
+    Errors: ValueError for sizes below 1, for g of another batch or rank than x, and for x of fewer pixels than
+    sub_sample along an axis. Source: Oktay et al. 2018, arXiv:1804.03999.
     """
 
-    @of_checked_numbers
     def __init__(
         self,
         in_channels: int,
-        gating_channels: int,
+        gating_channels: int | None = None,
         inter_channels: int | None = None,
         *,
         sub_sample: int = 2,
         spatial_dims: int = 2,
+        backend=None,
         device=None,
         dtype=None,
     ):
-        super().__init__()
-        check.choice("spatial_dims", spatial_dims, (2, 3))
+        gating_channels = in_channels if gating_channels is None else gating_channels
         inter_channels = max(1, in_channels // 2) if inter_channels is None else inter_channels
         sizes = dict(in_channels=in_channels, gating_channels=gating_channels, inter_channels=inter_channels)
-        for name, size in {**sizes, "sub_sample": sub_sample}.items():
-            check.at_least_one(name, size)
+        super().__init__({**sizes, "sub_sample": sub_sample}, spatial_dims, backend)
+        check.choice("spatial_dims", spatial_dims, (2, 3))
         conv, factory = CONVOLUTIONS[spatial_dims], dict(device=device, dtype=dtype)
         self.theta = conv(in_channels, inter_channels, sub_sample, sub_sample, bias=False, **factory)
         self.phi = conv(gating_channels, inter_channels, 1, **factory)
         self.psi = conv(inter_channels, 1, 1, **factory)
 
+    @by_rank
     def forward(self, x: Tensor, return_map: bool = False, *, g: Tensor):
-        check.feature_map(x, (self.theta.weight.dim() - 2,))
+        check.feature_map(x, (self.spatial_dims,))
         check.second_map("g", g, x)
         if g.dim() != x.dim():
             raise ValueError(f"g: got {g.dim()} axes, expected {x.dim()}, as many as of x")
-        how = dict(mode="bilinear" if x.dim() == 4 else "trilinear", align_corners=False)
-        theta = self.theta(x)
-        h = torch.relu(theta + interpolate(self.phi(g), theta.shape[2:], **how))
-        psi = interpolate(torch.sigmoid(self.psi(h)), x.shape[2:], **how)
-        y = (x * psi).to(x.dtype)
-        return (y, psi.to(x.dtype)) if return_map else y
+        if min(x.shape[2:]) < (least := self.shown["sub_sample"]):
+            raise ValueError(f"x: got {tuple(x.shape[2:])} pixels, expected at least {least} along each axis")
+        psi = torch.sigmoid(call(self.psi, self._hidden(call(self.theta, x), call(self.phi, g)))).to(x.dtype)
+        how = dict(gate="identity", backend=self.backend, return_map=return_map)
+        if x.dim() == 4:
+            return F.gate_mul_resized(x, psi, **how)
+        return F.gate_mul(x, interpolate(psi, x.shape[2:], mode="trilinear"), **how)
+
+    def _hidden(self, theta: Tensor, phi: Tensor) -> Tensor:
+        """relu(theta + up(phi)): the gradient of phi is gathered, in one order."""
+        if theta.dim() == 4:
+            how = dict(gate="identity", out_act="relu", backend=self.backend)
+            return F.gate_mul_resized(torch.ones_like(theta), phi, theta, **how)
+        return torch.relu(theta + interpolate(phi, theta.shape[2:], mode="trilinear"))

@@ -202,26 +202,48 @@ def test_names_of_norms():
         sat.AttentionGate(C, norms=("y",))
 
 
-@pytest.mark.parametrize("d", [2, 3])
-def test_the_grid_of_the_published_form(d):
-    """theta and phi on a grid of half the size, and psi brought back to the pixels: written out for each step."""
-    gate = sat.GridAttentionGate(C, G, F, spatial_dims=d).double()
-    assert {k: tuple(t.shape) for k, t in gate.state_dict().items()} == {
-        **{"theta.weight": (F, C, *[2] * d), "phi.weight": (F, G, *[1] * d), "phi.bias": (F,)},
-        **{"psi.weight": (1, F, *[1] * d), "psi.bias": (1,)},
-    }
-    x, g = torch.randn(2, C, *(8, 6, 4)[:d]).double(), torch.randn(2, G, *(2, 3, 2)[:d]).double()
-    y, psi = gate(x, return_map=True, g=g)
+def written_out(gate: nn.Module, x: torch.Tensor, g: torch.Tensor) -> list[torch.Tensor]:
+    """y, psi and the gradients of x, g and every parameter, step by step."""
+    d = x.dim() - 2
     up = dict(mode={2: "bilinear", 3: "trilinear"}[d])
-    theta = getattr(nn.functional, f"conv{d}d")(x, gate.theta.weight, stride=2)
+    theta = getattr(nn.functional, f"conv{d}d")(x, gate.theta.weight, stride=gate.theta.stride)
     phi = torch.einsum("fg,ng...->nf...", gate.phi.weight.flatten(1), g) + gate.phi.bias.reshape(-1, *[1] * d)
     h = (theta + nn.functional.interpolate(phi, theta.shape[2:], **up)).clamp(min=0)
     z = torch.einsum("f,nf...->n...", gate.psi.weight.flatten(), h)[:, None] + gate.psi.bias
-    expected = nn.functional.interpolate(1 / (1 + torch.exp(-z)), x.shape[2:], **up)
-    torch.testing.assert_close(psi, expected)
-    torch.testing.assert_close(y, x * expected)
-    for wrong in (g[:1], g[:, :, 0], g.float()):
+    psi = nn.functional.interpolate(1 / (1 + torch.exp(-z)), x.shape[2:], **up)
+    return [x * psi, psi]
+
+
+@pytest.mark.parametrize("sub_sample", [2, 1, 3])
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("d", [2, 3])
+def test_the_grid_of_the_published_form(d, backend, sub_sample):
+    """theta and phi on a coarser grid, and psi brought back to the pixels, odd sizes, too; outputs and gradients."""
+    how = dict(spatial_dims=d, backend=backend, sub_sample=sub_sample, device=DEVICE)
+    gate = sat.GridAttentionGate(C, G, F, **how).double()
+    assert {k: tuple(t.shape) for k, t in gate.state_dict().items()} == {
+        **{"theta.weight": (F, C, *[sub_sample] * d), "phi.weight": (F, G, *[1] * d), "phi.bias": (F,)},
+        **{"psi.weight": (1, F, *[1] * d), "psi.bias": (1,)},
+    }
+    shapes = (2, C, *(8, 7, 4)[:d]), (2, G, *(2, 3, 2)[:d])
+    maps = [torch.randn(shape, device=DEVICE).double().requires_grad_() for shape in shapes]
+    leaves, found = [*maps, *gate.parameters()], []
+    for y, psi in (gate(maps[0], return_map=True, g=maps[1]), written_out(gate, *maps)):
+        grads = torch.autograd.grad((y * y.detach().cos()).sum() + psi.square().sum(), leaves)
+        found.append([y.detach(), psi.detach(), *grads])
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(gate(maps[0][0], g=maps[1][0]), found[1][0][0])
+
+
+def test_a_grid_of_wrong_maps():
+    gate, x, g = sat.GridAttentionGate(C, G, F), torch.randn(2, C, 8, 6), torch.randn(2, G, 2, 3)
+    for wrong in (g[:1], g[:, :, 0], g.double()):
         with pytest.raises((ValueError, TypeError), match=r"^g: "):
             gate(x, g=wrong)
     with pytest.raises(ValueError, match="sub_sample: got 0"):
         sat.GridAttentionGate(C, G, F, sub_sample=0)
+    with pytest.raises(ValueError, match=r"x: got \(1, 6\) pixels, expected at least 2 along each axis"):
+        gate(x[:, :, :1], g=g)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gate(x, g=g).dtype == torch.float32

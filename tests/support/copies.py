@@ -315,6 +315,18 @@ class CBAMChannels(BothPools):
         return x * self.sigmoid(self.fc(self.max_pool(x)) + self.fc(self.avg_pool(x)))
 
 
+class CBAMChannelsFlat(nn.Module):
+    """Of all pixels in one axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(C, R), nn.ReLU(), nn.Linear(R, C), nn.Unflatten(1, (C, 1, 1)))
+
+    def forward(self, x):
+        pixels = x.flatten(2)
+        return x * torch.sigmoid(self.mlp(pixels.mean(-1)) + self.mlp(pixels.max(-1)[0]))
+
+
 class CBAMPixels(BothPoolsOfPixels):
     def forward(self, x):
         mean, most = x.mean(1, keepdim=True), x.max(1, keepdim=True).values
@@ -397,7 +409,7 @@ COPIES = {  # class -> the function that its graph is
     **dict.fromkeys((SSE, SSEFunction), "spatial_gate"),
     **dict.fromkeys((SCSE, SCSEMax, SCSEInOne), "scse"),
     **dict.fromkeys((CBAM, CBAMResidual, CBAMLinears, CBAMOfTheMean, CBAMAuthors), "cbam"),
-    **dict.fromkeys((CBAMChannels, ChannelGate), "squeeze_excite"),
+    **dict.fromkeys((CBAMChannels, CBAMChannelsFlat, ChannelGate), "squeeze_excite"),
     **dict.fromkeys((CBAMPixels, SpatialGate), "cbam_spatial_gate"),
 }
 
@@ -432,7 +444,15 @@ class AttentionGatePlain(nn.Module):
         return torch.sigmoid(self.psi(F.relu(self.theta(x) + self.phi(g), inplace=True))) * x
 
 
-ATTENTION = (AttentionGate, AttentionGatePlain)
+class AttentionGateExpanded(AttentionGate):
+    """The gate repeated to the map's shape."""
+
+    def forward(self, g, x):
+        psi = self.psi(F.relu(torch.add(self.W_g(g), self.W_x(x))))
+        return torch.mul(x, psi.expand_as(x))
+
+
+ATTENTION = (AttentionGate, AttentionGatePlain, AttentionGateExpanded)
 
 
 class AttentionOfG(AttentionGate):

@@ -85,8 +85,9 @@ pools go through, is folded in eval, and runs as it is in training. The attentio
 by place or by name; which one is weighted the graph says. Left, with the reason, is a forward that takes more maps or
 returns more than one, reads `self.training`, a global that can change inside or a switch of torch's, keeps state,
 prints, imports, draws random numbers, branches on values or sizes, switches gradients or autocast, writes into the
-map, calls a function of its own, or has a layer with dropout or a norm elsewhere. Where an attribute, method or global
-that the forward read changes later, the own forward runs.
+map, calls a function of its own, reads a tensor beside its layers, asks for parameters or catches errors, or has a
+layer with dropout or a norm elsewhere. Where an attribute, method or global that the forward read changes later, one
+that was missing is there, or a layer or pool gets other strides, paddings or sizes, the own forward runs.
 `accelerate(model, by_structure=False)` takes known classes only; `register_adapter` comes before both.
 
 ## Costs

@@ -59,7 +59,8 @@ def _eca(m, circular: bool):
     conv = only(m, "conv", nn.Conv1d)
     padding = 0 if circular else conv.kernel_size[0] // 2
     odd = conv.kernel_size[0] % 2 == 1
-    if not odd or (conv.in_channels, conv.out_channels) != (1, 1) or conv.padding != (padding,):
+    plain = conv.stride == conv.dilation == (1,) and conv.padding_mode == "zeros"
+    if not (odd and plain) or (conv.in_channels, conv.out_channels) != (1, 1) or conv.padding != (padding,):
         raise ValueError(f"its child 'conv' is not a convolution over the channels that keeps their number: {conv}")
     options = dict(circular=circular, gate=activation(m, "gate", GATES))
     return Parts((conv.weight, conv.bias), options, (2,))
