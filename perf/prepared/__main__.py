@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ..measure import backends, env
+from ..measure import env
+from ..measure.rehearsal import Rehearsal
 from ..options import Usage
 from . import folder, keep, run
 from .steps import STEPS
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 def _measure(given: argparse.Namespace, begun: float) -> None:
     if not given.rehearse and (problem := env.unusable_gpu() or ("" if torch.cuda.is_available() else "no GPU here")):
         raise Usage(f"{problem}; --rehearse runs all of it with times that are made up")
-    name = backends.Rehearsal.name if given.rehearse else torch.cuda.get_device_name()
+    name = Rehearsal.name if given.rehearse else torch.cuda.get_device_name()
     if apart := folder.keep_apart(given.out, name):
         print(f"measured on another machine, or with other versions: now in {apart}")
     given.out.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ def _measure(given: argparse.Namespace, begun: float) -> None:
         given.pack.mkdir(parents=True, exist_ok=True)
     if given.rehearse:
         small = [step for step in STEPS if step.name != "models"]  # a whole model cannot be made small
-        run.steps(given.out, backends.Rehearsal(), given.budget - run.LAST, Console(width=160), todo=small)
+        run.steps(given.out, Rehearsal(), given.budget - run.LAST, Console(width=160), todo=small)
         if given.pack:
             folder.pack(given.out, given.pack)
     else:

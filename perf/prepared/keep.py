@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...catalog import ROWS
 from ...tuning import tables as tuned
-from ..measure.backends import Rehearsal
+from ..measure.rehearsal import Rehearsal
 from ..options import Usage
 from ..records import load
 from . import folder, missed, run

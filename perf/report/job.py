@@ -26,6 +26,7 @@ from ..measure import points as measure
 from ..measure.backends import tuned_convolutions
 from ..measure.budget import Budget
 from ..measure.child import one_line
+from ..measure.rehearsal import Rehearsal
 from ..measure.workload import Workload
 from ..options import LAUNCH, Failure, Options, Usage
 from ..records import Point, Record
@@ -226,7 +227,7 @@ class Report:
         if left_out := self.folder.environment["left_out"]:
             points = ", ".join(f"{name} {number}" for name, number in left_out.items())
             self.console.print(f"points left out for lack of time, --resume goes on: {points}", markup=False)
-        if isinstance(self.backend, backends.Rehearsal):
+        if isinstance(self.backend, Rehearsal):
             self.console.print("a rehearsal: every time above is made up")
         self.console.print(f"the report: {page.resolve()}", markup=False, soft_wrap=True)
         wrong = [f"{op} {dtype} does not match the reference: {r}" for (op, dtype), r in self._wrong().items()]

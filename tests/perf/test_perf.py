@@ -18,7 +18,8 @@ from rich.console import Console
 from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf.measure import check, plan, timing
 from segattn_triton.perf.measure import points as measure
-from segattn_triton.perf.measure.backends import Cpu, Rehearsal
+from segattn_triton.perf.measure.backends import Cpu
+from segattn_triton.perf.measure.rehearsal import Rehearsal
 from segattn_triton.perf.options import OPS, Failure, Options, Usage
 from segattn_triton.perf.records import load
 from segattn_triton.perf.report import job as report
@@ -203,7 +204,7 @@ def test_killed_at_any_moment_resume_finishes(rehearse, tmp_path):
         page.render, page.terminal_table = lambda out: out, lambda records: ""
         sys.modules[page.__name__] = page
         from segattn_triton.perf.report import job as report
-        from segattn_triton.perf.measure.backends import Rehearsal
+        from segattn_triton.perf.measure.rehearsal import Rehearsal
         class Slow(Rehearsal):
             def peak_memory(self, call):
                 time.sleep(0.05)

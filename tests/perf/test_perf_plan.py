@@ -8,8 +8,9 @@ import torch
 
 from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.perf.measure import backends, plan, rivals, timing
-from segattn_triton.perf.measure.backends import Call, Rehearsal
+from segattn_triton.perf.measure.backends import Call
 from segattn_triton.perf.measure.budget import Budget
+from segattn_triton.perf.measure.rehearsal import Rehearsal
 from segattn_triton.perf.options import OPS, Options
 from segattn_triton.perf.records import Point, Record, append, load
 from segattn_triton.testing import make_inputs

@@ -15,7 +15,7 @@ from rich.console import Console
 from support import INTERPRETED
 
 from segattn_triton.perf.measure import child
-from segattn_triton.perf.measure.backends import Rehearsal
+from segattn_triton.perf.measure.rehearsal import Rehearsal
 from segattn_triton.perf.options import OPS, Usage
 from segattn_triton.perf.prepared import dependent, facts, folder, keep, kernels, missed, run, steps
 from segattn_triton.perf.prepared.__main__ import main

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.log import read
 from segattn_triton.perf.measure import backends
+from segattn_triton.perf.measure.rehearsal import Rehearsal
 from segattn_triton.perf.models import known as known_models
 from segattn_triton.perf.models import scenes, train, training
 from segattn_triton.perf.options import Failure, Usage
@@ -420,7 +421,7 @@ def test_a_rehearsal_writes_the_files(timed, tmp_path):
     """Of both sizes, in bfloat16, with peak memory: what a GPU would write."""
     sizes = ((2, 8, 8), (1, 8, 16))
     settings = dataclasses.replace(SETTINGS, models=("tiny",), sizes=sizes, dtype="bfloat16")
-    records = timed(settings=settings, backend=backends.Rehearsal())
+    records = timed(settings=settings, backend=Rehearsal())
     assert len(records) == 2 * 3 * 4 and all(r["status"] == "ok" and r["peak_memory"] > 0 for r in records)
     latencies = [r for r in records if r["mode"] == "latency"]
     assert {(r["N"], r["H"], r["W"]) for r in latencies} == {(1, 8, 8), (1, 8, 16)}

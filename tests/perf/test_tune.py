@@ -23,7 +23,8 @@ from segattn_triton.catalog import Problem
 from segattn_triton.compiled import plans_of
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.measure import candidates, child
-from segattn_triton.perf.measure.backends import Cpu, Rehearsal
+from segattn_triton.perf.measure.backends import Cpu
+from segattn_triton.perf.measure.rehearsal import Rehearsal
 from segattn_triton.perf.options import Usage
 from segattn_triton.perf.tune import command as tune
 from segattn_triton.perf.tune import model as tune_model
@@ -157,7 +158,7 @@ def test_it_stops_in_time_and_goes_on(tmp_path):
 SCRIPT = """
     import sys, time
     from segattn_triton.perf.tune.tuner import Tuner
-    from segattn_triton.perf.measure.backends import Rehearsal
+    from segattn_triton.perf.measure.rehearsal import Rehearsal
     from segattn_triton.catalog import Problem
     class Slow(Rehearsal):
         def candidate(self, unit, index, cost):

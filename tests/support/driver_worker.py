@@ -318,7 +318,7 @@ def dependent_launches(problem: tuple[str, str, str]) -> tuple[list[str], list[s
 
 def prepared_points(_) -> list[tuple[str, list[str], list[str]]]:
     """Of each point of the prepared step: its name, and what is launched early with its table off, and on."""
-    from segattn_triton.perf.measure.backends import Rehearsal
+    from segattn_triton.perf.measure.rehearsal import Rehearsal
     from segattn_triton.perf.prepared import dependent
 
     backend, found = Rehearsal(), []
