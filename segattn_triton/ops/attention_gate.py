@@ -29,6 +29,7 @@ from ..kernels.additive.moments import plan_additive_merge, plan_additive_moment
 from ..kernels.additive.products import plan_additive_dw, plan_additive_dx
 from ..kernels.additive.separate import plan_additive_dz
 from ..kernels.additive.settle import plan_additive_settle
+from ..kernels.additive.shared import Given
 from ..kernels.additive.sums import plan_additive_sums
 from ..kernels.common.finish import plan_finish_several
 from ..kernels.pixel.chain import plan_chain_fwd
@@ -55,13 +56,22 @@ def _forward(run, outputs, tensors, options):
 def _backward(run, grads, douts, saved, tensors, options):
     dx, dg, dwx, dwg, db, dweight, dbias = grads
     x, g, wx, wg, b, weight, _ = tensors
-    given, gates = (*douts, x, g, wx, wg, b, weight, saved.z), options.gate
-    of_logits = dweight is not None or dbias is not None
-    maps = dx, dg, dwx is not None, dwg is not None
-    products = (_on_chip if fits_on_chip(x, g, len(wx)) else _separate)(run, given, *maps, of_logits, db, gates)
-    if of_logits and dweight is None:
+    if dbias is not None and dweight is None:
         dweight = run.empty(torch.empty_like(weight))
-    _finish(run, zip(products, (dwx, dwg, db, dweight), (None, None, None, dbias), strict=True))
+    given, wanted = Given(*douts, x, g, wx, wg, b, weight, saved.z), dict(dwx=dwx, dwg=dwg, db=db, dweight=dweight)
+    products = _products(run, given, dx, dg, _names(wanted), options.gate)
+    _finish(run, zip(products, wanted.values(), (None, None, None, dbias), strict=True))
+
+
+def _names(wanted) -> set[str]:
+    return {name for name, grad in wanted.items() if grad is not None}
+
+
+def _products(run, given, dx, dg, makes, gate, split=False):
+    """The partial sums dwx, dwg, db, and dweight with dbias, those that `makes` names; dx and dg filled. `split`: norms
+    give the maps gradients of their projections each of its own."""
+    on_chip = fits_on_chip(given.x, given.g, len(given.wx))
+    return (_on_chip if on_chip else _separate)(run, given, dx, dg, makes, gate, split)
 
 
 def _finish(run, parts) -> None:
@@ -70,28 +80,27 @@ def _finish(run, parts) -> None:
         run.launch(plan_finish_several(wanted))
 
 
-def _on_chip(run, given, dx, dg, with_dwx, with_dwg, of_logits, db, gates, norms=(None, None, None), split=False):
-    """The partial sums (dwx, dwg, db, dweight with dbias), dx and dg filled, in one kernel. norms: affine, coef and raw
-    of `plan_additive_bwd`; `split` of `_separate`."""
-    sums = run.launch(plan_additive_bwd(*given, dx, dg, with_dwx, with_dwg, of_logits, db is not None, gates, *norms))
+def _on_chip(run, given, dx, dg, makes, gate, split):
+    """In one kernel."""
+    sums = run.launch(plan_additive_bwd(given, dx, dg, makes, gate))
     return sums.dwx, sums.dwg, sums.db, sums.dweight
 
 
-def _separate(run, given, dx, dg, with_dwx, with_dwg, of_logits, db, gates, norms=(None, None, None), split=False):
-    """The same with dz in memory between several kernels, two of them where norms `split` the gradients of the maps."""
-    dy, _, x, g, wx, wg, _, _, z = given
-    of_x, of_g = dx is not None or with_dwx, dg is not None or with_dwg
-    shape = x.shape[0], x.shape[2:].numel(), len(wx)
+def _separate(run, given, dx, dg, makes, gate, split):
+    """With dz in memory between several kernels, two of them where norms `split` the gradients of the maps."""
+    x = given.x
+    of_x, of_g = dx is not None or "dwx" in makes, dg is not None or "dwg" in makes
+    shape = x.shape[0], x.shape[2:].numel(), len(given.wx)
     dz = run.empty(x.new_empty(shape)) if of_x or (of_g and not split) else None
     dzg = run.empty(x.new_empty(shape)) if of_g and split else None
-    sums = run.launch(plan_additive_dz(*given, dz, of_logits, db is not None, gates, *norms, dzg))
+    sums = run.launch(plan_additive_dz(given, dz, dzg, makes, gate))
     dzg = dzg if split else dz
     if dx is not None:
-        run.launch(plan_additive_dx(dy, z, dz, wx, dx, gates))
+        run.launch(plan_additive_dx(given.dy, given.z, dz, given.wx, dx, gate))
     if dg is not None:
-        run.launch(plan_additive_dx(None, None, dzg, wg, dg, None))
-    dwx = run.launch(plan_additive_dw(dz, x)).dw if with_dwx else None
-    dwg = run.launch(plan_additive_dw(dzg, g)).dw if with_dwg else None
+        run.launch(plan_additive_dx(None, None, dzg, given.wg, dg, None))
+    dwx = run.launch(plan_additive_dw(dz, x)).dw if "dwx" in makes else None
+    dwg = run.launch(plan_additive_dw(dzg, given.g)).dw if "dwg" in makes else None
     return dwx, dwg, sums.db, sums.dweight
 
 
@@ -143,18 +152,14 @@ def _backward_norm(run, grads, douts, saved, tensors, options):
     if affine is None:
         _backward(run, grads[:7], douts, saved, tensors[:7], options)
         return
-    maps, gates = (*douts, x, g, wx, wg, b), options.gate
-    sums = run.launch(plan_additive_sums(*maps, affine, saved.z, raw, stats[2], gates)).partial
+    maps, gate = (*douts, x, g, wx, wg, b), options.gate
+    sums = run.launch(plan_additive_sums(*maps, affine, saved.z, raw, stats[2], gate)).partial
     made, count = (db, dweight, dbias, *dgains), max(1, len(x) * x.shape[2:].numel())  # of no image sums are zero
     settled = plan_additive_settle(sums, affine, stats, b, weight, gains[2], made, count, options.eps)
     coef = run.launch(settled).coef
     if any(d is not None for d in (dx, dg, dwx, dwg)):
-        given, wanted = (*maps, weight, saved.z), (dx, dg, dwx is not None, dwg is not None)
-        split, way = (
-            gains[0] is not None or gains[1] is not None,
-            _on_chip if fits_on_chip(x, g, len(wx)) else _separate,
-        )
-        products = way(run, given, *wanted, False, None, gates, (affine, coef, raw), split)
+        given, split = Given(*maps, weight, saved.z, affine, coef, raw), any(gain is not None for gain in gains[:2])
+        products = _products(run, given, dx, dg, _names(dict(dwx=dwx, dwg=dwg)), gate, split)
         _finish(run, zip(products[:2], (dwx, dwg), (None, None), strict=True))
 
 

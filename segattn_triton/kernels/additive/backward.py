@@ -6,6 +6,7 @@ weights, takes every `programs`-th tile of pixels whole, and keeps its share of 
 [BLOCK_C, BLOCK_F], which warpgroups multiply from where the next tiles' copies arrive.
 """
 
+from collections.abc import Collection
 from math import ceil
 
 import triton
@@ -21,7 +22,18 @@ from ...tuning.target import capability, sms
 from ..common.activations import Activation, d_relu, relu
 from ..common.dot import DRAM_BYTES, STEP_CYCLES, precision, takes_shared_operands, unit_of
 from ..common.tile import load_vector, num_pixels, pixels_of, store_tile, tile_ptrs
-from .shared import add_rows, d_logit, d_normed, dot_stages, load_affine, load_logit, load_weight, normed, side_by_side
+from .shared import (
+    Given,
+    add_rows,
+    d_logit,
+    d_normed,
+    dot_stages,
+    load_affine,
+    load_logit,
+    load_weight,
+    normed,
+    side_by_side,
+)
 
 SPACE = side_by_side(space(BLOCK_P=(16, 32, 64, 128), num_warps=(4, 8)), (2, 1))
 MOST_SUMS = 32  # gradients of the weights that a thread keeps
@@ -198,53 +210,23 @@ def _config(x: Tensor, m: Maps, G: int, F: int, with_norms: bool) -> Config:
 
 
 def plan_additive_bwd(
-    dy: Tensor,
-    dmap: Tensor | None,
-    x: Tensor,
-    g: Tensor,
-    wx: Tensor,
-    wg: Tensor,
-    b: Tensor | None,
-    weight: Tensor,
-    z: Tensor,
-    dx: Tensor | None,
-    dg: Tensor | None,
-    with_dwx: bool,
-    with_dwg: bool,
-    with_dweight: bool,
-    with_db: bool,
-    gate: Activation,
-    affine: Tensor | None = None,
-    coef: Tensor | None = None,
-    raw: Tensor | None = None,
+    given: Given, dx: Tensor | None, dg: Tensor | None, makes: Collection[str], gate: Activation
 ) -> Plan:
-    """Makes the partial sums of each program that are asked for: dwx, dwg, dweight with dbias in one row, and db. With
-    norms affine and coef, see `d_normed`, and with one of the logits `raw`, those before it."""
-    m, mg, F = maps(x=x, dy=dy, dx=dx), maps(g=g, dg=dg), len(wx)
+    """Makes the partial sums of each program that are asked for: dwx, dwg, dweight with dbias in one row, and db."""
+    x, F, affine = given.x, len(given.wx), given.affine
+    m, mg = maps(x=x, dy=given.dy, dx=dx), maps(g=given.g, dg=dg)
     config = _config(x, m, mg.C, F, affine is not None)
     (block_p,) = config.blocks.values()
     tiles = -(-m.P // block_p)
     programs = sharing(m.N * tiles, config, sms(x.device))
     turned = not (m.layout.channels_last and mg.layout.channels_last)
+    columns = dict(dwx=F * m.C, dwg=F * mg.C, dweight=F + 1, db=F)
+    sums = {f"{name}_ptr": partials(x, programs, cols) if name in makes else None for name, cols in columns.items()}
     args = dict(
-        dy_ptr=dy,
-        dmap_ptr=dmap,
-        x_ptr=x,
-        g_ptr=g,
-        wx_ptr=wx,
-        wg_ptr=wg,
-        b_ptr=b,
-        weight_ptr=weight,
-        affine_ptr=affine,
-        coef_ptr=coef,
-        z_ptr=z,
-        raw_ptr=raw,
+        **given.pointers,
         dx_ptr=dx,
         dg_ptr=dg,
-        dwx_ptr=partials(x, programs, F * m.C) if with_dwx else None,
-        dwg_ptr=partials(x, programs, F * mg.C) if with_dwg else None,
-        dweight_ptr=partials(x, programs, F + 1) if with_dweight else None,
-        db_ptr=partials(x, programs, F) if with_db else None,
+        **sums,
         strides=(*m.strides_of("dy", "x"), *mg.strides_of("g"), *m.strides_of("dx"), *mg.strides_of("dg")),
         sizes=(m.pixels, tiles, m.N * tiles, programs),
         C=m.C,
@@ -262,6 +244,5 @@ def plan_additive_bwd(
     )
     traffic = dict.fromkeys(("dy_ptr", "dmap_ptr", "x_ptr", "g_ptr", "z_ptr", "raw_ptr"), (1, 0))
     traffic |= dict.fromkeys(("wx_ptr", "wg_ptr", "b_ptr", "weight_ptr", "affine_ptr", "coef_ptr"), (programs, 0))
-    made = ("dwx", "dwg", "dweight", "db")
-    traffic |= dict.fromkeys(("dx_ptr", "dg_ptr", *(f"{name}_ptr" for name in made)), (0, 1))
-    return Plan(_additive_bwd_kernel, args, config, programs, traffic, made)
+    traffic |= dict.fromkeys(("dx_ptr", "dg_ptr", *sums), (0, 1))
+    return Plan(_additive_bwd_kernel, args, config, programs, traffic, tuple(columns))

@@ -9,6 +9,8 @@ g and dy into dz; then in `products` dz and dy into dx; dz into dg; dz with x, a
 weights, partial sums that `finish` adds.
 """
 
+from collections.abc import Collection
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -22,6 +24,7 @@ from ..common.activations import Activation, d_relu, relu
 from ..common.dot import precision
 from ..common.tile import load_vector, num_pixels, pixels_of
 from .shared import (
+    Given,
     d_gate,
     d_logit,
     d_normed,
@@ -131,28 +134,12 @@ def _additive_dz_kernel(
 
 
 def plan_additive_dz(
-    dy: Tensor,
-    dmap: Tensor | None,
-    x: Tensor,
-    g: Tensor,
-    wx: Tensor,
-    wg: Tensor,
-    b: Tensor | None,
-    weight: Tensor,
-    z: Tensor,
-    dz: Tensor | None,
-    with_dweight: bool,
-    with_db: bool,
-    gate: Activation,
-    affine: Tensor | None = None,
-    coef: Tensor | None = None,
-    raw: Tensor | None = None,
-    dzg: Tensor | None = None,
+    given: Given, dz: Tensor | None, dzg: Tensor | None, makes: Collection[str], gate: Activation
 ) -> Plan:
     """Makes dweight (programs, F + 1), partial dweight and dbias, and db (programs, F), those that are asked for. With
-    norms affine and coef, see `d_normed`, with one of the logits `raw`, those before it, and dz is that of x, dzg of g.
-    """
-    m, mg, F = maps(dy=dy, x=x), maps(g=g), wx.shape[0]
+    norms dz is that of x, dzg that of g."""
+    x, F, affine, raw = given.x, len(given.wx), given.affine, given.raw
+    m, mg = maps(dy=given.dy, x=x), maps(g=given.g)
     itemsize = x.element_size()
     size = max(m.P, 1), F, m.C + mg.C
     nbytes = (2 * m.C + mg.C + F) * m.P * itemsize
@@ -163,22 +150,11 @@ def plan_additive_dz(
     programs = sharing(m.N * tiles, config, sms(x.device), blocks)
     turned = not (m.layout.channels_last and mg.layout.channels_last)
     args = dict(
-        dy_ptr=dy,
-        dmap_ptr=dmap,
-        x_ptr=x,
-        g_ptr=g,
-        wx_ptr=wx,
-        wg_ptr=wg,
-        b_ptr=b,
-        weight_ptr=weight,
-        affine_ptr=affine,
-        coef_ptr=coef,
-        z_ptr=z,
-        raw_ptr=raw,
+        **given.pointers,
         dz_ptr=dz,
         dzg_ptr=dzg,
-        dweight_ptr=partials(x, programs, F + 1) if with_dweight else None,
-        db_ptr=partials(x, programs, F) if with_db else None,
+        dweight_ptr=partials(x, programs, F + 1) if "dweight" in makes else None,
+        db_ptr=partials(x, programs, F) if "db" in makes else None,
         strides=(*m.strides_of("dy", "x"), *mg.strides_of("g")),
         sizes=(m.pixels, tiles, m.N * tiles, programs),
         C=m.C,

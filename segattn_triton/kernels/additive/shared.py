@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from math import ceil, prod
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -16,6 +17,27 @@ from ..common.dot import DRAM_BYTES, FLOPS, L2_BYTES, STEP_CYCLES, precision, ta
 from ..common.tile import chunk_at, load_tile, load_vector, tile_ptrs
 
 SMALLEST = 16 * 16  # values of a product
+
+
+class Given(NamedTuple):
+    """What the backward reads; with norms affine and coef, see `d_normed`, with one of the logits `raw`, before it."""
+
+    dy: Tensor
+    dmap: Tensor | None
+    x: Tensor
+    g: Tensor
+    wx: Tensor
+    wg: Tensor
+    b: Tensor | None
+    weight: Tensor
+    z: Tensor
+    affine: Tensor | None = None
+    coef: Tensor | None = None
+    raw: Tensor | None = None
+
+    @property
+    def pointers(self) -> dict[str, Any]:
+        return {f"{name}_ptr": t for name, t in self._asdict().items()}
 
 
 @triton.jit
