@@ -22,14 +22,7 @@ from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.dependent import begin
 from ..common.sums import add_chunk, by_lane, store_chunks, sum_lanes
-from ..common.tile import (
-    WHOLE,
-    channels_at_once,
-    chunk_at,
-    load_tile,
-    load_vector,
-    num_pixels,
-)
+from ..common.tile import WHOLE, channels_at_once, chunk_at, load_tile, load_vector, num_pixels
 from .pair import d_pair
 from .shared import at_peak, blocks, chain_stages, looping_config
 
