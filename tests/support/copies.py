@@ -499,7 +499,34 @@ class AttentionTwoPsi(AttentionGatePlain):
         return x * (psi * psi)
 
 
-NO_ATTENTION = (AttentionTwice, AttentionMore, AttentionStrided, AttentionTanh, AttentionDetached, AttentionTwoPsi)
+class AttentionOfChannels(AttentionGatePlain):
+    """A value for each channel of each pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.psi = nn.Conv2d(4, C, 1)
+
+
+class AttentionExpandedToG(AttentionGate):
+    """Repeated to the shape of another map."""
+
+    def forward(self, g, x):
+        return x * self.psi(self.relu(self.W_g(g) + self.W_x(x))).expand_as(g[:, :1])
+
+
+class AttentionOfOneNorm(AttentionGatePlain):
+    """Whose statistics move twice, those of g first."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x, g):
+        return x * torch.sigmoid(self.psi(F.relu(self.norm(self.phi(g)) + self.norm(self.theta(x)))))
+
+
+NO_ATTENTION = (AttentionOfChannels, AttentionExpandedToG, AttentionOfOneNorm)
+NO_ATTENTION += (AttentionTwice, AttentionMore, AttentionStrided, AttentionTanh, AttentionDetached, AttentionTwoPsi)
 
 
 class Dropout(Linears):

@@ -1,5 +1,7 @@
 """Gates of other libraries for the tests of `accelerate`, and what they compute."""
 
+import functools
+
 import pytest
 import standins
 import torch
@@ -22,6 +24,7 @@ KINDS = {
     "senet": lambda: standins.SenetSEModule(C, 2),
     "monai": lambda: standins.ChannelSELayer(2, C),
     "monai-residual": lambda: standins.ChannelSELayer(2, C, add_residual=True, act=nn.LeakyReLU, gate=nn.ReLU),
+    "monai-prelu": lambda: standins.ChannelSELayer(2, C, act=functools.partial(nn.PReLU, 4)),
     "mmseg": lambda: standins.SELayer(C, 2),
     "mmseg-old": lambda: standins.SELayer(C, 2, gate=standins.HSigmoid(1.0, 2.0)),
     "ultralytics": lambda: standins.CBAM(C, 3),

@@ -22,6 +22,8 @@ def attention_parts(m: nn.Module, x: Layer, g: Layer, psi: Layer, gate: Spec | s
     """Of y = x * gate(norm(<w, relu(norm(Wg g) + norm(Wx x))>)), each norm there or not."""
     layers = [_of(m, one) for one in (x, g, psi)]
     (wx, bx), (wg, bg), (weight, bias) = (_weight_and_bias(*one) for one in layers)
+    if len(weight) != 1:
+        raise ValueError(f"its child {psi.conv!r} makes {len(weight)} values a pixel, expected 1")
     b = bg if bx is None else bx if bg is None else bg + bx
     tensors, dims = (wx, wg, b, weight, bias), (wx.dim() - 2,)
     norms = [norm if norm is not None and uses_batch(norm) else None for _, norm in layers]

@@ -158,7 +158,7 @@ def activation(module: nn.Module, path: str, allowed: tuple[str, ...]) -> Spec:
     child = part(module, path)
     spec = spec_of(child)
     if type(child) is nn.PReLU:
-        raise ValueError(f"its activation {path!r} is a PReLU, whose slope is learned: the kernels have leaky_relu")
+        raise ValueError(f"its activation {path!r} is a PReLU, whose slope is learned, without a bias before it")
     if spec is None or spec[0] not in allowed:
         name = qualified_name(type(child)) + (" of tanh" if getattr(child, "approximate", "none") == "tanh" else "")
         raise ValueError(f"its activation {path!r} is {name}: the kernels have {_list(allowed)}")
@@ -252,10 +252,24 @@ def squeeze_excite(module: nn.Module, w1: str, act: str | None, w2: str | None, 
     """The parts of y = x * gate(w2 act(w1 pool(x) + b1) + b2) from its children, or of one layer without w2."""
     first = layer(module, w1)
     tensors = (*first, *layer(module, w2)) if w2 else first
-    if act:
+    if act and w2 and type(part(module, act)) is nn.PReLU and first[1] is not None:
+        tensors, options["act"] = _of_two_relus(*tensors, part(module, act).weight), "relu"
+    elif act:
         options["act"] = activation(module, act, ACTS)
     options["gate"] = activation(module, gate, GATES)
     return Parts(tensors, options, dims or (first[0].dim() - 2,))
+
+
+def _of_two_relus(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, slope: Tensor) -> tuple[Tensor | None, ...]:
+    """w2 prelu(w1 v + b1), whose slopes are learned: prelu(z) = relu(z) - slope relu(-z), of twice the channels. At a z
+    of zero, which a bias makes unlikely, the gradient is that of neither side."""
+    if any(t.layout is not torch.strided for t in (w1, w2)):
+        raise ValueError("its weights are sparse, and its activation is a PReLU")
+    wide = torch.promote_types(w2.dtype, torch.float32)
+    with torch.autocast(w1.device.type, enabled=False):  # which concatenates no float16 where it computes in bfloat16
+        w2 = w2.to(wide)
+        negative = w2 * slope.to(wide).reshape(1, -1, *[1] * (w2.dim() - 2))
+        return torch.cat([w1, -w1]), torch.cat([b1, -b1]), torch.cat([w2, -negative], 1), b2
 
 
 def squeeze_excite_norm(
