@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..tuning.draft import replacing
 from .options import Failure, Usage
 from .records import SCHEMA, Point, Record, append, load, other_schema
-from .store import replacing
 
 FILES = ("records.jsonl", "environment.json", "maps.npz", "autotune.json")
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..tuning.draft import replacing
 from .folder import identity
 from .options import Failure, Usage
-from .store import append_line, lines, replacing
+from .store import append_line, lines
 
 KEYS = {  # name -> what tells its records apart
     "training": ("variant", "dtype", "seed"),

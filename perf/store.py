@@ -1,4 +1,4 @@
-"""Files that a kill leaves whole: one that grows by a JSON line, and one that another takes the place of at once."""
+"""A file that grows by a JSON line, and that a kill leaves whole."""
 
 import contextlib
 import json
@@ -27,14 +27,3 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
             values = json.loads(line)
             if isinstance(values, dict):
                 yield values
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A draft, which becomes `path` at the end: nobody sees that half written, and an error leaves what there was."""
-    draft = path.with_name(f"{path.name}.tmp")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

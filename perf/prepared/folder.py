@@ -19,12 +19,13 @@ from typing import Any
 from ...catalog import BY_NAME, Problem
 from ...tuning import choice as tuning
 from ...tuning import tables as tuned
+from ...tuning.draft import replacing
 from ..folder import Folder, identity
 from ..measure import env, plan, timing
 from ..measure.backends import Cpu
 from ..options import MODES, Usage
 from ..records import Point, Record, append, load
-from ..store import lines, replacing
+from ..store import lines
 
 RECORDS, BEFORE, TABLE, FACTS = "records.jsonl", "before.jsonl", "tuned.json", "facts.jsonl"
 LOG = f"{TABLE}.log.jsonl"  # the tuner's, which it names so

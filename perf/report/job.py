@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ...catalog import BY_NAME
 from ...tuning import choice as tuning
+from ...tuning.draft import replacing
 from .. import terminal
 from ..compiler import predict
 from ..folder import Folder
@@ -30,7 +31,6 @@ from ..measure.rehearsal import Rehearsal
 from ..measure.workload import Workload
 from ..options import LAUNCH, Failure, Options, Usage
 from ..records import Point, Record
-from ..store import replacing
 
 RESERVE = 15.0  # seconds of the budget for plots and page
 TUNING_SHARE = 0.3

@@ -12,22 +12,21 @@ line in the log; so are the entries of a kernel whose space has changed.
 """
 
 import contextlib
-import glob
 import json
 import logging
 import math
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from ..draft import replacing
+
 SCHEMA = 2
 NEAR = 2  # doublings of the pixel count over which an entry still serves
 MOST_BYTES = 16_000_000
-DEAD_SECONDS = 3600  # after which a draft's writer is not at work any more
 log = logging.getLogger("segattn_triton")
 
 
@@ -121,26 +120,9 @@ def write(path: Path, table: Table) -> Table:
     with locked(path):
         with contextlib.suppress(ValueError):
             table = merged(read(path, table.device), table)
-        _sweep(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        try:
-            with draft.open("x") as file:
-                json.dump({"schema": SCHEMA, **asdict(table)}, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replacing(path) as draft, draft.open("w") as file:
+            json.dump({"schema": SCHEMA, **asdict(table)}, file, indent=1, sort_keys=True)
     return table
-
-
-def _sweep(path: Path) -> None:
-    """Drafts that killed writers have left."""
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
-        with contextlib.suppress(OSError):
-            if time.time() - draft.lstat().st_mtime > DEAD_SECONDS:
-                draft.unlink()
 
 
 def merged(old: Table, new: Table) -> Table:
