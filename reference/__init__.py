@@ -13,6 +13,7 @@ from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_
 from .response import global_response_norm, simam
 from .scse import scse
 from .spatial import spatial_gate, spatial_pool_gate
+from .strips import coordinate_attention, strip_gate, strip_means
 
 __all__ = [
     "attention_gate",
@@ -21,6 +22,7 @@ __all__ = [
     "cbam_channel_gate",
     "cbam_spatial_gate",
     "channel_gate",
+    "coordinate_attention",
     "eca",
     "gate_blend",
     "gate_mul",
@@ -39,4 +41,6 @@ __all__ = [
     "spatial_pool_gate",
     "squeeze_excite",
     "squeeze_excite_norm",
+    "strip_gate",
+    "strip_means",
 ]

@@ -66,6 +66,25 @@ def gate_mul_resized(x: Shape, z: Shape, shortcut: Shape | None = None, resize: 
     return E + E * (shortcut is not None) + 9 * fine * up, 2 * E + (E if z[1] < x[1] else 0) + (8 if up else 1) * fine
 
 
+def strip_means(x: Shape, *_) -> tuple[int, int]:
+    E = prod(x)
+    return 2 * E, E
+
+
+def strip_gate(x: Shape, *_) -> tuple[int, int]:
+    """The product of both gates and that with x; backward dg, both sums, and dx."""
+    E = prod(x)
+    return 2 * E, 7 * E
+
+
+def coordinate_attention(x: Shape, w1: Shape, *_) -> tuple[int, int]:
+    """Of every row and column three products with (R, C) matrices, and twice as many backward; then the means and the
+    gate."""
+    E, strips = prod(x), x[0] * (x[2] + x[3])
+    layers = 4 * strips * prod(w1[:2])
+    return 4 * E + layers, 8 * E + 2 * layers
+
+
 def gate_blend(a: Shape, b: Shape, z: Shape, *_) -> tuple[int, int]:
     """g a + (1 - g) b: a product and a difference more, and of the gradients as well."""
     E = prod(a)

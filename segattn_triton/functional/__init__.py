@@ -24,6 +24,7 @@ from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_
 from .response import global_response_norm, simam
 from .scse import scse
 from .spatial import spatial_gate, spatial_pool_gate
+from .strips import coordinate_attention, strip_gate, strip_means
 
 __all__ = [
     "attention_gate",
@@ -32,6 +33,7 @@ __all__ = [
     "cbam_channel_gate",
     "cbam_spatial_gate",
     "channel_gate",
+    "coordinate_attention",
     "eca",
     "gate_blend",
     "gate_mul",
@@ -50,6 +52,8 @@ __all__ = [
     "spatial_pool_gate",
     "squeeze_excite",
     "squeeze_excite_norm",
+    "strip_gate",
+    "strip_means",
 ]
 
 for _name in __all__:  # the place where users find them, and pickles look

@@ -2,4 +2,5 @@
 
 TIES = ("first", "split")
 POOLS = ("avg", "max", "avgmax", "avg+max")
+COMBINES = ("product", "sum")
 SPATIAL_POOLS = ("max,mean", "mean,max")

@@ -12,6 +12,7 @@ from .attention_gate import AttentionGate, GridAttentionGate
 from .cbam import CBAM, CBAMChannelAttention, CBAMSpatialAttention
 from .channel import ChannelAttention, EffectiveSE
 from .context import GlobalContext
+from .coordinate import CoordinateAttention
 from .eca import ECA
 from .local import LocalAttention, LocalPoolAttention
 from .neighborhood import NeighborhoodAttention2d
@@ -29,6 +30,7 @@ __all__ = [
     "CBAMChannelAttention",
     "CBAMSpatialAttention",
     "ChannelAttention",
+    "CoordinateAttention",
     "EffectiveSE",
     "GlobalContext",
     "GlobalResponseNorm",

@@ -8,6 +8,7 @@ from .blend import gate_blend, gate_mul
 from .cbam import cbam, cbam_spatial_gate
 from .channel import squeeze_excite, squeeze_excite_norm
 from .context import global_context, global_context_add
+from .coordinate import coordinate_attention
 from .eca import eca
 from .local_dense import local_gate_dense
 from .local_depthwise import local_gate_depthwise
@@ -18,6 +19,7 @@ from .response import global_response_norm
 from .scse import scse
 from .simam import simam
 from .spatial import spatial_gate, spatial_pool_gate
+from .strips import strip_gate, strip_means
 
 
 def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, **options):
@@ -31,6 +33,7 @@ __all__ = [
     "attention_gate_norm",
     "cbam",
     "cbam_spatial_gate",
+    "coordinate_attention",
     "eca",
     "gate_blend",
     "gate_mul",
@@ -49,4 +52,6 @@ __all__ = [
     "spatial_pool_gate",
     "squeeze_excite",
     "squeeze_excite_norm",
+    "strip_gate",
+    "strip_means",
 ]

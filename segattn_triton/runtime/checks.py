@@ -93,7 +93,7 @@ def second_map(name: str, t, x: Tensor, expected: tuple[int, ...] | None = None,
     tensor(name, t)
     fits = tuple(t.shape) == expected if expected else t.dim() > 2 and t.shape[0] == x.shape[0] and 0 not in t.shape[1:]
     if not fits:
-        form = shape(x) if expected else f"({x.shape[0]}, channels, *spatial)"
+        form = f"({', '.join(map(str, expected))})" if expected else f"({x.shape[0]}, channels, *spatial)"
         raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for {map_name} of shape {shape(x)}")
     if t.device != x.device:
         raise ValueError(f"{name}: is on {t.device}, {map_name} is on {x.device}: expected one device")
@@ -166,6 +166,20 @@ def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
             parameter(name, t, x, expected, trailing_ones=name == "w2")
 
 
+def coordinate(x: Tensor, w1, b1, w_h, b_h, w_w, b_w) -> None:
+    """A layer from the channels of x to hidden ones, and one back for the rows and one for the columns."""
+    tensor("w1", w1)
+    C, R = x.shape[1], max(w1.shape[0], 1) if w1.dim() else 1
+    parameter("w1", w1, x, (R, C), trailing_ones=True)
+    if b1 is not None:
+        parameter("b1", b1, x, (R,))
+    for name, t in (("w_h", w_h), ("w_w", w_w)):
+        parameter(name, t, x, (C, R), trailing_ones=True)
+    for name, t in (("b_h", b_h), ("b_w", b_w)):
+        if t is not None:
+            parameter(name, t, x, (C,))
+
+
 def window(weight, bias, x: Tensor) -> None:
     """The weight (1, 1 or 2, k, k) of a convolution of one or two maps to one, k odd, and its bias."""
     tensor("weight", weight)
@@ -183,6 +197,11 @@ def window_norm(weight, bias, eps, return_stats: bool, x: Tensor) -> None:
     """The norm over the batch of one logit a pixel of x, if there is one."""
     if weight is not None:
         return batch_norm(weight, bias, eps, x, (x.shape[0], 1, *x.shape[2:]))
+    no_norm(bias, eps, return_stats)
+
+
+def no_norm(bias, eps, return_stats: bool) -> None:
+    """What a norm over the batch has, of a call without its weight."""
     epsilon(eps)
     for name, given in (("norm_bias", bias is not None), ("return_stats", return_stats)):
         if given:

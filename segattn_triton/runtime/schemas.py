@@ -44,20 +44,21 @@ class Schema:
     ):
         self.name, self.name_bwd = name, f"{name}_bwd"
         self.tensors, self.num_tensors = [t.removesuffix("?") for t in tensors], len(tensors)
-        self.flat, self.outputs = [o.split()[1] for o in options.split(", ")], list(outputs)
+        typed_options = options.split(", ") if options else []
+        self.flat, self.outputs = [o.split()[1] for o in typed_options], list(outputs)
         self.activations = [o for o in self.flat if f"{o}_a" in self.flat]
         self.options = [o for o in self.flat if o[:-2] not in self.activations]
         self.differentiable, self.returned = differentiable, returned or differentiable
         self.saved = list(outputs[differentiable:] if saved is None else saved)
         typed = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
         results = ", ".join(f"Tensor {o}" for o in outputs)
-        self.op = _define(name, f"({', '.join(typed)}, {options}) -> ({results})")
+        self.op = _define(name, f"({', '.join([*typed, *typed_options])}) -> ({results})")
         douts = [f"Tensor? d{o}" for o in outputs[:differentiable]]
         made = [f"Tensor saved_{o}" for o in self.saved]
         grads = ", ".join(["Tensor"] * self.num_tensors)
         grads = f"({grads})" if self.num_tensors > 1 else grads
-        arguments = ", ".join([*douts, *made, *typed])
-        self.op_bwd = _define(self.name_bwd, f"({arguments}, {options}, bool[] needs) -> {grads}")
+        arguments = ", ".join([*douts, *made, *typed, *typed_options, "bool[] needs"])
+        self.op_bwd = _define(self.name_bwd, f"({arguments}) -> {grads}")
         self.flops = flops
         self.Tensors, self.Options = namedtuple("Tensors", self.tensors), namedtuple("Options", self.options)
         self.Outputs, self.Saved = namedtuple("Outputs", self.outputs), namedtuple("Saved", self.saved)
@@ -233,6 +234,29 @@ local_pool_gate = Schema(
     options="str pool, str ties, str gate, float gate_a, float gate_b, bool return_map",
     outputs=("y", "map"),
     flops=flops.local_pool_gate,
+)
+strip_means = Schema(
+    "strip_means",
+    tensors=("x",),
+    options="",
+    outputs=("rows", "cols"),
+    flops=flops.strip_means,
+)
+strip_gate = Schema(
+    "strip_gate",
+    tensors=("x", "z_h", "z_w"),
+    options="str combine, str gate, float gate_a, float gate_b, bool return_map",
+    outputs=("y", "map"),
+    flops=flops.strip_gate,
+)
+coordinate_attention = Schema(
+    "coordinate_attention",
+    tensors=("x", "w1", "b1?", "w_h", "b_h?", "w_w", "b_w?", "norm_weight?", "norm_bias?"),
+    options="str combine, str act, float act_a, float act_b, str gate, float gate_a, float gate_b, float eps, "
+    "bool return_map",
+    outputs=("y", "map", "stats", "scale", "strips", "h", "a", "z_h", "z_w"),
+    flops=flops.coordinate_attention,
+    returned=3,
 )
 neighborhood_attention = Schema(
     "neighborhood_attention",

@@ -149,6 +149,7 @@ class OfFunction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         made = {"N 1 *S": lambda: x.mean(1, keepdim=True), "N C *T": lambda: x[:, :, ::2, ::2]}
+        made |= {"N C *U": lambda: x.mean(3, keepdim=True), "N C *V": lambda: x.mean(2, keepdim=True)}
         others = [made.get(spec, lambda: x.flip(1))() for spec in self.shapes]
         return self.op(x, *others, backend=self.backend)
 

@@ -10,10 +10,38 @@ from itertools import chain
 from torch import Tensor
 
 from ..row import Op
-from . import attention_gate, blend, cbam, channel, context, eca, local, neighborhood, response, scse, simam, spatial
+from . import (
+    attention_gate,
+    blend,
+    cbam,
+    channel,
+    context,
+    eca,
+    local,
+    neighborhood,
+    response,
+    scse,
+    simam,
+    spatial,
+    strips,
+)
 from .norms import with_norms
 
-FAMILIES = spatial, channel, cbam, attention_gate, eca, scse, blend, response, context, simam, local, neighborhood
+FAMILIES = (
+    spatial,
+    channel,
+    cbam,
+    attention_gate,
+    eca,
+    scse,
+    blend,
+    strips,
+    response,
+    context,
+    simam,
+    local,
+    neighborhood,
+)
 ROWS = tuple(chain.from_iterable(family.ROWS for family in FAMILIES))
 ROWS += with_norms({row.name: row for row in ROWS})
 

@@ -26,8 +26,8 @@ _WINDOW = {"norm_weight": "1", "norm_bias?": "1"}
 
 
 def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
-    names = "squeeze_excite", "cbam_spatial_gate", "cbam", "attention_gate"
-    excite, window, both, additive = (rows[name] for name in names)
+    names = "squeeze_excite", "cbam_spatial_gate", "cbam", "attention_gate", "coordinate_attention"
+    excite, window, both, additive, coordinate = (rows[name] for name in names)
     return (
         replace(
             excite,
@@ -86,6 +86,16 @@ def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
             equation="y = x' * gate(norm(conv_kxk(max_c x', mean_c x') + b)), x' as of cbam",
             use=f"{IN_A_GATE}: the authors' and timm's in training",
             cases=both.cases[:1],
+        ),
+        replace(
+            coordinate,
+            name="coordinate_attention_norm",
+            inputs={**coordinate.inputs, "norm_weight": "Cr", "norm_bias?": "Cr"},
+            parameters={**coordinate.parameters, "norm_weight": "bn1.weight", "norm_bias": "bn1.bias"},
+            fixed={**coordinate.fixed, "norm": True},
+            equation="y = x * gate(W_h a_h + b_h) * gate(W_w a_w + b_w), a = act(norm(W1 v + b1)), v as without a norm",
+            use=f"{IN_A_GATE}: the authors' in training",
+            cases=coordinate.cases[:1],
         ),
         replace(
             additive,

@@ -1,0 +1,99 @@
+"""Which tiles the kernels of rows and columns have, and who takes which rows."""
+
+from torch import Tensor
+
+from ...runtime.maps import Maps, partials
+from ...tuning.choice import config_for
+from ...tuning.grids import sharing
+from ...tuning.model import Config, Footprint, looping, space
+from ...tuning.target import rounds_ahead, sms, stages_for
+
+ROUNDS = 4  # of a program at least, where programs without a share fill the GPU
+SIDES = dict(BLOCK_C=(1, 2, 8, 32, 64, 128), BLOCK_H=(1, 4, 16), BLOCK_W=(8, 16, 32, 64, 128, 256, 512, 1024))
+
+
+def _suits(config: Config, least: int, most: int) -> bool:
+    """Tiles of many channels, of maps whose channels are side by side, are one row high."""
+    c, h, w = config.blocks.values()
+    return least <= c * h * w <= most * config.num_warps and (h == 1 or c <= 2)
+
+
+ALL = space(**SIDES, num_warps=(4, 8))
+LOOPS = looping(tuple(c for c in ALL if _suits(c, 1024, 512)))
+TILES = tuple(c for c in ALL if _suits(c, 512, 512))
+
+
+def _side_by_side(m: Maps, config: Config, W: int) -> int:
+    """Elements of a tile that lie side by side."""
+    c, h, w = config.blocks.values()
+    return c if m.layout.channels_last else h * W if w >= W else w
+
+
+def _split(m: Maps, config: Config, H: int, W: int) -> tuple[int, int, int]:
+    """Blocks of channels, of rows and of columns."""
+    return tuple(-(-size // block) for size, block in zip((m.C, H, W), config.blocks.values(), strict=True))
+
+
+def _waste(m: Maps, config: Config, H: int, W: int, rows: int) -> float:
+    chunks, _, columns = _split(m, config, H, W)
+    c, _, w = config.blocks.values()
+    return chunks * c / m.C * columns * w / W * rows / H
+
+
+def sums_config(
+    kernel: str, m: Maps, x: Tensor, width: int, loads: int, live: float, *also: object
+) -> tuple[Config, dict, int]:
+    """Of a kernel that sums over rows and columns: the config, the arguments that follow from it, and the programs.
+    also: what `live`, the float32 values alive for each element, follows from beside the loads and the layout."""
+    device, itemsize, size, (H, W) = x.device, x.element_size(), sms(x.device), x.shape[2:]
+
+    def shared(config: Config) -> tuple[int, int]:
+        """Shares of the rows, and the blocks of columns."""
+        chunks, blocks, columns = _split(m, config, H, W)
+        units = m.N * chunks * columns
+        most = max(blocks // ROUNDS, config.programs * size // max(units, 1), 1)  # each share has sums of all columns
+        return sharing(blocks, config, size, units, most), columns
+
+    def stages(config: Config) -> int:
+        c, h, w = config.blocks.values()
+        return stages_for(device, itemsize, loads * c * h * w, m.layout.align, config.programs)
+
+    def footprint(config: Config) -> Footprint:
+        c, h, w = config.blocks.values()
+        shares, columns = shared(config)
+        rows = -(-H // (h * max(shares, 1))) * h * shares
+        partial = 4.0 / itemsize * (shares / H + columns / W) / loads  # of the sums, read from the L2 cache again
+        waste, row = _waste(m, config, H, W, rows) * (1 + partial), _side_by_side(m, config, W) * itemsize
+        programs = m.N * -(-m.C // c) * columns * shares
+        ahead = rounds_ahead(stages(config))
+        return Footprint(c * h * w, itemsize, loads, live, programs, waste, row, ahead=ahead, sms=size)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, *also), exact=(m.N, H, W))
+    config = config_for(LOOPS, footprint, kernel, x, **how)
+    shares, columns = shared(config)
+    chunks, blocks, _ = _split(m, config, H, W)
+    each = -(-blocks // max(shares, 1)) * config.blocks["BLOCK_H"]
+    args = dict(
+        rows_ptr=partials(x, columns, m.N * m.C * H),
+        cols_ptr=partials(x, shares, m.N * m.C * W),
+        sizes=(m.N, H, width, each, shares, columns),
+        STAGES=stages(config),
+    )
+    return config, args, m.N * chunks * shares * columns
+
+
+def tile_config(
+    kernel: str, m: Maps, x: Tensor, loads: int, live: float, *also: object
+) -> tuple[Config, tuple[int, int, int]]:
+    """Of a kernel with a program for every tile: the config, and the blocks of channels, rows and columns."""
+    itemsize, (H, W) = x.element_size(), x.shape[2:]
+
+    def footprint(config: Config) -> Footprint:
+        c, h, w = config.blocks.values()
+        chunks, blocks, columns = _split(m, config, H, W)
+        waste, row = _waste(m, config, H, W, blocks * h), _side_by_side(m, config, W) * itemsize
+        return Footprint(c * h * w, itemsize, loads, live, m.N * chunks * blocks * columns, waste, row)
+
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, *also), exact=(m.N, H, W))
+    config = config_for(TILES, footprint, kernel, x, **how)
+    return config, _split(m, config, H, W)
