@@ -48,6 +48,7 @@ BESIDE = {  # the maps that a function takes before its weights
     "gate_mul": ("z",),
     "gate_mul_resized": ("z",),
     "gate_blend": ("b", "z"),
+    "strip_gate": ("z_h", "z_w"),
 }
 SINKS: dict[int, list[Callable[[Tensor], None]]] = {}  # id of a gate -> who gets its map; filled by capture_attention
 

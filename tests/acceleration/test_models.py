@@ -241,7 +241,7 @@ def real_classes() -> dict[str, Callable]:
     from monai.networks.blocks import squeeze_and_excitation as monai
     from segmentation_models_pytorch.base import modules
     from segmentation_models_pytorch.encoders import _senet, mobileone
-    from timm.layers import eca, global_context, squeeze_excite
+    from timm.layers import coord_attn, eca, global_context, squeeze_excite
     from timm.models import _efficientnet_blocks, hgnet, resnet, senet
     from torchvision.ops import misc
 
@@ -256,6 +256,8 @@ def real_classes() -> dict[str, Callable]:
         "timm.layers.eca.EcaModule": lambda: eca.EcaModule(16),
         "timm.layers.eca.CecaModule": lambda: eca.CecaModule(16),
         "timm.layers.global_context.GlobalContext": lambda: global_context.GlobalContext(16),
+        "timm.layers.coord_attn.CoordAttn": lambda: coord_attn.CoordAttn(16),
+        "timm.layers.coord_attn.SimpleCoordAttn": lambda: coord_attn.SimpleCoordAttn(16),
         "timm.models.resnet.BasicBlock": lambda: resnet.BasicBlock(16, 16, attn_layer="se"),
         "timm.models.resnet.Bottleneck": lambda: resnet.Bottleneck(16, 4, attn_layer="se"),
         "timm.models.senet.SEResNetBlock": lambda: senet.SEResNetBlock(16, 16, 1, 4),
@@ -280,7 +282,7 @@ def test_every_class_of_the_libraries():
     for library in ("torchvision", "timm", "segmentation_models_pytorch", "monai"):
         if importlib.util.find_spec(library) is None:
             pytest.skip("the models extra is not installed")
-    elsewhere = ("mm", "dynamic_network_architectures.", "ultralytics.")
+    elsewhere = ("mm", "dynamic_network_architectures.", "ultralytics.", "coordatt.")
     inline = {name for name, known in ADAPTERS.items() if known.inline}  # in the models above
     made = real_classes()
     known = {name for name in (*ADAPTERS, *BLOCKS) if not name.startswith(elsewhere)}

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import standins
+import standins_strips as strips
 import torch
 from torch import nn
 
@@ -33,6 +34,11 @@ KINDS = {
     "global-context-add": lambda: standins.GlobalContext(C, scale=False, add=True),
     "context-block": lambda: standins.ContextBlock(C),
     "context-block-mul": lambda: standins.ContextBlock(C, fusion_types=("channel_mul",)),
+    "coordinate": lambda: strips.CoordAttn(C),
+    "coordinate-authors": lambda: strips.CoordAtt(C),
+    "coordinate-simple": lambda: strips.SimpleCoordAttn(C),
+    "ela": lambda: strips.EfficientLocalAttn(C),
+    "strip": lambda: strips.StripAttn(C, has_skip=True),
     "nnunet": lambda: standins.NNUNetSqueezeExcite(C, 2),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -16,6 +16,7 @@ from . import (  # noqa: F401, they register
     openmmlab,
     simam,
     smp,
+    strips,
     timm,
     torchvision,
     ultralytics,
