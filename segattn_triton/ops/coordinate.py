@@ -14,8 +14,8 @@ activation, and the logits. The layers see (H + W) / (H W) of the map, in float3
 import torch
 from torch import Tensor
 
-from ..kernels.common.finish import plan_finish_several
 from ..kernels.coordinate.apply import plan_coordinate_apply
+from ..kernels.coordinate.finish import plan_coordinate_finish
 from ..kernels.coordinate.hidden import plan_coordinate_hidden
 from ..kernels.coordinate.mean import plan_coordinate_mean
 from ..kernels.coordinate.sums import plan_coordinate_sums
@@ -37,11 +37,6 @@ def _allocate(tensors, options):
         x.new_empty((R if normed else 0,), dtype=acc),  # norm_weight / sqrt(var + eps)
         *(x.new_empty(size, dtype=acc) for size in sizes),
     )
-
-
-def _joined(out: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """Rows (N, channels, H) beside columns (N, channels, W)."""
-    return torch.cat([h, w], 2, out=out)
 
 
 def _product(out: Tensor, weight: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -66,9 +61,7 @@ def _forward(run, outputs, tensors, options):
     y, gate_map, stats, scale, strips, h, a, z_h, z_w = outputs
     H, normed = x.shape[2], norm_weight is not None
     sums = run.launch(plan_coordinate_mean(x))
-    v_h, v_w = run.empty(torch.empty_like(z_h)), run.empty(torch.empty_like(z_w))
-    run.launch(plan_finish_several([(sums.rows, v_h, None), (sums.cols, v_w, None)]))
-    run.call(_joined, strips, v_h, v_w)
+    run.launch(plan_coordinate_finish(sums.rows, sums.cols, strips[:, :, :H], strips[:, :, H:]))
     run.call(_product, h, w1, strips, None)
     if normed:
         run.call(_centred, stats, scale, h, b1, norm_weight, options.eps)
@@ -80,9 +73,9 @@ def _forward(run, outputs, tensors, options):
     run.launch(plan_coordinate_apply(x, (z_h, z_w), NOTHING, y, gate_map, options.combine == "product", options.gate))
 
 
-def _pulled(weight: Tensor, dz: Tensor) -> Tensor:
+def _pulled(out: Tensor, weight: Tensor, dz: Tensor) -> Tensor:
     """What a layer gives back: weight^T dz of every image."""
-    return torch.bmm(weight.flatten(1).to(dz.dtype).t().expand(len(dz), -1, -1), dz)
+    return torch.bmm(weight.detach().flatten(1).to(dz.dtype).t().expand(len(dz), -1, -1), dz, out=out)
 
 
 def _into_weight(out: Tensor, dz: Tensor, v: Tensor) -> Tensor:
@@ -111,7 +104,7 @@ def _backward(run, grads, douts, saved, tensors, options):
     H, normed, how = x.shape[2], norm_weight is not None, (options.combine == "product", options.gate)
     sums = run.launch(plan_coordinate_sums(dy, x, run.native(dmap, x), z_h, z_w, None, *how))
     dz_h, dz_w = run.empty(torch.empty_like(z_h)), run.empty(torch.empty_like(z_w))
-    run.launch(plan_finish_several([(sums.rows, dz_h, None), (sums.cols, dz_w, None)]))
+    run.launch(plan_coordinate_finish(sums.rows, sums.cols, dz_h, dz_w))
     a_h, a_w = a[:, :, :H], a[:, :, H:]
     for dz, part, dweight, dbias in ((dz_h, a_h, dw_h, db_h), (dz_w, a_w, dw_w, db_w)):
         if dweight is not None:
@@ -121,7 +114,8 @@ def _backward(run, grads, douts, saved, tensors, options):
     if all(d is None for d in (dx, dw1, db1, dnorm_weight, dnorm_bias)):
         return
     da = run.empty(torch.empty_like(a))
-    run.call(_joined, da, run.call(_pulled, w_h, dz_h), run.call(_pulled, w_w, dz_w))
+    run.call(_pulled, da[:, :, :H], w_h, dz_h)
+    run.call(_pulled, da[:, :, H:], w_w, dz_w)
     of_norm = (scale, norm_bias) if normed else (None, b1)
     dh = du = run.empty(torch.empty_like(a))
     run.launch(plan_coordinate_hidden(h, *of_norm, du, options.act, da))
@@ -139,7 +133,8 @@ def _backward(run, grads, douts, saved, tensors, options):
     if dw1 is not None:
         run.call(_into_weight, dw1, dh, strips)
     if dx is not None:
-        dv = run.call(_pulled, w1, dh)
+        dv = run.empty(torch.empty_like(strips))
+        run.call(_pulled, dv, w1, dh)
         run.launch(plan_coordinate_apply(dy, (z_h, z_w), (dv[:, :, :H], dv[:, :, H:]), dx, None, *how))
 
 

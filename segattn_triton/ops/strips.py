@@ -10,8 +10,8 @@ Saved are the inputs.
 import torch
 from torch import Tensor
 
-from ..kernels.common.finish import plan_finish_several
 from ..kernels.coordinate.apply import plan_coordinate_apply
+from ..kernels.coordinate.finish import plan_coordinate_finish
 from ..kernels.coordinate.mean import plan_coordinate_mean
 from ..kernels.coordinate.sums import plan_coordinate_sums
 from ..runtime import schemas
@@ -27,7 +27,7 @@ def _allocate_means(tensors, options):
 
 def _forward_means(run, outputs, tensors, options):
     sums = run.launch(plan_coordinate_mean(tensors.x))
-    run.launch(plan_finish_several([(sums.rows, outputs.rows, None), (sums.cols, outputs.cols, None)]))
+    run.launch(plan_coordinate_finish(sums.rows, sums.cols, *outputs))
 
 
 def _backward_means(run, grads, douts, saved, tensors, options):
@@ -51,12 +51,7 @@ def _backward(run, grads, douts, saved, tensors, options):
         run.launch(plan_coordinate_apply(dy, z, NOTHING, dx, None, *how))
         return
     sums = run.launch(plan_coordinate_sums(dy, x, run.native(dmap, x), *z, dx, *how))
-    wanted = [(partial, d) for partial, d in zip((sums.rows, sums.cols), dz, strict=True) if d is not None]
-    made = [d if d.is_contiguous() else run.empty(d.new_empty(d.shape)) for _, d in wanted]
-    run.launch(plan_finish_several([(partial, out, None) for (partial, _), out in zip(wanted, made, strict=True)]))
-    for (_, d), out in zip(wanted, made, strict=True):
-        if out is not d:
-            run.call(Tensor.copy_, d, out)
+    run.launch(plan_coordinate_finish(sums.rows, sums.cols, *dz))
 
 
 _strip_means = DifferentiableOp(

@@ -38,9 +38,8 @@ def test_means(shape, layout, dtype):
     exact, errors = exact_and_error(run, (), dtype)
     got = _results(F.strip_means, x, douts, backend="triton")
     assert got[2].stride() == torch.empty_like(x).stride()
-    found = [
-        compare(name, *values) for name, values in zip(("rows", "cols", "dx"), zip(got, exact, errors), strict=True)
-    ]
+    names = "rows", "cols", "dx"
+    found = [compare(*values) for values in zip(names, got, exact, errors, strict=True)]
     assert all(match.ok for match in found), found
 
 
@@ -117,10 +116,10 @@ def test_what_the_gate_refuses(change, message):
     ("change", "message"),
     [
         ({"w_h": torch.zeros(2, 3)}, r"w_h: got shape \(2, 3\), expected \(3, 2, ...\) for x"),
-        ({"b_w": torch.zeros(2)}, r"b_w: got shape \(2,\), expected \(3\) for x"),
+        ({"b_w": torch.zeros(2)}, r"b_w: got shape \(2\), expected \(3\) for x"),
         ({"norm_bias": torch.zeros(2)}, "norm_bias: given without norm_weight"),
         ({"return_stats": True}, "return_stats: given without norm_weight"),
-        ({"norm_weight": torch.zeros(3)}, r"norm_weight: got shape \(3,\), expected \(2\) for x"),
+        ({"norm_weight": torch.zeros(3)}, r"norm_weight: got shape \(3\), expected \(2\) for x"),
     ],
 )
 def test_what_coordinate_attention_refuses(change, message):

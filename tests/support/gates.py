@@ -35,7 +35,7 @@ KINDS = {
     "context-block": lambda: standins.ContextBlock(C),
     "context-block-mul": lambda: standins.ContextBlock(C, fusion_types=("channel_mul",)),
     "coordinate": lambda: strips.CoordAttn(C),
-    "coordinate-authors": lambda: strips.CoordAtt(C),
+    "coordinate-authors": lambda: strips.CoordAtt(C).eval(),
     "coordinate-simple": lambda: strips.SimpleCoordAttn(C),
     "ela": lambda: strips.EfficientLocalAttn(C),
     "strip": lambda: strips.StripAttn(C, has_skip=True),

@@ -111,8 +111,9 @@ def plan_coordinate_sums(
     """Makes rows and cols, whose sums over their first axis are dz_h and dz_w."""
     m, width = coordinate_maps(dy=dy, x=x, dmap=dmap, dx=dx)
     loads = 2 + (dmap is not None)
-    live = 1.6 + loads + 0.8 * (dx is not None) + 0.8 * (not product) + 2.6 * m.layout.channels_last
-    config, args, programs = sums_config("coordinate_sums", m, x, width, loads, live, product, dx is not None)
+    # as with dx, wanted or not: of other tiles the sums would have other bits
+    live = 2.4 + loads + 0.8 * (not product) + 2.6 * m.layout.channels_last
+    config, args, programs = sums_config("coordinate_sums", m, x, width, loads, live, product)
     shares, columns = args["sizes"][4:]
     vectors = vector_strides(z_h), vector_strides(z_w)
     args |= dict(
