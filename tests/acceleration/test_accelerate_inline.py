@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import standins
+import standins_strips as strips
 import support
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ BLOCKS: dict[str, tuple[Callable, Callable]] = {  # name -> the block, and what 
     "split-mmseg": (standins.SplitAttentionConv2d, lambda: (a_map(4, 6),)),
     "selective": (standins.SelectiveKernel, lambda: (a_map(8, 6, N=8),)),
     "selective-whole": (lambda: standins.SelectiveKernel(split_input=False), lambda: (a_map(8, 6, N=8),)),
+    "ela": (strips.EfficientLocalAttn, lambda: (a_map(8, 5),)),
+    "strip": (strips.StripAttn, lambda: (a_map(8, 5),)),
+    "strip-skip": (lambda: strips.StripAttn(has_skip=True, use_conv=False), lambda: (a_map(6, 5),)),
     "simam": (standins.SimAM, lambda: (a_map(8, 5),)),
     "grn-first": (lambda: standins.TimmResponseNorm(channels_last=False), lambda: (a_map(8, 5),)),
 }

@@ -37,8 +37,6 @@ KINDS = {
     "coordinate": lambda: strips.CoordAttn(C),
     "coordinate-authors": lambda: strips.CoordAtt(C).eval(),
     "coordinate-simple": lambda: strips.SimpleCoordAttn(C),
-    "ela": lambda: strips.EfficientLocalAttn(C),
-    "strip": lambda: strips.StripAttn(C, has_skip=True),
     "nnunet": lambda: standins.NNUNetSqueezeExcite(C, 2),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -58,8 +58,8 @@ def _coordinate_apply_kernel(
     mask = mask_h[:, :, None] & mask_w[:, None, :]
     out = tl.zeros([BLOCK_C, BLOCK_H, BLOCK_W], ACC)
     if z_h_ptr is not None:
-        z_h = load_rows(z_h_ptr, z_h_stride, n, offs_c, offs_h, mask_h, ACC)
-        z_w = load_rows(z_w_ptr, z_w_stride, n, offs_c, offs_w, mask_w, ACC)
+        z_h = load_rows(z_h_ptr, z_h_stride, n, offs_c, offs_h, mask_h, LAYOUT, ACC)
+        z_w = load_rows(z_w_ptr, z_w_stride, n, offs_c, offs_w, mask_w, LAYOUT, ACC)
         g = gate_of(z_h, z_w, PRODUCT, GATE)
         t = tl.load(coordinate_ptrs(t_ptr, t_stride, n, offs_c, offs_h, offs_w, W, LAYOUT), mask, other=0.0)
         out = t.to(ACC) * g
@@ -67,9 +67,9 @@ def _coordinate_apply_kernel(
             ptrs = coordinate_ptrs(map_ptr, map_stride, n, offs_c, offs_h, offs_w, W, LAYOUT)
             tl.store(ptrs, g.to(map_ptr.dtype.element_ty), mask)
     if pull_h_ptr is not None:
-        out += (load_rows(pull_h_ptr, pull_h_stride, n, offs_c, offs_h, mask_h, ACC) / W)[:, :, None]
+        out += (load_rows(pull_h_ptr, pull_h_stride, n, offs_c, offs_h, mask_h, LAYOUT, ACC) / W)[:, :, None]
     if pull_w_ptr is not None:
-        out += (load_rows(pull_w_ptr, pull_w_stride, n, offs_c, offs_w, mask_w, ACC) / H)[:, None, :]
+        out += (load_rows(pull_w_ptr, pull_w_stride, n, offs_c, offs_w, mask_w, LAYOUT, ACC) / H)[:, None, :]
     ptrs = coordinate_ptrs(out_ptr, out_stride, n, offs_c, offs_h, offs_w, W, LAYOUT)
     tl.store(ptrs, out.to(out_ptr.dtype.element_ty), mask)
 
@@ -84,11 +84,11 @@ def plan_coordinate_apply(
     gate: Activation | None = None,
 ) -> Plan:
     """z: z_h and z_w, beside t. pull: of the rows and of the columns, if there is any."""
-    m, width = coordinate_maps(out=out, t=t, map=gate_map)
+    m, width = coordinate_maps(*z, *pull, out=out, t=t, map=gate_map)
     loads = int(t is not None)
-    written, pulled = 1 + (gate_map is not None), any(p is not None for p in pull)
-    live = 0.9 + loads + 0.5 * written + 0.5 * pulled
-    config, (chunks, blocks, columns) = tile_config("coordinate_apply", m, out, max(loads, 1), live, written, pulled)
+    written, vectors = 1 + (gate_map is not None), max(sum(v is not None for v in (*z, *pull)) // 2, 1)
+    live = 0.4 + loads + 0.5 * written + 0.5 * vectors
+    config, (chunks, blocks, columns) = tile_config("coordinate_apply", m, out, max(loads, 1), live, vectors, written)
     (z_h, z_w), (pull_h, pull_w) = z, pull
     args = dict(t_ptr=t, out_ptr=out, map_ptr=gate_map, z_h_ptr=z_h, z_w_ptr=z_w, pull_h_ptr=pull_h, pull_w_ptr=pull_w)
     args |= dict(

@@ -9,18 +9,18 @@ from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import rounds_ahead, sms, stages_for
 
 ROUNDS = 4  # of a program at least, where programs without a share fill the GPU
-SIDES = dict(BLOCK_C=(1, 2, 8, 32, 64, 128), BLOCK_H=(1, 4, 16), BLOCK_W=(8, 16, 32, 64, 128, 256, 512, 1024))
+SIDES = dict(BLOCK_C=(1, 2, 8, 32, 64, 128), BLOCK_H=(1, 4, 8, 16), BLOCK_W=(8, 16, 32, 64, 128, 256, 512, 1024))
 
 
-def _suits(config: Config, least: int, most: int) -> bool:
-    """Tiles of many channels, of maps whose channels are side by side, are one row high."""
+def _suits(config: Config, least: int) -> bool:
+    """Tiles of few channels are high: of contiguous maps. Of channels side by side none is wide."""
     c, h, w = config.blocks.values()
-    return least <= c * h * w <= most * config.num_warps and (h == 1 or c <= 2)
+    return least <= c * h * w <= 512 * config.num_warps and (c <= 2 or h == 1 or h == w == 8)
 
 
 ALL = space(**SIDES, num_warps=(4, 8))
-LOOPS = looping(tuple(c for c in ALL if _suits(c, 1024, 512)))
-TILES = tuple(c for c in ALL if _suits(c, 512, 512))
+LOOPS = looping(tuple(c for c in ALL if _suits(c, 1024)))
+TILES = tuple(c for c in ALL if _suits(c, 512))
 
 
 def _side_by_side(m: Maps, config: Config, W: int) -> int:
@@ -66,7 +66,7 @@ def sums_config(
         waste, row = _waste(m, config, H, W, rows) * (1 + partial), _side_by_side(m, config, W) * itemsize
         programs = m.N * -(-m.C // c) * columns * shares
         ahead = rounds_ahead(stages(config))
-        return Footprint(c * h * w, itemsize, loads, live, programs, waste, row, ahead=ahead, sms=size)
+        return Footprint(c * h * w, itemsize, loads, live, programs, waste, row, side=8 / w, ahead=ahead, sms=size)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, *also), exact=(m.N, H, W))
     config = config_for(LOOPS, footprint, kernel, x, **how)
@@ -83,17 +83,19 @@ def sums_config(
 
 
 def tile_config(
-    kernel: str, m: Maps, x: Tensor, loads: int, live: float, *also: object
+    kernel: str, m: Maps, x: Tensor, loads: int, live: float, vectors: int, *also: object
 ) -> tuple[Config, tuple[int, int, int]]:
-    """Of a kernel with a program for every tile: the config, and the blocks of channels, rows and columns."""
+    """Of a kernel with a program for every tile: the config, and the blocks of channels, rows and columns. vectors: how
+    many it reads of the rows, and as many of the columns."""
     itemsize, (H, W) = x.element_size(), x.shape[2:]
 
     def footprint(config: Config) -> Footprint:
         c, h, w = config.blocks.values()
         chunks, blocks, columns = _split(m, config, H, W)
         waste, row = _waste(m, config, H, W, blocks * h), _side_by_side(m, config, W) * itemsize
-        return Footprint(c * h * w, itemsize, loads, live, m.N * chunks * blocks * columns, waste, row)
+        side = 4 * vectors * (1 / h + 1 / w)
+        return Footprint(c * h * w, itemsize, loads, live, m.N * chunks * blocks * columns, waste, row, side)
 
-    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, *also), exact=(m.N, H, W))
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, vectors, *also), exact=(m.N, H, W))
     config = config_for(TILES, footprint, kernel, x, **how)
     return config, _split(m, config, H, W)

@@ -13,7 +13,7 @@ from ...tuning.choice import config_for
 from ...tuning.model import L2_BANDWIDTH, STEP, Config, space
 from ...tuning.target import sms
 from ..common.dependent import begin
-from .shared import vector_strides
+from .shared import reaches_far, vector_strides
 
 SPACE = space(BLOCK_T=(1, 4, 16), BLOCK=(64, 256, 1024), num_warps=(4,))
 
@@ -100,7 +100,13 @@ def plan_coordinate_finish(rows: Tensor, cols: Tensor, out_h: Tensor | None, out
     (rows_given, cols_given), block = (size > 0 for size in sizes), config.blocks["BLOCK"]
     args = dict(rows_ptr=rows if rows_given else None, cols_ptr=cols if cols_given else None)
     args |= dict(out_h_ptr=out_h, out_w_ptr=out_w, strides=tuple(map(vector_strides, outs)), parts=parts)
-    args |= dict(lengths=lengths, sizes=sizes, C=C, INT64=max(sizes) + block >= 2**31, ACC=accumulator(rows))
+    args |= dict(
+        lengths=lengths,
+        sizes=sizes,
+        C=C,
+        INT64=max(sizes) + block >= 2**31 or reaches_far(*outs),
+        ACC=accumulator(rows),
+    )
     args |= dict(DEPENDENT=config.dependent)
     traffic = dict(rows_ptr=(1, 0), cols_ptr=(1, 0), out_h_ptr=(0, 1), out_w_ptr=(0, 1))
     return Plan(_coordinate_finish_kernel, args, config, sum(-(-size // block) for size in sizes), traffic)

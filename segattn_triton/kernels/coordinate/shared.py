@@ -13,6 +13,8 @@ from torch import Tensor
 from ...runtime.maps import ALIGNMENTS, Maps, maps
 from ..common.tile import in_elements
 
+MOST = 1024  # channels, rows or columns of a tile
+
 
 @triton.jit
 def coordinate_ptrs(ptr, stride, n, offs_c, offs_h, offs_w, W, LAYOUT: tl.constexpr):
@@ -31,8 +33,11 @@ def coordinate_ptrs(ptr, stride, n, offs_c, offs_h, offs_w, W, LAYOUT: tl.conste
 
 
 @triton.jit
-def load_rows(ptr, stride, n, offs_c, offs, mask, ACC: tl.constexpr):
+def load_rows(ptr, stride, n, offs_c, offs, mask, LAYOUT: tl.constexpr, ACC: tl.constexpr):
     """[BLOCK_C, BLOCK]: the values of some rows, or of some columns, 0 where masked."""
+    if LAYOUT.int64:
+        offs_c = offs_c.to(tl.int64)
+        offs = offs.to(tl.int64)
     ptrs = ptr + n.to(tl.int64) * stride[0] + offs_c[:, None] * stride[1] + offs[None, :] * stride[2]
     return tl.load(ptrs, mask, other=0.0).to(ACC)
 
@@ -64,12 +69,20 @@ def share_of(H, each, shares, columns, C: tl.constexpr, BLOCK_C: tl.constexpr, B
 def store_rows(ptr, value, block, images, n, offs_c, offs, size, mask, C: tl.constexpr):
     """value [BLOCK_C, BLOCK] into the partial sums (blocks, N, C, size)."""
     image = ptr + (block.to(tl.int64) * images + n) * C * size
-    tl.store(image + offs_c[:, None] * size + offs[None, :], value, mask)
+    tl.store(image + offs_c.to(tl.int64)[:, None] * size + offs[None, :], value, mask)
 
 
-def coordinate_maps(**tensors: Tensor | None) -> tuple[Maps, int]:
-    """The description of the maps, with accesses as wide as their rows allow, and W in its unit."""
+def reaches_far(*vectors: Tensor | None) -> bool:
+    """Whether an image's values of rows or columns, or those masked behind them, lie 2^31 elements apart."""
+    given = (zip(v.shape[1:], v.stride()[1:], strict=True) for v in vectors if v is not None)
+    return any(sum((size + MOST) * step for size, step in axes) >= 2**31 for axes in given)
+
+
+def coordinate_maps(*vectors: Tensor | None, **tensors: Tensor | None) -> tuple[Maps, int]:
+    """The description of the maps, with accesses as wide as their rows allow, and W in its unit; `vectors` are beside
+    them."""
     m = maps(**tensors)
+    m = m._replace(layout=m.layout._replace(int64=m.layout.int64 or reaches_far(*vectors)))
     W = next(t.shape[3] for t in tensors.values() if t is not None)
     if m.layout.channels_last:
         return m, W

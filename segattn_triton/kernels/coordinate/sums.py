@@ -76,13 +76,13 @@ def _coordinate_sums_kernel(
     W = num_pixels(width, LAYOUT)
     n, share, first, last, column, offs_c, offs_w = share_of(H, each, shares, columns, C, BLOCK_C, BLOCK_W)
     mask_w = (offs_c < C)[:, None] & (offs_w < W)[None, :]
-    z_w = load_rows(z_w_ptr, z_w_stride, n, offs_c, offs_w, mask_w, ACC)
+    z_w = load_rows(z_w_ptr, z_w_stride, n, offs_c, offs_w, mask_w, LAYOUT, ACC)
     cols = tl.zeros([BLOCK_C, BLOCK_H, BLOCK_W], ACC)
     for row in tl.range(first, last, BLOCK_H, num_stages=STAGES):
         offs_h = row + tl.arange(0, BLOCK_H)
         mask_h = (offs_c < C)[:, None] & (offs_h < last)[None, :]
         mask = mask_h[:, :, None] & mask_w[:, None, :]
-        z_h = load_rows(z_h_ptr, z_h_stride, n, offs_c, offs_h, mask_h, ACC)
+        z_h = load_rows(z_h_ptr, z_h_stride, n, offs_c, offs_h, mask_h, LAYOUT, ACC)
         dy = _load(dy_ptr, dy_stride, n, offs_c, offs_h, offs_w, mask, W, LAYOUT, ACC)
         dg = dy * _load(x_ptr, x_stride, n, offs_c, offs_h, offs_w, mask, W, LAYOUT, ACC)
         if dmap_ptr is not None:
@@ -109,7 +109,7 @@ def plan_coordinate_sums(
     gate: Activation,
 ) -> Plan:
     """Makes rows and cols, whose sums over their first axis are dz_h and dz_w."""
-    m, width = coordinate_maps(dy=dy, x=x, dmap=dmap, dx=dx)
+    m, width = coordinate_maps(z_h, z_w, dy=dy, x=x, dmap=dmap, dx=dx)
     loads = 2 + (dmap is not None)
     # as with dx, wanted or not: of other tiles the sums would have other bits
     live = 2.4 + loads + 0.8 * (not product) + 2.6 * m.layout.channels_last
