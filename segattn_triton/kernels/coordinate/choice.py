@@ -7,9 +7,11 @@ from ...tuning.choice import config_for
 from ...tuning.grids import sharing
 from ...tuning.model import Config, Footprint, looping, space
 from ...tuning.target import rounds_ahead, sms, stages_for
+from ..common.sums import BYTES_A_CYCLE
 
+ACROSS = 8  # wavefronts of shared memory for the sum of a row of a channel, whose columns lie across warps
 ROUNDS = 4  # of a program at least, where programs without a share fill the GPU
-SIDES = dict(BLOCK_C=(1, 2, 8, 32, 64, 128), BLOCK_H=(1, 4, 8, 16), BLOCK_W=(8, 16, 32, 64, 128, 256, 512, 1024))
+SIDES = dict(BLOCK_C=(1, 2, 8, 16, 32, 64, 128), BLOCK_H=(1, 4, 8, 16), BLOCK_W=(8, 16, 32, 64, 128, 256, 512, 1024))
 
 
 def _suits(config: Config, least: int) -> bool:
@@ -66,7 +68,9 @@ def sums_config(
         waste, row = _waste(m, config, H, W, rows) * (1 + partial), _side_by_side(m, config, W) * itemsize
         programs = m.N * -(-m.C // c) * columns * shares
         ahead = rounds_ahead(stages(config))
-        return Footprint(c * h * w, itemsize, loads, live, programs, waste, row, side=8 / w, ahead=ahead, sms=size)
+        fronts = 0.07 * loads + ACROSS / (h * w) if m.layout.channels_last else 0.0
+        beside = dict(side=8 / w, shared=fronts * BYTES_A_CYCLE / (loads * itemsize), ahead=ahead, sms=size)
+        return Footprint(c * h * w, itemsize, loads, live, programs, waste, row, **beside)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, *also), exact=(m.N, H, W))
     config = config_for(LOOPS, footprint, kernel, x, **how)
