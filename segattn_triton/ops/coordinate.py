@@ -48,12 +48,16 @@ def _product(out: Tensor, weight: Tensor, v: Tensor, bias: Tensor | None) -> Ten
 
 
 def _centred(stats: Tensor, scale: Tensor, h: Tensor, bias: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """h less the mean of its channel, in place; the statistics of h + bias, of no image zeros, and the norm's scale."""
+    """h less the mean of its channel, in place; the statistics of h + bias, of no image zeros, and the norm's scale,
+    which is not finite where the bias is not."""
     count = max(len(h) * h.shape[2], 1)
     mean = h.sum((0, 2)) / count
     var = h.sub_(mean[:, None]).square().sum((0, 2)) / count
-    torch.cat([mean if bias is None else mean + bias.detach(), var], out=stats)
     torch.mul(torch.rsqrt(var + eps), weight.detach(), out=scale)
+    if bias is not None:
+        scale.add_((bias - bias).detach())
+        mean = mean + bias.detach()
+    torch.cat([mean, var], out=stats)
     return h
 
 

@@ -65,7 +65,12 @@ each_parameter = pytest.mark.parametrize(
 )
 
 
-HIDDEN = {"w1": "w2", "wx": "wg"}  # the parameter that says how many hidden channels there are, and another of them
+HIDDEN = {"w1": ("w2", "w_h"), "wx": ("wg",)}  # the parameter that says how many hidden channels there are, and others
+
+
+def _also_hidden(row, name: str) -> str | None:
+    """Another parameter of as many hidden channels."""
+    return next((other for other in HIDDEN.get(name, ()) if other in names(row)), None)
 
 
 @each_parameter
@@ -73,7 +78,7 @@ def test_the_expected_shape_of_a_parameter(row, name):
     """The message states the shape that would have been right, channel by channel; hidden channels are free."""
     inputs = one_map(row, problem(row))
     right = dict(zip(names(row), inputs, strict=True))[name]
-    if name in HIDDEN and HIDDEN[name] in names(row):
+    if _also_hidden(row, name):
         wrong, expected = right[:, :-1], (right.shape[0], right.shape[1])
     else:
         wrong, expected = torch.cat([right, right]), right.shape
@@ -90,8 +95,8 @@ def test_parameters(row, name, wrong):
     change, said = PARAMETERS[wrong]
     inputs = one_map(row, problem(row))
     changed = [change(t) if n == name else t for n, t in zip(names(row), inputs, strict=True)]
-    if name in HIDDEN and wrong == "one_more" and HIDDEN[name] in names(row):
-        name = {"w1": "b1"}.get(name, HIDDEN[name])  # more rows mean more hidden channels, which another has not
+    if wrong == "one_more" and (other := _also_hidden(row, name)):
+        name = {"w1": "b1"}.get(name, other)  # more rows mean more hidden channels, which another has not
     read = {"wg": "g"}.get(name, "x")  # the map that the parameter fits
     refuses(row, changed, *(s.format(name=name, map=read) for s in said))
 

@@ -51,8 +51,16 @@ def x_is(change: Callable) -> Callable:
 
 
 def maps_are(change: Callable) -> Callable:
-    """Every map changed: x and what has its shape."""
-    return lambda inputs: [change(t) if t.shape == inputs[0].shape else t for t in inputs]
+    """Every map changed: x and what has its shape; of what stands for rows or columns as many as x then has."""
+
+    def changed(inputs):
+        x, first = inputs[0], change(inputs[0])
+        strips = [t.dim() == x.dim() and t.shape[:2] == x.shape[:2] and 1 in t.shape[2:] for t in inputs]
+        cut = tuple(slice(0, size) for size in first.shape)
+        pairs = zip(inputs, strips, strict=True)
+        return [change(t) if t.shape == x.shape else t[cut] if strip else t for t, strip in pairs]
+
+    return changed
 
 
 def parameter_is(change: Callable) -> Callable:

@@ -29,6 +29,7 @@ ROWS = (
         options={"combine": ("product", "sum"), "gate": GATES},
         flops=flops.strip_gate,
         passes=(2, 3),
+        gates=2,
         derived=_strips,
         equation="y = x * gate(z_h) * gate(z_w)",
         attends_to="rows and columns of every channel, by whatever the logits come from",
