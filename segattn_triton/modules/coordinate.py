@@ -53,7 +53,7 @@ class CoordinateAttention(GateModule):
     @by_rank
     def forward(self, x: Tensor, return_map: bool = False):
         bn, last = self.bn1, (self.conv_h, self.conv_w)
-        if not is_plain(self.conv1, *last, *([] if bn is None else [bn])) or (bn is not None and not len(x)):
+        if not is_plain(self.conv1, *last, *([] if bn is None else [bn])) or (bn is not None and x.shape[0] == 0):
             return self._as_children(x, return_map)
         tensors = [t for layer in last for t in (layer.weight, layer.bias)]
         how = dict(self.options, backend=self.backend, return_map=return_map)
