@@ -65,6 +65,7 @@ def test_the_repr_shows_what_a_module_was_made_with(row):
         "gamma",
         "beta",
         "rule",
+        "least",
         "slices",
         "shortcut",
     }
