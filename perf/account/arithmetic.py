@@ -1,8 +1,9 @@
-"""What integer instructions of the machine code compute, by opcode: of numbers, or of arrays with one for each lane.
+"""What integer instructions of the machine code compute, and conversions, by opcode: of numbers, or of arrays with one
+for each lane.
 
 Values are words of 32 bits, without a sign. A function is given the instruction's modifiers, its values and the
-predicates among its operands, and returns the result and the carries or predicates that it sets. What is not here
-(floating-point arithmetic, what memory holds) is unknown.
+predicates among its operands, and returns the result and the carries or predicates that it sets. What is neither
+here nor in `floating`, such as what memory holds, is unknown.
 """
 
 import struct
@@ -166,8 +167,10 @@ def _mufu(has, a, carries):
 
 
 def _f2i(has, a, carries):
-    number = np.clip(np.nan_to_num(_float(a[0]).astype(np.float64)), 0 if "U32" in has else -(2.0**31), 2.0**32 - 1)
-    whole = np.trunc(number).astype(np.int64) & MASK
+    least, most = (0, 2.0**32 - 1) if "U32" in has else (-(2.0**31), 2.0**31 - 1)
+    number = np.clip(np.nan_to_num(_float(a[0]).astype(np.float64)), least, most)
+    rounded = next((f for name, f in ROUND.items() if name in has), np.rint)(number)
+    whole = rounded.astype(np.int64) & MASK
     return whole if isinstance(a[0], np.ndarray) else int(whole), ()
 
 
@@ -179,6 +182,7 @@ def halves(high: str, low: str) -> int | None:
         return None
 
 
+ROUND: dict[str, Callable] = {"TRUNC": np.trunc, "FLOOR": np.floor, "CEIL": np.ceil}
 CHOOSE = ("SEL", "VIMNMX", "VIMNMX3", "IMNMX", "VIADDMNMX")  # by a predicate, which is no carry
 COMPARE: dict[str, Callable] = {
     "LT": lambda x, y: x < y,
@@ -209,6 +213,7 @@ FUNCTIONS: dict[str, Callable] = {
     "IABS": lambda has, a, carries: (abs(signed(a[0])) & MASK, ()),
     "MOV": lambda has, a, carries: (a[0], ()),
     "I2F": _i2f,
+    "I2FP": _i2f,
     "MUFU": _mufu,
     "F2I": _f2i,
 }

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from .arithmetic import CHOOSE, COMBINE, COMPARE, FUNCTIONS, MASK, halves, signed
+from .floating import floating
 from .registers import LANES, Registers, Value, bits, first, truths, unknown
 from .sass import Instruction, is_predicate
 
@@ -34,7 +35,9 @@ def computation(ins: Instruction, registers: Registers, special: Mapping[str, Va
     if name == "ELECT":  # one lane
         return lambda: registers.set_truth(operands[0], LANES == 0)
     special_form = {"ISETP": _compare, "PLOP3": _logic, "P2R": _pack, "R2P": _unpack, "VOTEU": _vote}.get(name)
-    return special_form(ins, registers) if special_form else _arithmetic(ins, name, registers)
+    if special_form:
+        return special_form(ins, registers)
+    return floating(ins, registers) or _arithmetic(ins, name, registers)
 
 
 def _arithmetic(ins: Instruction, name: str, registers: Registers) -> Act | None:

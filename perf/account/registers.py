@@ -13,6 +13,7 @@ from .arithmetic import MASK, signed, wide
 
 Value = Any  # int, bool, array of 32, None
 Read = Callable[[], Value]
+Saved = tuple[list[Value], list[Value]]  # registers and predicates of some lanes, while others go on
 
 LANES = np.arange(32, dtype=np.int64)
 REGISTER = re.compile(r"(U?R)(\d+|Z)\b")
@@ -90,6 +91,20 @@ class Registers:
 
     def set(self, name: str, value: Value) -> None:
         (self.set_truth if "P" in name else self.set_word)(name, value)
+
+    def saved(self) -> Saved:
+        """What each lane has of its own: uniform registers are of all."""
+        return list(self.words["R"]), list(self.truths["P"])
+
+    def restore(self, saved: Saved) -> None:
+        self.words["R"][:], self.truths["P"][:] = saved
+
+    def join(self, lanes: np.ndarray, saved: Saved) -> None:
+        """These lanes have what was saved; what is unknown of either is unknown of all."""
+        for own, theirs in zip((self.words["R"], self.truths["P"]), saved, strict=True):
+            for i, (a, b) in enumerate(zip(own, theirs, strict=True)):
+                if a is not b:
+                    own[i] = None if unknown((a, b)) else np.where(lanes, b, a)
 
 
 def unknown(values: Iterable[Value]) -> bool:

@@ -3,20 +3,23 @@
 Integers have values (parameters, the program's number, what is computed of them), so that loops turn as often as they
 will, branches go where they will, and addresses are those of the launch. What memory holds is unknown, but for tensors
 whose values are given. Where unknown values decide a branch (a NaN, a maximum), the warp goes past what is ahead, and
-never back; where lanes part, the way of the first, and those that leave touch no more.
+never back. Where lanes part each goes its way with registers of its own; those behind go first, until all meet.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .accesses import KINDS, Access, access, place_of
 from .computations import computation
-from .registers import LANES, Registers, Value, first, holds
+from .registers import LANES, Registers, Saved, Value, first, holds
 from .sass import Instruction, is_predicate
+from .shared import Shared
 
 MOST = 1_000_000  # instructions that a warp may execute
+LEFT = object()  # of a warp that has no more turns
+MEETINGS = ("BSYNC", "WARPSYNC", "BAR")  # where lanes wait for others
 
 
 @dataclass
@@ -24,6 +27,15 @@ class Path:
     code: Sequence[Instruction]
     steps: list[int] = field(default_factory=list)  # places in the code
     accesses: dict[int, Access] = field(default_factory=dict)  # place in the path -> what is touched there
+
+
+@dataclass(eq=False)
+class _Group:
+    """Lanes that go on later, from where, and what they have."""
+
+    place: int
+    lanes: np.ndarray
+    saved: Saved
 
 
 class Lost(RuntimeError):
@@ -39,27 +51,73 @@ def play(
 ) -> Path:
     """`constants`: offset in the constant bank -> word. `program`: its place in the grid. `known`: place of a buffer ->
     the words that it holds."""
-    return _Warp(code, constants, program, warp, known or {}).play()
+    (path,) = _played([_Warp(code, constants, program, warp, known or {})])
+    return path
+
+
+def play_all(
+    code: Sequence[Instruction], constants: Mapping[int, int], program: Sequence[int], warps: int
+) -> list[Path]:
+    """Those of all warps of a program, which meet at barriers and find in shared memory what others stored."""
+    shared = Shared()
+    return _played([_Warp(code, constants, program, warp, {}, shared) for warp in range(warps)])
+
+
+def _played(warps: list["_Warp"]) -> list[Path]:
+    turns = [warp.turns() for warp in warps]
+    while turns:
+        turns = [turn for turn in turns if next(turn, LEFT) is not LEFT]
+    return [warp.path for warp in warps]
 
 
 class _Warp:
-    def __init__(self, code, constants, program: Sequence[int], warp: int, known: Mapping[int, np.ndarray]):
-        self.registers, self.path, self.known = Registers(constants), Path(code), known
-        self.live: Value = True  # lanes that have not left
+    def __init__(
+        self, code, constants, program: Sequence[int], warp: int, known: Mapping, shared: Shared | None = None
+    ):
+        self.registers, self.path, self.known, self.shared = Registers(constants), Path(code), known, shared
+        self.live: Value = True  # lanes that go on
+        self.waiting: list[_Group] = []
         self.places = {ins.address: i for i, ins in enumerate(code)}
         special = {"SR_TID.X": LANES + 32 * warp, "SR_LANEID": LANES}
         special |= {f"SR_CTAID.{axis}": n for axis, n in zip("XYZ", program, strict=False)}
         self.acts = [self._act(ins, special) for ins in code]
 
-    def play(self) -> Path:
+    def turns(self) -> Iterator[None]:
+        """From one barrier of the program to the next."""
         place, steps, acts = 0, self.path.steps, self.acts
+        barriers = {i for i, ins in enumerate(self.path.code) if ins.name == "BAR"}
         while place is not None:
+            if place in barriers:
+                yield
             steps.append(place)
             act = acts[place]
             place = place + 1 if act is None else act(place)
+            if self.waiting:
+                place = self._turn(place)
             if len(steps) > MOST:
                 raise Lost(f"more than {MOST} instructions")
-        return self.path
+
+    def _turn(self, place: int | None) -> int:
+        """Whose turn it is, after lanes have come to a place: those who wait there go on with them."""
+        for group in [group for group in self.waiting if group.place == place]:
+            self.waiting.remove(group)
+            self.registers.join(group.lanes, group.saved)
+            self.live = self.live | group.lanes
+        behind = min(self.waiting, key=lambda group: self._order(group.place), default=None)
+        if behind is None or (place is not None and self._order(place) < self._order(behind.place)):
+            return place
+        if place is not None:
+            self._wait(place, self.live)
+        self.waiting.remove(behind)
+        self.live = behind.lanes
+        self.registers.restore(behind.saved)
+        return self._turn(behind.place)
+
+    def _order(self, place: int) -> tuple[bool, int]:
+        return self.path.code[place].name in MEETINGS, place
+
+    def _wait(self, place: int, lanes: np.ndarray) -> None:
+        self.waiting.append(_Group(place, lanes, self.registers.saved()))
 
     def _act(self, ins: Instruction, special: Mapping[str, Value]) -> Callable | None:
         """place of the instruction -> of the next one; None: the warp goes on, and nothing changes."""
@@ -97,26 +155,36 @@ class _Warp:
 
         def run(place: int) -> int | None:
             values = [forward if (v := condition()) is None else v for condition in conditions]
-            taken = np.logical_and.reduce(values) if values else True
+            taken = True
+            for value in values:
+                taken = taken & value
+            live = np.broadcast_to(self.live, 32)
+            left = live & ~np.broadcast_to(taken, 32)
             if ins.name == "EXIT":
-                self.live = self.live & ~np.broadcast_to(taken, 32)
-                return place + 1 if self.live.any() else None
-            if not np.broadcast_to(taken, 32)[np.argmax(self.live)]:
+                self.live = left
+                return place + 1 if left.any() else None
+            going = live & taken
+            if not going.any():
                 return place + 1
             goal = self.places.get(first(back()))
             if goal is None:
                 raise Lost(f"{ins.opcode} at {ins.address:#x} goes to an unknown place")
+            if left.any():
+                self._wait(place + 1, left)
+                self.live = going
             return goal
 
         return run
 
     def _touch(self, ins: Instruction) -> Callable:
         touch, read = access(ins, self.registers), self._read(ins)
+        share = None if self.shared is None else self.shared.act(ins, self.registers)
 
         def run(on: Value) -> None:
-            found = touch(on if self.live is True else np.broadcast_to(on is None or on, 32) & self.live)
-            word = read()
-            for name in ins.writes:
+            lanes = np.broadcast_to(True if on is None else on, 32) & self.live
+            found = touch(on if self.live is True else lanes)
+            words = [read()] * len(ins.writes) if share is None else share(lanes)
+            for name, word in zip(ins.writes, words, strict=True):
                 self.registers.set(name, word)
             if found is not None:
                 self.path.accesses[len(self.path.steps) - 1] = found

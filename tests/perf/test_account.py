@@ -10,7 +10,9 @@ import static_ledger
 
 from segattn_triton.catalog import ROWS
 from segattn_triton.perf.account import assumptions as assumed
-from segattn_triton.perf.account.sass import parse
+from segattn_triton.perf.account.sass import Instruction, parse
+from segattn_triton.perf.account.warp import Path as Played
+from segattn_triton.perf.account.warp import play
 
 pytestmark = pytest.mark.static
 
@@ -92,11 +94,85 @@ def test_every_access_is_where_it_should_be(ask):
     """All warps of all programs of small problems: every address is known and lies in its buffer, and together they
     store all of y and dx. A few rows for each day's text of this file, all over time."""
     draw = zlib.crc32(Path(assumed.__file__).read_bytes())
-    # of logits of another resolution the addresses follow from floating-point numbers, which the player does not keep
-    rows = [row.name for i, row in enumerate(ROWS) if (i + draw) % 4 == 0 and row.name != "gate_mul_resized"]
+    rows = [row.name for i, row in enumerate(ROWS) if (i + draw) % 4 == 0]
     layouts = [static_ledger.LAYOUTS[(i + draw) % 2] for i in range(len(rows))]
     for row, wrong in zip(rows, ask(account_worker.covered, rows, layouts), strict=True):
         assert not wrong, (row, wrong)
+
+
+def played(*lines: str) -> tuple[Played, dict[str, list[int]]]:
+    """The path of a warp, and of each kind of access the addresses of all lanes, in order."""
+    code = []
+    for i, line in enumerate(lines):
+        guard, rest = line[1:].split(" ", 1) if line.startswith("@") else ("", line)
+        opcode, _, operands = rest.partition(" ")
+        words = tuple(word.strip() for word in operands.split(",") if word)
+        code.append(Instruction(16 * i, guard, opcode, words))
+    path = play(code, {}, (0, 0, 0))
+    found: dict[str, list[int]] = {}
+    for access in path.accesses.values():
+        found.setdefault(access.kind, []).extend(access.starts.tolist())
+    return path, found
+
+
+def test_lanes_that_part_go_both_ways_and_meet():
+    """Each with registers of its own: what one side loads does not reach the other's, and the end is played once."""
+    path, found = played(
+        "S2R R0, SR_TID.X",
+        "MOV R3, 0x100",
+        "MOV R2, 0x800",
+        "ISETP.GE.AND P0, PT, R0, 0x10, PT",
+        "@P0 BRA 0x80",
+        "MOV R4, R2",
+        "LDG.E R2, desc[UR4][R2.64]",
+        "BRA 0xa0",
+        "MOV R4, 0x400",
+        "IADD3 R4, R4, R2, RZ",
+        "LEA R4, R0, R4, 0x2",
+        "MOV R5, 0x100",
+        "STG.E desc[UR4][R4.64], R0",
+        "EXIT",
+    )
+    base = 0x100 << 32
+    assert found["load"] == [base + 0x800] * 16
+    assert sorted(found["store"]) == [base + (0x800 if i < 16 else 0xC00) + 4 * i for i in range(32)]
+    assert path.steps.count(12) == 1 and len(path.steps) == 14
+
+
+def test_a_loop_turns_as_often_as_each_lane_wants():
+    """The first lane loads once, the last 32 times; those that have left wait."""
+    path, found = played(
+        "S2R R0, SR_TID.X",
+        "MOV R3, 0x100",
+        "MOV R2, RZ",
+        "LDG.E R7, desc[UR4][R2.64]",
+        "ISETP.GE.AND P0, PT, R2, R0, PT",
+        "IADD3 R2, R2, 0x1, RZ",
+        "@!P0 BRA 0x30",
+        "LEA R2, R0, R2, 0x8",
+        "STG.E desc[UR4][R2.64], R0",
+        "EXIT",
+    )
+    assert len(found["load"]) == sum(range(1, 33)) and path.steps.count(3) == 32
+    assert found["store"] == [(0x100 << 32) + 256 * i + i + 1 for i in range(32)] and path.steps.count(8) == 1
+
+
+def test_places_that_follow_from_floating_point_numbers():
+    """Of 32 pixels of a row at 0.75 of its scale, in both widths: floor((x + 0.5) 3 / 4 - 0.5), none below zero."""
+    ends = ("LEA R4, R6, 0x800, 0x2", "MOV R5, 0x100", "LDG.E R8, desc[UR4][R4.64]", "EXIT")
+    narrow = (
+        "I2FP.F32.U32 R1, R0",
+        "FADD R1, R1, 0.5",
+        "FFMA R1, R1, 0.75, -0.5",
+        "FMNMX R1, RZ, R1, !PT",
+        "FSETP.GEU.AND P0, PT, |R1|, 1000, PT",
+        "FSEL R1, R1, -R1, !P0",
+    )
+    wide = ("I2F.F64.U32 R10, R0", "DADD R10, R10, 0.5", "DFMA R10, R10, 0.75, -0.5", "F2F.F32.F64 R1, R10")
+    wanted = [max(0, int((x + 0.5) * 0.75 - 0.5)) for x in range(32)]
+    for way in (narrow, (*wide, "FMNMX R1, RZ, R1, !PT")):
+        _, found = played("S2R R0, SR_TID.X", *way, "F2I.TRUNC.NTZ R6, R1", *ends)
+        assert found["load"] == [(0x100 << 32) + 0x800 + 4 * place for place in wanted]
 
 
 def test_the_schedule_is_read():

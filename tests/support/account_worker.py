@@ -14,7 +14,7 @@ from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.account import loops
 from segattn_triton.perf.account.account import Account, account_of
 from segattn_triton.perf.account.launch import launch_of
-from segattn_triton.perf.account.warp import play
+from segattn_triton.perf.account.warp import play_all
 from segattn_triton.runtime.plan import Plan
 from segattn_triton.tuning.choice import SPACES, using
 from segattn_triton.tuning.model import SMS, Config
@@ -162,16 +162,14 @@ def covered(op: str, layout: str) -> list[str]:
     """What is wrong with the accesses of a row's kernels, when every warp of every program of a small problem plays:
     an unknown address, one outside of its buffer, or a part of y or dx that none stores."""
     row, wrong = BY_NAME[op], []
-    # at a branch that only some lanes take the player follows the first: sums of fewer than eight programs have such
-    # branches around a load in place of its guard
-    side = 16 if op in ("attention_gate", "global_context", "global_context_add") else 8
-    sizes = {**row.cases[0].sizes, "N": 1, "C": 16, "S": (side,) * len(row.cases[0].S), "Cr": 8}
+    sizes = {**row.cases[0].sizes, "N": 1, "C": 16, "S": (8,) * len(row.cases[0].S), "Cr": 8}
     sizes |= {"heads": 1} if "heads" in sizes else {}
     for plan in itertools.chain(*static.plans(row, sizes, torch.bfloat16, layout)):
         launch = launch_of(static.compile_plan(plan))
         stored: dict[str, set[int]] = {}
-        for program, warp in itertools.product(range(plan.grid), range(launch.warps)):
-            for access in play(launch.code, launch.constants, (program, 0, 0), warp).accesses.values():
+        for program in range(plan.grid):
+            paths = play_all(launch.code, launch.constants, (program, 0, 0), launch.warps)
+            for access in itertools.chain(*(path.accesses.values() for path in paths)):
                 if access.kind in ("box", "wait"):
                     wrong += [f"{plan.name}: a box or its barrier is unknown"] * (
                         access.barrier is None or (access.kind == "box" and launch.box(access.address) is None)
