@@ -9,6 +9,8 @@
 # make fuzz      10,000 random calls of every operation against the reference
 # make mutants   plants SAMPLE (20) faults into a copy of the tree, which the tests have to find; again with the same SEED
 #                (1) and more, it goes on
+# make prove     SentryWard, which it installs, looks for races in the PTX of every kernel, for a small problem; of one row
+#                with ARGS="ROW"
 # make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
 # make predicted what is predicted from machine code: both sides of every named problem, the choices of configs, tables and
 #                curves; what is known is kept: minutes after a change of kernels, 90 on two cores from nothing
@@ -40,7 +42,7 @@ ARCHIVE ?= $(OUT)/results.tar.gz
 WORKERS ?= $(shell nproc 2> /dev/null || echo 4)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance mutants check static predicted versions newest lint hub docs build
+.PHONY: help report shell smoke test interop test-full properties fuzz gpu-test h200 h200-keep nightly conformance mutants prove check static predicted versions newest lint hub docs build
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -110,6 +112,11 @@ conformance:
 mutants:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test,models,interop)
 	nice -n 19 $$python tests/mutants --sample $(SAMPLE) --seed $(SEED) $(ARGS)
+
+prove:
+	python=$$($(PYTHON) bootstrap.py --extras perf,test)
+	$$python -m pip install --quiet --no-deps sentryward==0.1.1
+	$$python tests/support/prove.py $(ARGS)
 
 check:
 	python=$$($(PYTHON) bootstrap.py --extras perf)
