@@ -38,7 +38,8 @@ class Terms:
 
     def __init__(self, twin: nn.Module, graph: fx.Graph, sides: tuple[int, ...]):
         self.twin, self.graph, self.values = twin, graph, {}
-        layers = [m for m in twin.modules() if isinstance(m, LAYERS) and not is_any_window(m)]
+        called = [twin.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"]
+        layers = [m for m in called if isinstance(m, LAYERS) and not is_any_window(m)]
         first = layers[0] if layers else None
         any_number = first is None or (isinstance(first, nn.Conv1d) and first.in_channels == 1)
         self.channels = 6 if any_number else first.in_features if isinstance(first, nn.Linear) else first.in_channels

@@ -247,3 +247,15 @@ def test_a_grid_of_wrong_maps():
         gate(x[:, :, :1], g=g)
     with torch.autocast("cpu", torch.bfloat16):
         assert gate(x, g=g).dtype == torch.float32
+
+
+def test_a_grid_is_compiled_and_exported():
+    gate = sat.GridAttentionGate(C, G, F)
+    given = torch.randn(2, C, 8, 6), torch.randn(2, G, 2, 3)
+    expected = gate(given[0], g=given[1])
+    compiled = torch.compile(gate, fullgraph=True, backend="eager")(given[0], g=given[1])
+    exported = torch.export.export(gate, given[:1], {"g": given[1]}).module()(given[0], g=given[1])
+    for got in (compiled, exported):
+        torch.testing.assert_close(got, expected)
+    torch._dynamo.reset()
+    assert "sub_sample=2" in repr(gate)
