@@ -1,4 +1,4 @@
-"""One weight per value, from its 3x3 surroundings."""
+"""One weight per value, from its surroundings."""
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,14 @@ def local_gate(
     bias: Tensor | None = None,
     *,
     gate: str | Spec = "sigmoid",
+    dilation: int = 1,
     return_map: bool = False,
 ):
-    """y = x * gate(conv3x3(x, padding 1) + bias). weight (C, C, 3, 3), or depthwise (C, 1, 3, 3). map (N, C, H, W)."""
-    groups = x.shape[1] // weight.shape[1]
+    """y = x * gate(conv(x) + bias) of the same pixels. weight (C, C, 3, 3), or depthwise (C, 1, K, K) of odd K, its
+    taps `dilation` pixels apart. map (N, C, H, W)."""
+    window = dict(padding=dilation * (weight.shape[2] // 2), dilation=dilation, groups=x.shape[1] // weight.shape[1])
     w = rounding_point("conv_weight", weight)
-    z = rounding_point("z", F.conv2d(rounding_point("conv_x", x), w, padding=1, groups=groups))
+    z = rounding_point("z", F.conv2d(rounding_point("conv_x", x), w, **window))
     g = activate(gate, z if bias is None else z + bias.reshape(-1, 1, 1))
     y = rounding_point("gate_x", x) * g
     return (y, g) if return_map else y

@@ -133,9 +133,9 @@ def scse(x: Shape, *_) -> tuple[int, int]:
 
 
 def local_gate(x: Shape, weight: Shape, *_) -> tuple[int, int]:
-    """weight (C, inputs, 3, 3); a depthwise backward computes the convolution again."""
-    E, inputs = prod(x), weight[1]
-    return 18 * E * inputs + E, (36 * inputs + 18 * (inputs == 1) + 4) * E
+    """weight (C, inputs, K, K); a depthwise backward computes the convolution again."""
+    E, taps = prod(x), prod(weight[1:])
+    return 2 * E * taps + E, (4 * taps + 2 * taps * (weight[1] == 1) + 4) * E
 
 
 def local_pool_gate(x: Shape, *_) -> tuple[int, int]:

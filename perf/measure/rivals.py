@@ -354,17 +354,20 @@ def local_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x * torch.sigmoid(F.conv2d(x, weight, bias, padding=1))
 
 
-def depthwise_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x * torch.sigmoid(F.conv2d(x, weight, bias, padding=1, groups=x.shape[1]))
+def depthwise_listing(x: Tensor, weight: Tensor, bias: Tensor, dilation: int = 1) -> Tensor:
+    window = dict(padding=dilation * (weight.shape[2] // 2), dilation=dilation, groups=x.shape[1])
+    return x * torch.sigmoid(F.conv2d(x, weight, bias, **window))
 
 
-def depthwise_best(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The convolution as nine shifted products, which Inductor fuses into one kernel."""
+def depthwise_best(x: Tensor, weight: Tensor, bias: Tensor, dilation: int = 1) -> Tensor:
+    """The convolution as shifted products, nine of a 3x3 window, which Inductor fuses into one kernel."""
     H, W = x.shape[2:]
-    padded, z = F.pad(x, (1, 1, 1, 1)), bias[:, None, None]
-    for i in range(3):
-        for j in range(3):
-            z = z + padded[:, :, i : i + H, j : j + W] * weight[:, :, i, j, None]
+    K = weight.shape[2]
+    padded, z = F.pad(x, (dilation * (K // 2),) * 4), bias[:, None, None]
+    for i in range(K):
+        for j in range(K):
+            h, w = dilation * i, dilation * j
+            z = z + padded[:, :, h : h + H, w : w + W] * weight[:, :, i, j, None]
     return x * torch.sigmoid(z)
 
 
@@ -417,6 +420,10 @@ RIVALS = {
     "scse": Rivals(scse_listing, scse_best),
     "local_gate": Rivals(local_listing),
     "local_gate_depthwise": Rivals(depthwise_listing, depthwise_best),
+    "local_gate_depthwise_5x5": Rivals(depthwise_listing, depthwise_best),
+    "local_gate_depthwise_7x7_dilated": Rivals(
+        partial(depthwise_listing, dilation=3), partial(depthwise_best, dilation=3)
+    ),
     "local_pool_gate": Rivals(local_pool_listing),
     "neighborhood_attention": _of_windows(3),
     "neighborhood_attention_7x7": _of_windows(7),

@@ -1,4 +1,5 @@
-"""Neighbourhood attention over 7 x 7 and 13 x 13 pixels: the operator of the 3 x 3 row, whose kernels work differently.
+"""Operators of other rows with wider windows: neighbourhood attention over 7 x 7 and 13 x 13 pixels, whose kernels work
+differently, and depthwise local gates.
 
 Rows by themselves: what is true of an operator is tested of the 3 x 3 row, what follows from the window of these.
 """
@@ -16,11 +17,12 @@ STAGES = (  # whose windows are of 7, in the other row taken as 13; D = 32 and 6
     Case("hdit-1024-level1", 1, 128, (256, 256), heads=2),
 )
 _NEAR = next(row for row in ROWS if row.op is functional.neighborhood_attention)
+_DEPTHWISE = next(row for row in ROWS if row.name == "local_gate_depthwise")
 
 
-def _of(function: Callable, kernel_size: int) -> Callable:
+def _of(function: Callable, **window: int) -> Callable:
     """The function with this window, under its own name."""
-    return functools.update_wrapper(functools.partial(function, kernel_size=kernel_size), function)
+    return functools.update_wrapper(functools.partial(function, **window), function)
 
 
 def _row(kernel_size: int, cases: tuple[Case, ...]) -> Op:
@@ -28,8 +30,8 @@ def _row(kernel_size: int, cases: tuple[Case, ...]) -> Op:
     return replace(
         _NEAR,
         name=f"{_NEAR.name}_{size}",
-        op=_of(functional.neighborhood_attention, kernel_size),
-        reference=_of(reference.neighborhood_attention, kernel_size),
+        op=_of(functional.neighborhood_attention, kernel_size=kernel_size),
+        reference=_of(reference.neighborhood_attention, kernel_size=kernel_size),
         flops=functools.partial(flops.neighborhood_attention, kernel_size=kernel_size),
         fixed={"kernel_size": kernel_size},
         derived=lambda sizes: {**_NEAR.derived(sizes), "T": 2 * kernel_size - 1},
@@ -40,5 +42,36 @@ def _row(kernel_size: int, cases: tuple[Case, ...]) -> Op:
     )
 
 
+def _local(kernel_size: int, dilation: int, use: str, paper: str, case: Case) -> Op:
+    size = f"{kernel_size}x{kernel_size}"
+    apart = f", every {dilation}rd pixel" if dilation > 1 else ""
+    window = {"dilation": dilation} if dilation > 1 else {}
+    return replace(
+        _DEPTHWISE,
+        name=f"{_DEPTHWISE.name}_{size}" + "_dilated" * (dilation > 1),
+        op=_of(functional.local_gate, **window),
+        reference=_of(reference.local_gate, **window),
+        inputs={**_DEPTHWISE.inputs, "weight": f"C 1 {kernel_size} {kernel_size}"},
+        fixed={"depthwise": True, "kernel_size": kernel_size, **window},
+        equation=f"y = x * gate(depthwise conv{size}{f', dilation {dilation}' * (dilation > 1)}(x) + b)",
+        attends_to=f"single values, by their own channel's {size} surroundings{apart}",
+        use=use,
+        paper=paper,
+        cases=(case,),
+    )
+
+
 WINDOWS = (_row(7, STAGES), _row(13, STAGES))
-BY_NAME = {row.name: row for row in (*ROWS, *WINDOWS)}
+LARGE_KERNELS = (
+    _local(
+        *(5, 1, "as with 3x3, where finer structure is noise: large kernel attention, SegNeXt"),
+        "the first window of SegNeXt's attention, arXiv:2209.08575, and of VAN's",
+        Case("segnext-t-stage1", 8, 32, (128, 128)),
+    ),
+    _local(
+        *(7, 3, "a context of 19 pixels for 49 products: large kernel attention, VAN"),
+        "the second window of VAN's attention, arXiv:2202.09741",
+        Case("van-b0-stage2", 8, 64, (64, 64)),
+    ),
+)
+BY_NAME = {row.name: row for row in (*ROWS, *WINDOWS, *LARGE_KERNELS)}

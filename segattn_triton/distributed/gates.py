@@ -92,8 +92,9 @@ def _pooled(function: Callable, line: Line, dim: int, given: dict):
         return function(**{**given, "backend": given.get("backend") or "reference"})
 
 
-def _three_by_three(function: Callable, line: Line, dim: int, given: dict):
-    return _windowed(function, line, dim, given, reach(3, 1, line))
+def _local(function: Callable, line: Line, dim: int, given: dict):
+    size = 3 if given.get("weight") is None else given["weight"].shape[2]
+    return _windowed(function, line, dim, given, reach(size, given.get("dilation", 1), line))
 
 
 def _cbam_spatial(function: Callable, line: Line, dim: int, given: dict):
@@ -149,7 +150,7 @@ GATES: dict[str, Callable] = {
     "global_context": _pooled,
     "global_context_add": _pooled,
     "cbam_spatial_gate": _cbam_spatial,
-    "local_gate": _three_by_three,
-    "local_pool_gate": _three_by_three,
+    "local_gate": _local,
+    "local_pool_gate": _local,
     "neighborhood_attention": _neighborhood,
 }

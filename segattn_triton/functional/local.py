@@ -1,4 +1,4 @@
-"""Gates of every value, from its 3x3 neighbours. What all functions share is in `__init__`."""
+"""Gates of every value, from its neighbours. What all functions share is in `__init__`."""
 
 from torch import Tensor
 
@@ -15,23 +15,28 @@ def local_gate(
     bias: Tensor | None = None,
     *,
     gate: str | Spec = "sigmoid",
+    dilation: int = 1,
     backend: str | None = None,
     return_map: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """y = x * gate(conv3x3(x, padding 1) + bias) for every value.
+    """y = x * gate(conv(x) + bias) for every value, the convolution of the same pixels: padding dilation (K - 1) / 2.
 
-    x (N, C, H, W); weight (C, C, 3, 3), or (C, 1, 3, 3) for a depthwise convolution; bias (C,); map (N, C, H, W).
-    With C = 1 both are the same. Source: the convolution gate that segmentation tutorials call local attention.
+    x (N, C, H, W); weight (C, C, 3, 3), or (C, 1, K, K) for a depthwise convolution of K = 3, 5, 7, 9 or 11, whose taps
+    lie `dilation` pixels apart; bias (C,); map (N, C, H, W). With C = 1 both are the same. `gate="identity"`
+    is x times its convolution; with a 1x1 convolution between, as in VAN's and SegNeXt's attention, it is `gate_mul`.
+    ValueError for another window, or a dilation of a full convolution. Source: the convolution gate that segmentation
+    tutorials call local attention; windows as of VAN, arXiv:2202.09741, and SegNeXt, arXiv:2209.08575.
     """
     check.feature_map(x, (2,))
     C = x.shape[1]
     check.tensor("weight", weight)
-    inputs = 1 if weight.dim() == 4 and weight.shape[1] == 1 else C
-    check.parameter("weight", weight, x, (C, inputs, 3, 3))
+    depthwise = weight.dim() == 4 and weight.shape[1] == 1
+    check.local_window(weight.shape[2] if depthwise else 3, dilation, depthwise, f"shape {check.shape(weight)}")
+    check.parameter("weight", weight, x, (C, 1, *weight.shape[2:3] * 2) if depthwise else (C, C, 3, 3))
     if bias is not None:
         check.parameter("bias", bias, x, (C,))
     run = implementation("local_gate", backend, x)
-    return run(x, weight, bias, gate=check.gate(gate), return_map=return_map)
+    return run(x, weight, bias, gate=check.gate(gate), dilation=dilation, return_map=return_map)
 
 
 @recalled

@@ -1,4 +1,4 @@
-"""One weight per value, from its 3x3 surroundings."""
+"""One weight per value, from its surroundings."""
 
 from torch import Tensor, nn
 
@@ -12,8 +12,11 @@ from ._gate import GateModule, by_rank
 class LocalAttention(GateModule):
     """y = x * gate(conv3x3(x, padding 1) + b) for every value, the convolution full or depthwise.
 
-    x (N, C, H, W), or one image (C, H, W). Keys: conv.weight (C, C, 3, 3) or (C, 1, 3, 3), conv.bias (C,).
-    See `functional.local_gate`.
+    A depthwise one may be wider, `kernel_size` 3, 5, 7, 9 or 11, and its taps `dilation` pixels apart: of VAN's large
+    kernel attention 5, then 7 with dilation 3. ValueError for another window.
+
+    x (N, C, H, W), or one image (C, H, W). Keys: conv.weight (C, C, 3, 3), or (C, 1, K, K) of a depthwise one,
+    conv.bias (C,). See `functional.local_gate`.
     """
 
     def __init__(
@@ -22,14 +25,19 @@ class LocalAttention(GateModule):
         depthwise: bool = False,
         gate: str | Spec = "sigmoid",
         *,
+        kernel_size: int = 3,
+        dilation: int = 1,
         bias: bool = True,
         backend=None,
         device=None,
         dtype=None,
     ):
-        super().__init__(dict(in_channels=in_channels, depthwise=depthwise), 2, backend, gate=gate)
+        check.local_window(kernel_size, dilation, depthwise)
+        shown = dict(in_channels=in_channels, depthwise=depthwise, kernel_size=kernel_size)
+        super().__init__(shown, 2, backend, gate=gate, dilation=dilation)
         factory = dict(bias=bias, groups=in_channels if depthwise else 1, device=device, dtype=dtype)
-        self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=1, **factory)
+        window = dict(padding=dilation * (kernel_size // 2), dilation=dilation)
+        self.conv = nn.Conv2d(in_channels, in_channels, kernel_size, **window, **factory)
 
     @by_rank
     def forward(self, x: Tensor, return_map: bool = False):

@@ -22,9 +22,10 @@ from .spatial import spatial_gate, spatial_pool_gate
 from .strips import strip_gate, strip_means
 
 
-def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, **options):
-    run = local_gate_depthwise if weight.shape[1] == 1 else local_gate_dense
-    return run(x, weight, bias, **options)
+def local_gate(x: Tensor, weight: Tensor, bias: Tensor | None, *, dilation: int, **options):
+    if weight.shape[1] == 1:
+        return local_gate_depthwise(x, weight, bias, dilation=dilation, **options)
+    return local_gate_dense(x, weight, bias, **options)
 
 
 __all__ = [

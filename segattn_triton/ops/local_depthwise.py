@@ -1,9 +1,9 @@
-"""Local gate with a depthwise convolution: every value weighted from its 3x3 neighbours in its own channel.
+"""Local gate with a depthwise convolution: every value weighted from its K x K neighbours in its own channel.
 
-    y = x * g,   g = gate(z),   z(h, w) = sum_ij weight_cij x(h+i-1, w+j-1) + bias_c, x zero outside the image
+    y = x * g,   g = gate(z),   z(h, w) = sum_ij weight_cij x(h+d(i-r), w+d(j-r)) + bias_c, x zero outside the image
 
-With dz = (dy x + dg) gate'(z): dx = dy g + the correlation of dz with the flipped weights,
-dweight_cij = sum_nhw dz(h, w) x(h+i-1, w+j-1), dbias_c = sum_nhw dz. Nothing is saved but the inputs.
+d is the dilation, r = K // 2. With dz = (dy x + dg) gate'(z): dx = dy g + the correlation of dz with the flipped
+weights, dweight_cij = sum_nhw dz(h, w) x(h+d(i-r), w+d(j-r)), dbias_c = sum_nhw dz. Nothing is saved but the inputs.
 """
 
 import torch
@@ -23,14 +23,15 @@ def _allocate(tensors, options):
 
 def _forward(run, outputs, tensors, options):
     gate_map = outputs.map if options.return_map else None
-    run.launch(plan_stencil_fwd(*tensors, outputs.y, gate_map, "dot", options.gate))
+    run.launch(plan_stencil_fwd(*tensors, outputs.y, gate_map, "dot", options.gate, options.dilation))
 
 
 def _backward(run, grads, douts, saved, tensors, options):
     (dx, dweight, dbias), (dy, dmap) = grads, douts
     dmap = run.native(dmap, tensors.x)
     wanted = dict(with_dweight=dweight is not None, with_dbias=dbias is not None)
-    plan, partial = plan_stencil_bwd(dy, dmap, *tensors, dx, **wanted, stencil="dot", gate=options.gate)
+    how = dict(stencil="dot", gate=options.gate, dilation=options.dilation)
+    plan, partial = plan_stencil_bwd(dy, dmap, *tensors, dx, **wanted, **how)
     run.empty(partial)
     run.launch(plan)
     sums = [t for t in (dweight, dbias) if t is not None]

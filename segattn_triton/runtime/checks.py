@@ -11,6 +11,7 @@ from torch import Tensor
 from ..reference.activations import ACTIVATIONS, ACTS, GATES, OUT_ACTS, Spec
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LOCAL_WINDOWS = (3, 5, 7, 9, 11)  # pixels a side
 _NAMES = "float16, bfloat16, float32 or float64"
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -260,6 +261,20 @@ def activation(name: str, value: str | Spec, allowed: Sequence[str]) -> Spec:
         raise ValueError(f"{name}: got {value!r}, expected a name or a tuple (name, a, b)")
     choice(name, value[0], allowed)
     return value[0], float(value[1]), float(value[2])
+
+
+def local_window(kernel_size, dilation, depthwise: bool, given: str = "") -> None:
+    """The window of a local gate, of a number that is `given` otherwise: what kernels of stencils take."""
+    number("dilation", dilation, int, 1)
+    sizes = LOCAL_WINDOWS if depthwise else LOCAL_WINDOWS[:1]
+    if kernel_size not in sizes:
+        name, got = ("weight", given) if given else ("kernel_size", repr(kernel_size))
+        wanted = (
+            f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]} pixels a side" if depthwise else "3 unless depthwise"
+        )
+        raise ValueError(f"{name}: got {got}, expected a window of {wanted}")
+    if dilation != 1 and not depthwise:
+        raise ValueError(f"dilation: got {dilation!r}, expected 1 unless the convolution is depthwise")
 
 
 def odd(name: str, value) -> None:

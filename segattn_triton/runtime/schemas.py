@@ -22,7 +22,8 @@ class Schema:
     """One operation and its backward.
 
     tensors    names of the tensor arguments, the feature map first; a trailing "?" marks an optional one
-    options    schema of the arguments after them: "str gate, float gate_a"
+    options    schema of the arguments after them: "str gate, float gate_a"; one that a saved program has not, with its
+               value there: "int dilation=1"
     outputs    names of the outputs: first y, then the map, then what the backward wants saved
     flops      the formula of `segattn_triton.flops`: (shapes of the tensors, options) -> forward, backward
     differentiable  how many outputs have a gradient: y and the map
@@ -45,7 +46,9 @@ class Schema:
         self.name, self.name_bwd = name, f"{name}_bwd"
         self.tensors, self.num_tensors = [t.removesuffix("?") for t in tensors], len(tensors)
         typed_options = options.split(", ") if options else []
-        self.flat, self.outputs = [o.split()[1] for o in typed_options], list(outputs)
+        bare = [o.partition("=")[0] for o in typed_options]
+        self.flat, self.outputs = [o.split()[1] for o in bare], list(outputs)
+        self.defaults = [int(o.partition("=")[2]) for o in typed_options if "=" in o]
         self.activations = [o for o in self.flat if f"{o}_a" in self.flat]
         self.options = [o for o in self.flat if o[:-2] not in self.activations]
         self.differentiable, self.returned = differentiable, returned or differentiable
@@ -57,7 +60,7 @@ class Schema:
         made = [f"Tensor saved_{o}" for o in self.saved]
         grads = ", ".join(["Tensor"] * self.num_tensors)
         grads = f"({grads})" if self.num_tensors > 1 else grads
-        arguments = ", ".join([*douts, *made, *typed, *typed_options, "bool[] needs"])
+        arguments = ", ".join([*douts, *made, *typed, *bare, "bool[] needs"])
         self.op_bwd = _define(self.name_bwd, f"({arguments}) -> {grads}")
         self.flops = flops
         self.Tensors, self.Options = namedtuple("Tensors", self.tensors), namedtuple("Options", self.options)
@@ -73,7 +76,8 @@ class Schema:
 
     def named(self, arguments: Sequence) -> tuple[Any, Any]:
         """The reverse: (tensors, options), each a value by public names; an activation is (name, a, b)."""
-        rest = iter(arguments[self.num_tensors :])
+        given = arguments[self.num_tensors :]  # torch drops the last of them where they are defaults
+        rest = iter((*given, *self.defaults[len(self.defaults) - len(self.flat) + len(given) :]))
         values = [(next(rest), next(rest), next(rest)) if o in self.activations else next(rest) for o in self.options]
         return self.Tensors(*arguments[: self.num_tensors]), self.Options(*values)
 
@@ -224,7 +228,7 @@ local_gate = Schema(
 local_gate_depthwise = Schema(
     "local_gate_depthwise",
     tensors=("x", "weight", "bias?"),
-    options="str gate, float gate_a, float gate_b, bool return_map",
+    options="str gate, float gate_a, float gate_b, bool return_map, int dilation=1",
     outputs=("y", "map"),
     flops=flops.local_gate,
 )

@@ -23,7 +23,7 @@ from support import (
 )
 
 from segattn_triton import compiled, functional, testing
-from segattn_triton.catalog import BY_NAME, ROWS, WINDOWS
+from segattn_triton.catalog import BY_NAME, LARGE_KERNELS, ROWS, WINDOWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
@@ -307,6 +307,15 @@ def test_wide_windows_on_tensor_cores(row, border, layout, record_property):
     K = row.smallest
     inputs = testing.make_inputs(row, {"N": 1, "C": 32, "S": (K, 16), "heads": 2}, torch.bfloat16, layout=layout)
     assert_no_faults(row, inputs, record_property, [True, True, True, False], border=border)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("row", LARGE_KERNELS, ids=lambda row: row.name)
+def test_large_kernels(row, layout, record_property):
+    """Strips and classes of rows, whose weights come once a program, or at each row."""
+    inputs = testing.make_inputs(row, {"N": 1, "C": 2, "S": (4, 5)}, layout=layout)
+    assert_no_faults(row, inputs, record_property)
+    assert_no_faults(row, inputs, record_property, [False, True, False])
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])

@@ -284,6 +284,27 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "local_gate_depthwise convnextv2-t-stage1 float32 channels_last",
         "local_pool_gate convnextv2-t-stage1 bfloat16,float16 channels_last",
     ),
+    *_exempt(
+        ["stencil_fwd", "stencil_bwd"],
+        [75, 80, 86, 89, 90, 100, 120],
+        ["128-bit accesses"],
+        "windows wider than 3 x 3: a thread has two or four values, beside the rows and weights that wait for them",
+        "local_gate_depthwise_* * * *",
+    ),
+    *_exempt(
+        ["stencil_bwd"],
+        [86, 89, 100, 120],
+        ["bytes of stack"],
+        "49 sums beside six rows of x and of dx: 6 to 20 values too many, where sm_90, sm_80 and sm_75 have none",
+        "local_gate_depthwise_7x7_dilated * * channels_last",
+    ),
+    *_exempt(
+        ["stencil_fwd", "stencil_bwd"],
+        [90],
+        ["in flight", "waves"],
+        "25 products a value forward, 75 backward, and more: the loop issues longer than memory takes",
+        "local_gate_depthwise_* * * *",
+    ),
 )
 
 

@@ -1,10 +1,10 @@
-"""The gate of a 3x3 stencil in one channel, backward. See `stencil` for z and the shapes.
+"""The gate of a stencil in one channel, backward. See `stencil` for z and the shapes.
 
     dz = (dy x + dmap) gate'(z),    dx = dy gate(z) + sum over the windows that hold x of dz dz/dx
-    dweight_c,ij = sum_nhw dz(h, w) x(h+i-1, w+j-1),    dbias_c = sum_nhw dz
+    dweight_c,ij = sum_nhw dz(h, w) x(h+i-K//2, w+j-K//2),    dbias_c = sum_nhw dz
 
-3 passes over the map: read x and dy, write dx; z and dz are recomputed. The row that is loaded completes z of the one
-above it, and that one dx of the next above.
+3 passes over the map: read x and dy, write dx; z and dz are recomputed. The row that is loaded completes z of one
+above it, and that one dx of another above: with a window of 3 x 3 the next in each case, of K x K the K // 2-nd.
 """
 
 import triton
@@ -18,7 +18,7 @@ from ..common.dependent import begin
 from ..common.tile import load_tile, load_vector, only_when, store_tile
 from .choice import geometry_of, stencil_config
 from .shared import common_args, own_columns, place
-from .window import accumulate, around, inverse_count, load_taps, roll, route, settle, shift
+from .window import HELD, accumulate, around, inverse_count, load_taps, push, roll, route, settle, several
 
 
 @triton.jit
@@ -32,21 +32,42 @@ def _to_each(dz, z, tag, share, valid, STENCIL: tl.constexpr):
 
 
 @triton.jit
-def _route_rows(dx0, dx1, x0, x1, x2, dzs, z, tag, w, STENCIL: tl.constexpr, VEC: tl.constexpr):
-    """dx of the rows x0, x1 and x2 with what the windows around the row x1 give to them: the first is complete."""
-    zs = around(z, float("nan"), VEC) if STENCIL == "split" else None
-    tags = around(tag, 0, VEC) if STENCIL == "first" else None
-    dx = route(dx0, dzs, zs, tags, x0, w, 0, STENCIL)
-    dx0 = route(dx1, dzs, zs, tags, x1, w, 1, STENCIL)
-    return dx, dx0, route(tl.zeros_like(dx0), dzs, zs, tags, x2, w, 2, STENCIL)
+def _routed(dx, rows, dzs, zs, tags, w, STENCIL: tl.constexpr):
+    """dx of the K rows of a window but the first, with what the windows around the middle one give to them. The last is
+    a row more than `dx` has."""
+    others = ()
+    for i in tl.static_range(1, len(dx)):
+        others += (route(dx[i], dzs, zs, tags, rows[i], w, i, STENCIL),)
+    last: tl.constexpr = len(dx)
+    return others + (route(tl.zeros_like(dx[0]), dzs, zs, tags, rows[last], w, last, STENCIL),)
+
+
+@triton.jit
+def _added(rows, value, I: tl.constexpr):
+    """The rows, with `value` added to row I."""
+    sums = ()
+    for i in tl.static_range(len(rows)):
+        if i == I:
+            sums += (rows[i] + value,)
+        else:
+            sums += (rows[i],)
+    return sums
+
+
+@triton.jit
+def _masked(rows, mask):
+    kept = ()
+    for i in tl.static_range(len(rows)):
+        kept += (tl.where(mask, rows[i], 0.0),)
+    return kept
 
 
 @triton.jit
 def _store_sums(dweight_ptr, dbias_ptr, dw, db, row, offs_c, C: tl.constexpr):
     """The sums over the tile of this program, into its row of the partials."""
     if dweight_ptr is not None:
-        for k in tl.static_range(9):
-            tl.store(dweight_ptr + row + offs_c * 9 + k, tl.sum(dw[k], 1), offs_c < C)
+        for k in tl.static_range(len(dw)):
+            tl.store(dweight_ptr + row + offs_c * len(dw) + k, tl.sum(dw[k], 1), offs_c < C)
     if dbias_ptr is not None:
         tl.store(dbias_ptr + row + offs_c, tl.sum(db, 1), offs_c < C)
 
@@ -66,6 +87,7 @@ def _stencil_bwd_kernel(
     sizes,
     C: tl.constexpr,
     STENCIL: tl.constexpr,
+    WINDOW: tl.constexpr,
     GATE: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
@@ -81,59 +103,70 @@ def _stencil_bwd_kernel(
     begin(DEPENDENT)
     dy_stride, dmap_stride, x_stride, dx_stride = strides
     H, W = sizes[0], sizes[1] * W_ALIGN
-    n, h0, w0, offs_c = place(H, W, C, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
+    K: tl.constexpr = WINDOW.size
+    R: tl.constexpr = K // 2
+    APART: tl.constexpr = WINDOW.dilation // WINDOW.step
+    pitch = WINDOW.dilation * W
+    n, h0, w0, offs_c, first, H, W = place(H, W, C, WINDOW, HALO, BLOCK_C, BLOCK_W, BLOCK_H)
     offs_w = w0 + tl.arange(0, BLOCK_W)
     h1 = tl.minimum(h0 + BLOCK_H, H)
     mask_c = (offs_c < C)[:, None]
     mask_w = ((offs_w >= 0) & (offs_w < W))[None, :]
     own_w = own_columns(HALO, BLOCK_W)
-    w = load_taps(weight_ptr, offs_c, C, ACC) if STENCIL == "dot" else None
+    w = load_taps(weight_ptr, offs_c, C, K, ACC) if STENCIL == "dot" and 2 * K * K <= HELD else None
     b = load_vector(bias_ptr, offs_c, C, ACC)[:, None] if bias_ptr is not None else 0.0
     tagged: tl.constexpr = STENCIL == "first" or STENCIL == "split"
+    outside: tl.constexpr = float("-inf") if tagged else 0.0
     zero = tl.zeros([BLOCK_C, BLOCK_W], ACC)
     no_tag = tl.zeros([BLOCK_C, BLOCK_W], tl.int32)
-    window = (zero, no_tag, zero) if tagged else (zero, zero)
-    x0, x1 = zero, zero  # the last two rows of x, and of dx as far as they have come
-    dx0, dx1 = zero, zero
-    first = tl.maximum(h0, 1)  # before it nothing of dy is wanted: the window only fills
+    window = (zero, no_tag, zero) if tagged else several(zero, K - 1)
+    rows, dx = several(zero, K - 1), several(zero, K - 1)  # the last rows of x, and of dx as far as they have come
+    least = tl.maximum(h0 - R, 0)  # before it nothing of dy is wanted: the window only fills
     db = tl.zeros([BLOCK_C, BLOCK_W // VEC], ACC)
-    dw = (db, db, db, db, db, db, db, db, db)
-    for row in tl.range(h0 - 2, h1 + 2, num_stages=STAGES):
-        offs_p = row * W + offs_w
+    dw = several(db, K * K)
+    for row in tl.range(h0 - 2 * R, h1 + 2 * R, num_stages=STAGES):
+        offs_p = row * pitch + (first + offs_w * WINDOW.step)
         mask = only_when((row >= 0) & (row < H), mask_c & mask_w)
-        x2 = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
+        x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_W]
         if tagged:
-            x2 = tl.where(only_when((row >= 0) & (row < H), mask_w), x2, float("-inf"))
-        left, right = shift(x2, x2, float("-inf") if tagged else 0.0, VEC)
-        z, tag, window = roll(left, x2, right, row, offs_w, w, b, window, STENCIL)
-        # from here on the row above; dy is loaded after the shifts, or the compiler changes layouts around them
-        mask = only_when((row >= first) & (row <= H), mask_c & mask_w)
-        dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
-        if W_ALIGN == 1 and not LAYOUT.channels_last:
+            x = tl.where(only_when((row >= 0) & (row < H), mask_w), x, outside)
+        if LAYOUT.channels_last and K > 3:
+            x = settle(x, VEC)  # or every row that waits for its window would change its layout, in every round
+        taps = w if 2 * K * K <= HELD else load_taps(weight_ptr, offs_c, C, K, ACC)
+        z, tag, window = roll(around(x, outside, K, APART, VEC), row, offs_w, taps, b, window, STENCIL)
+        # from here on the row R above; dy is loaded after the shifts, or the compiler changes layouts around them
+        mask = only_when((row - R >= least) & (row - R < H), mask_c & mask_w)
+        dy = load_tile(dy_ptr, dy_stride, n, offs_c, offs_p - R * pitch, mask, LAYOUT, ACC)
+        if (W_ALIGN == 1 and not LAYOUT.channels_last) or (LAYOUT.channels_last and K > 3):
             dy = settle(dy, VEC)  # narrow loads have a layout of their own, which the arithmetic would take on
         share = inverse_count(row - 1, offs_w, H, W, ACC) if STENCIL == "avg" else None
         if STENCIL == "avg":
             z *= share
-        ds = dy * x1
+        ds = dy * rows[R]
         if dmap_ptr is not None:
-            ds += load_tile(dmap_ptr, dmap_stride, n, offs_c, offs_p - W, mask, LAYOUT, ACC)
+            ds += load_tile(dmap_ptr, dmap_stride, n, offs_c, offs_p - R * pitch, mask, LAYOUT, ACC)
         dz = GATE.df(ds, z, GATE.a, GATE.b)
-        dx1 += dy * GATE.f(z, GATE.a, GATE.b)
-        dz = _to_each(dz, z, tag, share, only_when((row >= 1) & (row <= H), mask_w), STENCIL)
-        dzs = around(dz, 0.0, VEC)
+        dx = _added(dx, dy * GATE.f(z, GATE.a, GATE.b), R)
+        dz = _to_each(dz, z, tag, share, only_when((row >= R) & (row - R < H), mask_w), STENCIL)
+        dzs = around(dz, 0.0, K, APART, VEC)
+        near = rows + (x,)  # the K rows of the window
         if dx_ptr is not None:
-            dx, dx0, dx1 = _route_rows(dx0, dx1, x0, x1, x2, dzs, z, tag, w, STENCIL, VEC)
-            mask = only_when(row - 2 >= h0, mask_c & mask_w & own_w)
-            store_tile(dx_ptr, dx_stride, n, offs_c, offs_p - 2 * W, dx, mask, LAYOUT)
-        own = (row > h0) & (row <= h1)
+            zs = around(z, float("nan"), 3, 1, VEC) if STENCIL == "split" else None
+            tags = around(tag, 0, 3, 1, VEC) if STENCIL == "first" else None
+            complete = route(dx[0], dzs, zs, tags, near[0], taps, 0, STENCIL)
+            mask = only_when(row - 2 * R >= h0, mask_c & mask_w & own_w)
+            store_tile(dx_ptr, dx_stride, n, offs_c, offs_p - 2 * R * pitch, complete, mask, LAYOUT)
+            # again, behind the store: registers do not hold them in between
+            taps = w if 2 * K * K <= HELD else load_taps(weight_ptr, offs_c, C, K, ACC)
+            dx = _routed(dx, near, dzs, zs, tags, taps, STENCIL)
+        own = (row - R >= h0) & (row - R < h1)
         if HALO:
-            dzs = tl.where(own_w, dzs[0], 0.0), tl.where(own_w, dzs[1], 0.0), tl.where(own_w, dzs[2], 0.0)
+            dzs = _masked(dzs, own_w)
         if dbias_ptr is not None:
-            db += tl.where(own, tl.sum(tl.reshape(dzs[1], [BLOCK_C, BLOCK_W // VEC, VEC]), 2), 0.0)
+            db += tl.where(own, tl.sum(tl.reshape(dzs[R], [BLOCK_C, BLOCK_W // VEC, VEC]), 2), 0.0)
         if dweight_ptr is not None:
-            dw = accumulate(dw, x0, x1, x2, dzs, own, VEC)
-        # a copy: MLIR takes two carried values for one where both begin as zero and the one becomes the other
-        x0, x1 = x1 + 0.0, x2
+            dw = accumulate(dw, near, dzs, own, VEC)
+        rows = push(rows, x, mask_c & mask_w, outside)
     tile = tl.program_id(0) // tl.cdiv(C, BLOCK_C)
     _store_sums(dweight_ptr, dbias_ptr, dw, db, tile.to(tl.int64) * row_stride, offs_c, C)
 
@@ -150,13 +183,14 @@ def plan_stencil_bwd(
     with_dbias: bool,
     stencil: str,
     gate: Activation,
+    dilation: int = 1,
 ) -> tuple[Plan, Tensor]:
-    """The plan, and the partial sums that it fills: (tiles, 9 C and C more), columns only for what is wanted."""
+    """The plan, and the partial sums that it fills: (tiles, K K C and C more), columns only for what is wanted."""
     m = maps(dx=dx, x=x, dy=dy, dmap=dmap)
-    geometry = geometry_of(x, m, stencil, backward=True)
+    geometry = geometry_of(x, m, stencil, weight, dilation, backward=True)
     config = stencil_config(x, m, geometry)
     blocks_c, tiles_w, strips = geometry.tiles(config)
-    tiles, head = m.N * tiles_w * strips, 9 * m.C * with_dweight
+    tiles, head = m.N * tiles_w * strips, geometry.taps * m.C * with_dweight
     partial = partials(x, tiles, head + m.C * with_dbias)
     args = dict(
         dy_ptr=dy,
@@ -169,15 +203,16 @@ def plan_stencil_bwd(
         dbias_ptr=partial[:, head:] if with_dbias else None,
         strides=m.strides_of("dy", "dmap", "x", "dx"),
         row_stride=partial.stride(0),
-        **common_args(x, m, geometry, config, stencil, gate),
+        **common_args(x, m, geometry, config, gate),
     )
     columns = geometry.columns(config)
     once = geometry.rows(config, 1) * columns
+    taps = tiles * geometry.times_of_weights(config, 2 if dx is not None else 1)
     traffic = dict(
         dy_ptr=(once, 0),
         dmap_ptr=(once, 0),
         x_ptr=(geometry.rows(config, 2) * columns, 0),
-        weight_ptr=(tiles, 0),
+        weight_ptr=(taps, 0),
         bias_ptr=(tiles, 0),
         dx_ptr=(0, 1),
         dweight_ptr=(0, 1),

@@ -1,7 +1,8 @@
 """Which tiles a stencil runs with: its spaces, what a tile loads twice, and a model of the time of its loops.
 
 A program of NCHW, and of the backward, rolls down BLOCK_H rows of a tile BLOCK_C x BLOCK_W. The forward in
-channels_last walks along BLOCK_W columns of a tile BLOCK_C x BLOCK_H.
+channels_last walks along BLOCK_W columns of a tile BLOCK_C x BLOCK_H where neighbours are 3 x 3. Wider windows have
+more rows, weights and sums in registers, and tiles of fewer values a thread; all they do is about K K times as much.
 """
 
 from dataclasses import replace
@@ -16,8 +17,10 @@ from ...tuning.choice import config_for
 from ...tuning.model import BYTES_IN_FLIGHT, REGISTERS, SMS, Config, space
 from ...tuning.target import capability, with_all_registers
 from .walk import ROWS
+from .window import HELD, Window
 
 STAGES = (3, 2)
+FURTHEST = 16  # columns from a value, of a window that is read as the rows lie in NCHW
 # NCHW: one warp holds whole rows of its tile
 DOWN = tuple(
     config
@@ -48,7 +51,23 @@ LAST = tuple(
         BLOCK_C=(block_c,), BLOCK_W=(block_w,), BLOCK_H=(8, 16, 32, 64, 128), STAGES=STAGES, num_warps=(num_warps,)
     )
 )
-FORWARD, BACKWARD = DOWN + WALK, DOWN + LAST
+# windows wider than 3 x 3
+DOWN_WIDE = tuple(
+    config
+    for block_c, block_w in ((1, 128), (1, 64), (2, 32), (4, 16), (8, 8))
+    for config in space(
+        BLOCK_C=(block_c,), BLOCK_W=(block_w,), BLOCK_H=(16, 32, 64, 128), STAGES=(*STAGES, 1), num_warps=(1,)
+    )
+)
+LAST_WIDE = tuple(
+    config
+    for block_c, block_w, num_warps in ((32, 16, 4), (16, 32, 4), (8, 64, 4), (32, 8, 4), (16, 16, 4), (8, 32, 4))
+    for config in space(
+        BLOCK_C=(block_c,), BLOCK_W=(block_w,), BLOCK_H=(16, 32, 64, 128), STAGES=(*STAGES, 1), num_warps=(num_warps,)
+    )
+)
+FORWARD = tuple(dict.fromkeys(DOWN + WALK + DOWN_WIDE + LAST + LAST_WIDE))  # some walk, and roll down, too
+BACKWARD = DOWN + LAST + DOWN_WIDE + LAST_WIDE
 
 BACKWARD_INSTRUCTIONS = {"dot": 57, "avg": 35, "first": 70, "split": 70}  # per element
 LIVE = {"dot": 7, "avg": 7, "first": 14, "split": 15}  # registers per element, backward
@@ -68,11 +87,47 @@ class Geometry(NamedTuple):
     channels_last: bool
     stencil: str
     backward: bool
+    window: Window
+
+    @property
+    def wide(self) -> bool:
+        return self.window != Window()
 
     @property
     def walks(self) -> bool:
         """Whether a program walks along rows, not down them."""
-        return self.channels_last and not self.backward
+        return self.channels_last and not self.backward and not self.wide
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """What a tuned table knows the problem by, beside the map."""
+        size, dilation, _ = self.window
+        return (self.stencil, *([f"{size}x{size}", f"d{dilation}"] if self.wide else []))
+
+    @property
+    def taps(self) -> int:
+        return self.window.size**2
+
+    @property
+    def held(self) -> bool:
+        """Whether the weights stay in registers."""
+        return self.taps * self.maps_read <= HELD.value
+
+    @property
+    def reach(self) -> int:
+        """Rows above and below a value, of its class, that it depends on: a window, backward two."""
+        return self.window.size // 2 * self.maps_read
+
+    @property
+    def class_rows(self) -> list[int]:
+        """Rows of each class, the most first."""
+        d = self.window.dilation
+        return [-(-(self.H - first) // d) for first in range(d)]
+
+    @property
+    def class_columns(self) -> list[int]:
+        step = self.window.step
+        return [-(-(self.W - first) // step) for first in range(step)]
 
     @property
     def maps_read(self) -> int:
@@ -86,35 +141,48 @@ class Geometry(NamedTuple):
     def side_by_side(self, config: Config) -> int:
         """Columns that a thread holds side by side: in NCHW so many that a warp's lanes hold a row of the tile, in
         channels_last those of one channel."""
+        values = int(self.values(config))
         if self.channels_last:
-            return 1 if self.walks else max(8, int(self.values(config)))
-        return max(self.vec, config.blocks["BLOCK_W"] // 32)
+            return 1 if self.walks else values
+        return min(values, max(self.vec, config.blocks["BLOCK_W"] // 32))
 
     def halo(self, config: Config) -> int:
         """Columns that a tile shares with its neighbour, on each side: none where one tile holds the row."""
-        if self.walks or config.blocks["BLOCK_W"] >= self.W:
+        if self.walks or config.blocks["BLOCK_W"] >= self.class_columns[0]:
             return 0
-        return 2 if self.channels_last else self.vec
+        columns = self.reach * self.window.dilation // self.window.step
+        unit = 1 if self.channels_last else min(self.vec, self.side_by_side(config))
+        return -(-columns // unit) * unit
 
     def tiles(self, config: Config) -> tuple[int, int, int]:
-        """Blocks of channels, tiles in a row, strips of rows."""
+        """Blocks of channels, tiles in a row, strips of rows in all classes of an image."""
         block_c, block_w, block_h = (config.blocks[k] for k in ("BLOCK_C", "BLOCK_W", "BLOCK_H"))
-        step = block_w - 2 * self.halo(config)
-        return -(-self.C // block_c), -(-self.W // step), -(-self.H // block_h)
+        step, classes = block_w - 2 * self.halo(config), self.window.dilation * self.window.step
+        strips = -(-self.class_rows[0] // block_h) * classes
+        return -(-self.C // block_c), -(-self.class_columns[0] // step), strips
 
     def rows(self, config: Config, margin: int) -> float:
         """Times that each row is loaded, where a strip reads `margin` rows above and below its own."""
-        block_h = config.blocks["BLOCK_H"]
-        step, end = (ROWS.value, -(-self.H // block_h) * block_h) if self.walks else (block_h, self.H)
-        loaded = (min(h + step + margin, self.H) - max(h - margin, 0) for h in range(0, end, step))
+        block_h, most = config.blocks["BLOCK_H"], self.class_rows[0]
+        step, end = (ROWS.value, -(-most // block_h) * block_h) if self.walks else (block_h, most)
+        loaded = (min(h + step + margin, H) - max(h - margin, 0) for H in self.class_rows for h in range(0, end, step))
         return sum(max(n, 0) for n in loaded) / self.H
 
     def columns(self, config: Config) -> float:
         """Times that each column is loaded."""
-        block_w, halo = config.blocks["BLOCK_W"], self.halo(config)
+        block_w, halo, most = config.blocks["BLOCK_W"], self.halo(config), self.class_columns[0]
         margin = 1 if self.walks else 0
-        starts = range(-halo, self.W - halo, block_w - 2 * halo)
-        return sum(min(w + block_w + margin, self.W) - max(w - margin, 0) for w in starts) / self.W
+        starts = range(-halo, most - halo, block_w - 2 * halo)
+        loaded = (min(w + block_w + margin, W) - max(w - margin, 0) for W in self.class_columns for w in starts)
+        return sum(max(n, 0) for n in loaded) / self.W
+
+    def times_of_weights(self, config: Config, of_a_row: int = 1) -> float:
+        """Times that a program loads the weights: so often at each row, where there are too many for its registers."""
+        if self.held:
+            return 1
+        block_h, most, around = config.blocks["BLOCK_H"], self.class_rows[0], 2 * self.reach
+        strips = [max(min(block_h, H - h) + around, 0) for H in self.class_rows for h in range(0, most, block_h)]
+        return of_a_row * sum(strips) / len(strips)
 
     def values(self, config: Config) -> float:
         """Elements that a thread holds of a map, and computes in a step of its loop."""
@@ -122,26 +190,32 @@ class Geometry(NamedTuple):
         return config.blocks["BLOCK_C"] * across / (32 * config.num_warps)
 
     def registers(self, config: Config) -> float:
-        values, wide = self.values(config), max(1.0, self.itemsize / 4)
+        values, wide, more = self.values(config), max(1.0, self.itemsize / 4), self.window.size // 2 - 1
         live, taps = 5.0, 9 / ROWS.value  # of the forward in channels_last
         if not self.walks:
-            live = LIVE[self.stencil] + 2 * self.channels_last if self.backward else 4.0
-            taps = 9 * self.maps_read / self.side_by_side(config)  # weights, and their sums
+            live = LIVE[self.stencil] + 2 * self.channels_last + 6 * more if self.backward else 4.0 + 3 * more
+            live += self.wide * (12 if self.channels_last else 2)
+            taps = self.taps * (self.backward + self.held) / self.side_by_side(config)  # weights, and their sums
         return 24 + values * (live + taps * (self.stencil == "dot")) * wide
 
     def instructions(self, config: Config) -> float:
         """Per element that is computed."""
-        each = BACKWARD_INSTRUCTIONS[self.stencil] if self.backward else 22
+        each = BACKWARD_INSTRUCTIONS[self.stencil] + 3 * (self.taps - 9) if self.backward else 22 + self.taps - 9
         step = 110 if self.backward else 140 if self.walks else 70  # of a step of the loop, whatever it holds
         return each + step / self.values(config)
 
     def fits(self, config: Config) -> bool:
-        if config not in (WALK if self.walks else LAST if self.channels_last else DOWN):
+        if not self.wide and config not in (WALK if self.walks else LAST if self.channels_last else DOWN):
+            return False
+        if self.wide and config not in ((*LAST, *LAST_WIDE) if self.channels_last else (*DOWN, *DOWN_WIDE)):
             return False
         if self.walks:
             return True
-        fewest = 8 if self.channels_last else self.vec
-        return self.values(config) >= fewest and config.blocks["BLOCK_W"] > 2 * self.halo(config)
+        if (config.blocks["STAGES"] == 1) == self.held:  # or weights would be loaded ahead, too
+            return False
+        fewest = 2 if self.wide else 8 if self.channels_last else self.vec
+        most = 8 if self.wide else 16
+        return fewest <= self.values(config) <= most and config.blocks["BLOCK_W"] > 2 * self.halo(config)
 
 
 def time(geometry: Geometry, config: Config) -> float | None:
@@ -155,12 +229,13 @@ def time(geometry: Geometry, config: Config) -> float | None:
     resident = max(1, min(fit, 32, 64 // config.num_warps))
     active = min(programs, resident) * config.num_warps
     # what is computed over what is wanted: the tile's edges, and the steps before its first row or column
-    steps = (g.W + 2 * tiles_w) / g.W if g.walks else (g.H + 2 * g.maps_read * strips) / g.H
+    steps = (g.W + 2 * tiles_w) / g.W if g.walks else (g.H + 2 * g.reach * strips / g.window.step) / g.H
     padding = blocks_c * blocks["BLOCK_C"] / g.C
-    padding *= strips * blocks["BLOCK_H"] / g.H if g.walks else tiles_w * blocks["BLOCK_W"] / g.W
+    across = tiles_w * blocks["BLOCK_W"] * g.window.step
+    padding *= strips * blocks["BLOCK_H"] / g.H if g.walks else across / g.W
     issue = g.instructions(config) * padding * steps / SLOTS * max(1.0, 12 / active) ** 0.5
-    in_flight = active * 32 * g.values(config) * g.itemsize * g.maps_read * (blocks["STAGES"] - 1) / padding
-    again = g.rows(config, g.maps_read) * g.columns(config) - 1  # from the L2 cache
+    in_flight = active * 32 * g.values(config) * g.itemsize * g.maps_read * max(blocks["STAGES"] - 1, 0.5) / padding
+    again = g.rows(config, g.reach) * g.columns(config) - 1  # from the L2 cache
     in_flight *= (ROWS.value + 2) / ROWS.value if g.walks else 1.0
     row_bytes = g.itemsize * (blocks["BLOCK_C"] if g.channels_last else blocks["BLOCK_W"])
     memory = g.itemsize * (g.maps_read * (1 + 0.2 * again) + 1) / BANDWIDTH
@@ -173,7 +248,7 @@ def time(geometry: Geometry, config: Config) -> float | None:
 
 def stencil_config(x: Tensor, m: Maps, geometry: Geometry) -> Config:
     kernel, configs = ("stencil_bwd", BACKWARD) if geometry.backward else ("stencil_fwd", FORWARD)
-    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(geometry.stencil,), exact=geometry)
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=geometry.also, exact=geometry)
     config = config_for(configs, lambda c: time(geometry, c), kernel, x, **how)
     if not (geometry.backward and geometry.channels_last):
         return config
@@ -184,5 +259,10 @@ def stencil_config(x: Tensor, m: Maps, geometry: Geometry) -> Config:
     return replace(config, maxnreg=THREE_PROGRAMS) if three and not torch.version.hip else config
 
 
-def geometry_of(x: Tensor, m: Maps, stencil: str, backward: bool) -> Geometry:
-    return Geometry(*x.shape, x.element_size(), m.layout.channels_last, stencil, backward)
+def geometry_of(x: Tensor, m: Maps, stencil: str, weight: Tensor | None, dilation: int, backward: bool) -> Geometry:
+    K = 3 if weight is None else weight.shape[2]
+    last, (H, W) = m.layout.channels_last, x.shape[2:]
+    dilation = min(dilation, max(H, W))  # from there on a window has nothing but its middle in the image
+    apart = last or (K // 2 * dilation > FURTHEST and W > FURTHEST)  # columns of one class make the tile
+    window = Window(K, dilation, dilation if apart else 1)
+    return Geometry(*x.shape, x.element_size(), last, stencil, backward, window)

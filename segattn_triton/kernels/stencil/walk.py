@@ -61,7 +61,7 @@ def walk(
             x2 += (rows[r].to(ACC),)
         for r in tl.static_range(ROWS):
             h = offs_h + r
-            z, _, window = roll(x2[r], x2[r + 1], x2[r + 2], col, h, w, b, windows[r], STENCIL)
+            z, _, window = roll((x2[r], x2[r + 1], x2[r + 2]), col, h, w, b, windows[r], STENCIL)
             rolled += (window,)
             if STENCIL == "avg":
                 z *= inverse_count(col - 1, h, W, H, ACC)

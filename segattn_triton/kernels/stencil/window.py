@@ -1,29 +1,63 @@
-"""The 3x3 window that rolls down a strip of rows, one channel each: what the stencil kernels do at every row.
+"""The window that rolls down a strip of rows, one channel each: what the stencil kernels do at every row.
 
-A row is a tile [BLOCK_C, BLOCK_W]; its pixels move to their neighbours' lanes by `shift`. VEC is the number of columns
-that a thread holds side by side, so that only one in VEC moves between threads.
+A row is a tile [BLOCK_C, BLOCK_W]; its pixels move to their neighbours' lanes by `shifted`. VEC is the number of
+columns that a thread holds side by side, so that few of them move between threads. The window of a convolution is
+K x K, those of pools are 3 x 3. `around` is a row at the K columns of each window, from the first to the last.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
 
 from ..common.tile import load_vector
 
+HELD = tl.constexpr(
+    50
+)  # weights, and backward their sums, that registers hold; where there are more, weights come anew
+
+
+class Window(NamedTuple):
+    """The neighbours of a value; a constexpr."""
+
+    size: int = 3
+    dilation: int = 1
+    step: int = 1  # columns from one of a tile to the next: 1, or the dilation
+
 
 @triton.jit
-def shift(a, b, outside, VEC: tl.constexpr):
-    """a[c, w - 1] and b[c, w + 1], `outside` beyond the tile. Only one column in VEC moves between threads."""
-    C: tl.constexpr = a.shape[0]
-    W: tl.constexpr = a.shape[1]
+def shifted(x, BY: tl.constexpr, outside, VEC: tl.constexpr):
+    """x[c, w + BY], `outside` beyond the tile: columns that stay with their thread do not move."""
+    C: tl.constexpr = x.shape[0]
+    W: tl.constexpr = x.shape[1]
     if VEC == 1:
         offs_w = tl.broadcast_to(tl.arange(0, W)[None, :], [C, W])
-        before = tl.where(offs_w == 0, outside, tl.gather(a, tl.maximum(offs_w - 1, 0), 1))
-        return before, tl.where(offs_w == W - 1, outside, tl.gather(b, tl.minimum(offs_w + 1, W - 1), 1))
+        if BY == 0:
+            return x
+        elif BY < 0:
+            return tl.where(offs_w < -BY, outside, tl.gather(x, tl.maximum(offs_w + BY, 0), 1))
+        else:
+            return tl.where(offs_w >= W - BY, outside, tl.gather(x, tl.minimum(offs_w + BY, W - 1), 1))
     else:
-        a_even, a_odd = tl.split(tl.reshape(a, [C, W // 2, 2]))
-        b_even, b_odd = tl.split(tl.reshape(b, [C, W // 2, 2]))
-        before, after = shift(a_odd, b_even, outside, VEC // 2)
-        return tl.reshape(tl.join(before, a_even), [C, W]), tl.reshape(tl.join(b_odd, after), [C, W])
+        even, odd = tl.split(tl.reshape(x, [C, W // 2, 2]))
+        if BY % 2 == 0:
+            first, second = shifted(even, BY // 2, outside, VEC // 2), shifted(odd, BY // 2, outside, VEC // 2)
+        else:
+            first = shifted(odd, (BY - 1) // 2, outside, VEC // 2)
+            second = shifted(even, (BY + 1) // 2, outside, VEC // 2)
+        return tl.reshape(tl.join(first, second), [C, W])
+
+
+@triton.jit
+def around(x, outside, K: tl.constexpr, DILATION: tl.constexpr, VEC: tl.constexpr):
+    """x at the K columns of a window around each, `outside` beyond the tile."""
+    columns = ()
+    for j in tl.static_range(K):
+        if K == 3 and j == 1:
+            columns += (x,)
+        else:  # the middle one, too: in the layout of the others
+            columns += (shifted(x, DILATION * (j - K // 2), outside, VEC),)
+    return columns
 
 
 @triton.jit
@@ -39,19 +73,40 @@ def settle(x, VEC: tl.constexpr):
 
 
 @triton.jit
-def load_taps(weight_ptr, offs_c, C: tl.constexpr, ACC: tl.constexpr):
-    """The nine weights [BLOCK_C, 1], in row-major order."""
-    offs = offs_c * 9
-    w0 = load_vector(weight_ptr, offs, C * 9, ACC)[:, None]
-    w1 = load_vector(weight_ptr, offs + 1, C * 9, ACC)[:, None]
-    w2 = load_vector(weight_ptr, offs + 2, C * 9, ACC)[:, None]
-    w3 = load_vector(weight_ptr, offs + 3, C * 9, ACC)[:, None]
-    w4 = load_vector(weight_ptr, offs + 4, C * 9, ACC)[:, None]
-    w5 = load_vector(weight_ptr, offs + 5, C * 9, ACC)[:, None]
-    w6 = load_vector(weight_ptr, offs + 6, C * 9, ACC)[:, None]
-    w7 = load_vector(weight_ptr, offs + 7, C * 9, ACC)[:, None]
-    w8 = load_vector(weight_ptr, offs + 8, C * 9, ACC)[:, None]
-    return w0, w1, w2, w3, w4, w5, w6, w7, w8
+def load_taps(weight_ptr, offs_c, C: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr):
+    """The K x K weights [BLOCK_C, 1], in row-major order."""
+    w = ()
+    for k in tl.static_range(K * K):
+        w += (load_vector(weight_ptr, offs_c * (K * K) + k, C * (K * K), ACC)[:, None],)
+    return w
+
+
+@triton.jit
+def several(x, COUNT: tl.constexpr):
+    """x, so many times."""
+    same = ()
+    for _ in tl.static_range(COUNT):
+        same += (x,)
+    return same
+
+
+@triton.jit
+def push(rows, row, mask, outside):
+    """The rows without the first, and one more. Each that moves up is a value of its own, as it was: MLIR takes two
+    carried values for one where both begin as zero and the one becomes the other, and a sum with 0 loses the sign of 0.
+    """
+    moved = ()
+    for i in tl.static_range(1, len(rows)):
+        moved += (tl.where(mask, rows[i], outside),)
+    return moved + (row,)
+
+
+@triton.jit
+def _taps(total, w, around, I: tl.constexpr, K: tl.constexpr):
+    """Add to `total` what a row gives to the windows in which it is row I."""
+    for j in tl.static_range(K):
+        total += w[K * I + j] * around[j]
+    return total
 
 
 @triton.jit
@@ -66,26 +121,29 @@ def _scan(peak, tag, v, v_tag, only_padding, STENCIL: tl.constexpr):
 
 
 @triton.jit
-def roll(left, x, right, row, offs_w, w, b, window, STENCIL: tl.constexpr):
-    """Take `row`, with the columns before and after each of it, into the window of the row above, which completes it,
-    and into those of the next two.
+def roll(around, row, offs_w, w, b, window, STENCIL: tl.constexpr):
+    """Take `row` into the windows of K rows: of the one K // 2 above it, which completes it, and of those that follow.
 
     Returns z and its tag: "first", the place of the maximum in the window, 0 to 8; "split", how many maxima there are;
     else z again, because Triton 3.6 cannot return None in a tuple.
     """
     if STENCIL == "dot":
-        z = window[0] + w[6] * left + w[7] * x + w[8] * right
-        next_z = window[1] + w[3] * left + w[4] * x + w[5] * right
-        return z, z, (next_z, b + w[0] * left + w[1] * x + w[2] * right)
+        K: tl.constexpr = len(window) + 1
+        z, rolled = _taps(window[0], w, around, K - 1, K), ()
+        for i in tl.static_range(1, K - 1):
+            rolled += (_taps(window[i], w, around, K - 1 - i, K),)
+        return z, z, rolled + (_taps(b, w, around, 0, K),)
     elif STENCIL == "avg":
-        total = left + x + right
+        total = around[0] + around[1] + around[2]
         z = window[0] + total
         return z, z, (window[1] + total, total)
     elif STENCIL == "max":
-        peak = tl.maximum(x, tl.maximum(left, right, tl.PropagateNan.ALL), tl.PropagateNan.ALL)
+        peak = tl.maximum(around[0], around[2], tl.PropagateNan.ALL)
+        peak = tl.maximum(around[1], peak, tl.PropagateNan.ALL)
         z = tl.maximum(window[0], peak, tl.PropagateNan.ALL)
         return z, z, (tl.maximum(window[1], peak, tl.PropagateNan.ALL), peak)
     else:
+        left, x, right = around
         one = tl.full(x.shape, 1, tl.int32)
         step: tl.constexpr = 0 if STENCIL == "split" else 1
         peak, tag = _scan(left, one - step, x, one, (offs_w == 0)[None, :], STENCIL)
@@ -105,12 +163,15 @@ def inverse_count(row, offs_w, H, W, ACC: tl.constexpr):
 
 @triton.jit
 def route(dx, dz, z, tag, x, w, I: tl.constexpr, STENCIL: tl.constexpr):
-    """Add to dx what the windows of a row give to x, the row I - 1 below it.
+    """Add to dx what the windows of a row give to x, the row I - K // 2 below it.
 
-    dz, z and tag are triples: of the windows around the column before, the column itself and the column after.
+    dz, z and tag are of the windows around the columns of a window, as `around` gives them.
     """
     if STENCIL == "dot":
-        return dx + w[3 * I + 2] * dz[0] + w[3 * I + 1] * dz[1] + w[3 * I] * dz[2]
+        K: tl.constexpr = len(dz)
+        for j in tl.static_range(K):
+            dx += w[K * I + (K - 1 - j)] * dz[j]
+        return dx
     elif STENCIL == "avg":
         return dx + (dz[0] + dz[1] + dz[2])
     elif STENCIL == "split":
@@ -125,25 +186,14 @@ def route(dx, dz, z, tag, x, w, I: tl.constexpr, STENCIL: tl.constexpr):
 
 
 @triton.jit
-def around(v, outside, VEC: tl.constexpr):
-    """v of the column before, the column itself and the column after."""
-    before, after = shift(v, v, outside, VEC)
-    return before, v, after
-
-
-@triton.jit
-def _accumulate_row(sums, x, dz, own, I: tl.constexpr, VEC: tl.constexpr):
-    """Add dz times x, the row I - 1 below it, to the sums [BLOCK_C, BLOCK_W // VEC] of three weights."""
-    shape: tl.constexpr = [x.shape[0], x.shape[1] // VEC, VEC]
-    sum0 = sums[3 * I] + tl.where(own, tl.sum(tl.reshape(x * dz[2], shape), 2), 0.0)
-    sum1 = sums[3 * I + 1] + tl.where(own, tl.sum(tl.reshape(x * dz[1], shape), 2), 0.0)
-    sum2 = sums[3 * I + 2] + tl.where(own, tl.sum(tl.reshape(x * dz[0], shape), 2), 0.0)
-    return sum0, sum1, sum2
-
-
-@triton.jit
-def accumulate(sums, x0, x1, x2, dz, own, VEC: tl.constexpr):
-    """Add dz times its neighbours, in the rows x0, x1 and x2, to the sums [BLOCK_C, BLOCK_W // VEC] of nine weights."""
-    above = _accumulate_row(sums, x0, dz, own, 0, VEC)
-    here = _accumulate_row(sums, x1, dz, own, 1, VEC)
-    return above + here + _accumulate_row(sums, x2, dz, own, 2, VEC)
+def accumulate(sums, rows, dz, own, VEC: tl.constexpr):
+    """Add dz times its neighbours, in K rows, to the sums [BLOCK_C, BLOCK_W // VEC] of K x K weights."""
+    K: tl.constexpr = len(dz)
+    C: tl.constexpr = rows[0].shape[0]
+    W: tl.constexpr = rows[0].shape[1]
+    added = ()
+    for i in tl.static_range(K):
+        for j in tl.static_range(K):
+            term = tl.sum(tl.reshape(rows[i] * dz[K - 1 - j], [C, W // VEC, VEC]), 2)
+            added += (sums[K * i + j] + tl.where(own, term, 0.0),)
+    return added
