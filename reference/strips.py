@@ -53,7 +53,7 @@ def coordinate_attention(
 
     map (N, C, H, W): g.
     """
-    H, stats = x.shape[2], x.new_empty(0)
+    H, stats = x.shape[2], x.new_empty((0,))
     strips = torch.cat([x.mean(3), x.mean(2)], 2).transpose(1, 2)  # [N, H + W, C]
     h = linear(strips, w1, b1 if norm_weight is None else None)
     if norm_weight is not None:

@@ -7,7 +7,7 @@ from .. import functional as F
 from ..functional.values import COMBINES
 from ..reference.activations import Spec, activate
 from ..runtime import checks as check
-from ._children import call, folded, is_plain, update, uses_batch
+from ._children import as_it_is, call, folded, is_plain, update, uses_batch
 from ._gate import GateModule, by_rank
 
 
@@ -71,9 +71,14 @@ class CoordinateAttention(GateModule):
     def _as_children(self, x: Tensor, return_map: bool):
         check.feature_map(x, (2,))
         v_h, v_w = F.strip_means(x, backend=self.backend)
-        h = call(self.conv1, torch.cat([v_h, v_w.transpose(2, 3)], 2))
+        h = call(self.conv1, as_it_is(_beside, v_h, v_w))
         a = activate(self.options["act"], h if self.bn1 is None else call(self.bn1, h))
         a_h, a_w = a.split([x.shape[2], x.shape[3]], 2)
         z = call(self.conv_h, a_h), call(self.conv_w, a_w.transpose(2, 3))
         how = dict(combine=self.options["combine"], gate=self.options["gate"], backend=self.backend)
         return F.strip_gate(x, *(t.to(x.dtype) for t in z), **how, return_map=return_map)
+
+
+def _beside(v_h: Tensor, v_w: Tensor) -> Tensor:
+    """(N, C, H + W, 1)"""
+    return torch.cat([v_h, v_w.transpose(2, 3)], 2)
