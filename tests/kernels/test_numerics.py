@@ -45,6 +45,16 @@ def test_options(row, options, dtype):
     assert_right(row, *problem(row, dtype=dtype, seed=3), **options)
 
 
+@pytest.mark.parametrize("variant", [row.name for row in ROWS if "out_act" in row.options])
+def test_an_activation_where_other_maps_want_nothing(variant):
+    """Left out, or there without a gradient: what would be left in theirs has to go elsewhere."""
+    row = BY_NAME[variant]
+    others = [name in row.maps and f"{name}?" in row.inputs for name in names(row)]
+    for out_act, there in itertools.product(row.options["out_act"], (False, True)):
+        given = [t if there or not other else None for t, other in zip(problem(row), others, strict=True)]
+        assert_right(row, *given, needs=[not other for other in others], out_act=out_act)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @each_row
 def test_parameters_in_float32_beside_a_16_bit_map(row, dtype):
