@@ -10,7 +10,8 @@ from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.sums import BYTES_A_CYCLE
 
 ACROSS = 8  # wavefronts of shared memory for the sum of a row of a channel, whose columns lie across warps
-ROUNDS = 2  # of a program at least, where programs without a share fill the GPU
+# of a program at least, where programs without a share fill the GPU: to begin and to end costs as much as two
+ROUNDS = 4
 SIDES = dict(BLOCK_C=(1, 2, 8, 16, 32, 64, 128), BLOCK_H=(1, 4, 8, 16), BLOCK_W=(8, 16, 32, 64, 128, 256, 512, 1024))
 
 
