@@ -354,12 +354,12 @@ def local_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x * torch.sigmoid(F.conv2d(x, weight, bias, padding=1))
 
 
-def depthwise_listing(x: Tensor, weight: Tensor, bias: Tensor, dilation: int = 1) -> Tensor:
+def depthwise_listing(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1) -> Tensor:
     window = dict(padding=dilation * (weight.shape[2] // 2), dilation=dilation, groups=x.shape[1])
     return x * torch.sigmoid(F.conv2d(x, weight, bias, **window))
 
 
-def depthwise_best(x: Tensor, weight: Tensor, bias: Tensor, dilation: int = 1) -> Tensor:
+def depthwise_best(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1) -> Tensor:
     """The convolution as shifted products, nine of a 3x3 window, which Inductor fuses into one kernel."""
     H, W = x.shape[2:]
     K = weight.shape[2]
