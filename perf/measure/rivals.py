@@ -354,12 +354,12 @@ def local_listing(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x * torch.sigmoid(F.conv2d(x, weight, bias, padding=1))
 
 
-def depthwise_listing(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1) -> Tensor:
+def depthwise_listing(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
     window = dict(padding=dilation * (weight.shape[2] // 2), dilation=dilation, groups=x.shape[1])
     return x * torch.sigmoid(F.conv2d(x, weight, bias, **window))
 
 
-def depthwise_best(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1) -> Tensor:
+def depthwise_best(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
     """The convolution as shifted products, nine of a 3x3 window, which Inductor fuses into one kernel."""
     H, W = x.shape[2:]
     K = weight.shape[2]
@@ -373,6 +373,11 @@ def depthwise_best(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1
 
 def local_pool_listing(x: Tensor) -> Tensor:
     return x * torch.sigmoid(F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))
+
+
+def _of_dilation(dilation: int) -> Rivals:
+    """Of a depthwise window of any size. Partial: a tracer takes a function's every parameter for a tensor."""
+    return Rivals(partial(depthwise_listing, dilation=dilation), partial(depthwise_best, dilation=dilation))
 
 
 def _of_windows(kernel_size: int) -> Rivals:
@@ -419,11 +424,9 @@ RIVALS = {
     "attention_gate_norm": Rivals(skip_norm_listing, skip_norm_best),
     "scse": Rivals(scse_listing, scse_best),
     "local_gate": Rivals(local_listing),
-    "local_gate_depthwise": Rivals(depthwise_listing, depthwise_best),
-    "local_gate_depthwise_5x5": Rivals(depthwise_listing, depthwise_best),
-    "local_gate_depthwise_7x7_dilated": Rivals(
-        partial(depthwise_listing, dilation=3), partial(depthwise_best, dilation=3)
-    ),
+    "local_gate_depthwise": _of_dilation(1),
+    "local_gate_depthwise_5x5": _of_dilation(1),
+    "local_gate_depthwise_7x7_dilated": _of_dilation(3),
     "local_pool_gate": Rivals(local_pool_listing),
     "neighborhood_attention": _of_windows(3),
     "neighborhood_attention_7x7": _of_windows(7),
