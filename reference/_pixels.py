@@ -55,7 +55,7 @@ def moments(h: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The biased variance and the mean over these axes, with the arithmetic of h: torch.var_mean of float32 adds up in
     float64 on a CPU, and its error would be no measure of a float32 kernel's."""
     mean = h.mean(axes, keepdim=True)
-    return (h - mean).square().mean(axes), mean.squeeze(axes)
+    return (h - mean).square().mean(axes), mean.sum(axes)  # of one value each: a squeeze of several axes no ONNX has
 
 
 _WHOLE = Pixels()
