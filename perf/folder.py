@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..tuning.draft import replacing
+from ..draft import replacing
 from .options import Failure, Usage
 from .records import SCHEMA, Point, Record, append, load, other_schema
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..tuning.draft import replacing
+from ..draft import replacing
 from .folder import identity
 from .options import Failure, Usage
 from .store import append_line, lines

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tuning.draft import replacing
+from ...draft import replacing
 from . import scenes
 from .scenes import IGNORE
 

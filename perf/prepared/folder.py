@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ...catalog import BY_NAME, Problem
+from ...draft import replacing
 from ...tuning import choice as tuning
 from ...tuning import tables as tuned
-from ...tuning.draft import replacing
 from ..folder import Folder, identity
 from ..measure import env, plan, timing
 from ..measure.backends import Cpu

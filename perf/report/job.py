@@ -17,8 +17,8 @@ import torch._functorch.config as functorch_config
 from rich.console import Console
 
 from ...catalog import BY_NAME
+from ...draft import replacing
 from ...tuning import choice as tuning
-from ...tuning.draft import replacing
 from .. import terminal
 from ..compiler import predict
 from ..folder import Folder

@@ -2,8 +2,8 @@
 
 import pytest
 
+from segattn_triton.draft import replacing
 from segattn_triton.perf.store import append_line, lines
-from segattn_triton.tuning.draft import replacing
 
 
 def test_a_line_cut_short_costs_itself_alone(tmp_path):

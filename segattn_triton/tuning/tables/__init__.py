@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from ..draft import replacing
+from ...draft import replacing
 
 SCHEMA = 2
 NEAR = 2  # doublings of the pixel count over which an entry still serves
