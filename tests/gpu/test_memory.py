@@ -121,9 +121,9 @@ class Repeated:
         self.dy = torch.empty_like(y).copy_(torch.randn(y.shape, generator=torch.Generator().manual_seed(4)))
 
     def made(self, t: Tensor, spec: str, times: int) -> Tensor:
-        if not is_map(spec):
+        if not is_map(spec) or (t := self.row.as_map(spec, t)).shape[self.axis] == 1:
             return t
-        t = tiled(self.row.as_map(spec, t), self.axis, times)
+        t = tiled(t, self.axis, times)
         return self.row.view(spec, t, {"C": t.shape[1], "S": t.shape[2:]})
 
     def result(self, fn: Callable, times: int, dtype: torch.dtype, **options) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,9 @@ def cases():
             if not set(options) & {"gate", "act", "ties", "align_corners"}:  # by corners shares are no dyadic numbers
                 for gate in DYADIC["gate"]:
                     yield row, {**options, "gate": gate}, integers
+        if inexact and not row.parameters:
+            for gate in DYADIC["gate"]:
+                yield row, {"combine": "sum", "gate": gate}, integers
         for act in DYADIC["act"] if "act" in row.options and not inexact else ():
             yield row, {"act": act, "gate": "identity"}, integers
         if row.parameters:

@@ -208,9 +208,12 @@ def test_mixed_devices():
     refuses(BY_NAME["spatial_gate"], [x.to("meta"), weight, bias], "weight: is on", "x is on meta")
 
 
-@pytest.mark.parametrize("reduction", [5, 100, 0, -1])
-def test_reduction(reduction):
-    with pytest.raises(ValueError, match=rf"reduction: got {reduction} for in_channels 4"):
+@pytest.mark.parametrize(
+    ("reduction", "wanted"),
+    [(r, "for in_channels 4") for r in (5, 100)] + [(r, ", expected an int of at least 1") for r in (0, -1)],
+)
+def test_reduction(reduction, wanted):
+    with pytest.raises(ValueError, match=rf"reduction: got {reduction} ?{wanted}"):
         ChannelAttention(4, reduction=reduction)
 
 
