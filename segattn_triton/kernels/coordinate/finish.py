@@ -81,7 +81,7 @@ def plan_coordinate_finish(rows: Tensor, cols: Tensor, out_h: Tensor | None, out
     """Fills out_h (N, C, H) or (N, C, H, 1), out_w (N, C, W) or (N, C, 1, W), each if it is there."""
     outs, partials = (out_h, out_w), (rows, cols)
     first = next(out for out in outs if out is not None)
-    (N, C), parts = first.shape[:2], tuple(len(p) for p in partials)
+    (N, C), parts, multiprocessors = first.shape[:2], tuple(len(p) for p in partials), sms(first.device)
     sizes = tuple(0 if out is None else p.shape[1] for p, out in zip(partials, outs, strict=True))
     lengths = tuple(p.shape[1] // max(N * C, 1) for p in partials)
 
@@ -91,7 +91,7 @@ def plan_coordinate_finish(rows: Tensor, cols: Tensor, out_h: Tensor | None, out
         rounds = -(-max(parts) // block_t)
         if not 1 <= values <= 32 or (block_t > 1 and block_t >= 2 * max(parts)):
             return None
-        waves = max(1.0, programs / (8 * sms(first.device)))
+        waves = max(1.0, programs / (8 * multiprocessors))
         moved = 4 * sum(p * size for p, size in zip(parts, sizes, strict=True)) / L2_BANDWIDTH
         return max(waves * (rounds * STEP + 1e-2 * values), moved) + 1e-3 * values
 
