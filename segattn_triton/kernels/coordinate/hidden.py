@@ -57,11 +57,11 @@ def plan_coordinate_hidden(
     h: Tensor, scale: Tensor | None, shift: Tensor | None, out: Tensor, act: Activation, da: Tensor | None = None
 ) -> Plan:
     """Fills out (N, R, L): with a, or with du where da is given."""
-    size, (_, R, L) = h.numel(), h.shape
+    size, (_, R, L), multiprocessors = h.numel(), h.shape, sms(h.device)
 
     def microseconds(config: Config) -> float:
         programs = -(-size // config.blocks["BLOCK"])
-        return STEP * max(1.0, programs / (8 * sms(h.device))) + 1e-3 * config.blocks["BLOCK"] / 128
+        return STEP * max(1.0, programs / (8 * multiprocessors)) + 1e-3 * config.blocks["BLOCK"] / 128
 
     config = config_for(SPACE, microseconds, "coordinate_hidden", h, C=R, pixels=size // max(R, 1), exact=size)
     args = dict(h_ptr=h, da_ptr=da, scale_ptr=scale, shift_ptr=shift, out_ptr=out)
