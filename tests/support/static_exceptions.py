@@ -103,13 +103,6 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "attention_gate_norm * float32 *",
     ),
     *_exempt(
-        ["additive_sums"],
-        [90],
-        ["8 bytes of stack"],
-        "nine sums, five vectors and both projections: two values too many in NCHW",
-        "attention_gate_norm attention-unet-d4 bfloat16,float16 contiguous",
-    ),
-    *_exempt(
         ["additive_bwd"],
         [90],
         ["8 bytes of stack"],
@@ -119,7 +112,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     *_exempt(
         ["additive_bwd"],
         [90],
-        ["16 bytes of stack"],
+        ["8 bytes of stack"],
         "norms: ten vectors of F, both projections and the sums",
         "attention_gate_norm monai-attentionunet3d-d3 float32 channels_last",
     ),
