@@ -31,7 +31,7 @@ def local_gate(
     C = x.shape[1]
     check.tensor("weight", weight)
     depthwise = weight.dim() == 4 and weight.shape[1] == 1
-    check.local_window(weight.shape[2] if depthwise else 3, dilation, depthwise, f"shape {check.shape(weight)}")
+    check.local_window(weight.shape[2] if depthwise else 3, dilation, depthwise, weight)
     check.parameter("weight", weight, x, (C, 1, *weight.shape[2:3] * 2) if depthwise else (C, C, 3, 3))
     if bias is not None:
         check.parameter("bias", bias, x, (C,))

@@ -263,12 +263,12 @@ def activation(name: str, value: str | Spec, allowed: Sequence[str]) -> Spec:
     return value[0], float(value[1]), float(value[2])
 
 
-def local_window(kernel_size, dilation, depthwise: bool, given: str = "") -> None:
-    """The window of a local gate, of a number that is `given` otherwise: what kernels of stencils take."""
+def local_window(kernel_size, dilation, depthwise: bool, weight: Tensor | None = None) -> None:
+    """The window of a local gate, a number or a weight's: what kernels of stencils take."""
     number("dilation", dilation, int, 1)
     sizes = LOCAL_WINDOWS if depthwise else LOCAL_WINDOWS[:1]
     if kernel_size not in sizes:
-        name, got = ("weight", given) if given else ("kernel_size", repr(kernel_size))
+        name, got = ("kernel_size", repr(kernel_size)) if weight is None else ("weight", f"shape {shape(weight)}")
         wanted = (
             f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]} pixels a side" if depthwise else "3 unless depthwise"
         )
