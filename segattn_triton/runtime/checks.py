@@ -292,7 +292,7 @@ def number(name: str, value, kind: type, least: int) -> None:
     got = f"an int of {value.bit_length()} bits" if long else f"{value!r}"
     if kind is int and (isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**31):
         raise ValueError(f"{name}: got {got}, expected an int of at least {least}" + ", below 2^31" * long)
-    if kind is float and (long or not isinstance(value, Real) or not math.isfinite(value)):
+    if kind is float and (long or not isinstance(value, Real) or not abs(value) < math.inf):
         raise ValueError(f"{name}: got {got}, expected a finite number")
 
 

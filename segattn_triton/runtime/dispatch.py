@@ -82,7 +82,8 @@ def _ops():
         except ImportError as error:
             _error = error
         else:
-            _call = _call or call
+            # It is not read: a compiled call would be traced again once it is set.
+            _call = call
             return ops
     return _error
 
