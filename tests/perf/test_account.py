@@ -92,9 +92,13 @@ def test_the_account_by_hand_is_met(ask):
 
 def test_every_access_is_where_it_should_be(ask):
     """All warps of all programs of small problems: every address is known and lies in its buffer, and together they
-    store all of y and dx. A few rows for each day's text of this file, all over time."""
+    store all of y and dx. A few rows for each day's text of this file, all over time.
+
+    Not of coordinate attention: its vectors are parts of one tensor, of which only the first part's bytes are known.
+    """
     draw = zlib.crc32(Path(assumed.__file__).read_bytes())
-    rows = [row.name for i, row in enumerate(ROWS) if (i + draw) % 4 == 0]
+    known = [not row.name.startswith("coordinate_attention") for row in ROWS]
+    rows = [row.name for i, row in enumerate(ROWS) if (i + draw) % 4 == 0 and known[i]]
     layouts = [static_ledger.LAYOUTS[(i + draw) % 2] for i in range(len(rows))]
     for row, wrong in zip(rows, ask(account_worker.covered, rows, layouts), strict=True):
         assert not wrong, (row, wrong)

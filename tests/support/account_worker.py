@@ -162,7 +162,7 @@ def covered(op: str, layout: str) -> list[str]:
     """What is wrong with the accesses of a row's kernels, when every warp of every program of a small problem plays:
     an unknown address, one outside of its buffer, or a part of y or dx that none stores."""
     row, wrong = BY_NAME[op], []
-    sizes = {**row.cases[0].sizes, "N": 1, "C": 16, "S": (8,) * len(row.cases[0].S), "Cr": 8}
+    sizes = {**row.cases[0].sizes, "N": row.fewest, "C": 16, "S": (8,) * len(row.cases[0].S), "Cr": 8}
     sizes |= {"heads": 1} if "heads" in sizes else {}
     for plan in itertools.chain(*static.plans(row, sizes, torch.bfloat16, layout)):
         launch = launch_of(static.compile_plan(plan))
