@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..catalog import BY_NAME, ROWS
 
@@ -57,6 +58,12 @@ class Options:
             budget=float(budget),
             out=writable(Path(self.out)),
         )
+
+    def told(self) -> dict[str, Any]:
+        """What a report says that it was asked for: not where on a machine its own folder and the image lie."""
+        values = asdict(self)
+        del values["out"]
+        return values | {"image": self.image and Path(self.image).name}
 
 
 def check_budget(budget: float, least: float) -> None:

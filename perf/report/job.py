@@ -58,7 +58,7 @@ class Report:
         self.options, self.backend, self.console = options, backend, console
         self.budget = Budget(options.budget, backend.now)
         self.begin = backend.now()
-        described = {"device": backend.name, "options": asdict(options)}
+        described = {"device": backend.name, "options": options.told()}
         described["method"] = timing.method(backend.gpu, LAUNCH in options.modes)
         self.folder = Folder(options.out, env.collect() | described, resume=options.resume)
         for aside in self.folder.set_aside:

@@ -8,6 +8,7 @@ import textwrap
 import time
 import types
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from segattn_triton.perf.options import OPS, Failure, Options, Usage
 from segattn_triton.perf.records import load
 from segattn_triton.perf.report import job as report
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = dict(sides=(6, 5), channels=(4,), budget=540.0)
 
 
@@ -53,6 +55,20 @@ def rehearse(tmp_path, no_page):
         return list(load(tmp_path / "records.jsonl"))
 
     return run
+
+
+def test_an_environment_says_of_no_folder_where_it_lies(rehearse, tmp_path):
+    """Neither what a report writes nor what is committed: an image has a name."""
+    photo = tmp_path / "street.png"
+    Image.new("RGB", (64, 64), (90, 120, 60)).save(photo)
+    rehearse(image=photo)
+    written = (tmp_path / "environment.json").read_text()
+    assert str(tmp_path) not in written and rehearse.environment["options"]["image"] == "street.png"
+    committed = [*(ROOT / "perf/results").rglob("environment.json")]
+    assert committed
+    for about in committed:
+        for value in json.loads(about.read_text()).get("options", {}).values():
+            assert not (isinstance(value, str) and Path(value).is_absolute()), (about, value)
 
 
 def test_rehearsal_writes_every_point(rehearse, tmp_path):
