@@ -21,12 +21,14 @@ def console() -> Console:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     cells: Sequence[str]
     style: str | None = None
 
 
-def listing(title: str, head: Sequence[str], groups: Mapping[str, Sequence[Row]], left: Iterable[int] = (0,)) -> Group:
+def listing(
+    title: str, head: Sequence[str], groups: Mapping[str, Sequence[TableRow]], left: Iterable[int] = (0,)
+) -> Group:
     """A heading of its own over the rows of each group, columns that no row fills left out, words whole where they fit.
 
     left: the columns of words; numbers stand at the right. Text is shown as it is: nothing in it is markup.
@@ -35,7 +37,7 @@ def listing(title: str, head: Sequence[str], groups: Mapping[str, Sequence[Row]]
     filled = [i for i in range(len(head)) if any(row.cells[i] not in NOTHING for row in rows)]
     widths = _widths([head[i] for i in filled], [[row.cells[i] for i in filled] for row in rows])
 
-    def table(cells: Iterable[Row]) -> Table:
+    def table(cells: Iterable[TableRow]) -> Table:
         made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
         for i, width in zip(filled, widths, strict=True):
             made.add_column(width=width, justify="left" if i in left else "right", overflow="fold", vertical="bottom")
@@ -43,7 +45,7 @@ def listing(title: str, head: Sequence[str], groups: Mapping[str, Sequence[Row]]
             made.add_row(*(Text(row.cells[i]) for i in filled), style=row.style)
         return made
 
-    parts = [Text(title, style="italic"), table([Row(head, "bold")])]
+    parts = [Text(title, style="italic"), table([TableRow(head, "bold")])]
     for name, group in groups.items():
         parts += [Text(name, style="bold")] * bool(name) + [table(group)]
     return Group(*parts)

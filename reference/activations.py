@@ -24,7 +24,7 @@ from torch import Tensor
 Spec = tuple[str, float, float]
 
 
-class Activation(NamedTuple):
+class _Nonlinearity(NamedTuple):
     f: Callable[[Tensor, float, float], Tensor]
     a: float = 0.0
     b: float = 0.0
@@ -35,16 +35,16 @@ def _hard_sigmoid(z: Tensor, a: float, b: float) -> Tensor:
 
 
 ACTIVATIONS = {
-    "sigmoid": Activation(lambda z, a, b: torch.sigmoid(z)),
-    "hard_sigmoid": Activation(_hard_sigmoid, 1 / 6, 0.5),
-    "tanh": Activation(lambda z, a, b: torch.tanh(z)),
-    "relu": Activation(lambda z, a, b: torch.relu(z)),
-    "identity": Activation(lambda z, a, b: z),
-    "silu": Activation(lambda z, a, b: z * torch.sigmoid(z)),
-    "hardswish": Activation(lambda z, a, b: z * _hard_sigmoid(z, a, b), 1 / 6, 0.5),
-    "leaky_relu": Activation(lambda z, a, b: F.leaky_relu(z, a), 0.01),
-    "gelu": Activation(lambda z, a, b: F.gelu(z)),
-    "relu_sigmoid": Activation(lambda z, a, b: torch.sigmoid(torch.relu(z))),
+    "sigmoid": _Nonlinearity(lambda z, a, b: torch.sigmoid(z)),
+    "hard_sigmoid": _Nonlinearity(_hard_sigmoid, 1 / 6, 0.5),
+    "tanh": _Nonlinearity(lambda z, a, b: torch.tanh(z)),
+    "relu": _Nonlinearity(lambda z, a, b: torch.relu(z)),
+    "identity": _Nonlinearity(lambda z, a, b: z),
+    "silu": _Nonlinearity(lambda z, a, b: z * torch.sigmoid(z)),
+    "hardswish": _Nonlinearity(lambda z, a, b: z * _hard_sigmoid(z, a, b), 1 / 6, 0.5),
+    "leaky_relu": _Nonlinearity(lambda z, a, b: F.leaky_relu(z, a), 0.01),
+    "gelu": _Nonlinearity(lambda z, a, b: F.gelu(z)),
+    "relu_sigmoid": _Nonlinearity(lambda z, a, b: torch.sigmoid(torch.relu(z))),
 }
 GATES = ("sigmoid", "hard_sigmoid", "tanh", "relu", "relu_sigmoid", "identity")
 ACTS = ("relu", "silu", "hardswish", "leaky_relu", "gelu", "identity")

@@ -321,6 +321,26 @@ def test_import_is_light():
     subprocess.run([sys.executable, "-B", "-c", IMPORT], check=True, cwd=ROOT.anchor)
 
 
+NAMED_TWICE = {  # a class -> why two of this name may be
+    **dict.fromkeys(
+        ("SpatialAttention", "LocalAttention", "NeighborhoodAttention2D"),
+        "a layer of the Kernel Hub is named as the class that it stands for",
+    ),
+    "Window": "a constexpr of two families: what is compiled is known by the name, too",
+}
+
+
+def test_a_class_has_its_name_alone():
+    """Nobody asks which `Settings`: a name of a class, private ones too, is defined in one file."""
+    places: dict[str, list[str]] = {}
+    for module, path in SOURCES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name.lstrip("_"), []).append(module)
+    twice = {name: modules for name, modules in places.items() if len(modules) > 1}
+    assert twice.keys() == NAMED_TWICE.keys(), twice
+
+
 FORBIDDEN = {
     "make_block_ptr": "removed from newer versions of Triton",
     "atomic": "results would differ from run to run",

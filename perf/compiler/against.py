@@ -93,11 +93,11 @@ def _answers(todo: Sequence[tuple], known: Sequence[Side]) -> Iterator[list[Side
 
 
 def _listing(found: Sequence[Side]) -> Any:
-    groups: dict[str, list[terminal.Row]] = {}
+    groups: dict[str, list[terminal.TableRow]] = {}
     for line in lines(found):
         order = {"contiguous": "NCHW"}.get(line.ours.layout, "NHWC")
         name = f"{line.ours.op}, {order}, {line.ours.size}"
-        groups.setdefault(name, []).append(terminal.Row([f"  {line.ours.mode}", *line.cells()]))
+        groups.setdefault(name, []).append(terminal.TableRow([f"  {line.ours.mode}", *line.cells()]))
     return terminal.listing("Predicted from machine code for sm_90, not measured", HEAD, groups, left=(0, 2, 7))
 
 

@@ -16,7 +16,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from ..terminal import Row
+    from ..terminal import TableRow
 
 HEAD = ("", "config", "registers", "spills", "shared", "wide", "per SM", "waves", "trips", "us", "of floor", "limit")
 LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC"}
@@ -69,21 +69,21 @@ def table(
         for layout in layouts
         for plan in chain(*static.plans(BY_NAME[op], BY_NAME[op].cases[0].sizes, getattr(torch, dtype), layout, arch))
     ]
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[TableRow]] = {}
     for op, layout, plan in Progress("kernels compiled", len(todo)).of(todo):
         groups.setdefault(f"{op}, {LAYOUTS.get(layout, layout)}", []).append(_row(BY_NAME[op], plan, arch))
     return listing(f"Kernels for {name}, {dtype}", HEAD, groups, left=(0, 1))
 
 
-def _row(row, plan, arch: int | str) -> "Row":
+def _row(row, plan, arch: int | str) -> "TableRow":
     from ... import compiled as static
-    from ..terminal import Row
+    from ..terminal import TableRow
 
     blocks = " ".join(f"{k.removeprefix('BLOCK_')}{v}" for k, v in plan.config.blocks.items())
     compiled = static.compile_plan(plan, arch)
     what = [f"  {plan.name}", f"{blocks} w{plan.config.num_warps} s{plan.config.num_stages}"]
     if not isinstance(arch, int):
-        return Row([*what, "-", "-", str(compiled.shared), *["-"] * 7])
+        return TableRow([*what, "-", "-", str(compiled.shared), *["-"] * 7])
     wide = compiled.wide_share(static.map_sizes(row, row.cases[0].sizes))
     what[1] += "".join(f" {name}" for name in compiled.matrix)
     cells = (
@@ -91,7 +91,7 @@ def _row(row, plan, arch: int | str) -> "Row":
         *("-" if wide is None else f"{wide:.0%}", str(compiled.programs_per_sm)),
         *(_account(compiled) if arch == 90 else ["-"] * 5),
     )
-    return Row([*what, *cells], "red" if compiled.spills else None)
+    return TableRow([*what, *cells], "red" if compiled.spills else None)
 
 
 def _account(compiled) -> list[str]:

@@ -57,7 +57,7 @@ def spaces(
     layouts = options.choose("--layout", layouts, options.LAYOUTS.values(), options.LAYOUTS)
     ops, layouts = options.choose_ops(ops), layouts or tuple(options.LAYOUTS.values())
     known = read(out.read_text()) if named and out.exists() else []
-    found: dict[tuple, Choice] = {}
+    found: dict[tuple, ChoiceRecord] = {}
     for new in report(ops, dtype, layouts, 99 if named else cases, most, drawn, known):
         found[new.place] = new
         if named:
@@ -66,7 +66,7 @@ def spaces(
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceRecord:
     """The choice of one kernel for one problem, and the best of what was compiled of its space."""
 
     op: str
@@ -106,8 +106,14 @@ def _best(us: Mapping[str, Sequence[float]]) -> str | None:
 
 
 def report(
-    ops: Sequence[str], dtype: str, layouts: Sequence[str], cases: int, most: int, drawn: int, known: Iterable[Choice]
-) -> Iterator[Choice]:
+    ops: Sequence[str],
+    dtype: str,
+    layouts: Sequence[str],
+    cases: int,
+    most: int,
+    drawn: int,
+    known: Iterable[ChoiceRecord],
+) -> Iterator[ChoiceRecord]:
     """Every choice that a tuned table could have, once, as they come from a process for each core."""
     kept = {c.place: c for c in known}
     pieces = []
@@ -124,7 +130,7 @@ def report(
         if child.DIED in answer:
             terminal.console().print(f"{piece['key']}: {answer[child.DIED]}")
         else:
-            yield Choice(**answer)
+            yield ChoiceRecord(**answer)
         progress(done)
     progress.end()
 
@@ -200,8 +206,8 @@ def _words(config: Any) -> str:
     return f"{blocks} w{config.num_warps} s{config.num_stages}{programs}"
 
 
-def table(found: Iterable[Choice], dtype: str) -> Any:
-    groups: dict[str, list[terminal.Row]] = {}
+def table(found: Iterable[ChoiceRecord], dtype: str) -> Any:
+    groups: dict[str, list[terminal.TableRow]] = {}
     for c in found:
         line = [f"  {c.kernel}", str(c.configs), str(c.can_run), str(len(c.us)), c.words["chosen"]]
         if c.times is None:
@@ -210,11 +216,11 @@ def table(found: Iterable[Choice], dtype: str) -> Any:
             own, best = c.us[str(c.chosen)][MIDDLE], c.us[c.best][MIDDLE]
             line += [f"{own:.3g}", c.words["best"], f"{best:.3g}", f"{c.times:.2f}"]
         layout = {"contiguous": "NCHW"}.get(c.layout, "NHWC")
-        groups.setdefault(f"{c.op}, {c.case}, {layout}", []).append(terminal.Row(line))
+        groups.setdefault(f"{c.op}, {c.case}, {layout}", []).append(terminal.TableRow(line))
     return terminal.listing(f"Choices without a table for sm_{ARCH}, {dtype}", HEAD, groups, left=(0, 4, 6))
 
 
-def summary(found: Iterable[Choice]) -> str:
+def summary(found: Iterable[ChoiceRecord]) -> str:
     times = [c.times for c in found if c.times is not None]
     if not times:
         return "no choice has a time"
@@ -225,11 +231,11 @@ def summary(found: Iterable[Choice]) -> str:
     )
 
 
-def read(text: str) -> list[Choice]:
-    return [Choice(**json.loads(line)) for line in text.splitlines()]
+def read(text: str) -> list[ChoiceRecord]:
+    return [ChoiceRecord(**json.loads(line)) for line in text.splitlines()]
 
 
-def write(found: Iterable[Choice]) -> str:
+def write(found: Iterable[ChoiceRecord]) -> str:
     ordered = sorted(found, key=lambda c: c.place)
     return "".join(json.dumps(asdict(c), separators=(",", ":")) + "\n" for c in ordered)
 

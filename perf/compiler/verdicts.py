@@ -49,7 +49,7 @@ def met(values: Iterable[float], bar: float) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
+class BothSides:
     """One problem and direction: ours, and what torch.compile makes of the listing and of the best form."""
 
     ours: Side
@@ -97,8 +97,8 @@ def span(ratios: Sequence[float]) -> str:
     return low if low == high else f"{low}-{high}"
 
 
-def lines(found: Iterable[Side]) -> list[Line]:
+def lines(found: Iterable[Side]) -> list[BothSides]:
     by_problem: dict[tuple, dict[str, Side]] = {}
     for side in found:
         by_problem.setdefault(side.problem, {})[side.provider] = side
-    return [Line(own, them) for them in by_problem.values() if (own := them.pop(OURS, None)) is not None]
+    return [BothSides(own, them) for them in by_problem.values() if (own := them.pop(OURS, None)) is not None]

@@ -26,7 +26,7 @@ def tuned_convolutions(on: bool) -> Iterator[None]:
 
 
 @dataclass
-class Call:
+class TimedCall:
     """One call to be timed. `bytes` and `provider` say what it does; only a rehearsal looks at them."""
 
     run: Callable[[], Any]
@@ -74,7 +74,7 @@ class Cpu:
     def compile_model(self, model: Callable) -> Callable:
         return torch.compile(model, dynamic=False)
 
-    def run(self, call: Call) -> None:
+    def run(self, call: TimedCall) -> None:
         """Enqueue the call."""
         call()
 
@@ -87,7 +87,7 @@ class Cpu:
     def flush(self) -> None:
         """Evict the L2 cache."""
 
-    def peak_memory(self, call: Call) -> int | None:
+    def peak_memory(self, call: TimedCall) -> int | None:
         """Bytes allocated at the peak of the call, above what was allocated before."""
         return None
 
@@ -133,7 +133,7 @@ class Cuda(Cpu):
     def synchronize(self) -> None:
         torch.cuda.synchronize()
 
-    def capture(self, makers: Sequence[Callable[[], Call]]) -> Call:
+    def capture(self, makers: Sequence[Callable[[], TimedCall]]) -> TimedCall:
         """One CUDA graph of the calls that `makers` make, each on its own tensors."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -145,9 +145,9 @@ class Cuda(Cpu):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             outputs = [call() for call in calls]
-        return Call(graph.replay, calls[0].provider, sum(c.bytes for c in calls), (calls, outputs))
+        return TimedCall(graph.replay, calls[0].provider, sum(c.bytes for c in calls), (calls, outputs))
 
-    def peak_memory(self, call: Call) -> int | None:
+    def peak_memory(self, call: TimedCall) -> int | None:
         self.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -164,9 +164,9 @@ class Cuda(Cpu):
     verified, compiled = staticmethod(candidates.verified), staticmethod(candidates.compiled)
     runs_kernels = True
 
-    def kernel(self, launch: Callable[[], Any], nbytes: int = 0) -> Call:
+    def kernel(self, launch: Callable[[], Any], nbytes: int = 0) -> TimedCall:
         """The launch of a kernel that is no op's."""
-        return Call(launch, "kernel", nbytes)
+        return TimedCall(launch, "kernel", nbytes)
 
     def answers(self, work: Callable, pieces: Sequence, workers: int, seconds: float, each: float) -> Iterator[tuple]:
         """(piece, answer) from processes that serve the module of `work`, as they come."""
@@ -176,7 +176,7 @@ class Cuda(Cpu):
         """Where a report in OUT keeps what it tunes: None for the user's table."""
         return None
 
-    def candidate(self, unit: Any, index: int, cost: float) -> Call:
+    def candidate(self, unit: Any, index: int, cost: float) -> TimedCall:
         """The launch of a unit of the tuner with one config, into tensors of its own."""
         from ...tuning import choice as tuning
 
@@ -185,7 +185,7 @@ class Cuda(Cpu):
         key = unit.choice.key
         return next(call for q, call in found if q.config.choice is not None and q.config.choice.key == key)
 
-    def launches(self, p: Any) -> list[tuple[Any, Call]]:
+    def launches(self, p: Any) -> list[tuple[Any, TimedCall]]:
         """(plan, launch) of all that a forward and a backward of a problem launch, on tensors that are kept."""
         from ...runtime.plan import launch, recorded
 
@@ -197,7 +197,7 @@ class Cuda(Cpu):
             y = p.row.op(*leaves, backend="triton", **p.keywords)
             if wanted:
                 torch.autograd.grad(y, wanted, torch.randn_like(y))
-        return [(q, Call(partial(launch, q), "segattn", keep=q)) for q in plans]
+        return [(q, TimedCall(partial(launch, q), "segattn", keep=q)) for q in plans]
 
     def free_memory(self) -> int:
         free, _ = torch.cuda.mem_get_info()

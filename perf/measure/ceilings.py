@@ -3,7 +3,7 @@
 import torch
 
 from ..records import Point
-from .backends import Call, Cpu
+from .backends import Cpu, TimedCall
 from .plan import ITEMSIZE
 
 
@@ -15,7 +15,7 @@ def traffic(point: Point) -> tuple[int, int]:
     return (values + point.C * (point.H + point.W)) * ITEMSIZE[point.dtype], 2 * values * point.C
 
 
-def call(point: Point, backend: Cpu) -> Call:
+def call(point: Point, backend: Cpu) -> TimedCall:
     """A copy of H x W values, or a product of (H, C) and (C, W), on random ones."""
     C, H, W = backend.sizes(point.C, point.H, point.W)
     generator = torch.Generator(backend.device).manual_seed(0)
@@ -26,6 +26,6 @@ def call(point: Point, backend: Cpu) -> Call:
 
     if point.op == "copy":
         source, target = matrix(H, W), matrix(H, W)
-        return Call(lambda: target.copy_(source), "copy", traffic(point)[0])
+        return TimedCall(lambda: target.copy_(source), "copy", traffic(point)[0])
     a, b = matrix(H, C), matrix(C, W)
-    return Call(lambda: a @ b, "matmul", traffic(point)[0])
+    return TimedCall(lambda: a @ b, "matmul", traffic(point)[0])

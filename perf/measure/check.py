@@ -87,17 +87,17 @@ def table(found: list[Outcome], *, gpu: bool, total: int = 0):
     from rich.console import Group
     from rich.text import Text
 
-    from ..terminal import Row, listing
+    from ..terminal import TableRow, listing
 
     alike: dict[tuple, list[Outcome]] = {}
     for o in found:
         alike.setdefault((o.case.op, o.case.dtype, o.case.layout), []).append(o)
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[TableRow]] = {}
     for (op, dtype, layout), cases in alike.items():
         worst = max(cases, key=lambda o: (bool(o.failure), o.use))
         use = f"{100 * worst.use:.0f} %" if worst.use < 1e6 else "-"
         cells = (f"  {dtype} {layout}", str(len(cases)), use, f"{worst.worst} {worst.case.size}", worst.failure or "ok")
-        groups.setdefault(op, []).append(Row(cells, "red" if worst.failure else None))
+        groups.setdefault(op, []).append(TableRow(cells, "red" if worst.failure else None))
     title = "Kernels against the reference" + ("" if gpu else ", in Triton's interpreter on the CPU")
     title += f": {len(found)} of {total} cases" * (len(found) < total)
     return Group(listing(title, HEAD, groups, left=(0, 3, 4)), *[Text(NO_BFLOAT16, "yellow")] * (not gpu))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...catalog import BY_NAME, Problem
 from ..records import Point, Record
 from . import ceilings, check, plan, timing
-from .backends import Call, Cpu
+from .backends import Cpu, TimedCall
 from .budget import Budget
 from .child import one_line
 from .workload import WRONG, Workload
@@ -101,7 +101,7 @@ def launches(points: Sequence[Point], backend: Cpu, save: Save) -> None:
             train = replace(point, mode="bwd" if point.mode == "train" else "fwd")
             workload = Workload(train, backend)
             function = workload.function(point.provider)
-            calls[point] = Call(partial(function, *workload.inputs), point.provider)
+            calls[point] = TimedCall(partial(function, *workload.inputs), point.provider)
             backend.run(calls[point])
     for point, sample in timing.hosts(calls, backend).items():
         save(blank(point, **_times(sample, backend.clocks())))

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .backends import Call, Cpu
+from .backends import Cpu, TimedCall
 
 
 class Rehearsal(Cpu):
@@ -32,7 +32,7 @@ class Rehearsal(Cpu):
         self.memory, self.largest = memory, largest
         self.host = self.queue = 0.0
         self._noise = random.Random(seed)
-        self._seen: dict[int, Call] = {}
+        self._seen: dict[int, TimedCall] = {}
 
     class Event:
         def __init__(self, backend):
@@ -59,7 +59,7 @@ class Rehearsal(Cpu):
 
     compile_model = compile
 
-    def run(self, call: Call) -> None:
+    def run(self, call: TimedCall) -> None:
         if self._seen.get(id(call)) is not call:
             self._seen[id(call)] = call
             call()
@@ -78,15 +78,15 @@ class Rehearsal(Cpu):
     def flush(self) -> None:
         self._enqueue(4 * self.l2_bytes / self.BANDWIDTH)
 
-    def capture(self, makers: Sequence[Callable[[], Call]]) -> Call:
+    def capture(self, makers: Sequence[Callable[[], TimedCall]]) -> TimedCall:
         calls = [make() for make in itertools.islice(makers, 1)] * len(makers)
-        return Call(calls[0].run, calls[0].provider, sum(c.bytes for c in calls), calls)
+        return TimedCall(calls[0].run, calls[0].provider, sum(c.bytes for c in calls), calls)
 
     def table(self, out: Path) -> Path | None:
         return out / "tuned.json"
 
-    def kernel(self, launch: Callable[[], Any], nbytes: int = 0) -> Call:
-        return Call(lambda: None, "kernel", nbytes)
+    def kernel(self, launch: Callable[[], Any], nbytes: int = 0) -> TimedCall:
+        return TimedCall(lambda: None, "kernel", nbytes)
 
     def answers(self, work: Callable, pieces: Sequence, workers: int, seconds: float, each: float) -> Iterator[tuple]:
         """Each takes a second of a process, and what it takes of this clock, shared by all."""
@@ -100,10 +100,10 @@ class Rehearsal(Cpu):
                 return
             yield piece, answer
 
-    def launches(self, p: Any) -> list[tuple[Any, Call]]:
+    def launches(self, p: Any) -> list[tuple[Any, TimedCall]]:
         from ...compiled import plans_of
 
-        return [(q, Call(lambda: None, "segattn")) for q in plans_of(p, self.capability)]
+        return [(q, TimedCall(lambda: None, "segattn")) for q in plans_of(p, self.capability)]
 
     def verified(self, pieces: Sequence, device: str, seconds: float) -> list[str | None]:
         self.host += 0.05 * len(pieces)
@@ -113,13 +113,13 @@ class Rehearsal(Cpu):
         self.host += 0.02 * len(pieces)
         return [None] * len(pieces)
 
-    def candidate(self, unit: Any, index: int, cost: float) -> Call:
+    def candidate(self, unit: Any, index: int, cost: float) -> TimedCall:
         """Costs what the model says, more or less; a penalty by which it rules out a config is no time."""
         made_up = random.Random(f"{unit.choice.key} {index}").uniform(0.8, 1.25)
         relative = min(cost / min(unit.choice.costs().values()), 20.0)
-        return Call(lambda: None, "segattn", int(unit.choice.pixels * 256 * made_up * relative))
+        return TimedCall(lambda: None, "segattn", int(unit.choice.pixels * 256 * made_up * relative))
 
-    def peak_memory(self, call: Call) -> int | None:
+    def peak_memory(self, call: TimedCall) -> int | None:
         call()
         return int(call.bytes / self.SPEED.get(call.provider, 1.0))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backends import Call, Cpu
+from .backends import Cpu, TimedCall
 
 SECONDS = 0.1  # of measuring, a provider
 WARM_UP = 0.05  # seconds, a provider: clocks fall while the host compiles
@@ -58,7 +58,7 @@ class Sample:
 
 
 def interleaved(
-    calls: Mapping[str, Call],
+    calls: Mapping[str, TimedCall],
     backend: Cpu,
     parts: int = 1,
     on_error: Callable[[str, Exception], None] | None = None,
@@ -69,7 +69,7 @@ def interleaved(
     running = dict(calls)
     times: dict[str, list[tuple]] = {name: [] for name in calls}
 
-    def attempt(name: str, step: Callable[[Call], object]):
+    def attempt(name: str, step: Callable[[TimedCall], object]):
         try:
             return step(running[name])
         except Exception as error:
@@ -78,7 +78,7 @@ def interleaved(
                 raise
             on_error(name, error)
 
-    def once(call: Call) -> tuple:
+    def once(call: TimedCall) -> tuple:
         start, end = backend.event(), backend.event()
         backend.flush()
         start.record()
@@ -86,7 +86,7 @@ def interleaved(
         end.record()
         return start, end
 
-    def warm(call: Call) -> float:
+    def warm(call: TimedCall) -> float:
         begin = backend.now()
         for i in range(MOST):
             backend.run(call)

@@ -13,7 +13,7 @@ from ...catalog.problem import make_map
 from ...testing import without_tf32
 from ..records import Point
 from . import photo, plan, rivals
-from .backends import Call, Cpu, tuned_convolutions
+from .backends import Cpu, TimedCall, tuned_convolutions
 from .timing import GRAPH_CACHES
 
 MOST_SETS = 64  # of tensors in a CUDA graph
@@ -59,20 +59,20 @@ class Workload:
             return self.row.reference
         return rivals.make(self.row.name, provider, self.backend.compile)
 
-    def call(self, provider: str, fn: Callable, inputs: list[Tensor] | None = None) -> Call:
+    def call(self, provider: str, fn: Callable, inputs: list[Tensor] | None = None) -> TimedCall:
         """What is timed: the forward, or the backward alone of a forward that is run here."""
         inputs = self.inputs if inputs is None else inputs
         if self.backward:
             run = partial(torch.autograd.grad, fn(*inputs), inputs, self.dy, retain_graph=True)
         else:
             run = partial(fn, *inputs)
-        return Call(run, provider, plan.floor_bytes(self.point))
+        return TimedCall(run, provider, plan.floor_bytes(self.point))
 
-    def whole(self, provider: str, fn: Callable) -> Call:
+    def whole(self, provider: str, fn: Callable) -> TimedCall:
         """What takes memory: the forward, and with it the backward."""
-        return Call(lambda: self._results(fn, self.inputs), provider, plan.floor_bytes(self.point))
+        return TimedCall(lambda: self._results(fn, self.inputs), provider, plan.floor_bytes(self.point))
 
-    def graph(self, provider: str, fn: Callable) -> tuple[Call, int]:
+    def graph(self, provider: str, fn: Callable) -> tuple[TimedCall, int]:
         """A CUDA graph of calls on sets of tensors that together outgrow the cache, and their number."""
         sets = -(-GRAPH_CACHES * self.backend.l2_bytes // plan.floor_bytes(self.point))
         sets = max(1, min(MOST_SETS, sets))
@@ -82,12 +82,12 @@ class Workload:
         """New memory, not new values."""
         return [t.detach().clone().requires_grad_(self.backward) for t in self.inputs]
 
-    def again_and_fresh(self, provider: str, fn: Callable) -> tuple[Call, Call]:
+    def again_and_fresh(self, provider: str, fn: Callable) -> tuple[TimedCall, TimedCall]:
         """The call that is timed, and one whose tensors were last used before others of several caches."""
         sets = 1 + -(-GRAPH_CACHES * self.backend.l2_bytes // plan.floor_bytes(self.point))
         calls = itertools.cycle([self.call(provider, fn, self._copied()) for _ in range(max(2, sets))])
         again = self.call(provider, fn)
-        return again, Call(lambda: next(calls)(), provider, again.bytes)
+        return again, TimedCall(lambda: next(calls)(), provider, again.bytes)
 
     def _results(self, fn: Callable, inputs: list[Tensor], dy: Tensor | None = None) -> dict[str, Tensor]:
         y = fn(*inputs)

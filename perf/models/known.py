@@ -24,7 +24,7 @@ from ... import accelerate
 from .. import terminal, torchvision_cpu
 from ..log import Log
 from ..measure import backends, env
-from ..measure.backends import Call, tuned_convolutions
+from ..measure.backends import TimedCall, tuned_convolutions
 from ..measure.budget import Budget
 from ..measure.child import one_line
 from ..measure.points import DeviceLost, recover
@@ -66,7 +66,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {  # most valuable first
 
 
 @dataclass(frozen=True)
-class Settings:
+class TimingSettings:
     models: tuple[str, ...]
     sizes: tuple[tuple[int, int, int], ...]  # batch of throughput and training, height, width
     dtype: str
@@ -76,12 +76,16 @@ class Settings:
 
 
 GPU = {
-    "quick": Settings(tuple(MODELS)[:3], ((8, 512, 512), (2, 1024, 2048)), "bfloat16", "channels_last", 200, 30),
-    "full": Settings(tuple(MODELS)[:5], ((16, 512, 512), (4, 1024, 2048)), "bfloat16", "channels_last", 1000, 100),
+    "quick": TimingSettings(tuple(MODELS)[:3], ((8, 512, 512), (2, 1024, 2048)), "bfloat16", "channels_last", 200, 30),
+    "full": TimingSettings(
+        tuple(MODELS)[:5], ((16, 512, 512), (4, 1024, 2048)), "bfloat16", "channels_last", 1000, 100
+    ),
 }
 CPU = {
-    "quick": Settings(tuple(MODELS)[5:], ((2, 64, 64),), "float32", "channels_last", 100, 10),
-    "full": Settings((*tuple(MODELS)[5:], *tuple(MODELS)[:3]), ((2, 128, 128),), "float32", "channels_last", 200, 20),
+    "quick": TimingSettings(tuple(MODELS)[5:], ((2, 64, 64),), "float32", "channels_last", 100, 10),
+    "full": TimingSettings(
+        (*tuple(MODELS)[5:], *tuple(MODELS)[:3]), ((2, 128, 128),), "float32", "channels_last", 200, 20
+    ),
 }
 BUDGETS = {"quick": 900.0, "full": 3600.0}  # seconds; most of them the compiler's
 TOGETHER = 3  # calls of throughput that are timed as one: the host runs ahead
@@ -99,7 +103,7 @@ def run(
     resume: bool = False,
     cpu: bool = False,
     backend: backends.Cpu | None = None,
-    settings: Settings | None = None,
+    settings: TimingSettings | None = None,
     console: Console | None = None,
 ) -> Path:
     """Time what there is time for; the page's path."""
@@ -128,10 +132,10 @@ def run(
     return render_and_print(Path(out), console)
 
 
-def _measure(settings: Settings, backend, log: Log, budget: Budget, console: Console) -> None:
+def _measure(settings: TimingSettings, backend, log: Log, budget: Budget, console: Console) -> None:
     """What is not measured yet, and there is time for; last what failed before: it may take the process with it."""
     groups = [
-        Group(name, mode, 1 if mode == "latency" else N, H, W)
+        ModelPoint(name, mode, 1 if mode == "latency" else N, H, W)
         for (N, H, W), name, mode in itertools.product(settings.sizes, settings.models, MODES)
     ]
     tried = {group: [group.key(p) for p in PROVIDERS if group.key(p) in log.records] for group in groups}
@@ -143,7 +147,7 @@ def _measure(settings: Settings, backend, log: Log, budget: Budget, console: Con
             console.print(f"{group.name}, {group.mode}, {group.N} x {group.H} x {group.W}: {spent:.0f} s", markup=False)
 
 
-class Group(NamedTuple):
+class ModelPoint(NamedTuple):
     """What all providers are timed at together."""
 
     name: str
@@ -161,9 +165,11 @@ class _Timing:
     """The records of a group: of each provider that there is time for, and one that fails has the reason as its status
     and costs the others nothing."""
 
-    def __init__(self, group: Group, settings: Settings, backend, budget: Budget, save: Callable[[dict], None]):
+    def __init__(
+        self, group: ModelPoint, settings: TimingSettings, backend, budget: Budget, save: Callable[[dict], None]
+    ):
         self.group, self.settings, self.backend, self.budget, self.save = group, settings, backend, budget, save
-        self.calls: dict[str, Call] = {}
+        self.calls: dict[str, TimedCall] = {}
         self.memory: dict[str, int | None] = {}
         self.times: dict[str, list[float]] = {}
 
@@ -239,7 +245,7 @@ class _Timing:
         }
 
 
-def _timed(call: Call, together: int, backend) -> float:
+def _timed(call: TimedCall, together: int, backend) -> float:
     """Milliseconds a call, of so many enqueued one after the other, as a loop would."""
     start, end = backend.event(), backend.event()
     start.record()
@@ -250,7 +256,9 @@ def _timed(call: Call, together: int, backend) -> float:
     return start.elapsed_time(end) / together
 
 
-def prepared(name: str, mode: str, provider: str, shape: tuple[int, ...], settings: Settings, backend) -> Call:
+def prepared(
+    name: str, mode: str, provider: str, shape: tuple[int, ...], settings: TimingSettings, backend
+) -> TimedCall:
     """One inference or one training step, of the same weights and the same images for every provider."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -272,7 +280,7 @@ def prepared(name: str, mode: str, provider: str, shape: tuple[int, ...], settin
         return y["out"] if isinstance(y, dict) else y
 
     if mode != "training":
-        return Call(torch.inference_mode()(forward), provider, images.nbytes)
+        return TimedCall(torch.inference_mode()(forward), provider, images.nbytes)
     optimizer = torch.optim.AdamW(model.parameters(), fused=backend.device.type == "cuda")
 
     def step() -> None:
@@ -280,4 +288,4 @@ def prepared(name: str, mode: str, provider: str, shape: tuple[int, ...], settin
         F.cross_entropy(forward().float(), labels).backward()
         optimizer.step()
 
-    return Call(step, provider, images.nbytes)
+    return TimedCall(step, provider, images.nbytes)

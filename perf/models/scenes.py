@@ -72,7 +72,7 @@ def _inside(kind: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return (abs(x) <= (y + 1) * 0.85) & (abs(y) <= 1)
 
 
-class Folder:
+class LabelledImages:
     """Pairs of images/NAME.* and labels/NAME.png; a label's values are classes, and `ignore` says nothing.
 
     Everything is opened once: ValueError names each file that is missing, unreadable or of another size.
@@ -153,9 +153,9 @@ def _raise(root: Path, problems: Sequence[str]) -> None:
         raise ValueError(f"{root}: {'; '.join([*problems[:LISTED], *more])}")
 
 
-def folders(root: Path, ignore: int = IGNORE) -> tuple[Folder, Folder]:
+def folders(root: Path, ignore: int = IGNORE) -> tuple[LabelledImages, LabelledImages]:
     """ROOT/train and ROOT/val, with as many classes in both."""
-    train, val = (Folder(Path(root) / name, ignore) for name in ("train", "val"))
+    train, val = (LabelledImages(Path(root) / name, ignore) for name in ("train", "val"))
     train.classes = val.classes = max(train.classes, val.classes, 2)
     return train, val
 

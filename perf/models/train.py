@@ -32,7 +32,7 @@ SHAPES = 10_000, 64  # made for training and for validation
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """Of all runs."""
 
     encoder: str
@@ -47,8 +47,8 @@ class Settings:
 
 
 PRESETS = {
-    "quick": Settings("resnet18", depth=4, steps=120, seeds=3, batch=8, side=64, peak_rate=3e-3),
-    "full": Settings("resnet34", depth=5, steps=2000, seeds=3, batch=16, side=128, peak_rate=1e-3),
+    "quick": TrainingSettings("resnet18", depth=4, steps=120, seeds=3, batch=8, side=64, peak_rate=3e-3),
+    "full": TrainingSettings("resnet34", depth=5, steps=2000, seeds=3, batch=16, side=128, peak_rate=1e-3),
 }
 
 
@@ -101,7 +101,7 @@ def run(
     return page
 
 
-def _settings(preset: str, data: Path | None, ignore: int, **given) -> Settings:
+def _settings(preset: str, data: Path | None, ignore: int, **given) -> TrainingSettings:
     """The preset's, but for what is given."""
     choose("--preset", [preset], PRESETS)
     settings = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
@@ -116,7 +116,9 @@ def _settings(preset: str, data: Path | None, ignore: int, **given) -> Settings:
     return replace(settings, data=str(data) if data else None, ignore=ignore)
 
 
-def one(settings: Settings, sets, variant: str, dtype: str, seed: int, device, checkpoint: Path) -> dict[str, Any]:
+def one(
+    settings: TrainingSettings, sets, variant: str, dtype: str, seed: int, device, checkpoint: Path
+) -> dict[str, Any]:
     """The record of one run."""
     train, val = sets
     torch.manual_seed(seed)
@@ -155,7 +157,7 @@ def _is_of(checkpoint: Path, about: dict[str, Any]) -> bool:
         return False
 
 
-def make(settings: Settings, variant: str, classes: int) -> torch.nn.Module:
+def make(settings: TrainingSettings, variant: str, classes: int) -> torch.nn.Module:
     try:
         model = training.unet(settings.encoder, classes, variant != "without", settings.depth)
     except KeyError:
@@ -176,7 +178,7 @@ def models_or_usage() -> None:
         raise Usage(f"the models extra is needed, pip install 'segattn_triton[perf,models]': {reason}") from None
 
 
-def datasets(settings: Settings):
+def datasets(settings: TrainingSettings):
     """What to train and to validate on; every problem of a folder is said before the training starts."""
     if settings.data is None:
         return tuple(scenes.Shapes(count, settings.side, seed) for count, seed in zip(SHAPES, (1, 2), strict=True))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .. import terminal
 from ..measure import backends, env, timing
 from ..measure import points as measure
-from ..measure.backends import Call, Cpu
+from ..measure.backends import Cpu, TimedCall
 from ..measure.child import one_line
 from ..options import Failure, Usage
 from ..report.render import render
@@ -156,14 +156,14 @@ def taken(model: nn.Module, fast: nn.Module) -> list[str]:
 
 def _steps(model: nn.Module, fast: nn.Module, x: Tensor, backend: Cpu) -> tuple[dict, dict]:
     """Times and peak memory by variant; why the others have none."""
-    runs: dict[str, Call] = {}
+    runs: dict[str, TimedCall] = {}
     failed: dict[str, str] = {}
     with backends.tuned_convolutions(True):
         for name in VARIANTS:
             module = model if name in ("eager", "compiled") else fast
             try:
                 compiled = backend.compile_model(module) if name in ("compiled", "both") else module
-                runs[name] = Call(lambda m=compiled: step(m, x), "eager" if module is model else "segattn")
+                runs[name] = TimedCall(lambda m=compiled: step(m, x), "eager" if module is model else "segattn")
                 backend.run(runs[name])
                 backend.synchronize()
             except Exception as error:

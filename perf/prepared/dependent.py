@@ -31,7 +31,7 @@ GAIN = 0.02  # less than this is noise
 
 
 @dataclass(frozen=True)
-class Found:
+class OffAndOn:
     point: str
     kernels: tuple[str, ...]  # that can wait by themselves
     equal: bool  # to the bit
@@ -57,7 +57,7 @@ def run(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
             said = f"{1e3 * found.off:.4g} us off, {1e3 * found.on:.4g} us on" if found.equal else "other bits on"
             console.print(f"{name(point)}: {said}", markup=False)
         measure.recover(backend)
-    if said := verdict([Found(**line) for line in lines(out / LINES)]):
+    if said := verdict([OffAndOn(**line) for line in lines(out / LINES)]):
         table = tuned.Table(backend.name, backend.capability, triton.__version__, dependent=said)
         with folder.retiming(out, backend, "dependent since") as moved:
             tuned.write(out / folder.TABLE, table)
@@ -96,7 +96,7 @@ def early(p: Point, backend: Cpu) -> list[str]:
     return [q.name for q in plans_of(problem_of(p), backend.capability) if q.options.get("launch_pdl")]
 
 
-def compare(p: Point, backend: Cpu) -> Found:
+def compare(p: Point, backend: Cpu) -> OffAndOn:
     kernels, results, graphs, sets = kernels_of(p, backend), {}, {}, 1
     for on in (False, True):
         with choosing(kernels, on, backend):
@@ -108,9 +108,9 @@ def compare(p: Point, backend: Cpu) -> Found:
             backend.synchronize()
             graphs[on], sets = workload.graph(p.provider, fn)
     if not all(same(results[False][0], found) for found in (*results[False], *results[True])):
-        return Found(name(p), kernels, False)
+        return OffAndOn(name(p), kernels, False)
     times = timing.interleaved({str(on): graph for on, graph in graphs.items()}, backend, sets)
-    return Found(name(p), kernels, True, times["False"].ms, times["True"].ms)
+    return OffAndOn(name(p), kernels, True, times["False"].ms, times["True"].ms)
 
 
 def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
@@ -118,7 +118,7 @@ def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[k].contiguous().view(torch.uint8), b[k].contiguous().view(torch.uint8)) for k in a)
 
 
-def verdict(found: Sequence[Found]) -> dict[str, bool]:
+def verdict(found: Sequence[OffAndOn]) -> dict[str, bool]:
     """A kernel is dependent if all that launches it has the same bits, and together is faster."""
     said = {}
     for kernel in sorted({k for f in found for k in f.kernels}):

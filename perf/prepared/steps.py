@@ -116,7 +116,7 @@ def report(kinds: tuple[str, ...] = KINDS, **values) -> Callable[[Path, Cpu, flo
 
         folder.install_table(out, backend)
         # the time that a report keeps for its page is ours
-        made = job.Report(options(out, seconds + job.RESERVE, **values), backend, console)
+        made = job.ReportRun(options(out, seconds + job.RESERVE, **values), backend, console)
         made.jobs = [j for j in made.jobs if j.kind in kinds and j.first.inputs == "normal"]
         for mode in MODES:
             made.budget.learn(f"compile {mode}", CACHED)

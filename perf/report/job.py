@@ -46,14 +46,14 @@ def run(*, backend: backends.Cpu | None = None, console: Console | None = None, 
         backend = backends.find(checked.cpu)
     if LAUNCH in checked.modes and not backend.gpu:
         raise Usage("--mode: got launch, which times the launch on a GPU; there is none here, expected fwd or bwd")
-    report = Report(checked, backend, console or terminal.console())
+    report = ReportRun(checked, backend, console or terminal.console())
     # what compiled forwards save is kept, so that a backward can be repeated
     with tuned_convolutions(True), functorch_config.patch(donated_buffer=False):
         report.measure()
     return report.finish()
 
 
-class Report:
+class ReportRun:
     def __init__(self, options: Options, backend: backends.Cpu, console: Console):
         self.options, self.backend, self.console = options, backend, console
         self.budget = Budget(options.budget, backend.now)

@@ -25,7 +25,7 @@ def takes_two_maps(module: nn.Module) -> bool:
 def attention(module: nn.Module, graph: fx.Graph, result: fx.Node, read: Read, plain_class) -> Gate:
     """The adapter of a module by its graph of two maps; Unknown where it is no attention gate."""
     places = [node for node in graph.nodes if node.op == "placeholder"]
-    found = _Match(module, places)
+    found = _Matcher(module, places)
     x, psi = found.product(result)
     weight, inner = found.layers(found.gated(found.narrow(psi, x)))
     g_layers, x_layers = found.projections(inner, x)
@@ -63,7 +63,7 @@ def _are_alike(one: object, other: object, weight: Tensor) -> bool:
     return casts and one.dtype == other.dtype and one.shape[2:] == other.shape[2:]
 
 
-class _Match:
+class _Matcher:
     """The nodes of a graph, from its end to its maps; each is used once."""
 
     def __init__(self, module: nn.Module, places: list[fx.Node]):

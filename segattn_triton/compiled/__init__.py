@@ -4,14 +4,14 @@ Needs a process in which Triton does not interpret. `plans` records what a row o
 tensors; `compile_plan` is what a launch on that GPU would compile.
 """
 
-from .accesses import Access
+from .accesses import GlobalAccess
 from .code import Compiled, compile_plan, maps_of, target
 from .planning import map_sizes, planned, plans, plans_of
 from .source import source_of
 
 __all__ = [
-    "Access",
     "Compiled",
+    "GlobalAccess",
     "compile_plan",
     "map_sizes",
     "maps_of",

@@ -12,7 +12,7 @@ from ..runtime.plan import Plan
 from .source import source_of
 
 
-class Access(NamedTuple):
+class GlobalAccess(NamedTuple):
     """One load, store or asynchronous copy of global memory in the code of a thread."""
 
     op: str
@@ -51,7 +51,7 @@ def _leaves(plan: Plan) -> Iterator[tuple[str, str]]:
         yield from walk(name, kind)
 
 
-def accesses(ptx: str, plan: Plan) -> Iterator[Access]:
+def accesses(ptx: str, plan: Plan) -> Iterator[GlobalAccess]:
     names = _parameters(plan)
     code = [m.groups() for line in ptx.splitlines() if (m := _INSTRUCTION.match(line))]
     origin: dict[str, frozenset[str]] = {}  # 64-bit register -> arguments
@@ -74,9 +74,9 @@ def accesses(ptx: str, plan: Plan) -> Iterator[Access]:
     for opcode, operands in code:
         if m := re.match(r"(ld|st)\.global.*?(?:\.v(\d))?\.[busf](\d+)$", opcode):
             address = re.search(r"\[([^]]*)\]", operands)[1]
-            yield Access("load" if m[1] == "ld" else "store", int(m[2] or 1) * int(m[3]), origins(address))
+            yield GlobalAccess("load" if m[1] == "ld" else "store", int(m[2] or 1) * int(m[3]), origins(address))
         elif opcode.startswith("cp.async.bulk"):
-            yield Access("copy", 1024, origins(operands))
+            yield GlobalAccess("copy", 1024, origins(operands))
         elif re.match(r"cp\.async\.c[ag]\.", opcode):
             _, address, size, *_ = re.split(r"\]\s*,|,", operands)
-            yield Access("copy", 8 * int(size, 0), origins(address))
+            yield GlobalAccess("copy", 8 * int(size, 0), origins(address))

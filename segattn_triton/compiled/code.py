@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from ..runtime.plan import Plan
 from ..tuning.model import REGISTERS
 from ..tuning.target import SHARED
-from .accesses import Access, accesses
+from .accesses import GlobalAccess, accesses
 from .source import source_of
 
 
@@ -50,7 +50,7 @@ class Compiled:
         return int(re.search(r"STACK:(\d+)", self._usage)[1]) + int(re.search(r"LOCAL:(\d+)", self._usage)[1])
 
     @cached_property
-    def accesses(self) -> list[Access]:
+    def accesses(self) -> list[GlobalAccess]:
         return list(accesses(self.asm["ptx"], self.plan))
 
     @property

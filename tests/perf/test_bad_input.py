@@ -71,7 +71,7 @@ def test_a_page_that_cannot_be_written_costs_no_record(tmp_path):
     out = write(tmp_path, [record(timer="cpu")], env.collect() | {"device": "cpu"})
     kept = (out / "records.jsonl").read_bytes()
     (out / "index.html").mkdir()
-    report = job.Report(Options(out=out, resume=True).checked(), Cpu(), Console(quiet=True))
+    report = job.ReportRun(Options(out=out, resume=True).checked(), Cpu(), Console(quiet=True))
     with pytest.raises(Failure, match=r"no page could be made, .*records.jsonl holds what was measured: IsADirectory"):
         report.finish()
     assert (out / "records.jsonl").read_bytes() == kept
@@ -179,7 +179,7 @@ def test_an_image_that_is_none(kind, command, tmp_path, monkeypatch):
 def test_any_image_is_taken(mode, size, tmp_path):
     path = tmp_path / "image.png"
     Image.new(mode, size).save(path)
-    report = job.Report(Options(image=readable_image(path), out=tmp_path).checked(), Cpu(), Console(quiet=True))
+    report = job.ReportRun(Options(image=readable_image(path), out=tmp_path).checked(), Cpu(), Console(quiet=True))
     report._maps()
     with np.load(tmp_path / "maps.npz") as maps:
         assert all(np.isfinite(maps[name]).all() for name in maps)

@@ -8,7 +8,7 @@ import torch
 from support import DEVICE
 
 from segattn_triton.perf.measure import timing
-from segattn_triton.perf.measure.backends import Call, Cuda
+from segattn_triton.perf.measure.backends import Cuda, TimedCall
 from segattn_triton.perf.measure.flush import BLOCK, Flush
 from segattn_triton.perf.measure.workload import Workload
 from segattn_triton.perf.records import Point
@@ -48,6 +48,6 @@ def test_ours_is_not_timed_warm(op, side):
     backend = Cuda()
     workload = Workload(Point(op, "segattn", "fwd", "bfloat16", "contiguous", 8, 64, side, side), backend)
     again, fresh = workload.again_and_fresh("segattn", workload.function("segattn"))
-    assert isinstance(again, Call)
+    assert isinstance(again, TimedCall)
     found = timing.interleaved({"again": again, "fresh": fresh}, backend)
     assert found["again"].ms > 0.95 * found["fresh"].ms

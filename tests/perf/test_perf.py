@@ -265,7 +265,7 @@ def test_gate_maps_are_of_the_photograph(tmp_path):
     maps = []
     for name, image in (("photograph", None), ("noise", noise)):
         options = Options(image=image, out=tmp_path / name).checked()
-        report.Report(options, Cpu(), Console(quiet=True))._maps()
+        report.ReportRun(options, Cpu(), Console(quiet=True))._maps()
         with np.load(tmp_path / name / "maps.npz") as file:
             maps.append({name: file[name] for name in file})
     assert set(maps[0]) == {"photo", *OPS}

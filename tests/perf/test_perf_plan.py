@@ -8,7 +8,7 @@ import torch
 
 from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.perf.measure import backends, plan, rivals, timing
-from segattn_triton.perf.measure.backends import Call
+from segattn_triton.perf.measure.backends import TimedCall
 from segattn_triton.perf.measure.budget import Budget
 from segattn_triton.perf.measure.rehearsal import Rehearsal
 from segattn_triton.perf.options import OPS, Options
@@ -120,7 +120,7 @@ def test_providers_are_interleaved_and_the_order_reversed():
             super().run(call)
 
     backend = Recording()
-    calls = {name: Call(lambda: None, name, size) for name, size in (("segattn", 10**9), ("eager", 10**9))}
+    calls = {name: TimedCall(lambda: None, name, size) for name, size in (("segattn", 10**9), ("eager", 10**9))}
     samples = timing.interleaved(calls, backend)
     rounds = samples["segattn"].repetitions
     timed = order[-2 * rounds :]
@@ -133,7 +133,7 @@ def test_providers_are_interleaved_and_the_order_reversed():
 
 def test_the_flush_hides_the_launch():
     """A short call is timed on the device, not on the host that launches it."""
-    sample = timing.interleaved({"": Call(lambda: None, "segattn", 36)}, Rehearsal())[""]
+    sample = timing.interleaved({"": TimedCall(lambda: None, "segattn", 36)}, Rehearsal())[""]
     assert sample.ms < 1e3 * Rehearsal.LAUNCH
 
 
@@ -145,7 +145,7 @@ def test_a_provider_that_raises_later_drops_out():
         if count["late"] > 8:
             raise MemoryError("out of memory")
 
-    calls = {"late": Call(late), "steady": Call(lambda: None)}
+    calls = {"late": TimedCall(late), "steady": TimedCall(lambda: None)}
     samples = timing.interleaved(calls, backends.Cpu(), on_error=lambda name, error: errors.update({name: error}))
     assert set(samples) == {"steady"} and isinstance(errors["late"], MemoryError)
 

@@ -116,7 +116,7 @@ LAYOUTS = ("contiguous", "channels_last")
 def test_dependent_launches_are_compared(rehearsed):
     """In every rehearsal a file of its own; each point once, with the kernels that a table could have wait."""
     out, _ = rehearsed
-    found = [dependent.Found(**line) for line in folder.lines(out / dependent.LINES)]
+    found = [dependent.OffAndOn(**line) for line in folder.lines(out / dependent.LINES)]
     assert [f.point for f in found] == [dependent.name(p) for p in dependent.points()][: len(found)] and len(found) > 5
     assert all(f.equal and f.off > 0 and f.on > 0 and len(f.kernels) > 1 for f in found)
     assert tuned.read(out / folder.TABLE, Rehearsal.name).dependent.keys() == {k for f in found for k in f.kernels}
@@ -124,11 +124,11 @@ def test_dependent_launches_are_compared(rehearsed):
 
 def test_a_kernel_is_dependent_where_bits_are_equal_and_time_is_less():
     found = [
-        dependent.Found("1", ("a", "b", "c"), True, 10.0, 9.0),
-        dependent.Found("2", ("a", "d"), True, 10.0, 9.9),
-        dependent.Found("3", ("b",), False),
-        dependent.Found("4", ("c",), True, 100.0, 101.0),
-        dependent.Found("5", ("e",), True, 10.0, 9.9),
+        dependent.OffAndOn("1", ("a", "b", "c"), True, 10.0, 9.0),
+        dependent.OffAndOn("2", ("a", "d"), True, 10.0, 9.9),
+        dependent.OffAndOn("3", ("b",), False),
+        dependent.OffAndOn("4", ("c",), True, 100.0, 101.0),
+        dependent.OffAndOn("5", ("e",), True, 10.0, 9.9),
     ]
     assert dependent.verdict(found) == {"a": True, "b": False, "c": False, "d": False, "e": False}
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.compiler import spaces
-from segattn_triton.perf.compiler.spaces import COMMITTED, MEDIAN, WORST, Choice
+from segattn_triton.perf.compiler.spaces import COMMITTED, MEDIAN, WORST, ChoiceRecord
 
 # kernel -> why its choice may be further than `WORST` from the best of its space
 FURTHER = {
@@ -21,11 +21,11 @@ FURTHER = {
 }
 
 
-def choice(**us: float | tuple[float, ...]) -> Choice:
+def choice(**us: float | tuple[float, ...]) -> ChoiceRecord:
     """Of configs "c0", "c1"...; the first is chosen."""
     times = {name.removeprefix("c"): t if isinstance(t, tuple) else (t,) * 3 for name, t in us.items()}
     words = {"chosen": "P1 w4 s1", "best": "P2 w4 s1"}
-    return Choice("scse", "case", "contiguous", "k", "k bfloat16", 9, 36, 30, times, 0, words, "0")
+    return ChoiceRecord("scse", "case", "contiguous", "k", "k bfloat16", 9, 36, 30, times, 0, words, "0")
 
 
 def test_the_launch_is_in_both_times():
@@ -64,7 +64,7 @@ def test_drawn_choices_are_near_the_best():
     text = COMMITTED.read_text() if COMMITTED.exists() else ""
     known = {(c.place, c.made): c for c in spaces.read(text)}
     with static_ledger.pool(1) as pool:
-        found = [Choice(**c) for c in pool.submit(spaces_worker.drawn, zlib.crc32(text.encode()), 3).result()]
+        found = [ChoiceRecord(**c) for c in pool.submit(spaces_worker.drawn, zlib.crc32(text.encode()), 3).result()]
     assert len(found) == 3
     for c in found:
         assert c.times <= WORST or c.kernel in FURTHER, c

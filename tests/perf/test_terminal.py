@@ -22,7 +22,7 @@ from segattn_triton.perf.compiler import kernels, spaces
 from segattn_triton.perf.measure import check
 from segattn_triton.perf.models import known
 from segattn_triton.perf.report.render import terminal_table, whole
-from segattn_triton.perf.terminal import Progress, Row, listing
+from segattn_triton.perf.terminal import Progress, TableRow, listing
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,17 +59,17 @@ def training():
 
 
 def _section(head, body, keys):
-    return listing("title", head[keys:], {", ".join(row[:keys]): [Row(row[keys:])] for row in body})
+    return listing("title", head[keys:], {", ".join(row[:keys]): [TableRow(row[keys:])] for row in body})
 
 
 def compiled():
     what = ["  neighborhood_split_bwd", "BLOCK64 HEADS2 w4 s1 mma.m16n8k16"]
-    rows = [Row([*what, "255", "1200", "101376", "100%", "16", "248.24", "120", "1754", "0.33", "latency"])]
+    rows = [TableRow([*what, "255", "1200", "101376", "100%", "16", "248.24", "120", "1754", "0.33", "latency"])]
     return listing("Kernels", kernels.HEAD, {"neighborhood_attention, NCHW": rows}, left=(0, 1))
 
 
 def choices():
-    row = Row(
+    row = TableRow(
         ["  neighborhood_fwd", "128", "120", "8", "C2 P4096 w4 s1", "336", "C16 P1024 w8 s3", "311", "latency", "1.08"]
     )
     return listing("Choices", spaces.HEAD, {"scse, smp-unet-scse-d3, NCHW": [row]}, left=(0, 4, 6))
@@ -84,12 +84,12 @@ def test_tables_fit_80_columns_with_every_word_whole(made):
 
 
 def test_markup_is_text_and_empty_columns_are_none():
-    text = text_of(listing("[b]t", ("", "a", "empty"), {"[red]g": [Row(["[/]", "1", "–"])]}))
+    text = text_of(listing("[b]t", ("", "a", "empty"), {"[red]g": [TableRow(["[/]", "1", "–"])]}))
     assert "[b]t" in text and "[red]g" in text and "[/]" in text and "empty" not in text
 
 
 def test_a_word_that_is_too_long_is_folded():
-    text = text_of(listing("", ("", "a"), {"g": [Row(["x" * 200, "1"])]}))
+    text = text_of(listing("", ("", "a"), {"g": [TableRow(["x" * 200, "1"])]}))
     assert text.count("x") == 200 and max(map(len, text.splitlines())) <= 80
 
 

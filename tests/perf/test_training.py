@@ -306,7 +306,7 @@ def test_what_gates_change_is_told_from_chance():
 # whole models
 
 
-SETTINGS = known_models.Settings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=100, steps=5)
+SETTINGS = known_models.TimingSettings(("tiny", "plain"), ((2, 8, 8),), "float32", "channels_last", calls=100, steps=5)
 
 
 @pytest.fixture

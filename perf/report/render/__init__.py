@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ...compiler.problems import REFERENCE
 from ...records import load
-from ...terminal import Row, listing
+from ...terminal import TableRow, listing
 from . import autotune, figures, frame, page, predicted, whole
 from .tables import terminal_table
 
@@ -53,10 +53,10 @@ def _set_aside(index: Path) -> None:
 def render_and_print(out: Path, console: Console) -> Path:
     """The page anew, and the tables on the terminal."""
     for section in whole.sections(out):
-        groups: dict[str, list[Row]] = {}
+        groups: dict[str, list[TableRow]] = {}
         keys = whole.KEYS[section["name"]]  # the columns that head a group of rows
         for row in section["body"]:
-            groups.setdefault(", ".join(row[:keys]), []).append(Row(row[keys:]))
+            groups.setdefault(", ".join(row[:keys]), []).append(TableRow(row[keys:]))
         console.print(listing(section["title"], section["head"][keys:], groups))
         missing = [f"{section['left_out']} left out, --resume goes on"] * bool(section["left_out"])
         for note in [*section["headline"], *section["notes"], *section["failed"], *missing]:

@@ -22,7 +22,7 @@ PER_PROCESS = 16  # figures: fewer are not worth starting one
 
 
 @dataclass(frozen=True)
-class Job:
+class FigureJob:
     """A figure of one op; `draw` returns None where there is nothing to show after all."""
 
     op: str
@@ -35,12 +35,12 @@ class Job:
         return folder / f"{file_name(self.name)}.svg"
 
 
-def jobs(df: pd.DataFrame) -> list[Job]:
+def jobs(df: pd.DataFrame) -> list[FigureJob]:
     """The figures of every op, in the order of the catalog."""
     return [*_throughputs(df), *_memory_and_errors(df)]
 
 
-def _throughputs(df: pd.DataFrame) -> Iterator[Job]:
+def _throughputs(df: pd.DataFrame) -> Iterator[FigureJob]:
     found = pd.concat([results(df), predictions(df)])
     found = by_catalog(found[found.timer.isin(DRAWN) & (found.inputs == "normal")])
     for values, rows in found.groupby(GROUP, sort=False):
@@ -53,9 +53,9 @@ def _throughputs(df: pd.DataFrame) -> Iterator[Job]:
         unfolded = group["timer"] != "graph"
         for metric, label in plots.METRICS.items():
             draw = partial(plots.throughput, group, rows, roof, metric)
-            yield Job(group["op"], f"{name}_{metric}", f"{label}: {title}", draw, unfolded and metric == "gbps")
+            yield FigureJob(group["op"], f"{name}_{metric}", f"{label}: {title}", draw, unfolded and metric == "gbps")
         draw = partial(plots.speedup, group, rows[~rows.predicted])
-        yield Job(group["op"], f"{name}_speedup", f"times faster: {title}", draw, unfolded)
+        yield FigureJob(group["op"], f"{name}_speedup", f"times faster: {title}", draw, unfolded)
 
 
 def _alike(found: pd.DataFrame, group: dict, timers: Iterable[str]) -> pd.Series:
@@ -65,7 +65,7 @@ def _alike(found: pd.DataFrame, group: dict, timers: Iterable[str]) -> pd.Series
     return alike
 
 
-def _memory_and_errors(df: pd.DataFrame) -> Iterator[Job]:
+def _memory_and_errors(df: pd.DataFrame) -> Iterator[FigureJob]:
     rows = df[(df.status == "ok") & ~df.ceiling & df.timer.isin(("events", "cpu"))]
     rows = by_catalog(rows[np.isfinite(rows.error) | (rows.peak_memory >= 0)])
     for values, part in rows.groupby(["op", "dtype", "layout"], sort=False):
@@ -75,10 +75,10 @@ def _memory_and_errors(df: pd.DataFrame) -> Iterator[Job]:
             ("error", bars.error, "error against fp64"),
         ):
             name = "_".join((*values, kind))
-            yield Job(values[0], name, f"{label}: {what}", partial(drawing, what, part), main=False)
+            yield FigureJob(values[0], name, f"{label}: {what}", partial(drawing, what, part), main=False)
 
 
-def draw(df: pd.DataFrame, out: Path) -> list[tuple[Job, Path]]:
+def draw(df: pd.DataFrame, out: Path) -> list[tuple[FigureJob, Path]]:
     """The figures that came of it, with their files. Other processes draw their share of OUT's records."""
     folder, todo = out / "plots", jobs(df)
     for job in todo:
@@ -93,7 +93,7 @@ def draw(df: pd.DataFrame, out: Path) -> list[tuple[Job, Path]]:
     return [(job, job.svg(folder)) for job in todo if job.svg(folder).exists()]
 
 
-def draw_share(todo: list[Job], folder: Path, share: int, count: int) -> None:
+def draw_share(todo: list[FigureJob], folder: Path, share: int, count: int) -> None:
     for job in todo[share::count]:
         fig = job.draw()
         if fig is not None:

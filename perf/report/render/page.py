@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from . import autotune, words
-from .figures import Job
+from .figures import FigureJob
 from .frame import GPU_TIMERS, PROBLEM, by_catalog, catalog, missing, predictions, results
 from .predicted import AGAINST
 from .style import in_order, inline, share_of_width
@@ -59,7 +59,7 @@ class Tuning(NamedTuple):
 def build(
     df: pd.DataFrame,
     environment: Mapping[str, Any],
-    figures: list[tuple[Job, Path]],
+    figures: list[tuple[FigureJob, Path]],
     maps: Path | None,
     tuning: Tuning | None = None,
     whole: Sequence[Mapping[str, Any]] = (),
@@ -176,7 +176,7 @@ def _ops(df: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(by_catalog(df[~df.ceiling]).op))
 
 
-def _op(name: str, df: pd.DataFrame, figures: list[tuple[Job, Path]]) -> dict[str, Any]:
+def _op(name: str, df: pd.DataFrame, figures: list[tuple[FigureJob, Path]]) -> dict[str, Any]:
     row = catalog().get(name)
     own = [(job.caption, Markup(inline(svg)), job.main) for job, svg in figures if job.op == name]
     return {

@@ -16,7 +16,7 @@ from ....catalog import BY_NAME
 from ...compiler import problems, verdicts
 from ...compiler.against import COMMITTED
 from ...compiler.sides import FORMS, OURS, RIVAL, Side, read
-from ...compiler.verdicts import Line, span
+from ...compiler.verdicts import BothSides, span
 from . import words
 from .plots import resolution_axis
 from .style import MUTED, figure, look, save, styled
@@ -115,7 +115,7 @@ def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def _of_size(found: Iterable[Side], size: str) -> list[Line]:
+def _of_size(found: Iterable[Side], size: str) -> list[BothSides]:
     return verdicts.lines(side for side in found if side.size == size)
 
 
@@ -136,7 +136,7 @@ def _cell(values: Sequence[float], outcome: str) -> str:
     return {"missed": f"**{text}**", verdicts.UNDECIDED: f"{text} ?"}.get(outcome, text)
 
 
-def _point(line: Line | None) -> str:
+def _point(line: BothSides | None) -> str:
     if line is None:
         return ""
     sides = [line.ours, *([min(line.rivals.values(), key=lambda s: s.us[1])] if line.rivals else [])]
@@ -169,7 +169,7 @@ def curves(found: Sequence[Side], mode: str) -> Figure | None:
     return fig
 
 
-def _panel(ax: Axes, lines: Sequence[Line], style: str) -> None:
+def _panel(ax: Axes, lines: Sequence[BothSides], style: str) -> None:
     if not lines:
         return
     floors = [sum(t.floor for t in line.ours.launches) for line in lines]

@@ -7,13 +7,13 @@ import pandas as pd
 from rich.console import Group
 
 from ...records import Record
-from ...terminal import Row, listing
+from ...terminal import TableRow, listing
 from . import words
 from .frame import GROUP, OURS, from_records, results, summary
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultLine:
     """One comparison in words. `outcome`: "won", "tied" or "lost" by ours; "" where ours or any rival is missing."""
 
     op: str
@@ -33,15 +33,15 @@ class Line:
     outcome: str
 
 
-def lines(df: pd.DataFrame, timers: Iterable[str]) -> list[Line]:
+def lines(df: pd.DataFrame, timers: Iterable[str]) -> list[ResultLine]:
     chosen = summary(df)
     alike = dict(list(results(df).groupby([*GROUP, "provider"])))
     chosen = chosen[chosen.timer.isin(list(timers))]
     return [_line(row, alike[(*row[GROUP], row.provider)]) for _, row in chosen.iterrows()]
 
 
-def _line(row: pd.Series, alike: pd.DataFrame) -> Line:
-    return Line(
+def _line(row: pd.Series, alike: pd.DataFrame) -> ResultLine:
+    return ResultLine(
         op=row.op,
         mode=row["mode"],
         dtype=words.dtype(row["dtype"]),
@@ -144,10 +144,10 @@ TERMINAL = ("", "size", "ms", "times eager", "times compiled", "times best", "sh
 def terminal_table(records: Iterable[Record]) -> Group:
     """Of each op size, ms, times eager, times compiled, share of floor. Yellow where a rival wins."""
     df = from_records(records)
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[TableRow]] = {}
     for line in lines(df, bulk_timers(df)):
         kind = f"  {line.mode} {line.dtype} {'NHWC' if line.layout == 'channels_last' else line.layout}"
         whose = "" if line.provider == "ours" else f", {line.provider}"
         cells = (kind + whose, line.size, line.ms, line.eager, line.compiled, line.best, line.share)
-        groups.setdefault(line.op, []).append(Row(cells, "yellow" if line.outcome == "lost" else None))
+        groups.setdefault(line.op, []).append(TableRow(cells, "yellow" if line.outcome == "lost" else None))
     return listing(headline(df), TERMINAL, groups, left=(0, 1))

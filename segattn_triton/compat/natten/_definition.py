@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._window import Window
+from ._window import AxesWindow
 
 
 def _axis(length: int, kernel_size: int, dilation: int, is_causal: bool, device) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +34,7 @@ def _axis(length: int, kernel_size: int, dilation: int, is_causal: bool, device)
     return j.clamp(max=length - 1), exists, relative
 
 
-def _axes(t: Tensor, window: Window) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _axes(t: Tensor, window: AxesWindow) -> list[tuple[Tensor, Tensor, Tensor]]:
     return [_axis(length, *of_axis, t.device) for length, *of_axis in zip(t.shape[1:], *window, strict=False)]
 
 
@@ -44,13 +44,13 @@ def _outer(parts: list[Tensor]) -> list[Tensor]:
     return [part.reshape(*ones[:a], len(part), *ones, -1, *ones[a:]) for a, part in enumerate(parts)]
 
 
-def _exists(t: Tensor, window: Window) -> Tensor:
+def _exists(t: Tensor, window: AxesWindow) -> Tensor:
     """[*S, 1, taps]"""
     parts = _outer([exists for _, exists, _ in _axes(t, window)])
     return functools.reduce(torch.logical_and, parts).flatten(len(parts)).unsqueeze(-2)
 
 
-def _around(t: Tensor, window: Window) -> Tensor:
+def _around(t: Tensor, window: AxesWindow) -> Tensor:
     """The vectors around every pixel, zero where there is no key; [N, *S, heads, taps, D], the taps row by row."""
     n = len(window.kernel_size)
     around = t
@@ -63,7 +63,7 @@ def _around(t: Tensor, window: Window) -> Tensor:
     return around
 
 
-def _scores(q: Tensor, k: Tensor, rpb: Tensor | None, window: Window, scale: float) -> Tensor:
+def _scores(q: Tensor, k: Tensor, rpb: Tensor | None, window: AxesWindow, scale: float) -> Tensor:
     groups = q.unflatten(-2, (k.shape[-2], -1))  # the query heads of each key head
     s = torch.einsum("...gd,...kd->...gk", groups, _around(k, window)).flatten(-3, -2) * scale
     if rpb is not None:
@@ -73,7 +73,7 @@ def _scores(q: Tensor, k: Tensor, rpb: Tensor | None, window: Window, scale: flo
     return s.masked_fill(~_exists(k, window), -math.inf) if any(window.is_causal) else s
 
 
-def _weighted(p: Tensor, v: Tensor, window: Window) -> Tensor:
+def _weighted(p: Tensor, v: Tensor, window: AxesWindow) -> Tensor:
     if any(window.is_causal):
         p = torch.where(_exists(v, window), p, torch.zeros_like(p))
     groups = p.unflatten(-2, (v.shape[-2], -1))
@@ -99,17 +99,17 @@ def _attend(q, k, v, rpb, window, scale):
     return _weighted(s.softmax(-1), v, window), s.logsumexp(-1)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor | None, window: Window, scale: float):
+def attention(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor | None, window: AxesWindow, scale: float):
     """y_i = sum_j p_ij v_j and lse_i. q (N, *S, heads, D), k and v (N, *S, heads_kv, D), lse (N, *S, heads)."""
     y, lse = _attend(q, k, v, rpb, window=window, scale=scale)
     return y.to(q.dtype), lse
 
 
-def scores(q: Tensor, k: Tensor, rpb: Tensor | None, window: Window, scale: float) -> Tensor:
+def scores(q: Tensor, k: Tensor, rpb: Tensor | None, window: AxesWindow, scale: float) -> Tensor:
     """s_ij = scale <q_i, k_j> + bias, (N, *S, heads, taps); -inf for keys that do not exist."""
     return _in_full_precision(_scores)(q, k, rpb, window=window, scale=scale).to(q.dtype)
 
 
-def weighted(attn: Tensor, v: Tensor, window: Window) -> Tensor:
+def weighted(attn: Tensor, v: Tensor, window: AxesWindow) -> Tensor:
     """y_i = sum_j attn_ij v_j, (N, *S, heads, D)."""
     return _in_full_precision(_weighted)(attn, v, window=window).to(v.dtype)

@@ -15,13 +15,13 @@ from ... import functional
 from ...runtime import attention_checks as check
 from ...runtime.checks import shape
 from . import _definition as definition
-from ._window import Window, fits, table, vectors
+from ._window import AxesWindow, fits, table, vectors
 
 log = logging.getLogger("segattn_triton")
 _said: set[str] = set()
 
 
-def _has_kernels(window: Window) -> bool:
+def _has_kernels(window: AxesWindow) -> bool:
     """Whether it is a square; other windows the log names once."""
     axes = len(window.kernel_size)
     if axes == 2 and len(set(window.kernel_size)) == 1 and not any(window.is_causal):
@@ -38,7 +38,7 @@ def _has_kernels(window: Window) -> bool:
     return False
 
 
-def _on_kernels(function: Callable, window: Window, *maps: Tensor, **options):
+def _on_kernels(function: Callable, window: AxesWindow, *maps: Tensor, **options):
     """`function` of maps (N, H, W, ...) with a square window. It has the dilation that the two have in common; of the
     rest, pixels whose rows, or columns, differ by no multiple never meet: each such class is a map of its own."""
     dilation = math.gcd(*window.dilation)
@@ -66,7 +66,7 @@ def _scale(scale, query: Tensor) -> float:
     return query.shape[-1] ** -0.5 if scale is None else float(scale)
 
 
-def attention(query, key, value, rpb, window: Window, scale=None, return_lse: bool = False):
+def attention(query, key, value, rpb, window: AxesWindow, scale=None, return_lse: bool = False):
     """y (N, *S, heads, D), with return_lse also lse (N, *S, heads)."""
     rpb = _checked(query, rpb, window)
     if _has_kernels(window):  # they check the rest
@@ -80,7 +80,7 @@ def attention(query, key, value, rpb, window: Window, scale=None, return_lse: bo
     return (y, lse) if return_lse else y
 
 
-def scores(query, key, rpb, window: Window, scale=None) -> Tensor:
+def scores(query, key, rpb, window: AxesWindow, scale=None) -> Tensor:
     """scale <q_i, k_j> + rpb, (N, *S, heads, taps); -inf for keys that do not exist."""
     rpb = _checked(query, rpb, window)
     if _has_kernels(window):
@@ -89,7 +89,7 @@ def scores(query, key, rpb, window: Window, scale=None) -> Tensor:
     return definition.scores(query, key, rpb, window, _scale(scale, query))
 
 
-def weighted(attn, value, window: Window) -> Tensor:
+def weighted(attn, value, window: AxesWindow) -> Tensor:
     """sum_j attn_ij v_j, (N, *S, heads, D)."""
     axes = len(window.kernel_size)
     vectors(axes, "attn", attn)
@@ -102,14 +102,14 @@ def weighted(attn, value, window: Window) -> Tensor:
     return definition.weighted(attn, value, window)
 
 
-def _checked(query, rpb, window: Window) -> Tensor | None:
+def _checked(query, rpb, window: AxesWindow) -> Tensor | None:
     """The table as the functions take it, of queries that the window fits."""
     vectors(len(window.kernel_size), "query", query)
     fits(window, query)
     return table(rpb, query, window)
 
 
-def _check_keys(name: str, t, query: Tensor, window: Window) -> None:
+def _check_keys(name: str, t, query: Tensor, window: AxesWindow) -> None:
     vectors(len(window.kernel_size), name, t, query)
     if t.shape[-1] != query.shape[-1]:
         raise ValueError(f"{name}: got D = {t.shape[-1]}, expected query's {query.shape[-1]}")

@@ -12,7 +12,7 @@ from ...runtime import checks as check
 SIZES = {1: "L", 2: "H, W", 3: "T, H, W"}  # what error messages call the axes
 
 
-class Window(NamedTuple):
+class AxesWindow(NamedTuple):
     """One value an axis."""
 
     kernel_size: tuple[int, ...]
@@ -37,7 +37,7 @@ def per_axis(name: str, value, axes: int) -> tuple:
     return values
 
 
-def window(axes: int, kernel_size, dilation=1, is_causal=False, stride=1) -> Window:
+def window(axes: int, kernel_size, dilation=1, is_causal=False, stride=1) -> AxesWindow:
     """The window of NATTEN's arguments. A dilation or is_causal of None is the default, as in NATTEN."""
     sizes = per_axis("kernel_size", kernel_size, axes)
     steps = per_axis("dilation", 1 if dilation is None else dilation, axes)
@@ -55,7 +55,7 @@ def window(axes: int, kernel_size, dilation=1, is_causal=False, stride=1) -> Win
     causal = per_axis("is_causal", False if is_causal is None else is_causal, axes)
     if not all(isinstance(c, bool) for c in causal):
         raise ValueError(f"is_causal: got {is_causal!r}, expected bools")
-    return Window(sizes, steps, causal)
+    return AxesWindow(sizes, steps, causal)
 
 
 def no_additional(**tensors) -> None:
@@ -87,7 +87,7 @@ def vectors(axes: int, name: str, t, like: Tensor | None = None, like_name: str 
         )
 
 
-def fits(window: Window, t: Tensor) -> None:
+def fits(window: AxesWindow, t: Tensor) -> None:
     """The map of t (N, *S, ...) holds the window."""
     if any(length < need for length, need in zip(t.shape[1:], window.needs, strict=False)):
         size = tuple(t.shape[1 : 1 + len(window.needs)])
@@ -98,7 +98,7 @@ def fits(window: Window, t: Tensor) -> None:
         )
 
 
-def table(rpb, query: Tensor, window: Window) -> Tensor | None:
+def table(rpb, query: Tensor, window: AxesWindow) -> Tensor | None:
     """The table of biases in the query's dtype or, of any other, in float32."""
     if rpb is None:
         return None
