@@ -261,6 +261,22 @@ def test_descriptors_over_several_blocks(C, monkeypatch):
         assert_right(row, *problem(row, N=2, S=(3, 140), C=C, dtype=torch.float16, layout="channels_last"))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+def test_a_variant_that_is_asked_for(dtype, layout):
+    """Is taken where it can run; where it cannot, or there is none of that name, the error says which are wanted."""
+    x = native(problem(BY_NAME["local_gate"], S=(5, 16), C=16, dtype=dtype, layout=layout)[0])
+    for variant in ("pointers", "library"):
+        assert local_dense.choose_variant(x, variant) == variant
+    if support.is_read_by_descriptors(layout, dtype):
+        assert local_dense.choose_variant(x, "descriptors") == "descriptors"
+    else:
+        with pytest.raises(ValueError, match=r'variant: "descriptors" needs x in 16 bits, channels_last'):
+            local_dense.choose_variant(x, "descriptors")
+    with pytest.raises(ValueError, match="variant: got 'winograd', expected auto, pointers, descriptors, library"):
+        local_dense.choose_variant(x, "winograd")
+
+
 @each_dense_variant
 def test_variants_of_the_dense_local_gate(variant, layout, dtype, monkeypatch):
     """Whichever of them the problem and the GPU would choose. Of descriptors, more tiles of a row than one."""
