@@ -168,9 +168,10 @@ def tune(
 
         command.main(
             options.choose_ops(_split(op)),
-            options.choose("--dtype", _split(dtype), options.DTYPES.values(), options.DTYPES) or ("bfloat16",),
-            options.choose("--layout", _split(layout), options.LAYOUTS.values(), options.LAYOUTS)
-            or tuple(options.LAYOUTS.values()),
+            options.choose("--dtype", _split(dtype), options.DTYPE_NAMES.values(), options.DTYPE_NAMES)
+            or ("bfloat16",),
+            options.choose("--layout", _split(layout), options.LAYOUT_NAMES.values(), options.LAYOUT_NAMES)
+            or tuple(options.LAYOUT_NAMES.values()),
             budget,
             out,
             say=typer.echo,

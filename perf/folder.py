@@ -6,7 +6,7 @@ from typing import Any
 
 from ..draft import replacing
 from .options import Failure, Usage
-from .records import SCHEMA, Point, Record, append, load, other_schema
+from .records import RECORD_SCHEMA, Point, Record, append, load, other_schema
 
 FILES = ("records.jsonl", "environment.json", "maps.npz", "autotune.json")
 
@@ -77,7 +77,9 @@ class Folder:
 def refuse_other_schema(path: Path, argument: str) -> None:
     """Records that another version wrote are neither read as none nor written on."""
     if path.exists() and (found := other_schema(path)) is not None:
-        raise Usage(f"{argument}: {path} is of another version: its records have form {found}, expected {SCHEMA}")
+        raise Usage(
+            f"{argument}: {path} is of another version: its records have form {found}, expected {RECORD_SCHEMA}"
+        )
 
 
 def identity(environment: dict) -> dict[str, Any]:

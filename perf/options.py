@@ -10,10 +10,10 @@ from ..catalog import BY_NAME, ROWS
 
 OPS = tuple(row.name for row in ROWS)  # by default: wide windows are asked for by name
 PRESETS = {"quick": 270.0, "full": 3600.0}  # budget in seconds
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
-LAYOUTS = {"nchw": "contiguous", "nhwc": "channels_last"}
+DTYPE_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+LAYOUT_NAMES = {"nchw": "contiguous", "nhwc": "channels_last"}
 MODES = ("fwd", "bwd")
-LAUNCH = "launch"  # the CPU time of a call, instead
+LAUNCH_MODE = "launch"  # the CPU time of a call, instead
 LEAST_BUDGET = 60.0  # seconds: the page alone takes some
 
 
@@ -51,9 +51,10 @@ class Options:
         return replace(
             self,
             ops=choose_ops(self.ops),
-            dtypes=choose("--dtype", self.dtypes, DTYPES.values(), DTYPES),
-            layouts=choose("--layout", self.layouts, LAYOUTS.values(), LAYOUTS) or tuple(LAYOUTS.values()),
-            modes=choose("--mode", self.modes, (*MODES, LAUNCH)) or MODES,
+            dtypes=choose("--dtype", self.dtypes, DTYPE_NAMES.values(), DTYPE_NAMES),
+            layouts=choose("--layout", self.layouts, LAYOUT_NAMES.values(), LAYOUT_NAMES)
+            or tuple(LAYOUT_NAMES.values()),
+            modes=choose("--mode", self.modes, (*MODES, LAUNCH_MODE)) or MODES,
             image=readable_image(self.image),
             budget=float(budget),
             out=writable(Path(self.out)),

@@ -16,7 +16,7 @@ from .models.scenes import normalised
 from .terminal import Progress
 
 SIZE = 256, 224  # height, width of the photograph in training
-STEPS = 120
+TRAINING_STEPS = 120
 OUTLINE = (  # of the person, (x, y) on a photograph of 256 x 300
     (5, 300), (12, 240), (20, 205), (40, 188), (75, 178), (98, 165), (97, 150), (88, 125), (78, 110), (76, 65),
     (88, 42), (105, 18), (130, 10), (160, 18), (172, 38), (186, 48), (187, 95), (185, 115), (175, 135), (165, 155),
@@ -72,8 +72,8 @@ def model() -> Portrait:
     label = outline(*SIZE)
     labels = torch.stack([label, label.flip(1)])
     optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
-    for _ in Progress("training the network of the portrait, steps", STEPS).of(range(STEPS)):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=TRAINING_STEPS)
+    for _ in Progress("training the network of the portrait, steps", TRAINING_STEPS).of(range(TRAINING_STEPS)):
         optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(net(images)[:, 0], labels).backward()
         optimizer.step()

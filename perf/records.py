@@ -9,7 +9,8 @@ from typing import Any, get_args, get_origin
 
 from .store import append_line, lines
 
-SCHEMA = 1
+RECORD_SCHEMA = 1
+SEGATTN = "segattn"  # the provider of what is ours
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Record:
     error: float | None = None  # largest |y - y64| over max |y64|; in "bwd" the largest of all gradients
     status: str = "ok"  # "ok", or why there is no time: "failed: ...", "skipped: ..."
     extra: dict[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
+    schema: int = RECORD_SCHEMA
 
     @property
     def failed(self) -> bool:
@@ -55,7 +56,9 @@ def append(path: Path, record: Record) -> None:
 
 def other_schema(path: Path) -> int | None:
     """The number of another form of records that a line has: it is of another version."""
-    return next((values["schema"] for values in lines(path) if values.get("schema", SCHEMA) != SCHEMA), None)
+    return next(
+        (values["schema"] for values in lines(path) if values.get("schema", RECORD_SCHEMA) != RECORD_SCHEMA), None
+    )
 
 
 def _checked(values):

@@ -13,7 +13,7 @@ from rich.text import Text
 from .estimate import left
 
 WIDTH = 80
-NOTHING = ("", "–")
+EMPTY_CELLS = ("", "–")
 
 
 def console() -> Console:
@@ -34,7 +34,7 @@ def listing(
     left: the columns of words; numbers stand at the right. Text is shown as it is: nothing in it is markup.
     """
     rows = [row for group in groups.values() for row in group]
-    filled = [i for i in range(len(head)) if any(row.cells[i] not in NOTHING for row in rows)]
+    filled = [i for i in range(len(head)) if any(row.cells[i] not in EMPTY_CELLS for row in rows)]
     widths = _widths([head[i] for i in filled], [[row.cells[i] for i in filled] for row in rows])
 
     def table(cells: Iterable[TableRow]) -> Table:

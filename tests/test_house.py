@@ -341,6 +341,64 @@ def test_a_class_has_its_name_alone():
     assert twice.keys() == NAMED_TWICE.keys(), twice
 
 
+def constants(module: str) -> set[str]:
+    """The names in capitals that a module defines, private ones too."""
+    found = set()
+    for node in ast.parse(SOURCES[module].read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            for name in getattr(target, "elts", [target]):
+                if isinstance(name, ast.Name) and name.id.isupper():
+                    found.add(name.id)
+    return found
+
+
+def read_elsewhere(module: str) -> set[tuple[str, str]]:
+    """(module, name) of what a module reads of others, imported by itself or with its module."""
+    path, found, modules = SOURCES[module], set(), {}
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                found.add((base, alias.name))
+                modules[alias.asname or alias.name] = f"{base}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            found.add((modules[node.value.id], node.attr))
+    return found
+
+
+# what is compiled, and what was predicted of it, is known by the text of kernels and of the account
+FROZEN = "read in kernels or in the account, whose text is part of what a record is known by"
+ONE_MEANING = {  # a name that leaves its file and stands in others, too -> why it may
+    "ARCH": "the architecture that is compiled for without a GPU",
+    "BLOCK": "the elements of one program, as in every kernel",
+    "FUNCTIONS": FROZEN,
+    "MOST": "a bound of the one file, as the line beside it says",
+    "RESERVE": "seconds of a budget that the page needs",
+    "ROWS": "the table of a family of the catalog; of a kernel: " + FROZEN,
+    "SIZES": FROZEN,
+    "SMS": "the multiprocessors of an H100: the account assumes its own",
+    "SPACE": "the configs of the kernel in the file",
+    "TILES": "the tiles of the kernel in the file",
+    "WHOLE": FROZEN,
+}
+
+
+def test_a_constant_that_leaves_its_file_means_one_thing():
+    """A name in capitals that another file reads is defined in one: elsewhere it would be read as this one."""
+    places: dict[str, list[str]] = {}
+    for module in SOURCES:
+        for name in constants(module):
+            places.setdefault(name, []).append(module)
+    read = set().union(*map(read_elsewhere, SOURCES))
+    shared = {name: found for name, found in places.items() if any((module, name) in read for module in found)}
+    twice = {name: found for name, found in shared.items() if len(found) > 1}
+    assert twice.keys() == ONE_MEANING.keys(), {n: twice.get(n) for n in twice.keys() ^ ONE_MEANING.keys()}
+
+
 FORBIDDEN = {
     "make_block_ptr": "removed from newer versions of Triton",
     "atomic": "results would differ from run to run",

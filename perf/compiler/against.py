@@ -19,11 +19,11 @@ import typer
 
 from .. import terminal
 from ..measure import child
-from .problems import FIRST, SIZES, providers
+from .problems import PREDICTED_SIZES, WITH_ALL_FORMS, providers
 from .sides import FORMS, OURS, Side, merged, of_json, read, sides, write
 from .verdicts import lines
 
-COMMITTED = Path(__file__).parents[1] / "predicted" / "sm_90.jsonl"
+COMMITTED_TIMES = Path(__file__).parents[1] / "predicted" / "sm_90.jsonl"
 HEAD = ("", "ours us", "limit", "compiled us", "times", "best us", "times", "faster")
 LONG = 1e6  # seconds
 MOST = 8192  # channels, and pixels of a side
@@ -37,7 +37,7 @@ def against(
     side: Annotated[int, typer.Option(help="Height and width of the maps.")] = 512,
     named: Annotated[bool, typer.Option("--named", help="All that is committed; what changed is renewed.")] = False,
     ours: Annotated[bool, typer.Option("--ours", help="Our side alone: the rival's is kept.")] = False,
-    out: Annotated[Path, typer.Option(help="Of --named: the records to renew.")] = COMMITTED,
+    out: Annotated[Path, typer.Option(help="Of --named: the records to renew.")] = COMMITTED_TIMES,
 ) -> None:
     """Our kernels against torch.compile's, predicted from the machine code of both; no GPU needed."""
     from triton import knobs
@@ -45,16 +45,16 @@ def against(
     from .. import options
 
     ops, layouts = (tuple(name.strip() for v in values or () for name in v.split(",")) for values in (op, layout))
-    layouts = options.choose("--layout", layouts, options.LAYOUTS.values(), options.LAYOUTS)
-    layouts, ops = layouts or tuple(options.LAYOUTS.values()), options.choose_ops(ops)
+    layouts = options.choose("--layout", layouts, options.LAYOUT_NAMES.values(), options.LAYOUT_NAMES)
+    layouts, ops = layouts or tuple(options.LAYOUT_NAMES.values()), options.choose_ops(ops)
     for name, value in (("--channels", channels), ("--side", side)):
         if not 1 <= value <= MOST:
             raise options.Usage(f"{name}: got {options.short(value)}, expected at least 1, at most {MOST}")
     if knobs.runtime.interpret:
         raise options.Usage("TRITON_INTERPRET: set, so that nothing would be compiled; expected it unset")
-    sizes = SIZES if named else (f"8x{channels}x{side}x{side}",)
+    sizes = PREDICTED_SIZES if named else (f"8x{channels}x{side}x{side}",)
     known = read(out.read_text()) if named and out.exists() else []
-    for some in (sizes[:FIRST], sizes[FIRST:]):
+    for some in (sizes[:WITH_ALL_FORMS], sizes[WITH_ALL_FORMS:]):
         todo = [
             (size, name, order, _asked(size, name, order, known, named, ours))
             for name, order, size in product(ops, layouts, some)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..terminal import TableRow
 
 HEAD = ("", "config", "registers", "spills", "shared", "wide", "per SM", "waves", "trips", "us", "of floor", "limit")
-LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC"}
+SHORT_LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC"}
 Names = Optional[list[str]]  # noqa: UP045, typer of Python 3.10 reads it at run time
 
 
@@ -35,13 +35,13 @@ def kernels(
 
     ops, layouts = (tuple(name.strip() for v in values or () for name in v.split(",")) for values in (op, layout))
     ops = options.choose_ops(ops)
-    layouts = options.choose("--layout", layouts, options.LAYOUTS.values(), options.LAYOUTS)
-    (dtype,) = options.choose("--dtype", [dtype], options.DTYPES.values(), options.DTYPES)
+    layouts = options.choose("--layout", layouts, options.LAYOUT_NAMES.values(), options.LAYOUT_NAMES)
+    (dtype,) = options.choose("--dtype", [dtype], options.DTYPE_NAMES.values(), options.DTYPE_NAMES)
     options.choose("--arch", [arch], (*map(str, SHARED), "gfx942", "gfx1100"))
     if (arch, dtype) == ("75", "bfloat16"):
         raise options.Usage("--dtype: got bfloat16 for --arch 75, which has none; expected float16 or float32")
     terminal.console().print(
-        table(ops, int(arch) if arch.isdigit() else arch, dtype, layouts or tuple(options.LAYOUTS.values()))
+        table(ops, int(arch) if arch.isdigit() else arch, dtype, layouts or tuple(options.LAYOUT_NAMES.values()))
     )
 
 
@@ -71,7 +71,7 @@ def table(
     ]
     groups: dict[str, list[TableRow]] = {}
     for op, layout, plan in Progress("kernels compiled", len(todo)).of(todo):
-        groups.setdefault(f"{op}, {LAYOUTS.get(layout, layout)}", []).append(_row(BY_NAME[op], plan, arch))
+        groups.setdefault(f"{op}, {SHORT_LAYOUTS.get(layout, layout)}", []).append(_row(BY_NAME[op], plan, arch))
     return listing(f"Kernels for {name}, {dtype}", HEAD, groups, left=(0, 1))
 
 

@@ -10,22 +10,22 @@ from collections.abc import Iterable
 from itertools import product
 
 from .sides import FORMS, OURS, Side, has
-from .verdicts import SMALL
+from .verdicts import SMALL_MAP
 
 REFERENCE = "8x64x512x512"
-BARS = tuple(f"8x{C}x{side}x{side}" for side, C in product((512, 256), (64, 256, 128)))
+BAR_SIZES = tuple(f"8x{C}x{side}x{side}" for side, C in product((512, 256), (64, 256, 128)))
 CURVE = tuple(f"8x64x{side}x{side}" for side in (32, 64, 128, 256, 512, 1024, 2048))
-COMPILED = tuple(f"8x64x{side}x{side}" for side in (32, 128, 512, 2048))
-SIZES = tuple(dict.fromkeys((REFERENCE, SMALL, *BARS, *CURVE)))  # the most valuable first
-FIRST = 2  # of them, with all forms
+COMPILED_SIZES = tuple(f"8x64x{side}x{side}" for side in (32, 128, 512, 2048))
+PREDICTED_SIZES = tuple(dict.fromkeys((REFERENCE, SMALL_MAP, *BAR_SIZES, *CURVE)))  # the most valuable first
+WITH_ALL_FORMS = 2  # of them, with all forms
 
 
 def providers(op: str, size: str, layout: str, known: Iterable[Side]) -> tuple[str, ...]:
     """Who is asked for such a problem."""
-    if size not in (SMALL, *BARS, *COMPILED):
+    if size not in (SMALL_MAP, *BAR_SIZES, *COMPILED_SIZES):
         return (OURS,)
     forms = [form for form in FORMS if has(op, form)]
-    if size in (REFERENCE, SMALL) or len(forms) < 2:
+    if size in (REFERENCE, SMALL_MAP) or len(forms) < 2:
         return (OURS, *forms)
     times = dict.fromkeys(forms, 0.0)
     for side in known:

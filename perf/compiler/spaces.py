@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...catalog import Problem
 
 ARCH = 90
-COMMITTED = Path(__file__).parents[1] / "predicted" / "choices_sm_90.jsonl"
+COMMITTED_CHOICES = Path(__file__).parents[1] / "predicted" / "choices_sm_90.jsonl"
 MEDIAN, WORST = 1.1, 1.25  # times the best of its space
 MIDDLE = assumed.ROUND_TRIPS.index(assumed.ROUND_TRIP)
 HEAD = ("", "configs", "can run", "compiled", "chosen", "its us", "best", "its us", "times")
@@ -44,7 +44,7 @@ def spaces(
     most: Annotated[int, typer.Option(help="Configs of each kernel that are compiled, the cheapest by the model.")] = 4,
     drawn: Annotated[int, typer.Option(help="Others of each kernel that are compiled, drawn from its space.")] = 4,
     named: Annotated[bool, typer.Option("--named", help="All named cases; what changed is renewed in --out.")] = False,
-    out: Annotated[Path, typer.Option(help="Of --named: the records to renew.")] = COMMITTED,
+    out: Annotated[Path, typer.Option(help="Of --named: the records to renew.")] = COMMITTED_CHOICES,
 ) -> None:
     """How far the choice without a table is from the best of its space, as compiled for sm_90; no GPU needed."""
     from .. import options
@@ -53,9 +53,9 @@ def spaces(
     for name, value, least in (("--cases", cases, 1), ("--most", most, 1), ("--drawn", drawn, 0)):
         if value < least:
             raise options.Usage(f"{name}: got {value}, expected at least {least}")
-    (dtype,) = options.choose("--dtype", [dtype], options.DTYPES.values(), options.DTYPES)
-    layouts = options.choose("--layout", layouts, options.LAYOUTS.values(), options.LAYOUTS)
-    ops, layouts = options.choose_ops(ops), layouts or tuple(options.LAYOUTS.values())
+    (dtype,) = options.choose("--dtype", [dtype], options.DTYPE_NAMES.values(), options.DTYPE_NAMES)
+    layouts = options.choose("--layout", layouts, options.LAYOUT_NAMES.values(), options.LAYOUT_NAMES)
+    ops, layouts = options.choose_ops(ops), layouts or tuple(options.LAYOUT_NAMES.values())
     known = read(out.read_text()) if named and out.exists() else []
     found: dict[tuple, ChoiceRecord] = {}
     for new in report(ops, dtype, layouts, 99 if named else cases, most, drawn, known):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from .sides import FORMS, OURS, RIVAL, Side
 
-TIE = 0.02
+TIE_BAND = 0.02
 UNDECIDED = "undecided"
-SMALL = "1x128x64x128"  # the map of a real-time network
+SMALL_MAP = "1x128x64x128"  # the map of a real-time network
 AT_ONCE = 1.2  # times the compiled best, of such a map
 
 
@@ -35,9 +35,9 @@ def verdict(ours: Sequence[float], theirs: Sequence[float]) -> tuple[tuple[float
     """The rival's time over ours for each round trip, and which is faster; near one another, neither."""
     ratios = tuple(b / a for a, b in zip(ours, theirs, strict=True))
     holds: dict[str, Callable[[float], bool]] = {
-        OURS: lambda r: r > 1 + TIE,
-        RIVAL: lambda r: r < 1 - TIE,
-        "equal": lambda r: abs(r - 1) <= TIE,
+        OURS: lambda r: r > 1 + TIE_BAND,
+        RIVAL: lambda r: r < 1 - TIE_BAND,
+        "equal": lambda r: abs(r - 1) <= TIE_BAND,
     }
     return ratios, next((who for who, test in holds.items() if all(map(test, ratios))), UNDECIDED)
 
@@ -66,7 +66,7 @@ class BothSides:
 
     @property
     def bar(self) -> Bar:
-        return Bar(None, (AT_ONCE, AT_ONCE)) if self.ours.size == SMALL else BARS.get(self.ours.op, REST)
+        return Bar(None, (AT_ONCE, AT_ONCE)) if self.ours.size == SMALL_MAP else BARS.get(self.ours.op, REST)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -79,7 +79,7 @@ class BothSides:
         """Of the share, and against the compiled best: met, missed, undecided, or nothing where there is no bar."""
         backward = self.ours.mode == "bwd"
         share = met(self.shares, self.bar.share[backward]) if self.bar.share else ""
-        slack = TIE if self.bar.times[backward] == 1.0 else 0.0
+        slack = TIE_BAND if self.bar.times[backward] == 1.0 else 0.0
         ratios = verdict(self.ours.us, self.best)[0] if self.rivals else ()
         return share, met(ratios, self.bar.times[backward] - slack) if ratios else ""
 

@@ -3,7 +3,7 @@
 from collections import defaultdict, deque
 from collections.abc import Callable
 
-FIRST = {
+FIRST_GUESS = {
     "compile": 45.0,
     "measure": 2.0,
     "check": 10.0,
@@ -30,7 +30,7 @@ class Budget:
         """Seconds that work of this kind will take; more work than before takes proportionally longer."""
         history = self._history[kind]
         if not history:
-            return FIRST[kind.split()[0]]
+            return FIRST_GUESS[kind.split()[0]]
         return MARGIN * max(seconds * max(1.0, work / max(before, 1.0)) for before, seconds in history)
 
     def learn(self, kind: str, seconds: float, work: float = 1.0) -> None:

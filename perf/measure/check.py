@@ -12,10 +12,10 @@ import torch
 from ... import testing
 from ...catalog import BY_NAME, Problem
 from ..absent import need
-from ..options import LAYOUTS
+from ..options import LAYOUT_NAMES
 from . import child
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+CHECKED_DTYPES = ("float16", "bfloat16", "float32", "float64")
 SMALL = ((2, 5, (7, 9)), (1, 33, (8, 16)), (2, 1, (1, 1)))
 LARGE = (*SMALL, (2, 64, (64, 64)), (1, 128, (65, 33)), (1, 96, (128, 130)))
 VOLUMES = ((2, 6, (19,)), (1, 6, (3, 4, 5)))
@@ -37,8 +37,8 @@ class Outcome:
 
 def cases(ops, *, gpu: bool) -> Iterator[Problem]:
     for op in ops:
-        for dtype in DTYPES if gpu else [d for d in DTYPES if d != "bfloat16"]:
-            for layout in LAYOUTS.values():
+        for dtype in CHECKED_DTYPES if gpu else [d for d in CHECKED_DTYPES if d != "bfloat16"]:
+            for layout in LAYOUT_NAMES.values():
                 for N, C, S in LARGE if gpu else SMALL:
                     yield _problem(op, dtype, layout, N, C, S)
             for N, C, S in VOLUMES:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from ...catalog import BY_NAME, Problem
-from ..options import LAUNCH, OPS, Options
+from ..options import LAUNCH_MODE, OPS, Options
 from ..records import Point
 from . import rivals
 from .timing import GRAPH_BYTES
@@ -25,7 +25,7 @@ LARGEST_MAP = 2**32  # bytes: the batch shrinks where one map would be larger
 COPY_BYTES = (500_000_000, 2_000_000_000, 100_000_000)
 LAUNCH_SIZE = (2, 64, 16, 16)  # N, C, H, W
 CHECK_SIZES = ((2, 64, 64, 64), (1, 128, 65, 33))  # N, C, H, W
-GPU = {
+GPU_GRIDS = {
     "quick": dict(sides=(512, 256, 1024, 128), channels=(64, 128), dtypes=("bfloat16",)),
     "full": dict(
         sides=(512, 256, 1024, 128, 2048, 64, 513, 65),
@@ -34,7 +34,7 @@ GPU = {
     ),
 }
 FOUNDING = ("spatial_gate", "channel_gate", "local_gate", "neighborhood_attention")
-CPU = {
+CPU_GRIDS = {
     "quick": dict(sides=(128, 32, 512, 256, 64), channels=(32,), dtypes=("float32",)),
     "full": dict(sides=(128, 32, 512, 256, 64), channels=(32, 64), dtypes=("float32",)),
 }
@@ -79,7 +79,7 @@ def map_bytes(point: Point) -> int:
 
 def schedule(options: Options, *, gpu: bool, bfloat16: bool = True) -> list[Job]:
     """The jobs of a run, in order. `options` are checked."""
-    presets = dict((GPU if gpu else CPU)[options.preset])
+    presets = dict((GPU_GRIDS if gpu else CPU_GRIDS)[options.preset])
     if gpu and not bfloat16:
         presets["dtypes"] = tuple(d for d in presets["dtypes"] if d != "bfloat16") or ("float16",)
     grid = {k: tuple(getattr(options, k)) or v for k, v in presets.items()}
@@ -113,7 +113,7 @@ def _checks(options: Options, dtypes) -> Iterator[Job]:
 def _launches(options: Options, dtype: str) -> Iterator[Job]:
     """Small problems whose time is the host's, without gradients and with them."""
     for (m, mode), (o, op) in product(enumerate(("fwd", "train")), enumerate(options.ops)):
-        if LAUNCH in options.modes:
+        if LAUNCH_MODE in options.modes:
             first = Point(op, "segattn", mode, dtype, options.layouts[0], *LAUNCH_SIZE, timer="launch")
             yield Job(
                 "launch", (first, *(replace(first, provider="eager") for _ in rivals.names(op)[:1])), (-0.4, m, o)
@@ -137,7 +137,7 @@ def _sweep(options: Options, grid: Mapping) -> Iterator[Job]:
     for (d, dtype), (s, side), (c, C), (m, mode), (l, layout), (o, op) in product(
         *map(enumerate, (grid["dtypes"], grid["sides"], grid["channels"], options.modes, options.layouts, options.ops))
     ):
-        if mode == LAUNCH:
+        if mode == LAUNCH_MODE:
             continue
         distance = _dtype_rank(d) + s + (0 if c < 2 else 4 + c)
         first = Point(op, "segattn", mode, dtype, layout, _batch(op, C, side, dtype), C, side, side, "events")
@@ -172,7 +172,7 @@ def _curves(options: Options, grid: Mapping) -> Iterator[Job]:
 def _predictions(options: Options) -> Job:
     """All points that a GPU would time, our kernels only; compiled ahead of time instead."""
     twin = replace(options, dtypes=(), sides=(), channels=())
-    grid = GPU[options.preset] | dict(dtypes=options.dtypes or ("bfloat16",), channels=(64,))
+    grid = GPU_GRIDS[options.preset] | dict(dtypes=options.dtypes or ("bfloat16",), channels=(64,))
     points = [
         replace(job.first, timer="predicted")
         for job in sorted(_sweep(twin, grid), key=lambda job: job.rank)

@@ -19,7 +19,7 @@ from torch import nn
 from ... import CBAM, SCSE, AttentionGate
 from .. import torchvision_cpu
 from ..measure import env
-from ..report.render.gates import GATES, read, told
+from ..report.render.gates import GATE_LABELS, read, told
 from ..store import append_line
 from . import scenes, training
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else env.cpu_name()
     done = {(r["seed"], r["gates"]) for r in records}
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    todo = [(seed, gates) for seed in seeds for gates in GATES if (seed, gates) not in done]
+    todo = [(seed, gates) for seed in seeds for gates in GATE_LABELS if (seed, gates) not in done]
     for seed, gates in [] if args.tables else todo:
         model = unet(args.encoder, train.classes, gates, args.depth, seed).to(device)
         about = {**settings, "seed": seed, "gates": gates}
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found |= {"where": where, "torch": torch.__version__}
         append_line(log, {**about, "loss": float(np.mean(losses[-max(1, args.steps // 10) :])), **found})
         checkpoint.unlink(missing_ok=True)
-        print(f"seed {seed}, {GATES[gates]}: mIoU {scores.miou:.4f} after {sum(seconds):.0f} s", flush=True)
+        print(f"seed {seed}, {GATE_LABELS[gates]}: mIoU {scores.miou:.4f} after {sum(seconds):.0f} s", flush=True)
     print(told(read(log)))
 
 

@@ -33,8 +33,8 @@ from ..report.render import render_and_print, whole
 from .train import models_or_usage
 
 CLASSES = 19  # of Cityscapes
-MODES, PROVIDERS = whole.MODES, tuple(whole.PROVIDERS)
-COMPILED = ("compiled", "both")
+PROVIDERS = tuple(whole.WAYS)
+COMPILED_WAYS = ("compiled", "both")
 
 
 def _smp(architecture: str, encoder: str, **options) -> Callable[[], nn.Module]:
@@ -75,13 +75,13 @@ class TimingSettings:
     steps: int  # timed, of each provider at the larger batch, TOGETHER calls each
 
 
-GPU = {
+GPU_PRESETS = {
     "quick": TimingSettings(tuple(MODELS)[:3], ((8, 512, 512), (2, 1024, 2048)), "bfloat16", "channels_last", 200, 30),
     "full": TimingSettings(
         tuple(MODELS)[:5], ((16, 512, 512), (4, 1024, 2048)), "bfloat16", "channels_last", 1000, 100
     ),
 }
-CPU = {
+CPU_PRESETS = {
     "quick": TimingSettings(tuple(MODELS)[5:], ((2, 64, 64),), "float32", "channels_last", 100, 10),
     "full": TimingSettings(
         (*tuple(MODELS)[5:], *tuple(MODELS)[:3]), ((2, 128, 128),), "float32", "channels_last", 200, 20
@@ -116,7 +116,7 @@ def run(
         backend = backends.find(cpu)
     if settings is None:
         models_or_usage()
-        settings = (GPU if backend.gpu else CPU)[preset]
+        settings = (GPU_PRESETS if backend.gpu else CPU_PRESETS)[preset]
     console = console or terminal.console()
     described = {"device": backend.name, "settings": asdict(settings)}
     log = Log(writable(Path(out)), "models", env.collect() | described, resume=resume)
@@ -136,7 +136,7 @@ def _measure(settings: TimingSettings, backend, log: Log, budget: Budget, consol
     """What is not measured yet, and there is time for; last what failed before: it may take the process with it."""
     groups = [
         ModelPoint(name, mode, 1 if mode == "latency" else N, H, W)
-        for (N, H, W), name, mode in itertools.product(settings.sizes, settings.models, MODES)
+        for (N, H, W), name, mode in itertools.product(settings.sizes, settings.models, whole.MODEL_MODES)
     ]
     tried = {group: [group.key(p) for p in PROVIDERS if group.key(p) in log.records] for group in groups}
     for group in sorted(groups, key=lambda group: not all(log.done(*key) for key in tried[group])):
@@ -175,12 +175,12 @@ class _Timing:
 
     def run(self) -> None:
         for provider in PROVIDERS:
-            kind = ("compile " if provider in COMPILED else "measure ") + self.group.mode
+            kind = ("compile " if provider in COMPILED_WAYS else "measure ") + self.group.mode
             work = self.group.N * self.group.H * self.group.W
-            if self.budget.left > RESERVE + self.budget.predict(kind, 1.0 if provider in COMPILED else work):
+            if self.budget.left > RESERVE + self.budget.predict(kind, 1.0 if provider in COMPILED_WAYS else work):
                 begin = self.backend.now()
                 self._attempt(provider, self._prepare)
-                self.budget.learn(kind, self.backend.now() - begin, 1.0 if provider in COMPILED else work)
+                self.budget.learn(kind, self.backend.now() - begin, 1.0 if provider in COMPILED_WAYS else work)
         rounds = self.settings.calls if self.group.mode == "latency" else self.settings.steps
         for i in range(rounds):
             if i >= LEAST_ROUNDS and self.budget.left < RESERVE:
@@ -271,7 +271,7 @@ def prepared(
     if provider in ("accelerated", "both"):
         with contextlib.redirect_stdout(io.StringIO()):
             accelerate(model, strict=True)
-    function = backend.compile_model(model) if provider in COMPILED else model
+    function = backend.compile_model(model) if provider in COMPILED_WAYS else model
     dtype = getattr(torch, settings.dtype)
 
     def forward():

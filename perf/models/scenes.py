@@ -17,7 +17,7 @@ from ..measure import photo
 
 IGNORE = 255
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-KINDS = ("background", "disc", "square", "triangle")
+SHAPE_NAMES = ("background", "disc", "square", "triangle")
 HUES = np.array([[190, 90, 80], [90, 170, 90], [90, 100, 190]])  # of the kinds but the background, in bytes
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LISTED = 5  # problems of a folder that an error lists
@@ -41,7 +41,7 @@ class Shapes:
     """Discs, squares and triangles on a noisy slope. Each kind has a hue, which the slope may have, too: form counts as
     well. Made anew at every access."""
 
-    classes = len(KINDS)
+    classes = len(SHAPE_NAMES)
 
     def __init__(self, count: int, side: int = 64, seed: int = 0):
         self.count, self.side, self.seed = count, side, seed
@@ -56,7 +56,7 @@ class Shapes:
         y, x = np.mgrid[:side, :side] / side
         image = rng.uniform(60, 200, 3) + (x * rng.normal(0, 60) + y * rng.normal(0, 60))[..., None]
         label = np.zeros((side, side), np.int64)
-        for kind in rng.integers(1, len(KINDS), rng.integers(2, 6)):
+        for kind in rng.integers(1, len(SHAPE_NAMES), rng.integers(2, 6)):
             cy, cx, r = *rng.uniform(0.1, 0.9, 2), rng.uniform(0.08, 0.2)
             inside = _inside(kind, (y - cy) / r, (x - cx) / r)
             image[inside], label[inside] = HUES[kind - 1] + rng.normal(0, 30, 3), kind

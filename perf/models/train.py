@@ -25,8 +25,7 @@ from ..options import Failure, Usage, choose, short, writable
 from ..report.render import render_and_print, style, whole
 from . import scenes, training
 
-VARIANTS = tuple(whole.GATES)
-DTYPES = whole.DTYPES
+VARIANTS = tuple(whole.VARIANT_LABELS)
 MAPPED = ("accelerated", "float32", 0)  # the run whose gates are drawn
 SHAPES = 10_000, 64  # made for training and for validation
 
@@ -81,7 +80,7 @@ def run(
     log = Log(writable(Path(out)), "training", env.collect() | described, resume=resume)
     if not resume:
         checkpoint.unlink(missing_ok=True)
-    todo = [(v, d, s) for s in range(settings.seeds) for d in DTYPES for v in VARIANTS]
+    todo = [(v, d, s) for s in range(settings.seeds) for d in whole.TRAINED_DTYPES for v in VARIANTS]
     begin, before = time.monotonic(), len(log.records)
     for number, (variant, dtype, seed) in enumerate(todo):
         if log.done(variant, dtype, seed):
@@ -143,11 +142,11 @@ def one(
 
 @torch.no_grad()
 def draw_maps(model: torch.nn.Module, data, folder: Path) -> Path:
-    """What the trained gates look at in the first validation image, as whole.MAPS in the folder."""
+    """What the trained gates look at in the first validation image, as whole.GATE_FIGURE in the folder."""
     image, _ = scenes.padded(data[0], 32)
     with capture_attention(model.eval()) as maps:
         model(image[None].to(next(model.parameters()).device))
-    return style.save(style.styled(viz.plot_gates)(maps, scenes.picture(image)), folder, whole.MAPS)
+    return style.save(style.styled(viz.plot_gates)(maps, scenes.picture(image)), folder, whole.GATE_FIGURE)
 
 
 def _is_of(checkpoint: Path, about: dict[str, Any]) -> bool:

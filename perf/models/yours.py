@@ -28,9 +28,9 @@ from ..measure.backends import Cpu, TimedCall
 from ..measure.child import one_line
 from ..options import Failure, Usage
 from ..report.render import render
-from ..report.render.your_model import FILE, VARIANTS, markdown
+from ..report.render.your_model import MODEL_FILE, WAYS, markdown
 
-STEPS = 7  # in which the gates are timed
+TIMED_STEPS = 7  # in which the gates are timed
 
 
 def run(
@@ -63,14 +63,14 @@ def run(
     }
     _set_aside(out)
     text = markdown(values)
-    (out / FILE).write_text(json.dumps(values, indent=1, default=str))
-    (out / FILE).with_suffix(".md").write_text(text)
+    (out / MODEL_FILE).write_text(json.dumps(values, indent=1, default=str))
+    (out / MODEL_FILE).with_suffix(".md").write_text(text)
     console.print(text, markup=False, soft_wrap=True)
     return render(out)
 
 
 def _set_aside(out: Path) -> None:
-    path = out / FILE
+    path = out / MODEL_FILE
     if path.exists():
         number = next(i for i in range(1, 10**6) if not path.with_stem(f"{path.stem}-{i}").exists())
         for old in (path, path.with_suffix(".md")):
@@ -159,7 +159,7 @@ def _steps(model: nn.Module, fast: nn.Module, x: Tensor, backend: Cpu) -> tuple[
     runs: dict[str, TimedCall] = {}
     failed: dict[str, str] = {}
     with backends.tuned_convolutions(True):
-        for name in VARIANTS:
+        for name in WAYS:
             module = model if name in ("eager", "compiled") else fast
             try:
                 compiled = backend.compile_model(module) if name in ("compiled", "both") else module
@@ -179,7 +179,7 @@ def _steps(model: nn.Module, fast: nn.Module, x: Tensor, backend: Cpu) -> tuple[
 def _share(model: nn.Module, gates: list[str], x: Tensor, backend: Cpu, ms: float) -> dict[str, Any]:
     """What the gates take of a step of the model as it is, and what that allows."""
     try:
-        inside = median(_inside(model, gates, x, backend) for _ in range(STEPS)) if gates else 0.0
+        inside = median(_inside(model, gates, x, backend) for _ in range(TIMED_STEPS)) if gates else 0.0
     except Exception as error:  # hooks on a backward do not go with every in-place operation
         return {"gates_ms": None, "share": None, "limit": None, "reason": one_line(error)}
     share = min(inside / ms, 1.0)

@@ -65,12 +65,12 @@ def _measure(given: argparse.Namespace, begun: float) -> None:
         given.pack.mkdir(parents=True, exist_ok=True)
     if given.rehearse:
         small = [step for step in STEPS if step.name != "models"]  # a whole model cannot be made small
-        run.steps(given.out, Rehearsal(), given.budget - run.LAST, Console(width=160), todo=small)
+        run.steps(given.out, Rehearsal(), given.budget - run.FINAL_SECONDS, Console(width=160), todo=small)
         if given.pack:
             folder.pack(given.out, given.pack)
     else:
         own = [sys.executable, "-m", __spec__.name, "worker", "--out", str(given.out)]
-        left = given.budget - run.LAST - (time.monotonic() - begun)
+        left = given.budget - run.FINAL_SECONDS - (time.monotonic() - begun)
         run.watched(
             given.out,
             left,

@@ -26,7 +26,7 @@ from ..store import append_line, lines
 from . import folder
 
 LINES = "dependent.jsonl"
-OPS, SIDES = ("squeeze_excite", "scse", "eca", "spatial_gate", "channel_gate"), (64, 128, 256)
+TRIED_OPS, SIDES = ("squeeze_excite", "scse", "eca", "spatial_gate", "channel_gate"), (64, 128, 256)
 GAIN = 0.02  # less than this is noise
 
 
@@ -71,7 +71,7 @@ def run(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
 def points() -> Iterator[Point]:
     """Small maps, where a launch is much of the time, first."""
     for side in SIDES:
-        for op in OPS:
+        for op in TRIED_OPS:
             for mode in ("fwd", "bwd"):
                 if (op, mode) != ("spatial_gate", "fwd"):  # a single launch
                     yield Point(op, "segattn", mode, "bfloat16", "channels_last", 8, 64, side, side)

@@ -14,7 +14,7 @@ from ..measure import timing
 from ..measure.backends import Cpu
 from ..measure.child import one_line
 from ..measure.plan import problem_of
-from ..options import LAYOUTS, OPS
+from ..options import LAYOUT_NAMES, OPS
 from ..records import Point
 from ..store import append_line, lines
 
@@ -42,7 +42,7 @@ def run(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
 
 def points() -> Iterator[Point]:
     for op in OPS:
-        for layout in LAYOUTS.values():
+        for layout in LAYOUT_NAMES.values():
             yield Point(op, "segattn", "bwd", "bfloat16", layout, 8, 64, SIDE, SIDE)
 
 

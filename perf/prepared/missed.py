@@ -6,9 +6,8 @@ from dataclasses import replace
 from statistics import median
 
 from ...catalog import BY_NAME
-from ..records import Point, Record
+from ..records import SEGATTN, Point, Record
 
-OURS = "segattn"
 SHARE = 0.9  # of a device copy's speed
 
 
@@ -28,10 +27,10 @@ def points(records: Sequence[Record]) -> list[Point]:
     of = {r.point: r for r in records}
     rivals = defaultdict(list)
     for r in records:
-        rivals[replace(r.point, provider=OURS)].append(r.ms)
+        rivals[replace(r.point, provider=SEGATTN)].append(r.ms)
     lost = {}
     for point, r in of.items():
-        if point.provider == OURS and point.timer == "events" and point.op in BY_NAME and copy:
+        if point.provider == SEGATTN and point.timer == "events" and point.op in BY_NAME and copy:
             lost[point] = r.ms - min(r.floor_bytes / copy / SHARE, *rivals[point])
     return sorted((p for p, ms in lost.items() if ms > 0), key=lambda p: -lost[p])
 
@@ -47,7 +46,7 @@ def predictions(records: Sequence[Record]) -> list[tuple[str, str, str, int, flo
     ratios = defaultdict(list)
     for r in records:
         p = r.point
-        if p.provider == OURS and p.timer == "events" and p.mode in ("fwd", "bwd"):
+        if p.provider == SEGATTN and p.timer == "events" and p.mode in ("fwd", "bwd"):
             bound = max(r.planned_bytes / rates["copy"], r.flops / rates["matmul"])
             ratios[p.op, p.mode, p.layout].append(r.ms / bound)
     return [(*key, len(found), median(found), max(found)) for key, found in sorted(ratios.items())]

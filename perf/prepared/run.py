@@ -24,8 +24,8 @@ from .steps import STEPS, Step
 
 NOTES = "steps.jsonl"
 LEAST = 15.0  # seconds, for a step to begin
-LATE = 15.0
-LAST = 20.0  # seconds of the budget, for what is said at the end
+OVERDUE = 15.0
+FINAL_SECONDS = 20.0  # seconds of the budget, for what is said at the end
 LOST = 3  # exit code of a worker whose device answers no more
 
 
@@ -65,7 +65,7 @@ def watched(
     archive_to: Path | None,
     command: Callable[[str | None, float], list[str]],
     todo: Sequence[Step] = STEPS,
-    late: float = LATE,
+    late: float = OVERDUE,
 ) -> None:
     """The steps in worker processes. `command` is that of a worker, from the first step's name and the end."""
     end = time.monotonic() + seconds

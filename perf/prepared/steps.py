@@ -11,17 +11,17 @@ from rich.console import Console
 from ..measure import child, plan, rivals
 from ..measure import points as measure
 from ..measure.backends import Cpu, tuned_convolutions
-from ..options import LAUNCH, MODES, Options
+from ..options import LAUNCH_MODE, MODES, Options
 from ..records import Point, Record
 from . import dependent, facts, folder, kernels, missed
 
-OPS = ("spatial_gate", "channel_gate", "local_gate", "neighborhood_attention", "squeeze_excite", "scse")
+MAIN_OPS = ("spatial_gate", "channel_gate", "local_gate", "neighborhood_attention", "squeeze_excite", "scse")
 SIDES = (512, 256, 1024, 128)
-MAIN = dict(ops=OPS, sides=SIDES, channels=(64,))
+MAIN = dict(ops=MAIN_OPS, sides=SIDES, channels=(64,))
 PROCESSES = 14  # that share the GPU while nothing is timed: each is bound by its host
 MODELS = ("LRASPP mobilenet_v3_large",)  # what needs torchvision alone
 DAY = 86400.0
-KINDS = ("ceiling", "check", "launch", "time")
+TIMED_KINDS = ("ceiling", "check", "launch", "time")
 CACHED = 3.0  # seconds to compile a rival that `compile_rivals` has compiled
 EACH = 60.0  # seconds for one piece in a process of its own
 Say = Callable[[str], None]
@@ -108,7 +108,7 @@ def as_timed() -> ExitStack:
     return stack
 
 
-def report(kinds: tuple[str, ...] = KINDS, **values) -> Callable[[Path, Cpu, float, Console], None]:
+def report(kinds: tuple[str, ...] = TIMED_KINDS, **values) -> Callable[[Path, Cpu, float, Console], None]:
     """A step that measures these kinds of what `segattn report` does, without photographs and page."""
 
     def run(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
@@ -144,7 +144,7 @@ def tune(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
 def models(out: Path, backend: Cpu, seconds: float, console: Console) -> None:
     from ..models import known
 
-    settings = replace(known.GPU["quick"], models=MODELS)
+    settings = replace(known.GPU_PRESETS["quick"], models=MODELS)
     known.run(budget=seconds, out=out, resume=True, backend=backend, settings=settings, console=console)
 
 
@@ -153,14 +153,14 @@ STEPS = (
     Step(
         "ceilings",
         20,
-        report(ops=OPS[:1], sides=(128,), channels=(64,), modes=("fwd",)),
+        report(ops=MAIN_OPS[:1], sides=(128,), channels=(64,), modes=("fwd",)),
         "what every share is a share of",
     ),
     Step("rivals", 80, compile_rivals, "compiled by many processes, so that timing waits for none"),
     Step("times", 180, report(**MAIN), "the founding ops, SE, scSE, attention; both layouts and directions"),
     Step("kernels", 45, kernels.run, "each launch by itself: which of them is slow"),
     Step("facts", 45, facts.run, "what the account of time assumes, and that no call is timed warm"),
-    Step("launch", 20, report(modes=(LAUNCH,)), "the host's time of a call"),
+    Step("launch", 20, report(modes=(LAUNCH_MODE,)), "the host's time of a call"),
     Step("dependent", 30, dependent.run, "launches that start early: off until this finds equal bits and less time"),
     Step("tune", 90, tune, "the kernels of what missed"),
     Step("again", 60, report(**MAIN), "what was tuned, and what was left out"),

@@ -29,7 +29,7 @@ from ..measure.budget import Budget
 from ..measure.child import one_line
 from ..measure.rehearsal import Rehearsal
 from ..measure.workload import Workload
-from ..options import LAUNCH, Failure, Options, Usage
+from ..options import LAUNCH_MODE, Failure, Options, Usage
 from ..records import Point, Record
 
 RESERVE = 15.0  # seconds of the budget for plots and page
@@ -44,7 +44,7 @@ def run(*, backend: backends.Cpu | None = None, console: Console | None = None, 
         if not checked.cpu and (problem := env.unusable_gpu()):
             raise Usage(problem)
         backend = backends.find(checked.cpu)
-    if LAUNCH in checked.modes and not backend.gpu:
+    if LAUNCH_MODE in checked.modes and not backend.gpu:
         raise Usage("--mode: got launch, which times the launch on a GPU; there is none here, expected fwd or bwd")
     report = ReportRun(checked, backend, console or terminal.console())
     # what compiled forwards save is kept, so that a backward can be repeated
@@ -59,7 +59,7 @@ class ReportRun:
         self.budget = Budget(options.budget, backend.now)
         self.begin = backend.now()
         described = {"device": backend.name, "options": options.told()}
-        described["method"] = timing.method(backend.gpu, LAUNCH in options.modes)
+        described["method"] = timing.method(backend.gpu, LAUNCH_MODE in options.modes)
         self.folder = Folder(options.out, env.collect() | described, resume=options.resume)
         for aside in self.folder.set_aside:
             self.console.print(f"an earlier report is kept as {aside} (--resume continues one)", markup=False)

@@ -17,7 +17,7 @@ from .rows import Op
 from .windows import BY_NAME
 
 LAYOUTS = ("contiguous", "channels_last", "channel_slice", "channel_slice_last", "strided")
-SMALL = 72  # pixels a side, of a problem that is verified
+VERIFIED_SIDE = 72  # pixels a side, of a problem that is verified
 Draw = Callable[[Sequence[int]], Tensor]  # the values of a map (N, C, *S)
 
 
@@ -143,5 +143,5 @@ class Problem:
     def small(self) -> "Problem":
         """Of fewer pixels, which divide by what these do: the same kernels, but for the pixel count."""
         side = {1: 65, 2: 66, 4: 68}  # what it divides by -> the length of that class
-        S = tuple(s if s <= SMALL else next((side[a] for a in side if s % (2 * a)), 64) for s in self.S)
+        S = tuple(s if s <= VERIFIED_SIDE else next((side[a] for a in side if s % (2 * a)), 64) for s in self.S)
         return replace(self, N=min(self.N, 2), S=S)

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from .. import functional
 from ..runtime import dispatch
 from .collectives import Line, line_of, replicated
-from .gates import GATES, MAPS
+from .gates import MAPS, SHARDING_RULES
 
 
 def sharded(function: Callable, mesh: DeviceMesh | None = None, *, dim: int | None = None) -> Callable:
@@ -33,8 +33,10 @@ def sharded(function: Callable, mesh: DeviceMesh | None = None, *, dim: int | No
     function that pools.
     """
     name = getattr(function, "__name__", repr(function))
-    if getattr(functional, name, None) is not function or name not in GATES:
-        raise ValueError(f"function: got {name}, expected one of {', '.join(GATES)} of segattn_triton.functional")
+    if getattr(functional, name, None) is not function or name not in SHARDING_RULES:
+        raise ValueError(
+            f"function: got {name}, expected one of {', '.join(SHARDING_RULES)} of segattn_triton.functional"
+        )
     if mesh is not None and (not isinstance(mesh, DeviceMesh) or mesh.ndim != 1):
         got = f"{mesh.ndim} axes" if isinstance(mesh, DeviceMesh) else type(mesh).__name__
         raise ValueError(f'mesh: got {got}, expected a DeviceMesh of one axis: mesh["rows"] of a larger one')
@@ -49,7 +51,9 @@ def sharded(function: Callable, mesh: DeviceMesh | None = None, *, dim: int | No
         options = {key: _part(key, value, whole) for key, value in options.items()}
         line = _agreed(name, along, axis, tensors, options)
         given = inspect.signature(function).bind(*tensors, **options).arguments
-        outputs = GATES[name](function, line, axis, {key: _shared(key, value, x, line) for key, value in given.items()})
+        outputs = SHARDING_RULES[name](
+            function, line, axis, {key: _shared(key, value, x, line) for key, value in given.items()}
+        )
         if whole is None:
             return outputs
         listed = [_whole(t, whole, line, axis) for t in (outputs if isinstance(outputs, tuple) else (outputs,))]

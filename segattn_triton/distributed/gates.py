@@ -4,8 +4,8 @@ by pixel   the function, by the kernels: no pixel needs another
 windowed   the function, by the kernels, on a shard with the rows of its neighbours that a window reaches
 pooled     the definition, in torch, which asks the ranks for what it takes of all pixels: `WholeMap`
 
-A new function is a line of GATES. One that pools is `_pooled`, as long as its definition takes what it needs of all
-pixels from `reference._pixels`; what is missing there is a method of `Pixels` and one of `WholeMap`.
+A new function is a line of SHARDING_RULES. One that pools is `_pooled`, as long as its definition takes what it needs
+of all pixels from `reference._pixels`; what is missing there is a method of `Pixels` and one of `WholeMap`.
 """
 
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def _summable(*maps: Tensor):
 
 
 # function of `functional` -> how it runs on a shard: (function, line, dim, its arguments by name) -> its results
-GATES: dict[str, Callable] = {
+SHARDING_RULES: dict[str, Callable] = {
     "spatial_gate": _by_pixel,
     "spatial_pool_gate": _by_pixel,
     "attention_gate": _by_pixel,

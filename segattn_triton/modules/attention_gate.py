@@ -22,7 +22,7 @@ from ._children import (
 )
 from ._gate import GateModule, by_rank
 
-NORMS = ("g", "x", "psi")
+NORM_PLACES = ("g", "x", "psi")
 
 
 class AttentionGate(GateModule):
@@ -49,7 +49,7 @@ class AttentionGate(GateModule):
         inter_channels: int | None = None,
         gate: str | Spec = "sigmoid",
         *,
-        norms: Sequence[str] = NORMS,
+        norms: Sequence[str] = NORM_PLACES,
         bias: bool = True,
         bias_x: bool | None = None,
         spatial_dims: int = 2,
@@ -58,7 +58,7 @@ class AttentionGate(GateModule):
         dtype=None,
     ):
         for norm in norms:
-            check.choice("norms", norm, NORMS)
+            check.choice("norms", norm, NORM_PLACES)
         gating_channels = in_channels if gating_channels is None else gating_channels
         inter_channels = max(1, in_channels // 2) if inter_channels is None else inter_channels
         sizes = dict(in_channels=in_channels, gating_channels=gating_channels, inter_channels=inter_channels)

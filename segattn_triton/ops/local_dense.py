@@ -31,7 +31,9 @@ from ..runtime.operator import DifferentiableOp, needs_grad
 from ..tuning.target import capability
 
 VARIANTS = ("pointers", "descriptors", "library")
-OURS = 128  # channels up to which the implicit GEMM has more to gain from the fusion than to lose to the library
+FUSED_CHANNELS = (
+    128  # channels up to which the implicit GEMM has more to gain from the fusion than to lose to the library
+)
 
 
 def choose_variant(x: Tensor, variant: str = "auto") -> str:
@@ -43,7 +45,7 @@ def choose_variant(x: Tensor, variant: str = "auto") -> str:
     if variant != "auto":
         return variant
     W, target = x.shape[3], capability(x.device)
-    if x.element_size() > 2 or x.shape[1] > OURS or not is_channels_last_natively(x) or target < 80:
+    if x.element_size() > 2 or x.shape[1] > FUSED_CHANNELS or not is_channels_last_natively(x) or target < 80:
         return "library"
     rows_fit = -(-W // 64) * 64 <= 1.25 * W  # a tile of descriptors does not reach into the next row
     return "descriptors" if target >= 90 and rows_fit and takes_descriptors(x) else "pointers"

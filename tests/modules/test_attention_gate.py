@@ -8,7 +8,7 @@ from support import DEVICE, assert_equal
 from torch import nn
 
 import segattn_triton as sat
-from segattn_triton.modules.attention_gate import NORMS
+from segattn_triton.modules.attention_gate import NORM_PLACES
 from segattn_triton.testing import assert_matches_reference
 
 C, G, F = 6, 5, 4
@@ -19,7 +19,7 @@ NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 class LeeJunHyun(nn.Module):
     """Of LeeJunHyun/Image_Segmentation, and with other names of the statistics of PaddleSeg."""
 
-    def __init__(self, d: int, norms=NORMS):
+    def __init__(self, d: int, norms=NORM_PLACES):
         super().__init__()
 
         def layer(name, inputs, outputs):
@@ -62,7 +62,7 @@ def assert_same(theirs: nn.Module, ours: nn.Module, d: int) -> None:
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("d", [2, 3])
-@pytest.mark.parametrize("norms", [NORMS, (), ("x",), ("g", "psi"), ("psi",)], ids="+".join)
+@pytest.mark.parametrize("norms", [NORM_PLACES, (), ("x",), ("g", "psi"), ("psi",)], ids="+".join)
 def test_as_leejunhyun(norms, d, backend, training):
     theirs = trained(LeeJunHyun(d, norms)).to(DEVICE).train(training)
     ours = sat.AttentionGate(C, G, F, norms=norms, spatial_dims=d, backend=backend).to(DEVICE).train(training)

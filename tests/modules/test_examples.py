@@ -102,7 +102,7 @@ def test_script_says_what_is_wrong_before_it_trains(script, capsys, arguments, s
 def test_notebook_top_to_bottom(monkeypatch, tmp_path, capsys):
     """With a shorter training, and no compiler in its report."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(portrait, "STEPS", 3)
+    monkeypatch.setattr(portrait, "TRAINING_STEPS", 3)
     monkeypatch.setattr(backends.Cpu, "compile", lambda self, fn: fn)
     monkeypatch.setattr(backends.Cpu, "sizes", lambda self, *sizes: tuple(min(size, 64) for size in sizes))
     monkeypatch.setattr(report.predict, "records", lambda points, seconds: [])

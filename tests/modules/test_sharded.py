@@ -16,7 +16,7 @@ import segattn_triton as sat
 from segattn_triton import functional
 from segattn_triton.catalog import BY_NAME, ROWS
 from segattn_triton.distributed import sharded
-from segattn_triton.distributed.gates import GATES, _pooled
+from segattn_triton.distributed.gates import SHARDING_RULES, _pooled
 from segattn_triton.testing import make_inputs, matches
 
 pytestmark = pytest.mark.interop
@@ -32,7 +32,7 @@ VARIANTS = {
     "local_pool_gate": ({"pool": "max"}, {"pool": "max", "ties": "split"}),
     "neighborhood_attention": ({"border": "mask"}, {"border": "zero"}, {"kernel_size": 5}),
 }
-SHARDED = [row for row in ROWS if row.op.__name__ in GATES]
+SHARDED = [row for row in ROWS if row.op.__name__ in SHARDING_RULES]
 SIXTEEN = (torch.float16, torch.bfloat16)
 
 
@@ -53,7 +53,9 @@ def case_of(row, world: int, i: int, dtype, options: dict, dims: int = 2) -> Cas
     outputs = row.reference(*tensors, **options)
     generator = torch.Generator().manual_seed(1)  # as `matches` draws them
     douts = [torch.randn(o.shape, generator=generator).to(dtype) for o in outputs]
-    kernels = INTERPRETED and GATES[row.op.__name__] is not _pooled and not row.over_batch and (world, i) == (2, 0)
+    kernels = (
+        INTERPRETED and SHARDING_RULES[row.op.__name__] is not _pooled and not row.over_batch and (world, i) == (2, 0)
+    )
     return Case(row.name, axis, sizes, tensors, douts, options, "triton" if kernels else None)
 
 

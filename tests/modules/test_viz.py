@@ -160,7 +160,7 @@ def test_show_says_what_is_wrong(arguments, code, message):
 def test_the_portrait_learns_its_outline(monkeypatch):
     """A few steps on a small photograph: repeatable, gates of every kind, and the loss falls."""
     monkeypatch.setattr(portrait, "SIZE", (64, 56))
-    monkeypatch.setattr(portrait, "STEPS", 40)
+    monkeypatch.setattr(portrait, "TRAINING_STEPS", 40)
     inside = portrait.outline(*portrait.SIZE)
     assert 0.4 < inside.mean() < 0.6 and inside[60, 28] == 1 and inside[5, 2] == 0
     first, second = portrait.model(), portrait.model()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.compiler import problems, verdicts
-from segattn_triton.perf.compiler.against import COMMITTED
+from segattn_triton.perf.compiler.against import COMMITTED_TIMES
 from segattn_triton.perf.compiler.sides import OURS, RIVAL, Side, Time, library, merged, read, write
 
 
@@ -49,7 +49,7 @@ def test_a_bar_that_flips_is_undecided():
         own = side(*(t - launch for t in us), floor=91.0)
         (line,) = verdicts.lines([own, side(*[130 - launch] * 3, provider="compile")])
         assert line.bars == (wanted, wanted)
-    for size, op, wanted in ((verdicts.SMALL, "eca", "missed"), (problems.REFERENCE, "eca", "met")):
+    for size, op, wanted in ((verdicts.SMALL_MAP, "eca", "missed"), (problems.REFERENCE, "eca", "met")):
         pair = [side(100, 100, 100, provider=who, size=size, op=op) for who in (OURS, "compile")]
         assert verdicts.lines(pair)[0].bars[1] == wanted
 
@@ -65,7 +65,7 @@ def test_who_is_asked():
     the curves ours alone."""
     slow, fast = side(200, 200, 200, provider="compile"), side(50, 50, 50, provider="compile-best")
     ask = partial(problems.providers, "scse", layout="contiguous", known=[slow, fast])
-    assert ask(size=problems.REFERENCE) == ask(size=problems.SMALL) == (OURS, "compile", "compile-best")
+    assert ask(size=problems.REFERENCE) == ask(size=problems.SMALL_MAP) == (OURS, "compile", "compile-best")
     assert ask(size="8x128x256x256") == ask(size="8x64x2048x2048") == (OURS, "compile-best")
     assert ask(size="8x64x64x64") == (OURS,)
     assert problems.providers("local_gate", "8x64x32x32", "contiguous", []) == (OURS, "compile")
@@ -99,7 +99,7 @@ def test_inductors_kernels_are_generated_without_a_gpu(ask):
 @pytest.mark.static
 def test_what_is_committed_is_what_is_computed(ask):
     """Of one problem, drawn by the file: of the same text, by the same versions, the same launches in the same time."""
-    text = COMMITTED.read_text()
+    text = COMMITTED_TIMES.read_text()
     own = [line.ours for line in verdicts.lines(read(text))]
     if not own:
         pytest.skip("no record of ours is committed")

@@ -63,7 +63,7 @@ def test_what_cannot_be_parsed(arguments):
     "command", [["report", "--cpu"], ["report", "--merge", "."], ["show", "--side", "32", "--names", "pixels"]]
 )
 def test_folders_that_cannot_be_written(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("segattn_triton.perf.portrait.STEPS", 1)
+    monkeypatch.setattr("segattn_triton.perf.portrait.TRAINING_STEPS", 1)
     assert "cannot write" in refused(*command, "--out", BELOW_A_FILE + "/a.png")
 
 
@@ -89,11 +89,13 @@ def test_an_error_of_the_system_is_a_line(monkeypatch, tmp_path):
 
 def test_a_folder_of_another_version(tmp_path):
     """Neither read as empty nor written upon: other forms are refused, and a new report sets them aside."""
-    newer = json.loads(json.dumps({"point": {"op": "x", "unknown": 1}, "schema": records.SCHEMA + 1}))
+    newer = json.loads(json.dumps({"point": {"op": "x", "unknown": 1}, "schema": records.RECORD_SCHEMA + 1}))
     out = write(tmp_path / "newer", [], env.collect() | {"device": "cpu"})
     (out / "records.jsonl").write_text(json.dumps(newer) + "\n")
     kept = (out / "records.jsonl").read_bytes()
-    wanted = f"is of another version: its records have form {records.SCHEMA + 1}, expected {records.SCHEMA}"
+    wanted = (
+        f"is of another version: its records have form {records.RECORD_SCHEMA + 1}, expected {records.RECORD_SCHEMA}"
+    )
     for arguments in (
         ["report", "--cpu", "--resume", "--out", str(out)],
         ["compare", str(out), str(out)],

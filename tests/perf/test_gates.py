@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segattn_triton.perf.models import training
-from segattn_triton.perf.report.render.gates import GATES, tables
+from segattn_triton.perf.report.render.gates import GATE_LABELS, tables
 
 SMALL = ("--data", "data", "--ignore", "3", "--steps", "2", "--batch", "2", "--side", "32", "--out", "out")
 
@@ -61,7 +61,7 @@ def test_runs_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "loss_of", own)
     gates.main([*SMALL, "--seeds", "1", "--names", "a,b,c"])
     records = [json.loads(line) for line in (tmp_path / "out" / "gates.jsonl").read_text().splitlines()]
-    assert [r["gates"] for r in records] == list(GATES)
+    assert [r["gates"] for r in records] == list(GATE_LABELS)
     assert not list(tmp_path.glob("out/*.pt"))
     printed = capsys.readouterr().out
     assert "| gates | a | b | c |" in printed and "data, 2 images to train and 2 to judge by: 2 steps" in printed
@@ -72,7 +72,7 @@ def test_runs_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
     assert "holds runs with other settings" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [name for name in GATES if name != "none"])
+@pytest.mark.parametrize("kind", [name for name in GATE_LABELS if name != "none"])
 def test_networks_of_a_seed_start_alike(kind):
     """What the networks share has the same first weights, and each gate is where it is meant to be."""
     if importlib.util.find_spec("segmentation_models_pytorch") is None:

@@ -88,7 +88,7 @@ def test_gates_are_half_of_the_step(factories, tmp_path):
     assert values["gates"] == ["block.0"]
     assert 0.3 < values["share"] < 0.7 and 1.4 < values["limit"] < 3.4
     ms = {name: v["ms"] for name, v in values["variants"].items()}
-    assert set(ms) == set(command.VARIANTS) and ms["accelerated"] < 0.8 * ms["eager"]
+    assert set(ms) == set(command.WAYS) and ms["accelerated"] < 0.8 * ms["eager"]
     assert "1 gates take" in text and f"{100 * values['share']:.1f} %" in text and text.count("\n| ") == 4 + 1
     page = (tmp_path / "index.html").read_text()
     assert 'id="model"' in page and "1 gates take" in page and "their_models:net" in page and "no GPU result" in page

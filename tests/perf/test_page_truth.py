@@ -19,7 +19,7 @@ from runs import RUNS
 from segattn_triton.perf.report.render import render, whole, words
 from segattn_triton.perf.report.render.your_model import ON_CPU
 
-PROVIDERS = {name: said for said, name in words.PROVIDERS.items()}
+PROVIDERS = {name: said for said, name in words.PROVIDER_NAMES.items()}
 
 
 class Text(HTMLParser):
@@ -228,7 +228,7 @@ def test_whole_models_tie_where_their_bands_overlap(page):
     for (_, *head), *body in (t for t in page.tables if "images/s" in t[0]):
         for _, *cells in body:
             row = dict(zip(head, cells, strict=True))
-            provider = next(p for p, said in whole.PROVIDERS.items() if said == row["how"])
+            provider = next(p for p, said in whole.WAYS.items() if said == row["how"])
             own, eager = rows[row["mode"], provider], rows.get((row["mode"], "eager"))
             if eager is None:
                 assert row["times eager"] == "–"

@@ -41,7 +41,7 @@ def test_without_a_gpu_all_that_can_be_done(tmp_path, capsys):
     timed = {r.point.provider for r in found if r.point.timer == "cpu" and r.point.op == "spatial_gate"}
     assert timed == {"reference", "eager", "compile"}
     predicted = [r for r in found if r.point.timer == "predicted"]
-    assert {r.point.H for r in predicted} == set(plan.GPU["quick"]["sides"])
+    assert {r.point.H for r in predicted} == set(plan.GPU_GRIDS["quick"]["sides"])
     for r in predicted:
         (kernel,) = r.extra["kernels"]
         assert kernel["registers"] > 0 and kernel["spills"] == 0

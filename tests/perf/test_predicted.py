@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.compiler import problems
 from segattn_triton.perf.compiler.sides import OURS, Side, Time
-from segattn_triton.perf.compiler.verdicts import SMALL
+from segattn_triton.perf.compiler.verdicts import SMALL_MAP
 from segattn_triton.perf.report.render import predicted
 
 
@@ -29,7 +29,7 @@ def test_a_rival_that_is_faster_is_in_bold():
     part = predicted.against_part(found, problems.REFERENCE)
     assert cells(part, "scse")[-3:] == ["", "", "**torch.compile**"] and "0.40-0.60" in cells(part, "scse")
     assert cells(part, "eca")[-1] == "ours"
-    assert predicted.against_part(found, SMALL) == predicted.NO_RECORDS
+    assert predicted.against_part(found, SMALL_MAP) == predicted.NO_RECORDS
 
 
 def test_a_bar_that_is_missed_is_in_bold_and_one_that_flips_has_a_mark():
@@ -42,9 +42,9 @@ def test_a_bar_that_is_missed_is_in_bold_and_one_that_flips_has_a_mark():
 
 def test_of_the_small_map_launches_are_counted():
     """Its bar is 1.2 times the best."""
-    three = side(10, size=SMALL)
+    three = side(10, size=SMALL_MAP)
     three = dataclasses.replace(three, launches=three.launches * 3)
-    part = predicted.small_part([three, side(35, "compile", size=SMALL), side(36, "compile-best", size=SMALL)])
+    part = predicted.small_part([three, side(35, "compile", size=SMALL_MAP), side(36, "compile-best", size=SMALL_MAP)])
     assert cells(part, "scse")[3:] == ["30", "3", "35", "1", "36", "1", "**1.17**"]
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.compiler import spaces
-from segattn_triton.perf.compiler.spaces import COMMITTED, MEDIAN, WORST, ChoiceRecord
+from segattn_triton.perf.compiler.spaces import COMMITTED_CHOICES, MEDIAN, WORST, ChoiceRecord
 
 # kernel -> why its choice may be further than `WORST` from the best of its space
 FURTHER = {
@@ -50,7 +50,7 @@ def test_the_summary_says_what_is_above_the_bar():
 
 def test_committed_choices_are_near_the_best():
     """At the median, and each but those that have a reason."""
-    found = spaces.read(COMMITTED.read_text()) if COMMITTED.exists() else []
+    found = spaces.read(COMMITTED_CHOICES.read_text()) if COMMITTED_CHOICES.exists() else []
     if not found:
         pytest.skip("no choice is committed")
     assert not [c.key for c in found if c.times is None]
@@ -61,7 +61,7 @@ def test_committed_choices_are_near_the_best():
 @pytest.mark.static
 def test_drawn_choices_are_near_the_best():
     """A few that what is committed draws, compiled anew; of the same text they have the same times."""
-    text = COMMITTED.read_text() if COMMITTED.exists() else ""
+    text = COMMITTED_CHOICES.read_text() if COMMITTED_CHOICES.exists() else ""
     known = {(c.place, c.made): c for c in spaces.read(text)}
     with static_ledger.pool(1) as pool:
         found = [ChoiceRecord(**c) for c in pool.submit(spaces_worker.drawn, zlib.crc32(text.encode()), 3).result()]

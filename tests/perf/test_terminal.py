@@ -38,14 +38,14 @@ def report():
 
 
 def checks():
-    cases = [Problem(row.name, d, "channels_last", 2, 5, (19, 128, 130)) for row in ROWS for d in check.DTYPES]
+    cases = [Problem(row.name, d, "channels_last", 2, 5, (19, 128, 130)) for row in ROWS for d in check.CHECKED_DTYPES]
     return check.table([check.Outcome(c, 0.99, "drel_bias", "") for c in cases], gpu=True)
 
 
 def models():
     rows = [
         whole_model(mode, p, model=name, N=16, H=1024, W=2048)
-        for name, mode, p in itertools.product(known.MODELS, whole.MODES, whole.PROVIDERS)
+        for name, mode, p in itertools.product(known.MODELS, whole.MODEL_MODES, whole.WAYS)
     ]
     return _section(whole.MODELS_HEAD, whole.models_lines(rows), 2)
 
@@ -53,7 +53,7 @@ def models():
 def training():
     runs = [
         dict(variant=v, dtype=d, seed=s, status="ok", loss=0.3 + s, val_loss=0.2, miou=0.5)
-        for v, d, s in itertools.product(whole.GATES, whole.DTYPES, (0, 1))
+        for v, d, s in itertools.product(whole.VARIANT_LABELS, whole.TRAINED_DTYPES, (0, 1))
     ]
     return _section(whole.TRAINING_HEAD, [line.cells for line in whole.training_lines(runs)], 1)
 

@@ -186,10 +186,10 @@ def test_evaluate_counts_what_is_known():
 def test_the_records_and_the_table(tiny, tmp_path):
     page = tiny()
     records = read(tmp_path / "out", "training")
-    wanted = set(itertools.product(train.VARIANTS, train.DTYPES, range(2)))
+    wanted = set(itertools.product(train.VARIANTS, whole.TRAINED_DTYPES, range(2)))
     assert {(r["variant"], r["dtype"], r["seed"]) for r in records} == wanted and len(records) == len(wanted)
     runs = {(r["variant"], r["dtype"], r["seed"]): r for r in records}
-    for dtype, seed in itertools.product(train.DTYPES, range(2)):  # at the same seed the same training
+    for dtype, seed in itertools.product(whole.TRAINED_DTYPES, range(2)):  # at the same seed the same training
         plain, fast = runs["plain", dtype, seed], runs["accelerated", dtype, seed]
         assert fast["losses"] == pytest.approx(plain["losses"], rel=1e-4 if dtype == "float32" else 2e-2)
         assert runs["without", dtype, seed]["losses"] != plain["losses"]
@@ -288,7 +288,9 @@ def test_what_gates_change_is_told_from_chance():
 
     def records(gains):
         values = [
-            (v, seed, 0.5 + 0.1 * seed + (v != "without") * g) for seed, g in enumerate(gains) for v in whole.GATES
+            (v, seed, 0.5 + 0.1 * seed + (v != "without") * g)
+            for seed, g in enumerate(gains)
+            for v in whole.VARIANT_LABELS
         ]
         return [{"variant": v, "seed": seed, "miou": miou, "status": "ok"} for v, seed, miou in values]
 
@@ -432,7 +434,7 @@ def test_a_rehearsal_writes_the_files(timed, tmp_path):
 
 def test_what_a_gpu_times(timed):
     """The sizes and settings that the targets speak of."""
-    for preset in known_models.GPU.values():
+    for preset in known_models.GPU_PRESETS.values():
         assert [(H, W) for _, H, W in preset.sizes] == [(512, 512), (1024, 2048)]
         assert (preset.dtype, preset.layout) == (
             "bfloat16",

@@ -48,7 +48,7 @@ def trained(seeds: int, runs: int):
     def make(out: Path) -> None:
         settings = dict(seeds=seeds, encoder="resnet18", steps=10, batch=2, side=32, data=None)
         about = environment(CPU, False, settings=settings, packages={"torch": "2"})
-        todo = [(v, d, s) for s in range(seeds) for d in whole.DTYPES for v in whole.GATES][:runs]
+        todo = [(v, d, s) for s in range(seeds) for d in whole.TRAINED_DTYPES for v in whole.VARIANT_LABELS][:runs]
         rows = [
             dict(variant=v, dtype=d, seed=s, status="ok", loss=1.0 + s / 10, val_loss=1.0, miou=0.5 + s / 20)
             for v, d, s in todo
@@ -97,7 +97,7 @@ def with_maps(make):
     return made
 
 
-EVERY_WAY = [whole_model(mode, p) for mode in whole.MODES for p in whole.PROVIDERS]
+EVERY_WAY = [whole_model(mode, p) for mode in whole.MODEL_MODES for p in whole.WAYS]
 RUNS = {
     "gpu": kernels([*copies(), *sweep(), FAILED], GPU, True, left_out={"compile": 12}),
     "gpu, all measured": with_maps(kernels([*copies(), *sweep()], GPU, True)),
@@ -110,7 +110,7 @@ RUNS = {
     "training": trained(2, 12),
     "training, half": trained(2, 5),
     "models": timed_models(GPU, 1, EVERY_WAY),
-    "models, some": timed_models(CPU, 2, [whole_model("training", p, p20_ms=70, p80_ms=99) for p in whole.PROVIDERS]),
+    "models, some": timed_models(CPU, 2, [whole_model("training", p, p20_ms=70, p80_ms=99) for p in whole.WAYS]),
     "models, failed": timed_models(GPU, 1, [*EVERY_WAY[1:], EVERY_WAY[0] | {"status": "failed: no memory"}]),
     "your model": your_model,
     "all": together(kernels([*copies(), *TIES], GPU, True), trained(2, 5), timed_models(GPU, 1, EVERY_WAY[:3])),

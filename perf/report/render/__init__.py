@@ -29,7 +29,7 @@ def render(out: Path) -> Path:
     found = autotune.load(out)
     tuning = page.Tuning(autotune.lines(found, df), figures.draw_spread(found, out / "plots"))
     index = out / "index.html"
-    files = {name: what for name, what in page.FILES.items() if (out / name).exists()}
+    files = {name: what for name, what in page.LISTED_FILES.items() if (out / name).exists()}
     forecast = _forecast() if len(frame.predictions(df)) else None
     made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files, sheet, forecast)
     _set_aside(index)
@@ -54,7 +54,7 @@ def render_and_print(out: Path, console: Console) -> Path:
     """The page anew, and the tables on the terminal."""
     for section in whole.sections(out):
         groups: dict[str, list[TableRow]] = {}
-        keys = whole.KEYS[section["name"]]  # the columns that head a group of rows
+        keys = whole.REPEATED_CELLS[section["name"]]  # the columns that head a group of rows
         for row in section["body"]:
             groups.setdefault(", ".join(row[:keys]), []).append(TableRow(row[keys:]))
         console.print(listing(section["title"], section["head"][keys:], groups))

@@ -14,8 +14,8 @@ from . import words
 from .frame import ceiling
 from .style import MUTED, figure, look, styled
 
-FILE = "autotune.json"
-HEAD = (
+AUTOTUNE_FILE = "autotune.json"
+AUTOTUNE_HEAD = (
     *("op", "kernel and key", "log2 pixels", "chosen", "timed", "excluded"),
     *("µs", "best found, µs", "slowest, times the best", "share of floor"),
 )
@@ -24,7 +24,7 @@ HEAD = (
 def load(out: Path) -> list[Mapping[str, Any]]:
     """The tuner's results that OUT holds; what cannot be read is none."""
     try:
-        found = json.loads((out / FILE).read_text(encoding="utf-8"))
+        found = json.loads((out / AUTOTUNE_FILE).read_text(encoding="utf-8"))
         return [r for r in found if r["ms"] and str(r["best"]) in r["ms"] and str(r["before"]) in r["ms"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -13,7 +13,7 @@ from . import words
 from .style import INK, MUTED, figure, in_order, look, styled
 
 PHOTO = "photo"  # its name among the maps
-LINE = 52  # characters of a note that fit above a panel
+NOTE_WIDTH = 52  # characters of a note that fit above a panel
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def gate_maps(maps: Mapping[str, np.ndarray], legends: Mapping[str, Legend]) -> 
             ax.bar(np.arange(len(values)), values, width=1.0, color=look("segattn")["color"])
         else:
             _veil(fig, ax, image, plane, legend.unit)
-        note = textwrap.wrap(legend.note, LINE)
+        note = textwrap.wrap(legend.note, NOTE_WIDTH)
         ax.set_title(name, pad=6 + 9 * len(note))
         ax.annotate(
             "\n".join(note), (0, 1), xycoords="axes fraction", xytext=(0, 5), textcoords="offset points",

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from ...records import Point, Record
+from ...records import SEGATTN, Point, Record
 
 POINT = [f.name for f in fields(Point)]
 VALUES = [f.name for f in fields(Record) if f.name != "point"]
@@ -21,7 +21,7 @@ GROUP = ["op", "mode", "dtype", "layout", "timer"]  # what one figure or line of
 NUMBERS = ["N", "C", "H", "W", "ms", "ms_20", "ms_80", "floor_bytes", "planned_bytes", "flops", "peak_memory", "error"]
 CEILINGS = ("copy", "matmul")
 GPU_TIMERS = ("events", "graph")
-OURS, RIVALS = "segattn", ("eager", "compile", "compile-best")
+RIVAL_PROVIDERS = ("eager", "compile", "compile-best")
 LAUNCH_MS = 0.020  # a floor below this is decided by the launch, not by the kernel
 
 
@@ -125,7 +125,7 @@ def _with_ratios(df: pd.DataFrame) -> pd.DataFrame:
     low, high = low.fillna(wide), high.fillna(wide)  # a time without quantiles is a band of no width
     own_low, own_high = df.ms_20.fillna(df.ms), df.ms_80.fillna(df.ms)
     keys = pd.MultiIndex.from_frame(df[PROBLEM])
-    for rival in sorted({*RIVALS, *wide.columns} - {OURS}):
+    for rival in sorted({*RIVAL_PROVIDERS, *wide.columns} - {SEGATTN}):
         theirs, their_low, their_high = (
             t[rival].reindex(keys).to_numpy() if rival in t else np.full(len(df), np.nan) for t in (wide, low, high)
         )
@@ -159,7 +159,7 @@ def _fastest(low: pd.Series, high: pd.Series, ms: pd.Series) -> tuple[str, ...]:
 
 def is_ours(provider: str) -> bool:
     """segattn, or a labelled variant of it ("segattn-library")."""
-    return provider.startswith(OURS)
+    return provider.startswith(SEGATTN)
 
 
 def results(df: pd.DataFrame) -> pd.DataFrame:
@@ -179,7 +179,7 @@ def missing(df: pd.DataFrame) -> pd.DataFrame:
 def subject(rows: pd.DataFrame) -> str:
     """Whose time a table shows: ours; where we were not timed the reference, else whoever was."""
     present = list(rows.provider.unique())
-    return next((p for p in (OURS, "reference", "eager") if p in present), min(present, default=OURS))
+    return next((p for p in (SEGATTN, "reference", "eager") if p in present), min(present, default=SEGATTN))
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:
@@ -188,7 +188,7 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
     found = results(df)
     for _, rows in found[found.inputs == "normal"].groupby(GROUP, sort=False):
         own = rows[rows.provider == subject(rows)]
-        rivals = own[[f"times_{r}" for r in RIVALS]].notna().sum(axis=1)
+        rivals = own[[f"times_{r}" for r in RIVAL_PROVIDERS]].notna().sum(axis=1)
         own = own.assign(_rivals=rivals).sort_values(["_rivals", "floor_bytes", "side"], kind="stable")
         chosen.append(own.index[-1])
     return by_catalog(df.loc[chosen])

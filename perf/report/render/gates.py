@@ -7,7 +7,7 @@ import numpy as np
 
 from ...store import lines
 
-GATES = {"none": "none", "scse": "scSE", "cbam": "CBAM", "attention": "attention gate"}
+GATE_LABELS = {"none": "none", "scse": "scSE", "cbam": "CBAM", "attention": "attention gate"}
 RESAMPLES = 10_000  # of the seeds, for the interval
 
 
@@ -33,7 +33,7 @@ def told(records: list[dict]) -> str:
 def tables(records: list[dict]) -> str:
     """mIoU of each kind of gate against none, seed by seed; IoU of each class."""
     names = records[0]["names"]
-    runs = {gates: {r["seed"]: r for r in records if r["gates"] == gates} for gates in GATES}
+    runs = {gates: {r["seed"]: r for r in records if r["gates"] == gates} for gates in GATE_LABELS}
     head = "| gates | seeds | mIoU | minus none, 95 % interval | better in | sign test |"
     rows = [head, "|---|--:|--:|--:|--:|--:|"]
     for gates, own in runs.items():
@@ -41,12 +41,12 @@ def tables(records: list[dict]) -> str:
         both = sorted(own.keys() & runs["none"].keys())
         gains = np.array([own[s]["miou"] - runs["none"][s]["miou"] for s in both])
         compared = " | | |" if gates == "none" or len(both) < 2 else _compared(gains)
-        rows.append(f"| {GATES[gates]} | {len(own)} | {mean:.4f} | {compared}")
+        rows.append(f"| {GATE_LABELS[gates]} | {len(own)} | {mean:.4f} | {compared}")
     rows += ["", "| gates | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
     for gates, own in runs.items():
         if own:
             ious = np.mean([r["ious"] for r in own.values()], axis=0)
-            rows.append(f"| {GATES[gates]} | " + " | ".join(f"{iou:.3f}" for iou in ious) + " |")
+            rows.append(f"| {GATE_LABELS[gates]} | " + " | ".join(f"{iou:.3f}" for iou in ious) + " |")
     return "\n".join(rows)
 
 

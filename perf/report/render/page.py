@@ -26,8 +26,8 @@ SUMMARIES = (
     ),
     ("launch", "Launch overhead", "CPU time from the public function to the launched kernel."),
 )
-WHOLE = "Whole models; no kernel was timed by itself."
-FILES = {  # that may lie beside the page, and what they hold
+ONLY_WHOLE = "Whole models; no kernel was timed by itself."
+LISTED_FILES = {  # that may lie beside the page, and what they hold
     "records.jsonl": "every record",
     "records.csv": "every column",
     "training.jsonl": "every training",
@@ -80,7 +80,7 @@ def build(
     timed, left_out = results(df), environment.get("left_out") or {}
     on_gpu = bool(timed.timer.isin(GPU_TIMERS).any())
     return env.get_template("index.html").render(
-        sentence=WHOLE if only_whole else headline(df, gpu),
+        sentence=ONLY_WHOLE if only_whole else headline(df, gpu),
         banner=None if only_whole else banner(on_gpu or bool((timed.timer == "launch").any()), environment),
         facts=facts(environment),
         conditions=conditions(environment),
@@ -91,7 +91,7 @@ def build(
         maps=Markup(inline(maps)) if maps else None,
         sheet=Markup(inline(sheet)) if sheet else None,
         tuned=tuning.body if tuning else [],
-        tuned_head=autotune.HEAD,
+        tuned_head=autotune.AUTOTUNE_HEAD,
         tuned_picture=Markup(inline(tuning.picture)) if tuning and tuning.picture else None,
         checks=_checks(df),
         kernels=_kernels(df),
@@ -201,7 +201,7 @@ def _points(rows: pd.DataFrame) -> dict[str, Any]:
         own = next((name for name in ("segattn", "reference") if name in part.index), part.index[0])
         one = part.loc[own]
         cells = [
-            (words.significant(part.ms[name]) if name in part.index else words.NOTHING, part.fastest.iloc[0] == (name,))
+            (words.significant(part.ms[name]) if name in part.index else words.DASH, part.fastest.iloc[0] == (name,))
             for name in providers
         ]
         what = [p["mode"], words.dtype(p["dtype"]), words.layout(p["layout"]), words.size(p), words.timer(p["timer"])]
@@ -231,11 +231,11 @@ def _kernels(df: pd.DataFrame) -> list[list[str]]:
             blocks = k.get("blocks") or {}
             config = [*(f"{n.removeprefix('BLOCK_')} {v}" for n, v in blocks.items())]
             config += [f"{k[n]} {n.removeprefix('num_')}" for n in ("num_warps", "num_stages") if n in k]
-            target = str(k.get("target") or row.extra.get("arch") or words.NOTHING)
+            target = str(k.get("target") or row.extra.get("arch") or words.DASH)
             what = [row.op, row["mode"], words.dtype(row["dtype"]), words.layout(row.layout)]
-            name = str(k.get("name") or k.get("kernel") or words.NOTHING)
-            figures = [str(k.get(n, words.NOTHING)) for n in ("registers", "spills", "shared")]
-            found[(*what, name, ", ".join(config) or words.NOTHING, target, *figures)] = None
+            name = str(k.get("name") or k.get("kernel") or words.DASH)
+            figures = [str(k.get(n, words.DASH)) for n in ("registers", "spills", "shared")]
+            found[(*what, name, ", ".join(config) or words.DASH, target, *figures)] = None
     return [list(line) for line in found]
 
 

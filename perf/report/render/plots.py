@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from ...records import SEGATTN
 from . import words
-from .frame import LAUNCH_MS, OURS, RIVALS, Ceiling
+from .frame import LAUNCH_MS, RIVAL_PROVIDERS, Ceiling
 from .style import INK, MUTED, RULE, SHADE, figure, in_order, look, styled
 
 METRICS = {"gbps": "effective GB/s", "mpixels": "Mpixel/s"}
@@ -64,7 +65,9 @@ def _line(ax: Axes, part: pd.DataFrame, metric: str) -> tuple[float, str, str]:
     """Draw one provider with its 20-80 % band; the height, text and colour of its label."""
     provider, predicted = part.provider.iloc[0], bool(part.predicted.iloc[0])
     style = look(provider)
-    ax.plot(part.side, part[metric], linestyle="--" if predicted else "-", zorder=4 if provider == OURS else 3, **style)
+    ax.plot(
+        part.side, part[metric], linestyle="--" if predicted else "-", zorder=4 if provider == SEGATTN else 3, **style
+    )
     if not predicted:
         ax.fill_between(
             part.side, part[f"{metric}_20"], part[f"{metric}_80"], color=style["color"], alpha=0.2, linewidth=0
@@ -167,8 +170,8 @@ def _label_lines(ax: Axes, labels: list[tuple[float, str, str]]) -> None:
 @styled
 def speedup(group: dict, rows: pd.DataFrame) -> Figure | None:
     """How many times faster than each rival, over C and resolution; None without a comparison."""
-    own = sweep(rows[rows.provider == OURS])
-    rivals = [rival for rival in RIVALS if own[f"times_{rival}"].notna().any()]
+    own = sweep(rows[rows.provider == SEGATTN])
+    rivals = [rival for rival in RIVAL_PROVIDERS if own[f"times_{rival}"].notna().any()]
     if not rivals:
         return None
     known = own.assign(**{f"times_{r}": own[f"times_{r}"].where(~own[f"tied_{r}"], 1.0) for r in rivals})
@@ -193,7 +196,7 @@ def _heat(ax: Axes, table: pd.DataFrame) -> None:
         if np.isfinite(value):
             text, colour = f"{2**value:.2f}" if value else words.TIE, "white" if abs(value) > 0.6 * limit else "black"
         else:
-            text, colour = words.NOTHING, MUTED
+            text, colour = words.DASH, MUTED
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=7.5, color=colour)
     ax.set_xticks(np.arange(table.shape[1]) + 0.5, [f"{side:.0f}" for side in table.columns])
     ax.set_yticks(np.arange(table.shape[0]) + 0.5, [f"{C:.0f}" for C in table.index])

@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 
 from ....catalog import BY_NAME
 from ...compiler import problems, verdicts
-from ...compiler.against import COMMITTED
+from ...compiler.against import COMMITTED_TIMES
 from ...compiler.sides import FORMS, OURS, RIVAL, Side, read
 from ...compiler.verdicts import BothSides, span
+from ...options import MODES
 from . import words
 from .plots import resolution_axis
 from .style import MUTED, figure, look, save, styled
@@ -30,13 +31,12 @@ LEGEND = (
     "D DRAM, C L2 cache, i issue, s shared memory, f functions, m matrix products, t latency, b library, n launches"
 )
 AGAINST = ("op", "layout", "pass", "ours", "limited by", "compiled", "times", "best", "times", "faster")
-SMALL = ("op", "layout", "pass", "ours", "launches", "compiled", "launches", "best", "launches", "times best")
+SMALL_HEAD = ("op", "layout", "pass", "ours", "launches", "compiled", "launches", "best", "launches", "times best")
 NO_RECORDS = "Nothing is predicted yet."
-PLOTS = COMMITTED.with_name("plots")
-MODES = ("fwd", "bwd")
+PLOTS = COMMITTED_TIMES.with_name("plots")
 
 
-def load(file: Path = COMMITTED) -> list[Side]:
+def load(file: Path = COMMITTED_TIMES) -> list[Side]:
     return read(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
@@ -58,17 +58,17 @@ def against_part(found: Sequence[Side], size: str) -> str:
 def small_part(found: Sequence[Side]) -> str:
     """Of the map of a real-time network: microseconds and launches of each, and whether the bar is met."""
     body = []
-    for line in sorted(_of_size(found, problems.SMALL), key=lambda line: _in_order(_start(line.ours))):
+    for line in sorted(_of_size(found, problems.SMALL_MAP), key=lambda line: _in_order(_start(line.ours))):
         sides = [line.ours, *(line.rivals.get(form) for form in FORMS)]
         counts = [text for s in sides for text in ((f"{s.us[1]:.3g}", str(len(s.launches))) if s else ("", ""))]
         times = _cell(verdicts.verdict(line.ours.us, line.best)[0], line.bars[1]) if line.rivals else ""
         body.append((*_named(_start(line.ours)), *counts, times))
-    return table(SMALL, body) if body else NO_RECORDS
+    return table(SMALL_HEAD, body) if body else NO_RECORDS
 
 
 def bars_part(found: Sequence[Side]) -> str:
     """The bars of both kinds, a column for each size; what misses is bold, what another round trip turns has a "?"."""
-    sizes = (*problems.BARS, problems.SMALL)
+    sizes = (*problems.BAR_SIZES, problems.SMALL_MAP)
     by_size = {size: {_start(line.ours): line for line in _of_size(found, size)} for size in sizes}
     rows = sorted({start for lines in by_size.values() for start in lines}, key=_in_order)
     head = ("op", "layout", "pass", "bar", *(size.replace("x", "×") for size in sizes))
@@ -86,7 +86,7 @@ def bars_part(found: Sequence[Side]) -> str:
             times.append((*_named(start), f"{bar.times[backward]:g}", *cells))
     if not rows:
         return NO_RECORDS
-    small = f"(for {problems.SMALL.replace('x', '×')}: {verdicts.AT_ONCE:g})"
+    small = f"(for {problems.SMALL_MAP.replace('x', '×')}: {verdicts.AT_ONCE:g})"
     return "\n\n".join(
         [
             "Share of the floor, DRAM's time of our own bytes over ours:",

@@ -17,6 +17,7 @@ from pathlib import Path
 from ....catalog import BY_NAME, ROWS, Op
 from ....runtime.checks import DTYPES
 from ...compiler import problems
+from ...options import MODES
 from ...records import load
 from . import gates, predicted, whole, words
 from .frame import from_records
@@ -100,7 +101,7 @@ def predicted_part(root: Path, name: str) -> str:
         return {"small": predicted.small_part, "bars": predicted.bars_part}[name](found)
     pictures = [
         f"![Share of the floor against resolution, {words.mode(mode)}](../perf/predicted/plots/curves_{mode}.png)"
-        for mode in predicted.MODES
+        for mode in MODES
         if (folder / "plots" / f"curves_{mode}.png").exists()
     ]
     return "\n\n".join([predicted.curves_part(found), *pictures])

@@ -18,8 +18,8 @@ from .plots import resolution_axis, sweep
 from .style import INK, MUTED, figure, look, styled
 from .tables import bulk_timers
 
-RIVALS = ("eager", "compile-best")
-MODES = {"fwd": "-", "bwd": "--"}
+DRAWN_RIVALS = ("eager", "compile-best")
+LINE_STYLES = {"fwd": "-", "bwd": "--"}
 COLUMNS = 4
 
 
@@ -47,7 +47,9 @@ def sheet(df: pd.DataFrame, conditions: Sequence[str]) -> Figure | None:
 def _measured(df: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The points of each op in the dtype and layout that come first: of ours, else of the reference."""
     rows = results(df)
-    rows = by_catalog(rows[rows.timer.isin(bulk_timers(df)) & (rows.inputs == "normal") & rows["mode"].isin(MODES)])
+    rows = by_catalog(
+        rows[rows.timer.isin(bulk_timers(df)) & (rows.inputs == "normal") & rows["mode"].isin(LINE_STYLES)]
+    )
     for op, part in rows.groupby("op", sort=False):
         part = part[part.provider == subject(part)]
         first = part.iloc[0]
@@ -59,8 +61,8 @@ def _measured(df: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """(rival, mode, points by side) of everything that has two sides to compare."""
-    for rival in RIVALS:
-        for mode in MODES:
+    for rival in DRAWN_RIVALS:
+        for mode in LINE_STYLES:
             part = rows[(rows["mode"] == mode) & rows[f"times_{rival}"].notna()]
             part = sweep(part).sort_values("side") if len(part) else part
             if part.side.nunique() > 1:
@@ -79,7 +81,7 @@ def _panel(ax: Axes, op: str, found: list, sides: pd.Series, ratios: np.ndarray)
     ax.axhline(1, color=INK, linewidth=0.9, zorder=1)
     for rival, mode, part in found:
         colour, times = look(rival)["color"], part[f"times_{rival}"]
-        ax.plot(part.side, times, MODES[mode], color=colour, marker="")
+        ax.plot(part.side, times, LINE_STYLES[mode], color=colour, marker="")
         tied = part[f"tied_{rival}"]
         ax.plot(part.side[~tied], times[~tied], look(rival)["marker"], color=colour)
         ax.plot(part.side[tied], times[tied], "o", markerfacecolor="white", markeredgecolor=colour)
@@ -90,10 +92,12 @@ def _panel(ax: Axes, op: str, found: list, sides: pd.Series, ratios: np.ndarray)
 def _legend(fig: Figure, rivals: set[str], modes: set[str]) -> None:
     handles = [
         Line2D([], [], color=look(r)["color"], marker=look(r)["marker"], label=f"over {words.provider(r)}")
-        for r in RIVALS
+        for r in DRAWN_RIVALS
         if r in rivals
     ]
-    handles += [Line2D([], [], color=MUTED, linestyle=MODES[m], label=words.mode(m)) for m in MODES if m in modes]
+    handles += [
+        Line2D([], [], color=MUTED, linestyle=LINE_STYLES[m], label=words.mode(m)) for m in LINE_STYLES if m in modes
+    ]
     handles.append(Line2D([], [], color=MUTED, marker="o", linestyle="", markerfacecolor="white", label="a tie"))
     fig.legend(handles=handles, loc="upper right", ncols=len(handles), frameon=False, fontsize=7.5, borderaxespad=0.3)
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import pandas as pd
 from rich.console import Group
 
-from ...records import Record
+from ...records import SEGATTN, Record
 from ...terminal import TableRow, listing
 from . import words
-from .frame import GROUP, OURS, from_records, results, summary
+from .frame import GROUP, from_records, results, summary
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def times(row: pd.Series, rival: str) -> str:
 def fastest(row: pd.Series) -> str:
     """Who is; of a tie all."""
     if not isinstance(row.fastest, tuple):
-        return words.NOTHING
+        return words.DASH
     names = ", ".join(map(words.provider, row.fastest))
     return f"{words.TIE}: {names}" if len(row.fastest) > 1 else names
 
@@ -78,7 +78,7 @@ def _spread(rows: pd.DataFrame) -> str:
     apart = rows[rows.outcome.isin(("won", "lost"))].times_fastest
     low, high = words.significant(apart.min()), words.significant(apart.max())
     parts = [f"{low}×" if low == high else f"{low}–{high}×"] * bool(len(apart))
-    return ", ".join(parts + [words.TIE] * bool((rows.outcome == "tied").any())) or words.NOTHING
+    return ", ".join(parts + [words.TIE] * bool((rows.outcome == "tied").any())) or words.DASH
 
 
 def share(row: pd.Series) -> str:
@@ -102,7 +102,7 @@ class Comparison:
 
 def comparison(df: pd.DataFrame) -> Comparison:
     rows = results(df)
-    own = rows[(rows.provider == OURS) & (rows.outcome != "")]
+    own = rows[(rows.provider == SEGATTN) & (rows.outcome != "")]
     lost = own[own.outcome == "lost"]
     slowest = lost.loc[lost.times_fastest.idxmin()] if len(lost) else None
     won, tied = (int((own.outcome == outcome).sum()) for outcome in ("won", "tied"))

@@ -14,22 +14,17 @@ from markupsafe import Markup
 from ...log import read
 from . import words, your_model
 from .style import inline
+from .your_model import WAYS as WAYS
 
-GATES = {"without": "none", "plain": "scSE", "accelerated": "scSE, accelerated"}
-DTYPES = ("float32", "bfloat16")  # that a training is done in
-MODES = ("training", "inference", "latency")  # that a model is timed in
-PROVIDERS = {
-    "eager": "eager",
-    "accelerated": "eager, accelerated",
-    "compiled": "compiled",
-    "both": "compiled, accelerated",
-}
+VARIANT_LABELS = {"without": "none", "plain": "scSE", "accelerated": "scSE, accelerated"}
+TRAINED_DTYPES = ("float32", "bfloat16")  # that a training is done in
+MODEL_MODES = ("training", "inference", "latency")  # that a model is timed in
 TRAINING_HEAD = ("dtype", "gates", "seeds", "training loss", "validation loss", "mIoU", "inside the seed-to-seed band")
 MODELS_HEAD = (
     "model", "mode", "N×H×W", "how", "images/s", "times eager", "p50, ms", "p99, ms", "peak memory", "of eager's",
 )  # fmt: skip
-KEYS = {"training": 1, "models": 2, "model": 0}  # cells of a row that are the same in several
-MAPS = "training_gates"  # the figure of the trained gates
+REPEATED_CELLS = {"training": 1, "models": 2, "model": 0}  # cells of a row that are the same in several
+GATE_FIGURE = "training_gates"  # the figure of the trained gates
 LEVEL = 0.05  # of the test of what the gates change
 CPU_TRAINING = "On a CPU accelerated gates run the reference in pure torch: this compares models, not kernels."
 CPU_MODELS = "CPU, small sizes, the gates on the reference: no GPU result, and no kernel ran."
@@ -57,12 +52,12 @@ def training_lines(records: Iterable[Mapping[str, Any]]) -> list[TrainingLine]:
     records = [r for r in records if r["status"] == "ok"]
     lines = []
     for dtype in dict.fromkeys(r["dtype"] for r in records):
-        own = {v: [r for r in records if (r["variant"], r["dtype"]) == (v, dtype)] for v in GATES}
+        own = {v: [r for r in records if (r["variant"], r["dtype"]) == (v, dtype)] for v in VARIANT_LABELS}
         for variant, runs in own.items():
             if runs:
                 inside = _inside(own["plain"], runs) if variant == "accelerated" and len(own["plain"]) > 1 else None
                 values = [_spread([r[name] for r in runs]) for name in ("loss", "val_loss", "miou")]
-                lines.append(TrainingLine(words.dtype(dtype), GATES[variant], str(len(runs)), *values, inside))
+                lines.append(TrainingLine(words.dtype(dtype), VARIANT_LABELS[variant], str(len(runs)), *values, inside))
     return lines
 
 
@@ -114,7 +109,7 @@ def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         memory = r["peak_memory"] / base["peak_memory"] if base and r["peak_memory"] and base["peak_memory"] else None
         lines.append(
             (
-                r["model"], r["mode"], f"{r['N']}×{r['H']}×{r['W']}", PROVIDERS.get(r["provider"], r["provider"]),
+                r["model"], r["mode"], f"{r['N']}×{r['H']}×{r['W']}", WAYS.get(r["provider"], r["provider"]),
                 words.significant(r["images_per_second"]), _times(base, r), words.significant(r["p50_ms"]),
                 words.significant(r["p99_ms"]), words.amount(r["peak_memory"]), words.percent(memory),
             )
@@ -125,7 +120,7 @@ def models_lines(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def _times(base: Mapping[str, Any] | None, record: Mapping[str, Any]) -> str:
     """How many times faster than the base, by medians; where the 20-80 % bands overlap, a tie."""
     if base is None:
-        return words.NOTHING
+        return words.DASH
     tie = base is not record and _low(base) <= _high(record) and _low(record) <= _high(base)
     return words.TIE if tie else words.times(base["p50_ms"] / record["p50_ms"])
 
@@ -151,8 +146,8 @@ def headline(records: Iterable[Mapping[str, Any]]) -> list[str]:
                 also = f" in {words.percent(memory)} of its peak memory" if memory else ""
                 speed = _times(b, a)
                 than = "as fast as (their bands overlap)" if speed == words.TIE else f"{speed} as fast as"
-                parts.append(f"{mode} {PROVIDERS[ours]} {than} {base}{also}")
-        for provider, name in PROVIDERS.items():
+                parts.append(f"{mode} {WAYS[ours]} {than} {base}{also}")
+        for provider, name in WAYS.items():
             r = by.get((model, H, W, "latency", provider))
             if r and r["p99_ms"]:
                 p50, p99 = words.significant(r["p50_ms"]), words.significant(r["p99_ms"])
@@ -174,7 +169,7 @@ def sections(out: Path) -> list[dict[str, Any]]:
         if not records and not missing:
             continue
         failed = [f"{' '.join(map(str, _who(r)))}: {r['status']}" for r in records if r["status"] != "ok"]
-        svg = out / "plots" / f"{MAPS}.svg"
+        svg = out / "plots" / f"{GATE_FIGURE}.svg"
         maps = Markup(inline(svg)) if name == "training" and svg.exists() else None
         lead = headline(records) if name == "models" else bought(records)
         table = dict(headline=lead, head=head, body=body(records), failed=failed, left_out=missing, maps=maps)
@@ -187,9 +182,9 @@ def left_out(name: str, records: Iterable[Mapping[str, Any]], about: Mapping[str
     """Runs, or times, that the settings ask for and no record is of."""
     s = about.get("settings", {})
     if name == "training":
-        wanted = len(GATES) * len(DTYPES) * s.get("seeds", 0)
+        wanted = len(VARIANT_LABELS) * len(TRAINED_DTYPES) * s.get("seeds", 0)
     else:
-        wanted = len(s.get("models", ())) * len(s.get("sizes", ())) * len(MODES) * len(PROVIDERS)
+        wanted = len(s.get("models", ())) * len(s.get("sizes", ())) * len(MODEL_MODES) * len(WAYS)
     return max(0, wanted - len(list(records)))
 
 

@@ -7,8 +7,13 @@ from typing import Any
 
 from . import words
 
-FILE = "model.json"
-VARIANTS = ("eager", "accelerated", "compiled", "both")
+MODEL_FILE = "model.json"
+WAYS = {  # that a model runs -> what tables call them
+    "eager": "eager",
+    "accelerated": "eager, accelerated",
+    "compiled": "compiled",
+    "both": "compiled, accelerated",
+}
 HEAD = ("how", "ms a step", "20–80 %", "times eager", "peak memory")
 OVERLAP = ", bands overlap"  # the ratio may be noise
 ON_CPU = "On a CPU accelerated gates run the reference in pure torch: no kernel ran, and this is no GPU result."
@@ -17,7 +22,7 @@ ON_CPU = "On a CPU accelerated gates run the reference in pure torch: no kernel 
 def load(out: Path) -> dict[str, Any] | None:
     """What OUT holds of a model; what cannot be read is nothing."""
     try:
-        found = json.loads((out / FILE).read_text(encoding="utf-8"))
+        found = json.loads((out / MODEL_FILE).read_text(encoding="utf-8"))
         section_of(found)
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
@@ -51,7 +56,7 @@ def lines(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
             f"{eager['ms'] / v['ms']:.2f}" + OVERLAP * (name != "eager" and not _apart(eager, v)),
             words.amount(v["peak_memory"]),
         )
-        for name in VARIANTS
+        for name in WAYS
         if (v := values["variants"].get(name))
     ]
 

@@ -1,9 +1,9 @@
 """What rows of several families have: shapes, options, and the networks that their cases are from."""
 
+from ...functional.values import TIES as TIES
 from ..row import Case
 
 MAP, PIXEL_MAP = "N C *S", "N 1 *S"
-TIES = ("first", "split")
 
 UNET = tuple(  # the decoder gates of smp's Unet with decoder_attention_type="scse", 512 x 512 input
     Case(f"smp-unet-scse-d{i}", 8, C, (S, S), C // 16 or 1)

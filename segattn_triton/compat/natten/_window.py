@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...runtime import checks as check
 
-SIZES = {1: "L", 2: "H, W", 3: "T, H, W"}  # what error messages call the axes
+AXES = {1: "L", 2: "H, W", 3: "T, H, W"}  # what error messages call the axes
 
 
 class AxesWindow(NamedTuple):
@@ -71,7 +71,7 @@ def no_additional(**tensors) -> None:
 def vectors(axes: int, name: str, t, like: Tensor | None = None, like_name: str = "query") -> None:
     """t is (N, *S, heads, D); with `like`, of its dtype, device, batch and map, and a divisor of its heads."""
     check.tensor(name, t)
-    form = f"(N, {SIZES[axes]}, heads, D)"
+    form = f"(N, {AXES[axes]}, heads, D)"
     if t.dim() != axes + 3 or 0 in t.shape[1:]:
         raise ValueError(f"{name}: got {t.dim()} axes, shape {check.shape(t)}, expected {form}, none of them empty")
     if like is None:

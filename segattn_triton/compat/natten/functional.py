@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _run as run
 from . import context
-from ._window import SIZES, no_additional, window
+from ._window import AXES, no_additional, window
 from .context import *  # noqa: F403
 
 _CHOOSE_A_KERNEL = {  # arguments of NATTEN's na1d to na3d that say how they compute, never what
@@ -69,8 +69,8 @@ def _whole(axes: int):
         f"na{axes}d",
         f"""y_i = sum_j softmax_j(scale <q_i, k_j> + rpb) v_j over the keys around i. `scale=None` is D^-0.5; 0.0 is 0.
 
-        query, y (N, {SIZES[axes]}, heads, D); key, value with as many heads or a divisor of them; with return_lse also
-        lse (N, {SIZES[axes]}, heads). kernel_size, dilation and is_causal: one value, or one for each axis. rpb
+        query, y (N, {AXES[axes]}, heads, D); key, value with as many heads or a divisor of them; with return_lse also
+        lse (N, {AXES[axes]}, heads). kernel_size, dilation and is_causal: one value, or one for each axis. rpb
         (heads, {", ".join(["2k-1"] * axes)}), not with a causal axis. Name every argument after kernel_size: the fifth
         one is the dilation in NATTEN 0.17 and the stride in 0.21. Options of 0.21 that choose a kernel have no effect.
         """,
@@ -92,7 +92,7 @@ def _scores(axes: int):
         around = window(axes, kernel_size, dilation, is_causal)
         return run.scores(query, key, rpb, around, scale=1.0).movedim(-2, 1).contiguous()
 
-    return _named(qk, f"na{axes}d_qk", f"<q_i, k_j> + rpb, (N, heads, {SIZES[axes]}, taps).")
+    return _named(qk, f"na{axes}d_qk", f"<q_i, k_j> + rpb, (N, heads, {AXES[axes]}, taps).")
 
 
 def _weighted(axes: int):
@@ -112,7 +112,7 @@ def _weighted(axes: int):
     return _named(
         av,
         f"na{axes}d_av",
-        f"""sum_j attn_ij v_j, (N, heads, {SIZES[axes]}, D). As in NATTEN attn is taken in value's dtype: autocast has
+        f"""sum_j attn_ij v_j, (N, heads, {AXES[axes]}, D). As in NATTEN attn is taken in value's dtype: autocast has
         its softmax in float32.""",
     )
 
@@ -122,7 +122,7 @@ def _heads_last(axes: int, name: str, t: Tensor) -> Tensor:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}: got {type(t).__name__}, expected a tensor")
     if t.dim() != axes + 3:
-        form = f"(N, heads, {SIZES[axes]}, D)"
+        form = f"(N, heads, {AXES[axes]}, D)"
         raise ValueError(f"{name}: got {t.dim()} axes, shape {tuple(t.shape)}, expected {form}")
     return t.movedim(1, -2)
 

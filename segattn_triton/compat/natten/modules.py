@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...runtime import checks as check
 from . import _run as run
-from ._window import SIZES, window
+from ._window import AXES, window
 
 log = logging.getLogger("segattn_triton")
 
@@ -89,7 +89,7 @@ class _NeighborhoodAttention(nn.Module):
         return nn.functional.pad(x, [0, 0, *pairs]) if any(missing) else x
 
     def _form(self) -> str:
-        return f"(N, {SIZES[self.axes]}, {self.dim}), channels last"
+        return f"(N, {AXES[self.axes]}, {self.dim}), channels last"
 
     def _hint(self, x: Tensor) -> str:
         if x.dim() != self.axes + 2 or x.shape[1] != self.dim:
@@ -99,7 +99,7 @@ class _NeighborhoodAttention(nn.Module):
 
     def extra_repr(self) -> str:
         shown = dict(dim=self.dim, num_heads=self.num_heads, **self.window._asdict())
-        shown |= dict(rel_pos_bias=self.rpb is not None, layout=f"(N, {SIZES[self.axes]}, C)")
+        shown |= dict(rel_pos_bias=self.rpb is not None, layout=f"(N, {AXES[self.axes]}, C)")
         return ", ".join(f"{name}={value}" for name, value in shown.items())
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
