@@ -84,8 +84,9 @@ def _pulled(out: Tensor, weight: Tensor, dz: Tensor) -> Tensor:
 
 
 def _into_weight(out: Tensor, dz: Tensor, v: Tensor) -> Tensor:
-    """The sum of dz v^T over the images."""
-    return out.copy_(torch.bmm(dz, v.transpose(1, 2)).sum(0).reshape(out.shape))
+    """The sum of dz v^T over the images; in what they are in, under autocast, too, which lets `out` alone."""
+    of_images = torch.bmm(dz, v.transpose(1, 2), out=dz.new_empty(len(dz), dz.shape[1], v.shape[1]))
+    return out.copy_(of_images.sum(0).reshape(out.shape))
 
 
 def _into_bias(out: Tensor, dz: Tensor) -> Tensor:
