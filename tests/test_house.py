@@ -94,7 +94,7 @@ ARROWS = {  # layer -> the layers it may import
     "draft": set(),
     "flops": set(),
     "viz": set(),
-    "runtime.dispatch": {"reference", "ops", "runtime.plan", "runtime.call"},
+    "runtime.dispatch": {"reference", "runtime.checks", "ops", "runtime.plan", "runtime.call"},
     "runtime.call": {
         "runtime.operator",
         "runtime.autograd",

@@ -74,5 +74,5 @@ def attention_gate_norm(
     F = check.two_maps(x, g, wx, wg, b, weight, bias)
     check.batch_norms(x, eps, return_stats, norm_x=(norm_x, F), norm_g=(norm_g, F), norm_psi=(norm_psi, 1))
     run = implementation("attention_gate_norm", backend, x)
-    how = dict(gate=check.gate(gate), eps=eps, return_map=return_map, return_stats=return_stats)
+    how = dict(gate=check.gate(gate), eps=float(eps), return_map=return_map, return_stats=return_stats)
     return run(x, g, wx, wg, b, weight, bias, norm_x, norm_g, norm_psi, **how)

@@ -61,7 +61,6 @@ def gate_mul_resized(
     """
     check.feature_map(x, (2,))
     check.choice("resize", resize, ("bilinear", "nearest"))
-    check.choice("align_corners", align_corners, (False, True))
     check.resized("z", z, x, scale_factor)
     if shortcut is not None:
         check.second_map("shortcut", shortcut, x, tuple(x.shape))

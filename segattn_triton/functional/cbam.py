@@ -69,7 +69,7 @@ def cbam_spatial_gate(
     check.choice("pool", pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)
     run = implementation("cbam_spatial_gate", backend, x)
-    how = dict(pool=pool, gate=check.gate(gate), ties=ties, eps=eps)
+    how = dict(pool=pool, gate=check.gate(gate), ties=ties, eps=float(eps))
     return run(x, weight, bias, norm_weight, norm_bias, **how, return_map=return_map, return_stats=return_stats)
 
 
@@ -113,8 +113,7 @@ def cbam(
     check.choice("pool", pool, POOLS)
     check.choice("spatial_pool", spatial_pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)
-    check.choice("residual", residual, (False, True))
     run = implementation("cbam", backend, x)
     how = dict(pool=pool, spatial_pool=spatial_pool, act=check.act(act), gate=check.gate(gate), ties=ties)
-    how |= dict(residual=residual, eps=eps, return_map=return_map, return_stats=return_stats)
+    how |= dict(residual=residual, eps=float(eps), return_map=return_map, return_stats=return_stats)
     return run(x, w1, b1, w2, b2, weight, bias, norm_weight, norm_bias, **how)

@@ -118,7 +118,7 @@ def squeeze_excite_norm(
     check.choice("out_act", out_act, OUT_ACTS)
     check.choice("ties", ties, TIES)
     run = implementation("squeeze_excite_norm", backend, x)
-    how = dict(pool=pool, act=check.act(act), gate=check.gate(gate), out_act=out_act, ties=ties, eps=eps)
+    how = dict(pool=pool, act=check.act(act), gate=check.gate(gate), out_act=out_act, ties=ties, eps=float(eps))
     tensors = x, w1, b1, norm_weight, norm_bias, w2, b2, source, shortcut
     return run(*tensors, **how, return_map=return_map, return_stats=return_stats)
 
@@ -149,6 +149,5 @@ def eca(
         raise ValueError(f"weight: got shape {check.shape(weight)}, expected (1, 1, k) with an odd k{most}")
     if bias is not None:
         check.parameter("bias", bias, x, (1,))
-    check.choice("circular", circular, (False, True))
     run = implementation("eca", backend, x)
     return run(x, weight, bias, circular=circular, gate=check.gate(gate), return_map=return_map)

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from ..runtime import checks as check
 
 OrZero = Annotated[int | None, "or zero"]
-NUMBERS = {int: int, int | None: int, OrZero: int, float: float, float | None: float}  # annotation -> what is checked
+NUMBERS = {  # annotation -> what is checked
+    **{int: int, int | None: int, OrZero: int, float: float, float | None: float},
+    **{bool: bool, bool | None: bool},
+}
 
 
 class GateModule(nn.Module):
@@ -42,20 +45,26 @@ class GateModule(nn.Module):
 
 
 def of_checked_numbers(make: Callable) -> Callable:
-    """An `__init__` that takes no int below `least`, and no number without an end."""
+    """An `__init__` that takes no int below `least`, no number without an end, and no other value for True or False."""
     signature = inspect.signature(make)
 
     @functools.wraps(make)
     def run(self, *args, **named):
         try:
-            given = signature.bind(self, *args, **named).arguments
+            bound = signature.bind(self, *args, **named)
         except TypeError:  # of names that do not exist Python says more
-            given = {}
-        for name, value in given.items():
+            return make(self, *args, **named)
+        for name, value in bound.arguments.items():
             parameter = signature.parameters[name]
-            if (kind := NUMBERS.get(parameter.annotation)) and not (value is None and parameter.annotation is not kind):
+            kind = NUMBERS.get(parameter.annotation)
+            if kind is None or (value is None and parameter.annotation is not kind):
+                continue
+            if kind is bool:
+                check.flag(name, value)
+            else:
                 check.number(name, value, kind, least=least(parameter))
-        make(self, *args, **named)
+                bound.arguments[name] = int(value) if kind is int else value  # of numpy's a plain one
+        make(*bound.args, **bound.kwargs)
 
     return run
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .checks import choice, parameter, shape, tensor
+from .checks import choice, parameter, shape, tensor, text
 
 HEAD_DIM = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128, torch.float64: 128}
 BORDERS = ("shift", "mask", "zero")
@@ -47,8 +47,8 @@ def neighborhood(kernel_size, dilation, border: str, t: Tensor) -> int:
     """The window exists in the image of t (N, H, W, ...). The dilation, no larger than what leaves each pixel alone."""
     choice("border", border, BORDERS)
     for name, value in (("kernel_size", kernel_size), ("dilation", dilation)):
-        if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < 1:
-            raise ValueError(f"{name}: got {value!r}, expected an int of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or not 1 <= value < 2**31:
+            raise ValueError(f"{name}: got {text(value)}, expected an int of at least 1, below 2^31")
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size: got {kernel_size}, expected an odd number")
     H, W = t.shape[1:3]

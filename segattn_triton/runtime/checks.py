@@ -236,8 +236,8 @@ def _more_than_one(normed: tuple[int, ...]) -> None:
 
 
 def epsilon(eps) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or eps < 0:
-        raise ValueError(f"eps: got {eps!r}, expected a number of at least 0")
+    if isinstance(eps, bool) or not _is_number(eps) or not 0 <= eps < math.inf:
+        raise ValueError(f"eps: got {text(eps)}, expected a finite number of at least 0")
 
 
 def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:
@@ -247,8 +247,14 @@ def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:
     return ""
 
 
+def flag(name: str, value) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: got {value!r}, expected one of False, True")
+
+
 def choice(name: str, value, allowed: Sequence[str]) -> None:
-    if value not in allowed:
+    comparable = value is None or isinstance(value, str | Integral)  # an array's == is no single truth
+    if not comparable or value not in allowed:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
 
 
@@ -257,8 +263,8 @@ def activation(name: str, value: str | Spec, allowed: Sequence[str]) -> Spec:
     if isinstance(value, str):
         choice(name, value, allowed)
         return value, ACTIVATIONS[value].a, ACTIVATIONS[value].b
-    if not (isinstance(value, tuple) and len(value) == 3):
-        raise ValueError(f"{name}: got {value!r}, expected a name or a tuple (name, a, b)")
+    if not (isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value[1:]))):
+        raise ValueError(f"{name}: got {value!r}, expected a name or a tuple (name, a, b) with two numbers")
     choice(name, value[0], allowed)
     return value[0], float(value[1]), float(value[2])
 
@@ -278,7 +284,8 @@ def local_window(kernel_size, dilation, depthwise: bool, weight: Tensor | None =
 
 
 def odd(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
+    at_least_one(name, value)
+    if value % 2 == 0:
         raise ValueError(f"{name}: got {value!r}, expected an odd number")
 
 
@@ -288,12 +295,24 @@ def at_least_one(name: str, value) -> None:
 
 def number(name: str, value, kind: type, least: int) -> None:
     """A size that a module is made with, before anything is made of it: an int from `least` on, a finite float."""
-    long = isinstance(value, int) and value.bit_length() > 64
-    got = f"an int of {value.bit_length()} bits" if long else f"{value!r}"
     if kind is int and (isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**31):
-        raise ValueError(f"{name}: got {got}, expected an int of at least {least}" + ", below 2^31" * long)
-    if kind is float and (long or not isinstance(value, Real) or not abs(value) < math.inf):
-        raise ValueError(f"{name}: got {got}, expected a finite number")
+        large = isinstance(value, Integral) and value >= 2**31
+        raise ValueError(f"{name}: got {text(value)}, expected an int of at least {least}" + ", below 2^31" * large)
+    if kind is float and not (_is_number(value) and abs(value) < math.inf):
+        raise ValueError(f"{name}: got {text(value)}, expected a finite number")
+
+
+def _is_long(value) -> bool:
+    """Whether it is an int that no float is, and that Python may refuse to print."""
+    return isinstance(value, int) and value.bit_length() > 64
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not _is_long(value)
+
+
+def text(value) -> str:
+    return f"an int of {value.bit_length()} bits" if _is_long(value) else repr(value)
 
 
 def module_options(**options) -> None:
@@ -303,8 +322,8 @@ def module_options(**options) -> None:
             choice(name, value, _MODULE_OPTIONS[name])
         elif name in ("gate", "act"):
             activation(name, value, GATES if name == "gate" else ACTS)
-        elif name == "dilation" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"dilation: got {value!r}, expected an int of at least 1")
+        elif name == "dilation":
+            at_least_one(name, value)
         elif name == "spatial_dims":
             choice(name, value, (None, 1, 2, 3))
 

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import reference
+from . import checks as check
 
 BACKENDS = (None, "triton", "reference")
 BEYOND: dict[type, Callable] = {}  # how a public function is called with tensors of a class, where operators know none
@@ -29,12 +30,19 @@ def recalled(function: Callable[P, R]) -> Callable[P, R]:
     """A public function, whose body checks its arguments and returns a `Call`, or what the reference gives: here the
     call is made. What was seen before is not checked again; tensors may be of any class. Type checkers see the
     function's own parameters."""
+    flags = [name for name, p in inspect.signature(function).parameters.items() if p.annotation is bool]
+
+    def made(*args: P.args, **kwargs: P.kwargs) -> Any:
+        for name in flags:
+            if name in kwargs:
+                check.flag(name, kwargs[name])
+        return function(*args, **kwargs)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():
             known = not any(map(_is_of_a_class, (*args, *kwargs.values())))
-            return _made(function(*args, **kwargs)) if known else untraced(*args, **kwargs)
+            return _made(made(*args, **kwargs)) if known else untraced(*args, **kwargs)
         return _made(of_any_class(*args, **kwargs)) if _call is None else _call(of_any_class, args, kwargs)
 
     @functools.wraps(function)
@@ -43,7 +51,7 @@ def recalled(function: Callable[P, R]) -> Callable[P, R]:
         if (beyond := next((BEYOND[type(value)] for value in given if type(value) in BEYOND), None)) is not None:
             return beyond(call, *args, **kwargs)
         if not any(map(_is_of_a_class, given)):
-            return function(*args, **kwargs)
+            return made(*args, **kwargs)
         if has_torch_function(given):  # the class has its say as in a function of torch, and calls again
             return handle_torch_function(call, given, *args, **kwargs)
         return call(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})

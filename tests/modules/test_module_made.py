@@ -17,7 +17,7 @@ OPTIONS = {  # a wrong value of each option -> what the message says
     "reduce": ("mean", "reduce: got 'mean', expected one of 'sum', 'max'"),
     "out_act": ("silu", "out_act: got 'silu', expected one of"),
     "border": ("reflect", "border: got 'reflect', expected one of 'shift'"),
-    "kernel_size": (4, "kernel_size: got 4, expected an odd number"),
+    "kernel_size": (4, "kernel_size: got 4, expected a"),
     "dilation": (0, "dilation: got 0, expected an int of at least 1"),
     "backend": ("cuda", "backend: got 'cuda', expected one of None, 'triton', 'reference'"),
     "spatial_dims": (4, "spatial_dims: got 4, expected one of None, 1, 2, 3"),

@@ -1,4 +1,5 @@
-"""A number that no module can be made with is a line that names it, before anything is made."""
+"""A number that no module can be made with is a line that names it, before anything is made; what is to be True or
+False, too."""
 
 import inspect
 
@@ -12,6 +13,7 @@ from segattn_triton.modules._gate import NUMBERS, least
 CLASSES = [getattr(modules, name) for name in modules.__all__ if isinstance(getattr(modules, name), type)]
 NO_INT = (-1, 2.5, float("nan"), 10**400, 10**5000, 2**31, "8", True)
 NO_FLOAT = (float("nan"), float("inf"), 10**400, 10**5000, "8")
+NO_FLAG = ("yes", 1, 0.0)
 
 
 def numbers():
@@ -19,7 +21,7 @@ def numbers():
     for kind in CLASSES:
         for name, parameter in inspect.signature(kind).parameters.items():
             of = NUMBERS.get(parameter.annotation)
-            wrong = {int: NO_INT, float: NO_FLOAT, None: ()}[of]
+            wrong = {int: NO_INT, float: NO_FLOAT, bool: NO_FLAG, None: ()}[of]
             wrong += (0,) * (of is int and least(parameter) == 1)
             wrong += (None,) * (of is parameter.annotation)
             yield from ((kind, name, value) for value in wrong)
