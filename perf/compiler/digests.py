@@ -41,7 +41,7 @@ def _plan(plan: Any) -> Iterator[Any]:
 
 
 def _sources(function: Callable) -> Iterator[str]:
-    """Of a function, and of those of its module that it calls; an object's whole module."""
+    """Of a function, and of those beside it that it calls; an object's whole module."""
     if isinstance(function, partial):
         yield str(sorted(function.keywords.items()))
         function = function.func
@@ -51,8 +51,12 @@ def _sources(function: Callable) -> Iterator[str]:
     yield inspect.getsource(function)
     for name in function.__code__.co_names:
         called = function.__globals__.get(name)
-        if inspect.isfunction(called) and called.__module__ == function.__module__:
+        if inspect.isfunction(called) and _folder_of(called) == _folder_of(function):
             yield from _sources(called)
+
+
+def _folder_of(function: Callable) -> str:
+    return function.__module__.rpartition(".")[0]
 
 
 @lru_cache

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import Spec
 from ..runtime import checks as check
+from ..runtime import norm_checks
 from ..runtime.dispatch import implementation, recalled
 
 
@@ -72,7 +73,7 @@ def attention_gate_norm(
     """
     check.feature_map(x)
     F = check.two_maps(x, g, wx, wg, b, weight, bias)
-    check.batch_norms(x, eps, return_stats, norm_x=(norm_x, F), norm_g=(norm_g, F), norm_psi=(norm_psi, 1))
+    norm_checks.batch_norms(x, eps, return_stats, norm_x=(norm_x, F), norm_g=(norm_g, F), norm_psi=(norm_psi, 1))
     run = implementation("attention_gate_norm", backend, x)
     how = dict(gate=check.gate(gate), eps=float(eps), return_map=return_map, return_stats=return_stats)
     return run(x, g, wx, wg, b, weight, bias, norm_x, norm_g, norm_psi, **how)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import Spec
 from ..runtime import checks as check
+from ..runtime import norm_checks
 from ..runtime.dispatch import implementation, recalled
 from .channel import squeeze_excite
 from .values import POOLS, SPATIAL_POOLS, TIES
@@ -65,7 +66,7 @@ def cbam_spatial_gate(
     """
     check.feature_map(x, (2,))
     check.window(weight, bias, x)
-    check.window_norm(norm_weight, norm_bias, eps, return_stats, x)
+    norm_checks.window_norm(norm_weight, norm_bias, eps, return_stats, x)
     check.choice("pool", pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)
     run = implementation("cbam_spatial_gate", backend, x)
@@ -109,7 +110,7 @@ def cbam(
     check.feature_map(x, (2,))
     check.perceptron(x, w1, b1, w2, b2, x)
     check.window(weight, bias, x)
-    check.window_norm(norm_weight, norm_bias, eps, return_stats, x)
+    norm_checks.window_norm(norm_weight, norm_bias, eps, return_stats, x)
     check.choice("pool", pool, POOLS)
     check.choice("spatial_pool", spatial_pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import OUT_ACTS, Spec
 from ..runtime import checks as check
+from ..runtime import norm_checks
 from ..runtime.dispatch import implementation, recalled
 from .values import POOLS, TIES
 
@@ -113,7 +114,7 @@ def squeeze_excite_norm(
     if shortcut is not None:
         check.second_map("shortcut", shortcut, x, tuple(x.shape))
     check.perceptron(x, w1, b1, w2, b2, x if source is None else source)
-    check.batch_norm(norm_weight, norm_bias, eps, x, (x.shape[0], w1.shape[0], 1, 1))
+    norm_checks.batch_norm(norm_weight, norm_bias, eps, x, (x.shape[0], w1.shape[0], 1, 1))
     check.choice("pool", pool, POOLS[:3])
     check.choice("out_act", out_act, OUT_ACTS)
     check.choice("ties", ties, TIES)
