@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import Spec
 from ..runtime import checks as check
-from ..runtime import norm_checks
+from ..runtime import gate_checks
 from ..runtime.dispatch import implementation, recalled
 
 
@@ -34,7 +34,7 @@ def attention_gate(
     Source: Oktay et al. 2018, arXiv:1804.03999, in the form without grid of the implementations in PyTorch.
     """
     check.feature_map(x)
-    check.two_maps(x, g, wx, wg, b, weight, bias)
+    gate_checks.two_maps(x, g, wx, wg, b, weight, bias)
     run = implementation("attention_gate", backend, x)
     return run(x, g, wx, wg, b, weight, bias, gate=check.gate(gate), return_map=return_map)
 
@@ -72,8 +72,8 @@ def attention_gate_norm(
     Source: Oktay et al. 2018, arXiv:1804.03999, with the norms of the implementations in PyTorch.
     """
     check.feature_map(x)
-    F = check.two_maps(x, g, wx, wg, b, weight, bias)
-    norm_checks.batch_norms(x, eps, return_stats, norm_x=(norm_x, F), norm_g=(norm_g, F), norm_psi=(norm_psi, 1))
+    F = gate_checks.two_maps(x, g, wx, wg, b, weight, bias)
+    gate_checks.batch_norms(x, eps, return_stats, norm_x=(norm_x, F), norm_g=(norm_g, F), norm_psi=(norm_psi, 1))
     run = implementation("attention_gate_norm", backend, x)
     how = dict(gate=check.gate(gate), eps=float(eps), return_map=return_map, return_stats=return_stats)
     return run(x, g, wx, wg, b, weight, bias, norm_x, norm_g, norm_psi, **how)

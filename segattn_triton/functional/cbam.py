@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import Spec
 from ..runtime import checks as check
-from ..runtime import norm_checks
+from ..runtime import gate_checks
 from ..runtime.dispatch import implementation, recalled
 from .channel import squeeze_excite
 from .values import POOLS, SPATIAL_POOLS, TIES
@@ -65,8 +65,8 @@ def cbam_spatial_gate(
     Source: Woo et al. 2018, arXiv:1807.06521.
     """
     check.feature_map(x, (2,))
-    check.window(weight, bias, x)
-    norm_checks.window_norm(norm_weight, norm_bias, eps, return_stats, x)
+    gate_checks.window(weight, bias, x)
+    gate_checks.window_norm(norm_weight, norm_bias, eps, return_stats, x)
     check.choice("pool", pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)
     run = implementation("cbam_spatial_gate", backend, x)
@@ -108,9 +108,9 @@ def cbam(
     Source: Woo et al. 2018, arXiv:1807.06521.
     """
     check.feature_map(x, (2,))
-    check.perceptron(x, w1, b1, w2, b2, x)
-    check.window(weight, bias, x)
-    norm_checks.window_norm(norm_weight, norm_bias, eps, return_stats, x)
+    gate_checks.perceptron(x, w1, b1, w2, b2, x)
+    gate_checks.window(weight, bias, x)
+    gate_checks.window_norm(norm_weight, norm_bias, eps, return_stats, x)
     check.choice("pool", pool, POOLS)
     check.choice("spatial_pool", spatial_pool, SPATIAL_POOLS)
     check.choice("ties", ties, TIES)

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import OUT_ACTS, Spec
 from ..runtime import checks as check
-from ..runtime import norm_checks
+from ..runtime import gate_checks
 from ..runtime.dispatch import implementation, recalled
 from .values import POOLS, TIES
 
@@ -66,7 +66,7 @@ def squeeze_excite(
         check.second_map("source", source, x)
     if shortcut is not None:
         check.second_map("shortcut", shortcut, x, tuple(x.shape))
-    check.perceptron(x, w1, b1, w2, b2, x if source is None else source)
+    gate_checks.perceptron(x, w1, b1, w2, b2, x if source is None else source)
     check.choice("pool", pool, POOLS)
     check.choice("out_act", out_act, OUT_ACTS)
     check.choice("ties", ties, TIES)
@@ -113,8 +113,8 @@ def squeeze_excite_norm(
         check.second_map("source", source, x)
     if shortcut is not None:
         check.second_map("shortcut", shortcut, x, tuple(x.shape))
-    check.perceptron(x, w1, b1, w2, b2, x if source is None else source)
-    norm_checks.batch_norm(norm_weight, norm_bias, eps, x, (x.shape[0], w1.shape[0], 1, 1))
+    gate_checks.perceptron(x, w1, b1, w2, b2, x if source is None else source)
+    gate_checks.batch_norm(norm_weight, norm_bias, eps, x, (x.shape[0], w1.shape[0], 1, 1))
     check.choice("pool", pool, POOLS[:3])
     check.choice("out_act", out_act, OUT_ACTS)
     check.choice("ties", ties, TIES)

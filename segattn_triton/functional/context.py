@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import Spec
 from ..runtime import checks as check
+from ..runtime import gate_checks
 from ..runtime.dispatch import implementation, recalled
 
 
@@ -71,7 +72,7 @@ def _check(x: Tensor, weight, bias, w1, b1, ln_weight, ln_bias, w2, b2, eps) -> 
     check.feature_map(x)
     check.parameter("weight", weight, x, (1, x.shape[1]), trailing_ones=True)
     check.tensor("w2", w2)
-    check.perceptron(x, w1, b1, w2, b2, x)
+    gate_checks.perceptron(x, w1, b1, w2, b2, x)
     for name, t, size in (("bias", bias, 1), ("ln_weight", ln_weight, len(w1)), ("ln_bias", ln_bias, len(w1))):
         if t is not None or name == "ln_weight":
             check.parameter(name, t, x, (size,))

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import Spec
 from ..runtime import checks as check
+from ..runtime import gate_checks
 from ..runtime.dispatch import implementation, recalled
 
 
@@ -32,7 +33,7 @@ def scse(
     """
     check.feature_map(x)
     check.tensor("w2", w2)
-    check.perceptron(x, w1, b1, w2, b2, x)
+    gate_checks.perceptron(x, w1, b1, w2, b2, x)
     check.parameter("weight", weight, x, (1, x.shape[1]), trailing_ones=True)
     if bias is not None:
         check.parameter("bias", bias, x, (1,))

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..reference.activations import Spec
 from ..runtime import checks as check
-from ..runtime import norm_checks
+from ..runtime import gate_checks
 from ..runtime.dispatch import implementation, recalled
 from .values import COMBINES
 
@@ -81,11 +81,11 @@ def coordinate_attention(
     Source: Hou et al. 2021, arXiv:2103.02907.
     """
     check.feature_map(x, (2,))
-    check.coordinate(x, w1, b1, w_h, b_h, w_w, b_w)
+    gate_checks.coordinate(x, w1, b1, w_h, b_h, w_w, b_w)
     if norm_weight is None:
-        norm_checks.no_norm(norm_bias, eps, return_stats)
+        gate_checks.no_norm(norm_bias, eps, return_stats)
     else:
-        norm_checks.batch_norm(norm_weight, norm_bias, eps, x, (x.shape[0], len(w1), sum(x.shape[2:])))
+        gate_checks.batch_norm(norm_weight, norm_bias, eps, x, (x.shape[0], len(w1), sum(x.shape[2:])))
     check.choice("combine", combine, COMBINES)
     run = implementation("coordinate_attention", backend, x)
     how = dict(combine=combine, act=check.act(act), gate=check.gate(gate), eps=float(eps), return_map=return_map)

@@ -137,62 +137,6 @@ def beside(name: str, t, x: Tensor) -> None:
     second_map(name, t, x, tuple(t.shape))
 
 
-def two_maps(x: Tensor, g, wx, wg, b, weight, bias) -> int:
-    """The map g beside x, the projections (F, channels) of both, and one logit of F values. Returns F."""
-    beside("g", g, x)
-    tensor("wx", wx)
-    F = max(wx.shape[0], 1) if wx.dim() else 1
-    parameter("wx", wx, x, (F, x.shape[1]), trailing_ones=True)
-    parameter("wg", wg, g, (F, g.shape[1]), trailing_ones=True, map_name="g")
-    if b is not None:
-        parameter("b", b, x, (F,))
-    parameter("weight", weight, x, (1, F), trailing_ones=True)
-    if bias is not None:
-        parameter("bias", bias, x, (1,))
-    return F
-
-
-def perceptron(x: Tensor, w1, b1, w2, b2, source: Tensor) -> None:
-    """Two layers from the channels of the source to those of x, or one with w2=None."""
-    C = x.shape[1]
-    tensor("w1", w1)
-    Cr = w1.shape[0] if w2 is not None and w1.dim() else C
-    map_name = "x" if source is x else "source"
-    parameter("w1", w1, source, (Cr, source.shape[1]), trailing_ones=True, map_name=map_name)
-    if w2 is None and b2 is not None:
-        raise ValueError("b2: given without w2; with one layer the bias is b1")
-    for name, t, expected in (("b1", b1, (Cr,)), ("w2", w2, (C, Cr)), ("b2", b2, (C,))):
-        if t is not None:
-            parameter(name, t, x, expected, trailing_ones=name == "w2")
-
-
-def coordinate(x: Tensor, w1, b1, w_h, b_h, w_w, b_w) -> None:
-    """A layer from the channels of x to hidden ones, and one back for the rows and one for the columns."""
-    tensor("w1", w1)
-    C, R = x.shape[1], max(w1.shape[0], 1) if w1.dim() else 1
-    parameter("w1", w1, x, (R, C), trailing_ones=True)
-    if b1 is not None:
-        parameter("b1", b1, x, (R,))
-    for name, t in (("w_h", w_h), ("w_w", w_w)):
-        parameter(name, t, x, (C, R), trailing_ones=True)
-    for name, t in (("b_h", b_h), ("b_w", b_w)):
-        if t is not None:
-            parameter(name, t, x, (C,))
-
-
-def window(weight, bias, x: Tensor) -> None:
-    """The weight (1, 1 or 2, k, k) of a convolution of one or two maps to one, k odd, and its bias."""
-    tensor("weight", weight)
-    four = weight.dim() == 4
-    maps = 1 if four and weight.shape[1] == 1 else 2
-    k = weight.shape[2] if four and weight.shape[2] else 7
-    if four and weight.shape[2] == weight.shape[3] and k % 2 == 0:
-        raise ValueError(f"weight: got shape {shape(weight)}, expected (1, {maps}, k, k) with an odd k")
-    parameter("weight", weight, x, (1, maps, k, k))
-    if bias is not None:
-        parameter("bias", bias, x, (1,))
-
-
 def epsilon(eps) -> None:
     if isinstance(eps, bool) or not _is_number(eps) or not 0 <= eps < math.inf:
         raise ValueError(f"eps: got {text(eps)}, expected a finite number of at least 0")
