@@ -91,14 +91,16 @@ def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], 
 
 
 def _takes(x: Tensor, parts: Parts) -> bool:
-    """Whether the function takes x beside these weights. Of other dtypes, of no pixels, and of weights that became
-    sparse or tensors of a class of their own (quantised, sharded), the own forward knows what to do."""
+    """Whether the function takes x beside these weights. Of other dtypes, of no pixels, of no image where running
+    statistics move, and of weights that became sparse or tensors of a class of their own (quantised, sharded), the own
+    forward knows what to do."""
     dtypes = (x.dtype, torch.float32)
     for t in parts.tensors:
         if t is not None and (type(t) not in _PLAIN or t.layout is not torch.strided or t.dtype not in dtypes):
             return False
     known = x.dtype in DTYPES and not _is_promoted(x) and x.layout is torch.strided
-    return known and x.dim() - 2 in parts.dims and (x.numel() > 0 or 0 not in x.shape[1:])
+    there = x.numel() > 0 or (0 not in x.shape[1:] and parts.move is None)
+    return known and x.dim() - 2 in parts.dims and there
 
 
 def _is_promoted(x: Tensor) -> bool:

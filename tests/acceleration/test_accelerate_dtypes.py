@@ -16,14 +16,14 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def outcome(module: nn.Module, x: torch.Tensor, autocast: torch.dtype | None = None):
-    """y, dx and the gradients of the parameters, or the error that the module raises."""
+    """y, dx, the gradients of the parameters and the buffers after it, or the error that the module raises."""
     x = x.clone().requires_grad_()
     try:
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             y = module(x)
         dy = torch.linspace(0.5, 1, y.numel()).reshape(y.shape).to(y.dtype)
         wanted = [p for p in module.parameters() if p.requires_grad]
-        return [y.detach(), *torch.autograd.grad(y, [x, *wanted], dy)]
+        return [y.detach(), *torch.autograd.grad(y, [x, *wanted], dy), *(b.clone() for b in module.buffers())]
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         return error
 
@@ -153,7 +153,7 @@ def test_children_that_were_wrapped(kind):
         plain, fast = make(kind), sat.accelerate(make(kind))
         for gate in (plain, fast):
             gate.set_submodule(path, Wrapped(gate.get_submodule(path)))
-        if not isinstance(outcome(plain, make_map()), Exception):
+        if not isinstance(outcome(copy.deepcopy(plain), make_map()), Exception):
             assert type(fast) is not type(plain)
             assert_takes_what_the_module_takes(plain, fast, make_map(), path)
 

@@ -45,6 +45,11 @@ def test_as_its_own_layers(training, options, calls):
     of_batch = training or options == {"track_running_stats": False}
     assert [name for name, _ in calls] == ["squeeze_excite_norm" if of_batch else "squeeze_excite"]
     x = make_map((2, C, 3, 2), "contiguous", torch.Generator(), torch.float32)
+    empty = copy.deepcopy(fast), copy.deepcopy(plain).train(training)
+    empty[1].load_state_dict(fast.state_dict())
+    assert all(module(x[:0]).shape == (0, C, 3, 2) for module in empty)
+    for ours, theirs in zip(*(module.buffers() for module in empty), strict=True):
+        support.assert_equal(ours, theirs)  # of no image a norm counts the call, and nothing else
     twin = copy.deepcopy(fast)
     support.assert_equal(sat.restore(fast).eval()(x), fast.eval()(x))
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
