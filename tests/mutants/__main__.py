@@ -129,14 +129,15 @@ def guarded(folder: Path, rows: list[str]) -> str:
 def tried(mutant: Mutant, folder: Path, rows: dict[str, list[str]], seconds: float, running: Sequence[str]) -> dict:
     """A mutant in the copy: who found it, or nobody. running: the tests that run its function."""
     begin, path = time.time(), folder / mutant.path
-    clean, own = path.read_text(), rows.get(mutant.path)
+    clean, part = path.read_text(), choice.part_of(mutant.path)
+    own = rows.get(mutant.path) if part in choice.OF_ROWS else None
     path.write_text(mutant.applied(clean))
     try:
         plugin = choice.Choice(mutant.path, mutant.function, own and set(own), seconds, running)
-        work = partial(tested, plugin, ["-x", *choice.FOLDERS[choice.part_of(mutant.path)]])
+        work = partial(tested, plugin, ["-x", *choice.FOLDERS[part]])
         found = in_child(folder, work, 20 * seconds + HANGS)
         by = found.get("died") or "".join(found["failed"][:1])
-        if not by and mutant.path.startswith("segattn_triton/kernels") and own:
+        if not by and part == "kernels" and own:
             by = guarded(folder, own) and "static guard"
     finally:
         path.write_text(clean)

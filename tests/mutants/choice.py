@@ -1,10 +1,10 @@
 """Which tests a mutant meets: those of the default run that have to do with it, the likeliest first, and no more than
 its time allows. A pytest plugin.
 
-First those that run its function, the quickest of each test file in turn, where `touched` has noted that. Then, of a
-file of kernels or operations, the cases of rows that run it (`rows_of` finds them by running every row), one of each
-test file in turn; of any other file the tests that call the function by its name, then those of the files that name it
-or its module most often, then the others of its part.
+First those that run its function, the quickest of each test file in turn, where `touched` has noted that. Then those
+that call the function by its name. Then, of a file of kernels or operations, the cases of rows that run it (`rows_of`
+finds them by running every row) and the tests without a row of files that name it or its module, one of each file in
+turn; of any other file the tests of the files that name it most often, then the others of its part.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ FOLDERS = {
     "tuning": ("tests/tuning", "tests/runtime", "tests/perf"),
     "acceleration": ("tests/acceleration",),
 }
+OF_ROWS = ("kernels", "ops")  # parts whose files rows tell apart: all rows run the others
 OWN = {"neighborhood": "neighborhood", "activations": "activations"}  # kernels with a test file of their own
 ELSEWHERE = ("test_static.py", "test_interpreter_bf16.py", "test_budget.py", "test_driver.py")  # look at no result
 
@@ -37,7 +39,8 @@ class Choice:
     tests that run the function, the quickest first."""
 
     def __init__(self, path: str, function: str, rows: set[str] | None, seconds: float, running: Sequence[str] = ()):
-        self.path, self.function, self.rows, self.seconds = Path(path), function, rows, seconds
+        self.path, self.rows, self.seconds = Path(path), rows, seconds
+        self.name = function.rpartition(".")[2].strip("_")
         self.running = {test: place for place, test in enumerate(running)}
         self.failed, self.count, self.late = [], 0, False
 
@@ -63,17 +66,21 @@ class Choice:
             return True
         if row is not None:
             return getattr(row, "name", row) in self.rows
-        return any(word in file for word in OWN if word in str(self.path))
+        return bool(self.named(file)) or any(word in file for word in OWN if word in str(self.path))
 
     def rank(self, item, file: str, turn: int) -> tuple:
+        if hasattr(item, "function") and re.search(rf"\b_?{self.name}\(", inspect.getsource(item.function)):
+            return (-1, turn)
         if self.rows is not None:
             return ("tests/kernels" not in file, turn)
-        text = (Path.cwd() / file).read_text()
-        name = self.function.rpartition(".")[2].strip("_")
-        if hasattr(item, "function") and re.search(rf"\b_?{name}\(", inspect.getsource(item.function)):
-            return (-1, turn)
-        named = 3 * len(re.findall(rf"\b_?{name}\b", text)) + len(re.findall(rf"\b{self.path.stem}\b", text))
+        named = self.named(file)
         return (not named, turn // 4, -named)
+
+    @cache  # noqa: B019, of one mutant
+    def named(self, file: str) -> int:
+        """How often a test file names the function, three times as much, or its module."""
+        text = (Path.cwd() / file).read_text()
+        return 3 * len(re.findall(rf"\b_?{self.name}\b", text)) + len(re.findall(rf"\b{self.path.stem}\b", text))
 
     def pytest_runtest_setup(self, item):
         if sum(os.times()[:4]) > self.seconds:
