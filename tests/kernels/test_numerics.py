@@ -277,6 +277,25 @@ def test_a_variant_that_is_asked_for(dtype, layout):
         local_dense.choose_variant(x, "winograd")
 
 
+CHOSEN = [  # target, layout, C, W -> the variant for float16
+    (90, "channels_last", 128, 64, "descriptors"),
+    (90, "channels_last", 128, 66, "pointers"),  # a tile would reach into the next row
+    (80, "channels_last", 128, 64, "pointers"),
+    (75, "channels_last", 128, 64, "library"),
+    (90, "channels_last", 136, 64, "library"),
+    (90, "contiguous", 128, 64, "library"),
+]
+
+
+@pytest.mark.parametrize("target, layout, C, W, expected", CHOSEN)
+def test_the_variant_that_is_chosen(target, layout, C, W, expected):
+    order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    x = torch.empty(1, C, 2, W, device="meta", memory_format=order)
+    with planning_for(target):
+        assert local_dense.choose_variant(x.half()) == expected
+        assert local_dense.choose_variant(x) == "library"
+
+
 @each_dense_variant
 def test_variants_of_the_dense_local_gate(variant, layout, dtype, monkeypatch):
     """Whichever of them the problem and the GPU would choose. Of descriptors, more tiles of a row than one."""

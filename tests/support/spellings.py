@@ -27,6 +27,7 @@ F.max_pool2d(x, kernel_size=x.size()[2:])
 FIRST = """
 self.conv1(v)
 self.linear1(v.flatten(1))
+self.linear1(self.flatten(v))
 self.linear1(v.squeeze(-1).squeeze(-1))
 self.linear1(v.view(x.size(0), x.size(1)))
 """
@@ -41,6 +42,7 @@ F.relu(h, inplace=True)
 LAST = """
 self.conv2(h.view(h.size(0), -1, 1, 1))
 self.linear2(h.flatten(1))[:, :, None, None]
+self.unflatten(self.linear2(self.flatten(h)))
 self.linear2(h.flatten(1)).reshape(x.size(0), x.size(1), 1, 1)
 """
 GATES = """
@@ -106,6 +108,7 @@ class Written(nn.Module):
         super().__init__()
         self.mean, self.most, self.slope = nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1), 0.2
         self.relu, self.sigmoid = nn.ReLU(inplace=True), nn.Sigmoid()
+        self.flatten, self.unflatten = nn.Flatten(), nn.Unflatten(1, (C, 1, 1))
 
 
 def forward(steps: dict[str, str], maps: str, change: str | None) -> tuple[FunctionType, str]:
