@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..draft import replacing
+from ..draft import write_text
 from .options import Failure, Usage
 from .records import RECORD_SCHEMA, Point, Record, append, load, other_schema
 
@@ -40,8 +40,7 @@ class Folder:
         self.write("environment.json", self.environment)
 
     def write(self, name: str, values: Any) -> None:
-        with replacing(self.out / name) as draft:
-            draft.write_text(json.dumps(values, indent=1, default=str))
+        write_text(self.out / name, json.dumps(values, indent=1, default=str))
 
     def _continue(self) -> None:
         """The records of one report come from one machine and one set of versions."""

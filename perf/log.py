@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..draft import replacing
+from ..draft import write_text
 from .folder import identity
 from .options import Failure, Usage
 from .store import append_line, lines
@@ -32,8 +32,7 @@ class Log:
                     path.rename(path.with_name(f"{name}-{number}{path.suffix}"))
         self.records = {key_of(record, name): record for record in read(out, name)}
         self.name = name
-        with replacing(self.about) as draft:
-            draft.write_text(json.dumps(environment, indent=1, default=str))
+        write_text(self.about, json.dumps(environment, indent=1, default=str))
 
     def done(self, *key) -> bool:
         return key in self.records and self.records[key]["status"] == "ok"

@@ -26,6 +26,11 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
 def _sweep(path: Path) -> None:
     """Drafts that killed writers have left."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):

@@ -190,6 +190,7 @@ ARROWS = {  # layer -> the layers it may import
     "perf.compiler": {
         "catalog",
         "compiled",
+        "draft",
         "perf.account",
         "perf.measure",
         "perf.options",
@@ -406,6 +407,16 @@ def test_a_constant_that_leaves_its_file_means_one_thing():
     shared = {name: found for name, found in places.items() if any((module, name) in read for module in found)}
     twice = {name: found for name, found in shared.items() if len(found) > 1}
     assert twice.keys() == ONE_MEANING.keys(), {n: twice.get(n) for n in twice.keys() ^ ONE_MEANING.keys()}
+
+
+def test_no_file_is_seen_half_written():
+    """What a kill leaves is the file that was: it is written as a draft, or grows by a line."""
+    whole = {"segattn_triton.draft", "segattn_triton.perf.store"}
+    whole |= {"segattn_triton.perf.compiler.inductor"}  # a module for this process, in a folder that is thrown away
+    for module in SOURCES.keys() - whole:
+        for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes"):
+                assert ast.unparse(node.value) == "draft", f"{module}: {ast.unparse(node)}"
 
 
 FORBIDDEN = {

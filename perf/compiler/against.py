@@ -17,6 +17,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from ...draft import write_text
 from .. import terminal
 from ..measure import child
 from .problems import PREDICTED_SIZES, WITH_ALL_FORMS, providers
@@ -62,7 +63,7 @@ def against(
         for new in _answers(todo, known):
             known = merged(known, new)
             if named and new:
-                out.write_text(write(known))
+                write_text(out, write(known))
     terminal.console().print(_listing([s for s in known if s.op in ops and s.size in sizes]))
 
 

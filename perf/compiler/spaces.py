@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from ...draft import write_text
 from .. import terminal
 from ..account import assumptions as assumed
 from ..measure import child
@@ -61,7 +62,7 @@ def spaces(
     for new in report(ops, dtype, layouts, 99 if named else cases, most, drawn, known):
         found[new.place] = new
         if named:
-            out.write_text(write(found.values()))
+            write_text(out, write(found.values()))
     terminal.console().print(table(found.values(), dtype), summary(found.values()))
 
 

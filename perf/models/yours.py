@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from ...draft import write_text
 from .. import terminal
 from ..measure import backends, env, timing
 from ..measure import points as measure
@@ -63,8 +64,8 @@ def run(
     }
     _set_aside(out)
     text = markdown(values)
-    (out / MODEL_FILE).write_text(json.dumps(values, indent=1, default=str))
-    (out / MODEL_FILE).with_suffix(".md").write_text(text)
+    write_text(out / MODEL_FILE, json.dumps(values, indent=1, default=str))
+    write_text((out / MODEL_FILE).with_suffix(".md"), text)
     console.print(text, markup=False, soft_wrap=True)
     return render(out)
 

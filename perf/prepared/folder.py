@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...catalog import BY_NAME, Problem
-from ...draft import replacing
+from ...draft import replacing, write_text
 from ...tuning import choice as tuning
 from ...tuning import tables as tuned
 from ..folder import Folder, identity
@@ -63,8 +63,7 @@ def set_aside(out: Path, why: str, wanted: Callable[[Point], bool]) -> int:
     for record in moved:
         append(out / BEFORE, replace(record, extra={**record.extra, "set_aside": why}))
     if moved:
-        with replacing(path) as draft:
-            draft.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
+        write_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in kept))
     return len(moved)
 
 

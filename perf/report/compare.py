@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ...draft import replacing
 from ..folder import Folder, identity, refuse_other_schema
 from ..measure import plan
 from ..options import Usage
@@ -138,7 +139,8 @@ def merge(folders: Sequence[Path], out: Path) -> Path:
     joined.describe(merged_from=[f"{f}, {env.get('date')}" for f, env in zip(folders, environments, strict=True)])
     joined.write("autotune.json", [r for f in folders for r in _tuned(f)])
     if maps := next((f / "maps.npz" for f in folders if (f / "maps.npz").is_file()), None):
-        (out / "maps.npz").write_bytes(maps.read_bytes())
+        with replacing(out / "maps.npz") as draft:
+            draft.write_bytes(maps.read_bytes())
     from .render import render
 
     return render(out)

@@ -17,7 +17,7 @@ def describe(name: Any, arguments: Sequence[Any], with_grad: bool = False) -> tu
     far each pointer is from a multiple of 16 bytes, which tensors are one, options and their types, `with_grad` who
     requires one, and torch's flags. None where the call has to be planned, or torch has to see it: a tensor of a class
     of its own, or without its values in memory."""
-    if not known.enabled or plan.recorder is not None:
+    if not known.enabled or plan.collected is not None:
         return None
     found, tensors = [name, choice.epoch, _fp32_precision("cuda", "conv"), _is_deterministic()], []
     try:

@@ -61,18 +61,18 @@ class Plan:
         return next(v.device for v in self.args.values() if isinstance(v, Tensor))
 
 
-recorder: list[Plan] | None = None  # who collects the plans that are launched
+collected: list[Plan] | None = None  # what is launched, while somebody asks
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Plan]]:
     """Collect the plans that are launched inside. On meta tensors nothing runs: a whole op can be planned so."""
-    global recorder
-    before, recorder = recorder, []
+    global collected
+    before, collected = collected, []
     try:
-        yield recorder
+        yield collected
     finally:
-        recorder = before
+        collected = before
 
 
 def launch(plan: Plan) -> Any:
@@ -82,8 +82,8 @@ def launch(plan: Plan) -> Any:
     if plan.grid > MAX_GRID:
         raise ValueError(f"{plan.name}: {plan.grid} programs, at most {MAX_GRID} can be launched: split the batch")
     device = plan.device
-    if recorder is not None:
-        recorder.append(plan)
+    if collected is not None:
+        collected.append(plan)
     if plan.grid == 0 or device.type == "meta":
         return None
     with _on(device):

@@ -106,8 +106,9 @@ def test_rivals_compute_the_same(name, layout):
         torch.testing.assert_close(fn(*inputs), row.reference(*inputs))
 
 
-def test_every_row_has_rivals():
-    assert set(rivals.RIVALS) == set(BY_NAME) > set(OPS)
+def test_rivals_are_of_rows():
+    """A row without any is timed alone."""
+    assert set(rivals.RIVALS) <= set(BY_NAME) and set(OPS) < set(BY_NAME)
     assert rivals.names("an op of a user") == ()
 
 

@@ -177,5 +177,5 @@ def test_threads_on_the_launch_path(row, repeated, monkeypatch):
 
 def test_the_package_keeps_no_state_per_call():
     """What a call leaves behind is caches of plain functions."""
-    assert plan.recorder is None
+    assert plan.collected is None
     assert set(ops.OPERATORS) == set(operator.OPERATORS)

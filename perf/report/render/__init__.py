@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ....draft import write_text
 from ...compiler.problems import REFERENCE
 from ...records import load
 from ...terminal import TableRow, listing
@@ -33,7 +34,7 @@ def render(out: Path) -> Path:
     forecast = _forecast() if len(frame.predictions(df)) else None
     made = page.build(df, environment, drawn, maps, tuning, whole.sections(out), files, sheet, forecast)
     _set_aside(index)
-    index.write_text(made, encoding="utf-8")
+    write_text(index, made)
     return index
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ....catalog import BY_NAME, ROWS, Op
+from ....draft import write_text
 from ....runtime.checks import DTYPES
 from ...compiler import problems
 from ...options import MODES
@@ -50,7 +51,7 @@ def _update(page: Path, root: Path, check: bool) -> bool:
 
     new = PART.sub(renew, old)
     if new != old and not check:
-        page.write_text(new, encoding="utf-8")
+        write_text(page, new)
     return new != old
 
 
