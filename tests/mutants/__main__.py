@@ -37,6 +37,7 @@ SECONDS, HANGS = 120, 300  # of a processor, of tests for a mutant; of the clock
 GUARD = """
 import sys
 import static_ledger as ledger
+import static_worker
 rows = [ledger.BY_NAME[name] for name in sys.argv[1:]]
 places = [("float32", "contiguous", 90), ("float16", "channels_last", 75)]
 jobs = [ledger.Job(row.name, row.cases[0].name, *place) for row in rows for place in places]
