@@ -57,6 +57,8 @@ class AttentionGate(GateModule):
         device=None,
         dtype=None,
     ):
+        if isinstance(norms, str) or not isinstance(norms, Sequence):
+            raise ValueError(f"norms: got {norms!r}, expected a sequence of {', '.join(map(repr, NORM_PLACES))}")
         for norm in norms:
             check.choice("norms", norm, NORM_PLACES)
         gating_channels = in_channels if gating_channels is None else gating_channels
@@ -64,8 +66,8 @@ class AttentionGate(GateModule):
         sizes = dict(in_channels=in_channels, gating_channels=gating_channels, inter_channels=inter_channels)
         for name, size in sizes.items():
             check.at_least_one(name, size)
-        super().__init__({**sizes, "norms": tuple(norms)}, spatial_dims, backend, gate=gate)
         check.choice("spatial_dims", spatial_dims, (1, 2, 3))
+        super().__init__({**sizes, "norms": tuple(norms)}, spatial_dims, backend, gate=gate)
         factory = dict(device=device, dtype=dtype)
 
         def layer(name: str, channels: int, out: int, bias: bool) -> nn.Sequential:
@@ -177,8 +179,8 @@ class GridAttentionGate(GateModule):
         gating_channels = in_channels if gating_channels is None else gating_channels
         inter_channels = max(1, in_channels // 2) if inter_channels is None else inter_channels
         sizes = dict(in_channels=in_channels, gating_channels=gating_channels, inter_channels=inter_channels)
-        super().__init__({**sizes, "sub_sample": sub_sample}, spatial_dims, backend)
         check.choice("spatial_dims", spatial_dims, (2, 3))
+        super().__init__({**sizes, "sub_sample": sub_sample}, spatial_dims, backend)
         conv, factory = CONVOLUTIONS[spatial_dims], dict(device=device, dtype=dtype)
         self.theta = conv(in_channels, inter_channels, sub_sample, sub_sample, bias=False, **factory)
         self.phi = conv(gating_channels, inter_channels, 1, **factory)
@@ -190,6 +192,8 @@ class GridAttentionGate(GateModule):
         check.second_map("g", g, x)
         if g.dim() != x.dim():
             raise ValueError(f"g: got {g.dim()} axes, expected {x.dim()}, as many as of x")
+        check.channels(x, self.shown["in_channels"])
+        check.channels(g, self.shown["gating_channels"], "g")
         if min(x.shape[2:]) < (least := self.shown["sub_sample"]):
             raise ValueError(f"x: got {tuple(x.shape[2:])} pixels, expected at least {least} along each axis")
         psi = torch.sigmoid(call(self.psi, self._hidden(call(self.theta, x), call(self.phi, g)))).to(x.dtype)

@@ -38,8 +38,8 @@ class CoordinateAttention(GateModule):
         device=None,
         dtype=None,
     ):
-        if hidden is None and not reduction > 0:
-            raise ValueError(f"reduction: got {reduction!r}, expected more than 0")
+        if hidden is None and not reduction > in_channels / 2**31:
+            raise ValueError(f"reduction: got {reduction!r}, expected more than 0, for fewer than 2^31 hidden channels")
         check.choice("combine", combine, COMBINES)
         hidden = max(least, int(in_channels // reduction)) if hidden is None else hidden
         shown = dict(in_channels=in_channels, hidden=hidden, norm=norm, momentum=momentum)

@@ -28,7 +28,7 @@ def hidden_channels(in_channels: int, reduction: float, rule: str) -> int:
     EfficientNets reduce the channels that enter the block: give those as in_channels.
     """
     check.choice("rule", rule, tuple(RULES))
-    hidden = RULES[rule](in_channels, reduction) if reduction > 0 else 0
+    hidden = RULES[rule](in_channels, reduction) if reduction > in_channels / 2**31 else 0
     if hidden < 1:
         raise ValueError(
             f"reduction: got {reduction} for in_channels {in_channels}, expected more than 0 and at most in_channels: "

@@ -60,11 +60,12 @@ def is_one_image(x, spatial_dims: int | None) -> bool:
     return False
 
 
-def channels(x: Tensor, expected: int) -> None:
+def channels(x: Tensor, expected: int, name: str = "x") -> None:
     """x (N, C, ...) has as many channels as the module that takes it."""
     if x.shape[1] != expected:
-        hint = ": pass x.permute(0, 3, 1, 2)" if x.dim() == 4 and x.shape[3] == expected else ""
-        raise ValueError(f"x: got shape {shape(x)}, expected (N, {expected}, H, W){hint}")
+        hint = f": pass {name}.permute(0, 3, 1, 2)" if x.dim() == 4 and x.shape[3] == expected else ""
+        axes = ", ".join("DHW"[5 - x.dim() :])
+        raise ValueError(f"{name}: got shape {shape(x)}, expected (N, {expected}, {axes}){hint}")
 
 
 def parameter(
@@ -166,7 +167,8 @@ def activation(name: str, value: str | Spec, allowed: Sequence[str]) -> Spec:
         choice(name, value, allowed)
         return value, ACTIVATIONS[value].a, ACTIVATIONS[value].b
     if not (isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value[1:]))):
-        raise ValueError(f"{name}: got {value!r}, expected a name or a tuple (name, a, b) with two numbers")
+        names = ", ".join(map(repr, allowed))
+        raise ValueError(f"{name}: got {value!r}, expected one of {names}, or a tuple (name, a, b) with two numbers")
     choice(name, value[0], allowed)
     return value[0], float(value[1]), float(value[2])
 

@@ -200,6 +200,9 @@ def test_sizes_of_a_gate(name, value):
 def test_names_of_norms():
     with pytest.raises(ValueError, match="norms: got 'y', expected one of 'g', 'x', 'psi'"):
         sat.AttentionGate(C, norms=("y",))
+    for wrong in (None, "psi", 1):
+        with pytest.raises(ValueError, match=f"norms: got {wrong!r}, expected a sequence of 'g', 'x', 'psi'"):
+            sat.AttentionGate(C, norms=wrong)
 
 
 def written_out(gate: nn.Module, x: torch.Tensor, g: torch.Tensor) -> list[torch.Tensor]:
@@ -238,9 +241,11 @@ def test_the_grid_of_the_published_form(d, backend, sub_sample):
 
 def test_a_grid_of_wrong_maps():
     gate, x, g = sat.GridAttentionGate(C, G, F), torch.randn(2, C, 8, 6), torch.randn(2, G, 2, 3)
-    for wrong in (g[:1], g[:, :, 0], g.double()):
+    for wrong in (g[:1], g[:, :, 0], g.double(), g[:, 1:]):
         with pytest.raises((ValueError, TypeError), match=r"^g: "):
             gate(x, g=wrong)
+    with pytest.raises(ValueError, match=rf"^x: got shape .*, expected \(N, {C}, H, W\)"):
+        gate(x[:, 1:], g=g)
     with pytest.raises(ValueError, match="sub_sample: got 0"):
         sat.GridAttentionGate(C, G, F, sub_sample=0)
     with pytest.raises(ValueError, match=r"x: got \(1, 6\) pixels, expected at least 2 along each axis"):

@@ -45,6 +45,12 @@ def test_no_such_number(kind, name, value):
     assert len(str(said.value)) < 200
 
 
+@pytest.mark.parametrize("kind", [k for k in CLASSES if "reduction" in inspect.signature(k).parameters])
+def test_a_reduction_to_more_channels_than_there_are_numbers_for(kind):
+    with pytest.raises(ValueError, match=r"^reduction: got 1e-300"):
+        kind(**{**given(kind), "reduction": 1e-300})
+
+
 def test_every_module_is_checked():
     assert {row.module for row in MODULES} <= set(CLASSES)
     tried = {kind for kind, _, _ in numbers()}
