@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 COLOURS = "viridis"
 COLUMNS = 3
 GREY = "#5b6470"
-GATE_KINDS = {  # kind of a map -> what its panel says
+KINDS = {  # kind of a map -> what its panel says
     "pixel": "one gate a pixel",
     "value": "one gate a value, mean of {} channels",
     "channel": "one gate a channel, strongest first",
@@ -94,7 +94,7 @@ def plot_gates(maps: Mapping[str, Any], image: Any, title: str = "", caption: st
             ax.set_xlabel("channels", fontsize=7)
             ax.set_ylabel("gate", fontsize=7)
             ax.set_box_aspect(shape)
-            _title(ax, name, GATE_KINDS[kind])
+            _title(ax, name, KINDS[kind])
             continue
         plane = _plane(values)
         low, high = np.percentile(plane, [1, 99])
@@ -105,7 +105,7 @@ def plot_gates(maps: Mapping[str, Any], image: Any, title: str = "", caption: st
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=7, length=2)
         bar.set_label("focus" if kind == "neighborhood" else "gate", fontsize=7)
-        _title(ax, name, GATE_KINDS[kind].format(values.shape[2 if kind == "neighborhood" else 1]))
+        _title(ax, name, KINDS[kind].format(values.shape[2 if kind == "neighborhood" else 1]))
     return fig
 
 

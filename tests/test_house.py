@@ -385,6 +385,7 @@ ONE_MEANING = {  # a name that leaves its file and stands in others, too -> why 
     "ARCH": "the architecture that is compiled for without a GPU",
     "BLOCK": "the elements of one program, as in every kernel",
     "FUNCTIONS": FROZEN,
+    "KINDS": "of maps, a name in a module that is public; of accesses: " + FROZEN,
     "MOST": "a bound of the one file, as the line beside it says",
     "RESERVE": "seconds of a budget that the page needs",
     "RIVALS": "those of a family, and of all",
