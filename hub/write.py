@@ -13,7 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tomllib
+try:
+    import tomllib
+except ModuleNotFoundError:
+    raise SystemExit("hub: expected Python 3.11 or newer, which reads build.toml") from None
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,9 +31,9 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         raise SystemExit(f"hub: {ROOT} is no git repository: a build is named by its commit") from None
     if changed:
-        first = changed.splitlines()[0].split()[-1]
-        count = len(changed.splitlines())
-        raise SystemExit(f"hub: {count} files are not committed, the first {first}: commit or stash them, then again")
+        first, count = changed.splitlines()[0].split(maxsplit=1)[1], len(changed.splitlines())
+        files = "1 file is" if count == 1 else f"{count} files are"
+        raise SystemExit(f"hub: {files} not committed, the first {first}: commit or stash, then again")
     return git("rev-parse", "HEAD")
 
 

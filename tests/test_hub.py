@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def writer():
+    pytest.importorskip("tomllib")  # Python 3.11
     spec = importlib.util.spec_from_file_location("hub_write", ROOT / "hub" / "write.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -142,12 +143,13 @@ def test_layers_of_own_forms(name):
 
 
 def test_a_dirty_tree_is_refused(writer, tree, tmp_path):
-    (tree / "new.py").write_text("")
-    with pytest.raises(SystemExit) as raised:
-        writer.write(tmp_path / "hub")
-    (line,) = str(raised.value).splitlines()
-    assert "new.py" in line and "commit" in line
-    assert not (tmp_path / "hub").exists()
+    for count, name in enumerate(("a new.py", "another.py"), 1):
+        (tree / name).write_text("")
+        with pytest.raises(SystemExit) as raised:
+            writer.write(tmp_path / "hub")
+        (line,) = str(raised.value).splitlines()
+        assert line.startswith(f"hub: {count} file") and "a new.py" in line and "commit" in line
+        assert not (tmp_path / "hub").exists()
 
 
 def test_what_is_written(writer, tree, tmp_path):
