@@ -314,6 +314,20 @@ def test_a_program_calls_torch_again():
     assert_equal(launched["part_ptr"], weight2.detach().t().flatten())
 
 
+def test_an_output_may_be_a_view_of_what_was_made():
+    """Beside one that nobody wants, and one that is what was made."""
+
+    def work(run, x):
+        total = run.call(torch.add, x, 1.0)
+        return [total[1:, ::2], None, total]
+
+    x = torch.randn(4, 6)
+    view, absent, whole = program_of(work, torch.randn(4, 6))([x])
+    assert absent is None and view.data_ptr() == whole[1:].data_ptr()
+    assert_equal(whole, x + 1.0)
+    assert_equal(view, whole[1:, ::2])
+
+
 def test_a_layout_that_torch_did_not_give_before_is_planned():
     """A library may change its mind: strides that no launch expects are seen before the launch."""
     x = torch.randn(2, 4, 3, 3)
