@@ -4,7 +4,7 @@ Same names and signatures as `segattn_triton.functional`, less `backend` and the
 """
 
 from .attention_gate import attention_gate, attention_gate_norm
-from .blend import gate_blend, gate_mul, gate_mul_resized
+from .blend import gate_blend, gate_mul, gate_mul_resized, radix_blend
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
 from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
 from .context import global_context, global_context_add
@@ -35,6 +35,7 @@ __all__ = [
     "neighborhood_attention",
     "neighborhood_av",
     "neighborhood_qk",
+    "radix_blend",
     "scse",
     "simam",
     "spatial_gate",

@@ -1,5 +1,6 @@
 """One weight per value, from logits that are given."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,3 +51,12 @@ def gate_blend(a: Tensor, b: Tensor, z: Tensor, *, gate: str | Spec = "sigmoid",
     g = activate(gate, z)
     y = g * a + (1 - g) * b
     return (y, g) if return_map else y
+
+
+@in_full_precision
+def radix_blend(x: Tensor, z: Tensor, *, return_map: bool = False):
+    """y = sum over r of a_r * x_r, a = softmax over r of z, of one branch sigmoid(z). x (N, R C, *S), z (N, R, C)."""
+    a = torch.softmax(z, 1) if z.shape[1] > 1 else torch.sigmoid(z)
+    shares = a.reshape(*a.shape[:3], *[1] * (x.dim() - 2))
+    y = (x.unflatten(1, a.shape[1:3]) * shares).sum(1)
+    return (y, a.reshape(*x.shape[:2])) if return_map else y

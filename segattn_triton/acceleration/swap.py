@@ -48,12 +48,18 @@ BESIDE = {  # the maps that a function takes before its weights
     "gate_mul": ("z",),
     "gate_mul_resized": ("z",),
     "gate_blend": ("b", "z"),
+    "radix_blend": ("z",),
     "strip_gate": ("z_h", "z_w"),
 }
 SINKS: dict[int, list[Callable[[Tensor], None]]] = {}  # id of a gate -> who gets its map; filled by capture_attention
 
 
 def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tensor:
+    y = _gated(module, gate, parts, x, **more)
+    return y + x if parts.skip else y
+
+
+def _gated(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tensor:
     """The gate's kernel on x; whoever captures the module's map gets it."""
     options = {**parts.options, **more}
     if options.get("shortcut") is True:  # the gate's own input
@@ -72,9 +78,12 @@ def _run(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Tens
     return y
 
 
+_WHOLE = ("squeeze_excite_norm", "attention_gate_norm", "global_context", "global_context_add", "radix_blend")
+
+
 def _is_whole(parts: Parts) -> bool:
     """Whether the map of these parts is that of the whole gate."""
-    return parts.kernel in (None, "squeeze_excite_norm", "attention_gate_norm", "global_context", "global_context_add")
+    return parts.kernel in (None, *_WHOLE)
 
 
 def _kernel_parts(module: nn.Module, reading: Callable[[], Parts | str | None], maps: Sequence) -> Parts | None:

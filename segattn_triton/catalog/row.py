@@ -27,11 +27,12 @@ class Case:
     Cr: int = 0
     heads: int = 0  # 0: the row chooses
     k: int = 0  # the same
+    R: int = 0  # the same
 
     @property
     def sizes(self) -> Sizes:
         sizes = {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
-        return sizes | {name: chosen for name in ("heads", "k") if (chosen := getattr(self, name))}
+        return sizes | {name: chosen for name in ("heads", "k", "R") if (chosen := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Op:
     outputs: Mapping[str, str]
     options: Mapping[str, Sequence]
     flops: Callable[..., tuple[int, int]]  # shapes of the inputs -> forward, backward
-    passes: tuple[int, int]  # over the first map, forward and backward
+    passes: tuple[float, float]  # over the first map, forward and backward
     equation: str
     attends_to: str
     use: str  # when

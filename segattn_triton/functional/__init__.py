@@ -15,7 +15,7 @@ Shared by all of them:
 """
 
 from .attention_gate import attention_gate, attention_gate_norm
-from .blend import gate_blend, gate_mul, gate_mul_resized
+from .blend import gate_blend, gate_mul, gate_mul_resized, radix_blend
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
 from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
 from .context import global_context, global_context_add
@@ -46,6 +46,7 @@ __all__ = [
     "neighborhood_attention",
     "neighborhood_av",
     "neighborhood_qk",
+    "radix_blend",
     "scse",
     "simam",
     "spatial_gate",

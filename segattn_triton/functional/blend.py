@@ -1,4 +1,4 @@
-"""A gate of logits that are given, and two maps blended by it. What all functions share is in `__init__`."""
+"""A gate of logits that are given, and two maps or more blended by it. What all functions share is in `__init__`."""
 
 from torch import Tensor
 
@@ -93,3 +93,20 @@ def gate_blend(
     check.broadcast("z", z, a, "a")
     run = implementation("gate_blend", backend, a)
     return run(a, b, z, gate=check.gate(gate), return_map=return_map)
+
+
+@recalled
+def radix_blend(
+    x: Tensor, z: Tensor, *, backend: str | None = None, return_map: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = sum over r of a_r * x_r, a = softmax over r of z: branches weighted by a softmax over them.
+
+    x (N, radix C, *spatial), the channels of one branch after those of another; z (N, radix, C), with any trailing
+    ones: a logit for each channel of each branch, from anywhere; y (N, C, *spatial). Of one branch a = sigmoid(z). map
+    (N, radix C): a, for every channel of x. Each map is moved once: x and y forward, dy, x and its gradient backward.
+    Source: ResNeSt's split attention, Zhang et al. 2020, arXiv:2004.08955; selective kernels, Li et al. 2019,
+    arXiv:1903.06586.
+    """
+    check.feature_map(x)
+    check.branches("z", z, x)
+    return implementation("radix_blend", backend, x)(x, z, return_map=return_map)

@@ -5,6 +5,7 @@ from torch import Tensor
 from ..runtime.operator import OPERATORS
 from .attention_gate import attention_gate, attention_gate_norm
 from .blend import gate_blend, gate_mul
+from .branches import radix_blend
 from .cbam import cbam, cbam_spatial_gate
 from .channel import squeeze_excite, squeeze_excite_norm
 from .context import global_context, global_context_add
@@ -47,6 +48,7 @@ __all__ = [
     "neighborhood_attention",
     "neighborhood_av",
     "neighborhood_qk",
+    "radix_blend",
     "scse",
     "simam",
     "spatial_gate",

@@ -111,6 +111,17 @@ def broadcast(name: str, t, x: Tensor, map_name: str = "x") -> None:
     second_map(name, t, x, tuple(t.shape), map_name)
 
 
+def branches(name: str, t, x: Tensor) -> None:
+    """A value for each channel of each of the branches whose channels x has one after another."""
+    tensor(name, t)
+    N, channels = x.shape[:2]
+    radix = t.shape[1] if t.dim() > 2 else 0
+    if radix == 0 or channels % radix or tuple(t.shape) != (N, radix, channels // radix, *[1] * (t.dim() - 3)):
+        form = f"({N}, radix, {channels} / radix, ...), with a radix from 1 on that divides {channels},"
+        raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for x of shape {shape(x)}")
+    second_map(name, t, x, tuple(t.shape))
+
+
 def resized(name: str, t, x: Tensor, scale_factor) -> None:
     """A map beside x (N, C, H, W), of its channels or of one, that is brought to its pixels by a factor, or by 0."""
     number("scale_factor", scale_factor, float, 0)

@@ -183,6 +183,13 @@ gate_blend = Schema(
     outputs=("y", "map"),
     flops=flops.gate_blend,
 )
+radix_blend = Schema(
+    "radix_blend",
+    tensors=("x", "z"),
+    options="bool return_map",
+    outputs=("y", "map"),
+    flops=flops.radix_blend,
+)
 global_context = Schema(
     "global_context",
     tensors=("x", "weight", "bias?", "w1", "b1?", "ln_weight", "ln_bias?", "w2", "b2?"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import standins
+import standins_fusion as fusion
 import standins_strips as strips
 import support
 import torch
@@ -48,14 +49,33 @@ BLOCKS: dict[str, tuple[Callable, Callable]] = {  # name -> the block, and what 
     "seaformer": (standins.FusionBlock, lambda: (a_map(6, 8), a_map(6, 4))),
     "uafm": (standins.UAFM, lambda: (a_map(8, 4), a_map(6, 8))),
     "uafm-same": (lambda: standins.UAFM(8, 8, up_factor=1), lambda: (a_map(8, 4), a_map(8, 4))),
+    "uafm-channels": (fusion.UAFMOfChannels, lambda: (a_map(6, 8), a_map(8, 4))),
+    "uafm-channels-means": (fusion.UAFMOfMeans, lambda: (a_map(6, 8), a_map(8, 4))),
     "split": (standins.SplitAttn, lambda: (a_map(8, 6),)),
     "split-stride": (lambda: standins.SplitAttn(groups=1, stride=2), lambda: (a_map(8, 6),)),
+    "split-one": (lambda: standins.SplitAttn(radix=1), lambda: (a_map(4, 6),)),
+    "split-four": (lambda: standins.SplitAttn(radix=4), lambda: (a_map(16, 6),)),
     "split-mmseg": (standins.SplitAttentionConv2d, lambda: (a_map(4, 6),)),
+    "split-mmseg-three": (lambda: standins.SplitAttentionConv2d(radix=3, groups=2), lambda: (a_map(6, 6),)),
     "selective": (standins.SelectiveKernel, lambda: (a_map(8, 6, N=8),)),
     "selective-whole": (lambda: standins.SelectiveKernel(split_input=False), lambda: (a_map(8, 6, N=8),)),
+    "paths-four": (lambda: standins.SelectiveKernel(num_paths=4), lambda: (a_map(8, 6, N=8),)),
+    "paths-three": (
+        lambda: standins.SelectiveKernel(split_input=False, num_paths=3),
+        lambda: (a_map(8, 6, N=8),),
+    ),
     "ela": (strips.EfficientLocalAttn, lambda: (a_map(8, 5),)),
     "strip": (strips.StripAttn, lambda: (a_map(8, 5),)),
     "strip-skip": (lambda: strips.StripAttn(has_skip=True, use_conv=False), lambda: (a_map(6, 5),)),
+    "ema": (strips.EMA, lambda: (a_map(8, 5),)),
+    "gather-excite": (fusion.GatherExcite, lambda: (a_map(8, 5),)),
+    "gather-excite-peaks": (lambda: fusion.GatherExcite(add_maxpool=True), lambda: (a_map(8, 5),)),
+    "gather-excite-parameters": (lambda: fusion.GatherExcite(feat_size=5), lambda: (a_map(8, 5),)),
+    "gather-excite-even": (lambda: fusion.GatherExcite(feat_size=(6, 4)), lambda: (a_map(8, 6),)),
+    "gather-excite-alone": (
+        lambda: fusion.GatherExcite(use_mlp=False, add_maxpool=True),
+        lambda: (a_map(8, 5),),
+    ),
     "simam": (standins.SimAM, lambda: (a_map(8, 5),)),
     "grn-first": (lambda: standins.TimmResponseNorm(channels_last=False), lambda: (a_map(8, 5),)),
 }
@@ -75,7 +95,7 @@ LAYERS = {  # the layers that an adapter reads, by name
     "msca": ("conv3",),
     "lka": ("conv1",),
 }
-TWICE = ("mfab", "bga", "light-bag")  # two gates, or one for two maps
+TWICE = ("mfab", "bga", "light-bag", "ema")  # two gates, or one for two maps
 GATES_OF_CHANNELS = (
     "mfab",
     "gau",
@@ -84,6 +104,9 @@ GATES_OF_CHANNELS = (
     "bisenet",
     "coincheung",
     "grn",
+    "split",
+    "paths",
+    "gather-excite",
 )  # whose map is one value a channel
 each_block = pytest.mark.parametrize("kind", BLOCKS)
 
@@ -246,9 +269,12 @@ def test_compile_and_capture(kind):
     torch._dynamo.reset()
     with sat.capture_attention(fast) as found:
         fast(*args)
+    if kind.startswith("gather-excite-"):  # a product with logits that it computes itself, not its only way
+        assert found or kind != "gather-excite-peaks"
+        return
     ((name, gate_map),) = found.items()
     assert (
         name == ""
-        and gate_map.shape[0] == len(maps(args)[0])
+        and gate_map.shape[0] == len(maps(args)[0]) * getattr(plain, "groups", 1) ** (kind == "ema")
         and gate_map.dim() == (2 if kind.startswith(GATES_OF_CHANNELS) else 4)
     )

@@ -219,9 +219,9 @@ def test_this_packages_own_modules_are_none(own):
 
 
 def test_a_gate_that_no_function_computes():
-    model = nn.Sequential(standins.SplitAttn(radix=3))
+    model = nn.Sequential(standins.SelectiveKernel(num_paths=1))
     (row,) = sat.acceleration_report(model)
-    assert (row.kernel, row.reason) == ("gate_blend", "it has 3 radix splits: the kernel blends 2")
+    assert (row.kernel, row.reason) == ("gate_blend", "it has 1 path: a softmax over one is one")
     expected = pytest.raises(ValueError, match=r"without a gate of this package or an accelerated one$")
     with expected, sat.capture_attention(model):
         pass

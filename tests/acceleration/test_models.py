@@ -86,7 +86,7 @@ MODELS = {  # model -> its maker, and how many gates run on which kernel
     "timm-ecaresnet50d": (lambda: timm_model("ecaresnet50d"), {"eca": 16}),
     "timm-ese_vovnet39b": (lambda: timm_model("ese_vovnet39b"), {"squeeze_excite": 4}),
     "timm-gcresnet50t": (lambda: timm_model("gcresnet50t"), {"global_context": 16}),
-    "timm-resnest14d": (lambda: timm_model("resnest14d"), {"gate_blend": 4}),
+    "timm-resnest14d": (lambda: timm_model("resnest14d"), {"radix_blend": 4}),
     "timm-skresnet18": (lambda: timm_model("skresnet18"), {"gate_blend": 8}),
     "timm-rdnet_tiny": (lambda: timm_model("rdnet_tiny"), {"squeeze_excite": 15}),
     "timm-cbam": (lambda: timm_model("resnet18", block_args=dict(attn_layer="cbam")), {"cbam": 8}),

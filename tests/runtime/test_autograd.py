@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, each_option, each_row, names, outputs_and_gradients, problem
+from support import DEVICE, as_y, assert_equal, each_option, each_row, names, outputs_and_gradients, problem
 from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
@@ -173,10 +173,10 @@ def test_input_changed_before_the_backward_raises(row):
 def test_residual_in_place(row):
     """`y += shortcut` is allowed: the output is not needed by the backward. In repeated calls, too."""
     inputs, plain = leaves(doubles(row)), leaves(doubles(row))
-    expected = torch.autograd.grad((row.reference(*plain) + plain[0]).square().sum(), plain)
+    expected = torch.autograd.grad((row.reference(*plain) + as_y(row, plain)).square().sum(), plain)
     for _ in range(3):
         y = triton(row)(*inputs)
-        y += inputs[0]
+        y += as_y(row, inputs)
         close(torch.autograd.grad(y.square().sum(), inputs), expected)
 
 
@@ -219,7 +219,7 @@ def test_gradients_accumulate(row):
     inputs = leaves(doubles(row))
     for _ in range(2):
         triton(row)(*inputs).sum().backward()
-    single = outputs_and_gradients(lambda *t: (triton(row)(*t),), inputs, [torch.ones_like(inputs[0])])
+    single = outputs_and_gradients(lambda *t: (triton(row)(*t),), inputs, [torch.ones_like(as_y(row, inputs))])
     close([t.grad for t in inputs], [2 * g for g in single[1:]])
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import Calls, assert_equal, each_option, each_row, outputs_and_gradients, problem, sizes_of
+from support import Calls, as_y, assert_equal, each_option, each_row, outputs_and_gradients, problem, sizes_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -103,8 +103,9 @@ def test_lazy_views(row):
         assert view.is_neg()
         assert_equal(row.op(view, *parameters, backend="triton"), expected)
     leaf = x.clone().requires_grad_()
-    (dx,) = torch.autograd.grad(row.op(leaf, *parameters, backend="triton"), leaf, torch.complex(x, -x).conj().imag)
-    (expected,) = torch.autograd.grad(row.reference(leaf, *parameters), leaf, x)
+    dy = as_y(row, [x, *parameters])
+    (dx,) = torch.autograd.grad(row.op(leaf, *parameters, backend="triton"), leaf, torch.complex(dy, -dy).conj().imag)
+    (expected,) = torch.autograd.grad(row.reference(leaf, *parameters), leaf, dy)
     torch.testing.assert_close(dx, expected, rtol=1e-9, atol=1e-11)
     zeros = torch._efficientzerotensor(x.shape, dtype=x.dtype, device=x.device)
     assert_equal(

@@ -37,6 +37,8 @@ KINDS = {
     "coordinate": lambda: strips.CoordAttn(C),
     "coordinate-authors": lambda: strips.CoordAtt(C).eval(),
     "coordinate-simple": lambda: strips.SimpleCoordAttn(C),
+    "coordinate-skip": lambda: strips.CoordAttn(C, has_skip=True),
+    "coordinate-simple-skip": lambda: strips.SimpleCoordAttn(C, has_skip=True),
     "nnunet": lambda: standins.NNUNetSqueezeExcite(C, 2),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -458,10 +458,12 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)
 
 
+@stands_for("timm.layers.mlp.ConvMlp")
 class ConvMlp(nn.Module):
-    def __init__(self, C, hidden):
+    def __init__(self, C, hidden, norm=True):
         super().__init__()
-        self.fc1, self.norm, self.act = nn.Conv2d(C, hidden, 1), LayerNorm2d(hidden, 1e-6), nn.ReLU()
+        self.fc1, self.norm = nn.Conv2d(C, hidden, 1), LayerNorm2d(hidden, 1e-6) if norm else nn.Identity()
+        self.act = nn.ReLU()
         self.drop, self.fc2 = nn.Dropout(0.0), nn.Conv2d(hidden, C, 1)
 
     def forward(self, x):
@@ -668,6 +670,7 @@ class UAFM(nn.Module):
         return [torch.mean(x, dim=1, keepdim=True), torch.max(x, dim=1, keepdim=True)[0]]
 
 
+@stands_for("timm.layers.split_attn.RadixSoftmax")
 class RadixSoftmax(nn.Module):
     def __init__(self, radix, cardinality):
         super().__init__()
@@ -677,6 +680,13 @@ class RadixSoftmax(nn.Module):
         if self.radix == 1:
             return torch.sigmoid(x)
         return x.view(len(x), self.cardinality, self.radix, -1).transpose(1, 2).softmax(1).reshape(len(x), -1)
+
+
+@stands_for("mmseg.models.backbones.resnest.RSoftmax")
+class RSoftmax(RadixSoftmax):
+    def __init__(self, radix, groups):
+        super().__init__(radix, groups)
+        self.groups = groups
 
 
 @stands_for("timm.layers.split_attn.SplitAttn")
@@ -703,10 +713,10 @@ class SplitAttentionConv2d(nn.Module):
         super().__init__()
         self.radix, self.groups, self.channels, self.with_dcn, self.dcn = radix, groups, C, False, None
         self.norm0_name, self.norm1_name = "bn0", "bn1"
-        self.conv = nn.Conv2d(4, C * radix, 3, padding=1, groups=groups * radix, bias=False)
+        self.conv = nn.Conv2d(2 * radix, C * radix, 3, padding=1, groups=groups * radix, bias=False)
         self.bn0, self.relu = nn.BatchNorm2d(C * radix), nn.ReLU(inplace=True)
         self.fc1, self.bn1 = nn.Conv2d(C, 8, 1, groups=groups), nn.BatchNorm2d(8)
-        self.fc2, self.rsoftmax = nn.Conv2d(8, C * radix, 1, groups=groups), RadixSoftmax(radix, groups)
+        self.fc2, self.rsoftmax = nn.Conv2d(8, C * radix, 1, groups=groups), RSoftmax(radix, groups)
 
     @property
     def norm0(self):
@@ -739,14 +749,14 @@ class SelectiveKernelAttn(nn.Module):
 
 @stands_for("timm.layers.selective_kernel.SelectiveKernel")
 class SelectiveKernel(nn.Module):
-    def __init__(self, C=8, split_input=True):
+    def __init__(self, C=8, split_input=True, num_paths=2):
         super().__init__()
-        self.num_paths, self.in_channels, self.out_channels, self.split_input = 2, C, C, split_input
-        each = C // 2 if split_input else C
-        self.paths = nn.ModuleList([ConvModule(each, C, nn.ReLU(), norm=True, k=3) for _ in range(2)])
-        self.attn = SelectiveKernelAttn(C)
+        self.num_paths, self.in_channels, self.out_channels, self.split_input = num_paths, C, C, split_input
+        each = C // num_paths if split_input else C
+        self.paths = nn.ModuleList([ConvModule(each, C, nn.ReLU(), norm=True, k=3) for _ in range(num_paths)])
+        self.attn = SelectiveKernelAttn(C, num_paths)
 
     def forward(self, x):
-        given = x.split(self.in_channels // 2, 1) if self.split_input else (x, x)
+        given = x.split(self.in_channels // self.num_paths, 1) if self.split_input else (x,) * self.num_paths
         paths = torch.stack([path(t) for path, t in zip(self.paths, given, strict=True)], dim=1)
         return torch.sum(paths * self.attn(paths), dim=1)

@@ -92,3 +92,24 @@ class StripAttn(_Convolved):
         v_h, v_w = _means(x)
         y = x * self.gate(self.conv_h(v_h) + self.conv_w(v_w))
         return y + x if self.has_skip else y
+
+
+@stands_for("EMA_attention_module.EMA")
+class EMA(nn.Module):
+    def __init__(self, channels=8, factor=2):
+        super().__init__()
+        self.groups, C = factor, channels // factor
+        self.softmax, self.agp = nn.Softmax(-1), nn.AdaptiveAvgPool2d((1, 1))
+        self.pool_h, self.pool_w = nn.AdaptiveAvgPool2d((None, 1)), nn.AdaptiveAvgPool2d((1, None))
+        self.gn, self.conv1x1, self.conv3x3 = nn.GroupNorm(C, C), nn.Conv2d(C, C, 1), nn.Conv2d(C, C, 3, padding=1)
+
+    def forward(self, x):
+        b, c, h, w = x.size()
+        grouped = x.reshape(b * self.groups, -1, h, w)
+        x_h, x_w = self.pool_h(grouped), self.pool_w(grouped).permute(0, 1, 3, 2)
+        x_h, x_w = self.conv1x1(torch.cat([x_h, x_w], dim=2)).split([h, w], dim=2)
+        x1 = self.gn(grouped * x_h.sigmoid() * x_w.permute(0, 1, 3, 2).sigmoid())
+        x2 = self.conv3x3(grouped)
+        a1, a2 = (self.softmax(self.agp(t).reshape(b * self.groups, -1, 1).permute(0, 2, 1)) for t in (x1, x2))
+        z = torch.matmul(a1, x2.flatten(2)) + torch.matmul(a2, x1.flatten(2))
+        return (grouped * z.reshape(b * self.groups, 1, h, w).sigmoid()).reshape(b, c, h, w)

@@ -150,8 +150,14 @@ class OfFunction(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         made = {"N 1 *S": lambda: x.mean(1, keepdim=True), "N C *T": lambda: x[:, :, ::2, ::2]}
         made |= {"N C *U": lambda: x.mean(3, keepdim=True), "N C *V": lambda: x.mean(2, keepdim=True)}
+        made |= {"N R B *T": lambda: x.mean((*range(2, x.dim()),), keepdim=True)[:, None]}  # of one branch
         others = [made.get(spec, lambda: x.flip(1))() for spec in self.shapes]
         return self.op(x, *others, backend=self.backend)
+
+
+def as_y(row: Op, inputs: Sequence[Tensor]) -> Tensor:
+    """The first map, or so many of its channels as the result has: those of one branch."""
+    return inputs[0][:, : row.reference(*inputs).shape[1]]
 
 
 def replaced_map(row: Op, inputs: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:

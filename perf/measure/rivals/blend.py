@@ -27,8 +27,25 @@ def blend_best(a: Tensor, b: Tensor, z: Tensor) -> Tensor:
     return torch.lerp(b, a, torch.sigmoid(z))
 
 
+def branches_listing(x: Tensor, z: Tensor) -> Tensor:
+    """timm's SplitAttn: the softmax, a product with its expansion, the sum over the branches."""
+    return (x.unflatten(1, z.shape[1:3]) * _shares(x, z)).sum(1)
+
+
+def branches_best(x: Tensor, z: Tensor) -> Tensor:
+    """A product for each branch, added one after the other: no reduction for Inductor to plan."""
+    a, parts = _shares(x, z), x.unflatten(1, z.shape[1:3])
+    return sum(a[:, r] * parts[:, r] for r in range(z.shape[1]))
+
+
+def _shares(x: Tensor, z: Tensor) -> Tensor:
+    a = F.softmax(z, 1) if z.shape[1] > 1 else torch.sigmoid(z)
+    return a.reshape(*z.shape[:3], *[1] * (x.dim() - 2))
+
+
 RIVALS = {
     "gate_mul": Rivals(product_listing, left_out=("shortcut",)),
     "gate_mul_resized": Rivals(resized_listing, left_out=("shortcut",)),
     "gate_blend": Rivals(blend_listing, blend_best),
+    "radix_blend": Rivals(branches_listing, branches_best),
 }

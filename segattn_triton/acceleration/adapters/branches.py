@@ -1,32 +1,47 @@
 """Branches weighted by a softmax over them: timm's SplitAttn and SelectiveKernel, mmsegmentation's ResNeSt.
 
-Of two branches y = a x_1 + (1 - a) x_2: a blend, whose share `a` the block's own layers make of both pools.
+The block's own layers make the logits, of what the mean of all branches' sum is. Two that are not stacked blend as they
+are: y = a x_1 + (1 - a) x_2.
 """
 
 import torch
 from torch import Tensor, nn
 
-from .parts import Parts, channels_of, product
+from .parts import Parts, channels_of, part, product, qualified_name, wide_as_autocast
 from .registry import gate
 
+_GROUPS = {  # how each class that orders the logits names the groups among them
+    "timm.layers.split_attn.RadixSoftmax": "cardinality",
+    "mmseg.models.backbones.resnest.RSoftmax": "groups",
+}
 
-def _mean(maps: tuple[Tensor, ...]) -> Tensor:
+
+def _sum_of(x: Tensor, radix: int) -> Tensor:
+    return x.unflatten(1, (radix, -1)).sum(1)
+
+
+def _mean(total: Tensor) -> Tensor:
     """(N, C, 1, 1): of the branches' sum, in the order of the block's own arithmetic: a norm of few images follows."""
-    return (maps[0] + maps[1]).mean((2, 3), keepdim=True)
+    return total.mean((2, 3), keepdim=True)
 
 
 def _weighted(block: nn.Module, gates, x: Tensor, pooled) -> Tensor:
-    """x (N, radix C, H, W) by what `pooled` makes of the branches' mean; split, as a cat is the gradient of that."""
-    maps = x.chunk(block.radix, 1)
-    share = block.rsoftmax(block.fc2(pooled(_mean(maps)))).reshape(len(x), -1, 1, 1)
-    return gates[0](maps[0], b=maps[1], z=share[:, : maps[0].shape[1]])
+    """x (N, radix C, H, W) by what `pooled` makes of the branches' mean: logits (N, groups radix C / groups, 1, 1)."""
+    radix, softmax = block.radix, block.rsoftmax
+    z = block.fc2(pooled(_mean(_sum_of(x, radix) if radix > 1 else x)))
+    groups = getattr(softmax, _GROUPS[qualified_name(type(softmax))])
+    z = z.reshape(len(x), groups, radix, -1).transpose(1, 2).reshape(len(x), radix, -1)
+    return gates[0](x, z=wide_as_autocast(z) if radix > 1 else z)
 
 
-def _of_two(m: nn.Module, path: str, count: int, what: str) -> Parts:
-    channels_of(m, path)
-    if count != 2:
-        raise ValueError(f"it has {count} {what}: the kernel blends 2")
-    return product("identity")
+def _split_parts(m: nn.Module) -> Parts:
+    channels_of(m, "conv")
+    softmax = part(m, "rsoftmax")
+    if qualified_name(type(softmax)) not in _GROUPS:
+        raise ValueError(f"its child 'rsoftmax' is {qualified_name(type(softmax))}, expected a softmax over the radix")
+    if m.radix < 1 or softmax.radix != m.radix:
+        raise ValueError(f"it has {m.radix} radix splits, and its softmax {softmax.radix}")
+    return Parts((), {}, (2,))
 
 
 def _first_map(m: nn.Module, new) -> tuple[Tensor]:
@@ -41,14 +56,14 @@ def _split_forward(block: nn.Module, gates, names: dict, x: Tensor):
 
 @gate(
     "timm.layers.split_attn.SplitAttn",
-    kernel="gate_blend",
+    kernel="radix_blend",
     children="conv bn0 drop act0 fc1 bn1 act1 fc2 rsoftmax",
     attributes="radix",
     inline=_split_forward,
     arguments=_first_map,
 )
 def _split(m):
-    return _of_two(m, "conv", m.radix, "radix splits")
+    return _split_parts(m)
 
 
 def _mmseg_forward(block: nn.Module, gates, names: dict, x: Tensor):
@@ -58,23 +73,27 @@ def _mmseg_forward(block: nn.Module, gates, names: dict, x: Tensor):
 
 @gate(
     "mmseg.models.backbones.resnest.SplitAttentionConv2d",
-    kernel="gate_blend",
+    kernel="radix_blend",
     children="conv bn0 bn1 relu fc1 fc2 rsoftmax",
     attributes="radix groups channels with_dcn dcn norm0_name norm1_name",
     inline=_mmseg_forward,
     arguments=_first_map,
 )
 def _mmseg(m):
-    return _of_two(m, "conv", m.radix, "radix splits")
+    return _split_parts(m)
 
 
 def _selective_forward(block: nn.Module, gates, names: dict, x: Tensor):
-    """The branches are not stacked."""
-    given = x.split(block.in_channels // block.num_paths, 1) if block.split_input else (x,) * block.num_paths
-    maps, attn = tuple(path(t) for path, t in zip(block.paths, given, strict=True)), block.attn
-    z = attn.fc_select(attn.act(attn.bn(attn.fc_reduce(_mean(maps)))))
-    share = torch.softmax(z.unflatten(1, (block.num_paths, -1)), dim=1)
-    return gates[0](maps[0], b=maps[1], z=share[:, 0])
+    """Of two the branches are not stacked; of more they are, as the block itself has them."""
+    count, attn = block.num_paths, block.attn
+    given = x.split(block.in_channels // count, 1) if block.split_input else (x,) * count
+    maps = [path(t) for path, t in zip(block.paths, given, strict=True)]
+    stacked = torch.cat(maps, 1) if count > 2 else None
+    v = _mean(maps[0] + maps[1] if stacked is None else _sum_of(stacked, count))
+    z = attn.fc_select(attn.act(attn.bn(attn.fc_reduce(v)))).unflatten(1, (count, -1))
+    if stacked is not None:
+        return gates[0](stacked, z=wide_as_autocast(z))
+    return gates[0](maps[0], b=maps[1], z=torch.softmax(z, dim=1)[:, 0])
 
 
 @gate(
@@ -86,4 +105,7 @@ def _selective_forward(block: nn.Module, gates, names: dict, x: Tensor):
     arguments=lambda m, new: (new(m.in_channels, 2),),
 )
 def _selective(m):
-    return _of_two(m, "paths", m.num_paths, "paths")
+    channels_of(m, "paths")
+    if m.num_paths < 2:
+        raise ValueError(f"it has {m.num_paths} path: a softmax over one is one")
+    return product("identity") if m.num_paths == 2 else Parts((), {}, (2,), kernel="radix_blend")

@@ -1,4 +1,4 @@
-"""A coarse branch that meets a fine one: TopFormer's and SeaFormer's injections, and PP-LiteSeg's fusion."""
+"""A coarse branch that meets a fine one: TopFormer's and SeaFormer's injections, and PP-LiteSeg's fusions."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from .parts import channels_of, product
 from .registry import gate
 
 _BACKBONES = "mmseg.models.backbones"
+_TENSOR_FUSION = "tensor_fusion", "paddleseg.models.layers.tensor_fusion"  # PaddleSeg's file, carried over to torch
 _PP_LITE_SEG = "super_gradients.training.models.segmentation_models.ppliteseg"
 
 
@@ -88,4 +89,33 @@ def _uafm_maps(m: nn.Module, new) -> tuple[Tensor, Tensor]:
 )
 def _uafm(m):
     channels_of(m, "conv_out")
+    return product()
+
+
+def _paddle_forward(block: nn.Module, gates, names: dict, x: Tensor, y: Tensor):
+    """Logits of a channel by the means, or the means and maxima, of both maps over the pixels."""
+    block.check(x, y)
+    x, y = block.prepare(x, y)
+    pools = [t.mean((2, 3), keepdim=True) for t in (x, y)]
+    if not _of_means(block):
+        pools += [F.adaptive_max_pool2d(t, 1) for t in (x, y)]
+    return block.conv_out(gates[0](x, b=y, z=block.conv_xy_atten(torch.cat(pools, dim=1))))
+
+
+def _of_means(m: nn.Module) -> bool:
+    return channels_of(m, "conv_xy_atten") == 2 * channels_of(m, "conv_out")
+
+
+@gate(
+    *(f"{path}.UAFM_ChAtten{pools}" for path in _TENSOR_FUSION for pools in ("", "_S")),
+    kernel="gate_blend",
+    children="conv_x conv_out conv_xy_atten",
+    attributes="resize_mode",
+    inline=_paddle_forward,
+    arguments=lambda m, new: (new(channels_of(m, "conv_x"), 2), new(channels_of(m, "conv_out"))),
+)
+def _of_channels(m):
+    given, channels = channels_of(m, "conv_xy_atten"), channels_of(m, "conv_out")
+    if given not in (2 * channels, 4 * channels):
+        raise ValueError(f"its child 'conv_xy_atten' takes {given} channels, expected pools of two maps of {channels}")
     return product()

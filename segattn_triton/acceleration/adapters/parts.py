@@ -14,7 +14,8 @@ from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 class Parts(NamedTuple):
     """What a gate's function gets beside x: tensors in order, and options. dims: spatial axes that x may have. more:
     the other gates of a block that holds several. kernel: the function of this one, where it is not the adapter's.
-    move: of norms that the function computes of a batch: what moves their running statistics, by x and by those."""
+    move: of norms that the function computes of a batch: what moves their running statistics, by x and by those. skip:
+    whether x is added to the result, of a function that takes no shortcut."""
 
     tensors: tuple[Tensor | None, ...]
     options: dict
@@ -22,6 +23,7 @@ class Parts(NamedTuple):
     more: tuple["Parts", ...] = ()
     kernel: str | None = None
     move: Callable[[Tensor, Tensor], None] | None = None
+    skip: bool = False
 
 
 def qualified_name(cls: type) -> str:

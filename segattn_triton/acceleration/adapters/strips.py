@@ -23,11 +23,6 @@ def _coordinate(m: nn.Module, act: Spec, gate: Spec) -> Parts:
     return Parts((*first, *last, gain, bn.bias), {**options, "eps": bn.eps}, (2,), move=move)
 
 
-def _without_skip(m: nn.Module) -> None:
-    if m.has_skip:
-        raise ValueError("has_skip: the kernel adds no shortcut")
-
-
 @gate(
     f"{_TIMM}.CoordAttn",
     kernel="coordinate_attention",
@@ -35,8 +30,7 @@ def _without_skip(m: nn.Module) -> None:
     attributes="has_skip",
 )
 def _timm(m):
-    _without_skip(m)
-    return _coordinate(m, activation(m, "act", ACTS), activation(m, "gate", GATES))
+    return _coordinate(m, activation(m, "act", ACTS), activation(m, "gate", GATES))._replace(skip=m.has_skip)
 
 
 @gate("coordatt.CoordAtt", kernel="coordinate_attention", children="pool_h pool_w conv1 bn1 act conv_h conv_w")
@@ -53,9 +47,8 @@ def _authors(m):
     f"{_TIMM}.SimpleCoordAttn", kernel="coordinate_attention", children="fc1 act fc_h fc_w gate", attributes="has_skip"
 )
 def _simple(m):
-    _without_skip(m)
     options = dict(combine="sum", act=activation(m, "act", ACTS), gate=activation(m, "gate", GATES))
-    return Parts((*layer(m, "fc1"), *layer(m, "fc_h"), *layer(m, "fc_w")), options, (2,))
+    return Parts((*layer(m, "fc1"), *layer(m, "fc_h"), *layer(m, "fc_w")), options, (2,), skip=m.has_skip)
 
 
 def _gated(block: nn.Module, gates, x: Tensor, of_rows, of_columns) -> Tensor:

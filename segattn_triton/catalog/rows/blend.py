@@ -1,8 +1,10 @@
 """Products and blends by logits that are given."""
 
+import math
+
 from ... import flops, functional, reference
 from ...reference.activations import GATES, OUT_ACTS
-from ..row import Case, Op
+from ..row import Case, Op, Sizes
 from .shared import MAP, PIXEL_MAP
 
 PRODUCTS = (  # SegNeXt and VAN at 512 x 512, BiSeNetV2 at 1024 x 2048
@@ -18,6 +20,26 @@ BLENDS = (  # at 1024 x 2048
     Case("pidnet-s-pag-1024x2048", 1, 64, (128, 256)),
     Case("pp-liteseg-uafm-1024x2048", 1, 64, (128, 256)),
 )
+BRANCHES = (  # ResNeSt's and SKNet's at 512 x 512, all branches' channels
+    Case("resnest50d-stage1", 8, 128, (128, 128), R=2),
+    Case("resnest50d-4s2x40d-stage2", 8, 640, (64, 64), R=4),
+    Case("sknet-3-paths-stage3", 8, 768, (32, 32), R=3),
+)
+
+
+def _branches(sizes: Sizes) -> Sizes:
+    """As many branches as the least number above 1 that divides the channels, of one channel one; T stands for all
+    pixels."""
+    C = sizes["C"]
+    R = sizes.get("R") or next((r for r in range(2, C + 1) if C % r == 0), 1)
+    return {"R": R, "B": C // R, "T": (1,) * len(sizes["S"])}
+
+
+def _branch_bytes(sizes: Sizes, itemsize: int) -> tuple[int, int]:
+    """Forward x and y; backward dy, x and dx."""
+    values = sizes["N"] * sizes["B"] * math.prod(sizes["S"]) * itemsize
+    return (sizes["R"] + 1) * values, (2 * sizes["R"] + 1) * values
+
 
 ROWS = (
     Op(
@@ -73,5 +95,24 @@ ROWS = (
         use="two branches meet, details and context: real-time networks",
         paper="Xu et al. 2022, arXiv:2206.02066 (PIDNet); Peng et al. 2022, arXiv:2204.02681 (PP-LiteSeg)",
         cases=BLENDS,
+    ),
+    Op(
+        name="radix_blend",
+        op=functional.radix_blend,
+        reference=reference.radix_blend,
+        inputs={"x": MAP, "z": "N R B *T"},
+        parameters={},
+        outputs={"y": "N B *S", "map": "N C"},
+        options={},
+        flops=flops.radix_blend,
+        passes=(1.5, 2.5),
+        dims=(1, 2, 3),
+        derived=_branches,
+        floor=_branch_bytes,
+        equation="y = sum over r of a_r * x_r, a = softmax over r of z",
+        attends_to="one of several branches in every channel, by whatever the logits z come from",
+        use="branches of different windows or groups compete: ResNeSt, SKNet",
+        paper="Zhang et al. 2020, arXiv:2004.08955 (ResNeSt); Li et al. 2019, arXiv:1903.06586 (SKNet)",
+        cases=BRANCHES,
     ),
 )
