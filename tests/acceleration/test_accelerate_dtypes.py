@@ -173,7 +173,7 @@ def test_linear_weights_that_became_sparse(kind):
     for layer in [m for gate in (plain, fast) for m in gate.modules() if isinstance(m, nn.Linear)]:
         layer.weight = nn.Parameter(layer.weight.detach().to_sparse_csr(), requires_grad=False)
     takes = assert_takes_what_the_module_takes(plain, fast, make_map(), kind)
-    assert takes or kind == "coordinate-simple"  # torch has no product of three axes with such a weight
+    assert takes or kind.startswith("coordinate-simple")  # torch has no product of three axes with such a weight
 
 
 class Quantised(torch.Tensor):
