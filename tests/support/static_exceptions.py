@@ -70,15 +70,17 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         [90],
         ["in flight"],
         "its loop is over the few pixels that a logit reaches, which its neighbours have brought into the L1 cache",
-        "gate_mul_resized * bfloat16,float16 contiguous",
-        "gate_mul_resized * bfloat16,float16 contiguous *",
+        "gate_mul_resized * bfloat16,float16 *",
+        "gate_mul_resized * bfloat16,float16 * *",
+        "gate_mul_resized * float32 contiguous",
+        "gate_mul_resized * float32 contiguous *",
     ),
     *_exempt(
         ["blend_gather"],
         [75],
         ["8 bytes of stack"],
-        "float32 in channels_last: the taps of both axes beside the sums",
-        "gate_mul_resized * float32 channels_last",
+        "float32 in NCHW: the taps of both axes beside the sums",
+        "gate_mul_resized * float32 contiguous",
     ),
     # --- the additive gate
     *_exempt(

@@ -141,6 +141,41 @@ def share_of(d, own, j, S):
     return ((a == j) | (b == j)) & (d < S), share
 
 
+@triton.jit
+def takers_of(j, most, T, S, RESIZE: tl.constexpr, ACC: tl.constexpr):
+    """(the first, how many) of the pixels that take from the logits j: side by side, in `most` from `first_of` on."""
+    start = first_of(j, T, S, RESIZE, ACC)
+    first, last = start + most, start - 1
+    for k in range(0, most):
+        d = start + k
+        takes = share_of(d, taps(d, T, S, RESIZE, ACC), j, S)[0]
+        first = tl.where(takes, tl.minimum(first, d), first)
+        last = tl.where(takes, d, last)
+    return first, tl.where(j < T, last - first + 1, 0)
+
+
+@triton.jit
+def logits_around(ptr, stride, n, offs_c, row, cols, mask, w, RESIZE: tl.constexpr, ACC: tl.constexpr):
+    """(before, own, after) [BLOCK_C, BLOCK_P]: of a row the logits at `cols`, and beside where a rule takes two."""
+    LAYOUT: tl.constexpr = RESIZE.layout
+    own = load_tile(ptr, stride, n, offs_c, row * w + cols, mask, LAYOUT, ACC)
+    before, after = own, own
+    if RESIZE.bilinear:
+        before = load_tile(ptr, stride, n, offs_c, row * w + tl.maximum(cols - 1, 0), mask, LAYOUT, ACC)
+        after = load_tile(ptr, stride, n, offs_c, row * w + tl.minimum(cols + 1, w - 1), mask, LAYOUT, ACC)
+    return before, own, after
+
+
+@triton.jit
+def logits_beside(around, taps_of_pixels, cols):
+    """Those of pixels which take from the logits `cols` and from one beside, as `logits_at` brings them there."""
+    before, own, after = around
+    left, right, part = taps_of_pixels
+    z = tl.where((left == cols)[None, :], own, before)
+    z1 = tl.where((right == cols)[None, :], own, after)
+    return (1.0 - part)[None, :] * z + part[None, :] * z1
+
+
 def scale_on_host(T: int, S: int, rule: Resize) -> float:
     if rule.bilinear and rule.align_corners:
         return (T - 1) / (S - 1) if S > 1 else 0.0
