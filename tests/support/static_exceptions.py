@@ -77,7 +77,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     ),
     *_exempt(
         ["blend_gather"],
-        [75],
+        [75, 80],
         ["8 bytes of stack"],
         "float32 in NCHW: the taps of both axes beside the sums",
         "gate_mul_resized * float32 contiguous",

@@ -129,17 +129,19 @@ def _gather_config(x: Tensor, C: int, h: int, w: int, layout, reads: int) -> Con
     images, logits, size, itemsize = x.shape[0], x.shape[0] * h * w, sms(x.device), x.element_size()
 
     def microseconds(config: Config) -> float:
-        """Of a round, of all waves; of equals the one with long rows."""
+        """Of a round, of all waves; of equals the one with long rows, and of those the one with few idle lanes."""
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         threads = 32 * config.num_warps
         values = block_c * block_p / threads
         registers = 32 + 12 * values if layout.channels_last else 28 + 14 * values
         instructions = 70 + 28 * values if layout.channels_last else 50 + 47 * values
         resident = min(2048 // threads, int(REGISTERS / (threads * registers)))
-        waves = max(1.0, images * h * -(-C // block_c) * -(-w // block_p) / size / resident)
+        chunks, tiles = -(-C // block_c), -(-w // block_p)
+        waves = max(1.0, images * h * chunks * tiles / size / resident)
+        idle = chunks * block_c * tiles * block_p / (C * w)
         issue = resident * instructions * config.num_warps / 4 / CYCLES
-        row = (block_c if layout.channels_last else block_p) * itemsize
-        return waves * max(STEP, issue) * (1 + 1 / row)
+        row = (min(block_c, C) if layout.channels_last else min(block_p, w)) * itemsize
+        return waves * max(STEP, issue) * (1 + 1 / row) * (1 + 1e-3 * idle)
 
     how = dict(C=C, pixels=logits, layout=layout, also=(reads,), exact=(images, h, w))
     return config_for(SPACE, microseconds, "blend_gather", x, **how)
