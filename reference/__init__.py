@@ -10,6 +10,7 @@ from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
 from .context import global_context, global_context_add
 from .local import local_gate, local_pool_gate
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .refinement import pixel_adaptive_refinement
 from .response import global_response_norm, simam
 from .scse import scse
 from .spatial import spatial_gate, spatial_pool_gate
@@ -35,6 +36,7 @@ __all__ = [
     "neighborhood_attention",
     "neighborhood_av",
     "neighborhood_qk",
+    "pixel_adaptive_refinement",
     "radix_blend",
     "scse",
     "simam",

@@ -85,6 +85,14 @@ def coordinate_attention(x: Shape, w1: Shape, *_) -> tuple[int, int]:
     return 4 * E + layers, 8 * E + 2 * layers
 
 
+def pixel_adaptive_refinement(image: Shape, mask: Shape, dilations: Sequence[int] = (1,), steps: int = 1, *_):
+    """Of each neighbour of a pixel: six operations a channel of the image, a product and a sum a channel of the mask
+    and step. Backward both again, the gradients of both, and of the affinities."""
+    pairs = prod(image) // image[1] * 8 * len(dilations)
+    scores, sums = 6 * pairs * image[1], 2 * pairs * mask[1] * steps
+    return scores + sums, 3 * scores + 3 * sums
+
+
 def gate_blend(a: Shape, b: Shape, z: Shape, *_) -> tuple[int, int]:
     """g a + (1 - g) b: a product and a difference more, and of the gradients as well."""
     E = prod(a)

@@ -28,11 +28,12 @@ class Case:
     heads: int = 0  # 0: the row chooses
     k: int = 0  # the same
     R: int = 0  # the same
+    M: int = 0  # channels of a second map: the same
 
     @property
     def sizes(self) -> Sizes:
         sizes = {"N": self.N, "C": self.C, "S": self.S, "Cr": self.Cr or max(1, self.C // 2)}
-        return sizes | {name: chosen for name in ("heads", "k", "R") if (chosen := getattr(self, name))}
+        return sizes | {name: chosen for name in ("heads", "k", "R", "M") if (chosen := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Op:
     passes_of: Callable[[Sizes, int], tuple[float, float]] | None = None  # of sizes in so many bytes, where they differ
     keeps_y: bool = False  # for the backward
     gates: int = 1  # whose product x is multiplied by
+    between: int = 0  # maps as large as y that one kernel of the forward hands to the next
 
     @property
     def is_gate(self) -> bool:

@@ -1,5 +1,5 @@
 """Operators of other rows with wider windows: neighbourhood attention over 7 x 7 and 13 x 13 pixels, whose kernels work
-differently, and depthwise local gates.
+differently, depthwise local gates, and the refinement of masks as its authors run it.
 
 Rows by themselves: what is true of an operator is tested of the 3 x 3 row, what follows from the window of these.
 """
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from .. import flops, functional, reference
 from .row import Case, Op
-from .rows import ROWS
+from .rows import ROWS, refinement
 
 STAGES = (  # whose windows are of 7, in the other row taken as 13; D = 32 and 64
     Case("nat-mini-stage1", 8, 64, (128, 128), heads=2),
@@ -74,4 +74,17 @@ LARGE_KERNELS = (
         Case("van-b0-stage2", 8, 64, (64, 64)),
     ),
 )
-BY_NAME = {row.name: row for row in (*ROWS, *WINDOWS, *LARGE_KERNELS)}
+_VOC = {"dilations": (1, 2, 4, 8, 12, 24), "steps": 10}
+REFINEMENTS = (
+    refinement.of(
+        "pixel_adaptive_refinement_voc",
+        **_VOC,
+        use="as its authors run it on masks of PASCAL VOC, in training and to make pseudo labels",
+        cases=(Case("pamr-voc-321", 8, 3, (321, 321), M=21),),
+        op=_of(functional.pixel_adaptive_refinement, **_VOC),
+        reference=_of(reference.pixel_adaptive_refinement, **_VOC),
+        flops=functools.partial(flops.pixel_adaptive_refinement, **_VOC),
+        options={},
+    ),
+)
+BY_NAME = {row.name: row for row in (*ROWS, *WINDOWS, *LARGE_KERNELS, *REFINEMENTS)}

@@ -15,6 +15,7 @@ from .local_dense import local_gate_dense
 from .local_depthwise import local_gate_depthwise
 from .local_pool import local_pool_gate
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .refinement import pixel_adaptive_refinement
 from .resized import gate_mul_resized
 from .response import global_response_norm
 from .scse import scse
@@ -48,6 +49,7 @@ __all__ = [
     "neighborhood_attention",
     "neighborhood_av",
     "neighborhood_qk",
+    "pixel_adaptive_refinement",
     "radix_blend",
     "scse",
     "simam",

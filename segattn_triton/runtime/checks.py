@@ -140,6 +140,15 @@ def resized(name: str, t, x: Tensor, scale_factor) -> None:
         )
 
 
+def coarse_mask(name: str, t, image: Tensor) -> None:
+    """A map (N, M, h, w) of the batch, dtype and device of an image."""
+    tensor(name, t)
+    if t.dim() != 4 or t.shape[0] != image.shape[0] or 0 in t.shape[1:]:
+        form = f"({image.shape[0]}, channels, h, w)"
+        raise ValueError(f"{name}: got shape {shape(t)}, expected {form} for image of shape {shape(image)}")
+    second_map(name, t, image, tuple(t.shape), "image")
+
+
 def beside(name: str, t, x: Tensor) -> None:
     """A map beside x, of its dtype, device, batch and pixels, and of any channels."""
     tensor(name, t)
@@ -196,6 +205,14 @@ def local_window(kernel_size, dilation, depthwise: bool, weight: Tensor | None =
         raise ValueError(f"{name}: got {got}, expected a window of {wanted}")
     if dilation != 1 and not depthwise:
         raise ValueError(f"dilation: got {dilation!r}, expected 1 unless the convolution is depthwise")
+
+
+def dilations(value) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list) or not value:
+        raise ValueError(f"dilations: got {text(value)}, expected a tuple of one int or more, each of at least 1")
+    for d in value:
+        number("dilations", d, int, 1)
+    return tuple(map(int, value))
 
 
 def odd(name: str, value) -> None:

@@ -246,13 +246,7 @@ local_pool_gate = Schema(
     outputs=("y", "map"),
     flops=flops.local_pool_gate,
 )
-strip_means = Schema(
-    "strip_means",
-    tensors=("x",),
-    options="",
-    outputs=("rows", "cols"),
-    flops=flops.strip_means,
-)
+strip_means = Schema("strip_means", tensors=("x",), options="", outputs=("rows", "cols"), flops=flops.strip_means)
 strip_gate = Schema(
     "strip_gate",
     tensors=("x", "z_h", "z_w"),
@@ -268,6 +262,13 @@ coordinate_attention = Schema(
     outputs=("y", "map", "stats", "scale", "strips", "h", "a", "z_h", "z_w"),
     flops=flops.coordinate_attention,
     returned=3,
+)
+pixel_adaptive_refinement = Schema(
+    "pixel_adaptive_refinement",
+    tensors=("image", "mask"),
+    options="int[] dilations, int steps, bool return_map",
+    outputs=("y", "map"),
+    flops=flops.pixel_adaptive_refinement,
 )
 neighborhood_attention = Schema(
     "neighborhood_attention",

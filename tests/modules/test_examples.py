@@ -1,4 +1,4 @@
-"""The examples run as they stand: the notebook top to bottom; the script, also after it was interrupted."""
+"""The examples run as they stand: the notebook top to bottom; the script, also after it was interrupted; the masks."""
 
 import importlib.util
 import json
@@ -113,3 +113,14 @@ def test_notebook_top_to_bottom(monkeypatch, tmp_path, capsys):
     assert "10 of 10 gates accelerated" in capsys.readouterr().out
     assert Path("attention.png").stat().st_size > 10_000 and namespace["page"].exists()
     assert len(namespace["maps"]) == 5
+
+
+def test_a_mask_from_labels_alone(monkeypatch, tmp_path, capsys):
+    """With its own settings: the refined mask is nearer to the outline."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["refine_cam.py"])
+    ran = runpy.run_path(str(EXAMPLES / "refine_cam.py"), run_name="__main__")
+    assert "refined: IoU with the outline 0." in capsys.readouterr().out
+    overlaps = {name: ran["overlap"](mask) for name, mask in ran["masks"].items()}
+    assert overlaps["refined"] > overlaps["Grad-CAM"] > 0.5
+    assert Path("refined.png").stat().st_size > 10_000

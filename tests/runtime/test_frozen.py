@@ -100,7 +100,7 @@ def test_the_output_is_never_saved(row):
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
 @each_row
 def test_inference_saves_nothing(row, guard):
-    """No tensor is kept for a backward, and y is the only map that is allocated."""
+    """No tensor is kept for a backward, and y is the only map that is allocated, but for what goes between kernels."""
     inputs = [t.requires_grad_() for t in problem(row)]
     expected = row.op(*inputs, backend="triton")
     saved = []
@@ -118,7 +118,7 @@ def test_inference_saves_nothing(row, guard):
         for name, (_, stored) in plan.traffic.items()
         if stored and isinstance(plan.args.get(name), torch.Tensor)
     }
-    assert sum(t.numel() >= y.numel() for t in written.values()) == 1
+    assert sum(t.numel() >= y.numel() for t in written.values()) == 1 + row.between
 
 
 @each_row

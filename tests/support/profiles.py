@@ -12,6 +12,7 @@ SLOW = {
     "local_gate_depthwise": 0.2,
     "local_pool_gate": 0.2,
     "gate_mul_resized": 0.1,
+    "pixel_adaptive_refinement": 0.05,
     "neighborhood_attention": 0.05,
 }  # their share: a stencil takes the interpreter a second
 

@@ -82,6 +82,21 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "float32 in NCHW: the taps of both axes beside the sums",
         "gate_mul_resized * float32 contiguous",
     ),
+    # --- refinement by affinity
+    *_exempt(
+        ["refinement_affinity", "refinement_step", "refinement_gather", "refinement_scores", "refinement_own"],
+        [75, 80, 86, 89, 90, 100, 120],
+        ["128-bit accesses"],
+        "neighbours lie at any distance: a lane loads its own, from lines that others of them have brought",
+        "*",
+    ),
+    *_exempt(
+        ["refinement_resize", "refinement_unsize"],
+        [75, 80, 86, 89, 90, 100, 120],
+        ["128-bit accesses"],
+        "values of the coarse mask and pixels of the image lie a scale apart",
+        "*",
+    ),
     # --- the additive gate
     *_exempt(
         ["additive_fwd", "additive_dz", "additive_bwd", "additive_moments"],

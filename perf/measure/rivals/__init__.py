@@ -15,6 +15,7 @@ from . import (
     eca,
     local,
     neighborhood,
+    refinement,
     response,
     scse,
     simam,
@@ -37,6 +38,7 @@ FAMILIES = (
     simam,
     local,
     neighborhood,
+    refinement,
 )
 RIVALS: dict[str, Rivals] = {row: rivals for family in FAMILIES for row, rivals in family.RIVALS.items()}
 

@@ -116,7 +116,7 @@ def passes(row: Op) -> str:
         if found != row.passes:
             others.setdefault(found, []).append(f"{case.C}")
     beyond = [f"; {f:g} / {b:g} of {', '.join(channels)} channels" for (f, b), channels in others.items()]
-    return f"{row.passes[0]} / {row.passes[1]}" + "".join(beyond)
+    return f"{row.passes[0]:.3g} / {row.passes[1]:.3g}" + "".join(beyond)
 
 
 def module_call(row: Op) -> str:

@@ -19,6 +19,7 @@ from . import (
     eca,
     local,
     neighborhood,
+    refinement,
     response,
     scse,
     simam,
@@ -41,6 +42,7 @@ FAMILIES = (
     simam,
     local,
     neighborhood,
+    refinement,
 )
 ROWS = tuple(chain.from_iterable(family.ROWS for family in FAMILIES))
 ROWS += with_norms({row.name: row for row in ROWS})

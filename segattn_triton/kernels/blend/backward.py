@@ -15,8 +15,9 @@ from torch import Tensor
 from ...runtime.plan import Plan
 from ..common.activations import Activation
 from ..common.dependent import begin
+from ..common.resize import Resize
 from ..common.tile import num_pixels, pixels_of
-from .resize import RESIZING, Resize, logits_of, reads_of, resized
+from .resize import RESIZING, logits_of, reads_of, resized
 from .shared import (
     axes_of,
     backward_args,

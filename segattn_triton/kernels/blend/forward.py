@@ -11,8 +11,9 @@ from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import Activation
 from ..common.dependent import begin
+from ..common.resize import Resize
 from ..common.tile import chunk_of, load_tile, num_pixels, pixels_of, store_tile
-from .resize import RESIZING, Resize, logits_of, reads_of, resized
+from .resize import RESIZING, logits_of, reads_of, resized
 from .shared import axes_of, blend_config, blocks, logits_traffic, place_of, store_logits
 
 

@@ -19,8 +19,9 @@ from ...tuning.model import REGISTERS, STEP, Config, space
 from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.dependent import begin
+from ..common.resize import Resize, most_pixels, pairs, share_of, takers_of, taps
 from ..common.tile import load_tile, num_pixels, store_tile
-from .resize import Resize, logits_around, logits_beside, most_pixels, pairs, share_of, takers_of, taps
+from .resize import logits_around, logits_beside
 from .shared import gradients
 
 SPACE = tuple(
