@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .adapters import Gate, Parts
 from .swap import Accelerated, AcceleratedGate, maps_among, plain_class, swap
 
+_DRAWN = torch.float32  # whatever the default is
 _tried: dict[tuple, str | None] = {}  # class, options -> how it disagrees
 
 
@@ -59,9 +60,9 @@ def random_twin(like: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for t in twin.parameters():
         fan_in = max(1, t.numel() // max(1, t.shape[0] if t.dim() else 1))
-        t.copy_(torch.randn(t.shape, generator=generator) / fan_in**0.5)
+        t.copy_(torch.randn(t.shape, generator=generator, dtype=_DRAWN) / fan_in**0.5)
     for t in twin.buffers():
-        t.copy_(torch.rand(t.shape, generator=generator) + 0.5)
+        t.copy_(torch.rand(t.shape, generator=generator, dtype=_DRAWN) + 0.5)
     return twin
 
 
@@ -140,7 +141,7 @@ def _maps_of(module: nn.Module, gate: Gate, parts: Parts, dtype: torch.dtype) ->
     for N, *sides in _SHAPES:
         generator = torch.Generator().manual_seed(1)
         shapes = [(N, like.shape[1], *sides[: like.dim() - 2]) for like in likes]
-        maps = tuple(torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+        maps = tuple(torch.randn(shape, generator=generator, dtype=_DRAWN).to(dtype) for shape in shapes)
         yield maps
         yield tuple(x.movedim(1, -1).contiguous().movedim(-1, 1) for x in maps)
 
@@ -165,7 +166,7 @@ def _outcome(module: nn.Module, maps: tuple[Tensor, ...], autocast: torch.dtype 
     facts = y.dtype, y.shape, [s for s, n in zip(y.stride(), y.shape, strict=True) if n > 1], same
     values = [y.detach(), *(x.detach() for x in given), *module.buffers()]
     if gradients:
-        dy = torch.linspace(0.5, 1, y.numel()).reshape(y.shape).to(y.dtype)
+        dy = torch.linspace(0.5, 1, y.numel(), dtype=_DRAWN).reshape(y.shape).to(y.dtype)
         values += torch.autograd.grad(y, [*leaves, *weights], dy, allow_unused=True)
     return {"facts": facts, "values": [None if t is None else t.clone() for t in values]}
 
@@ -189,7 +190,7 @@ def _outputs_and_gradients(module: nn.Module, args: tuple) -> dict[str, Tensor]:
     named = {f"dx{n or ''}": x for n, x in enumerate(maps_among(args))} | named
     with torch.enable_grad():
         y = module(*args)
-    dy = torch.linspace(0.5, 1, y.numel(), device=y.device).reshape(y.shape).to(y.dtype)
+    dy = torch.linspace(0.5, 1, y.numel(), device=y.device, dtype=_DRAWN).reshape(y.shape).to(y.dtype)
     grads = torch.autograd.grad(y, list(named.values()), dy, allow_unused=True)
     values = dict(zip(["y", *named], [y.detach(), *grads], strict=True))
     return {name: value.double() for name, value in values.items() if value is not None}
@@ -200,10 +201,11 @@ def verify(name: str, module: nn.Module, fast: nn.Module, gate: Gate | None, par
 
     Map and gradient are positive, as after a ReLU: sums that cancel would make the error of either a matter of luck.
     """
-    like = next((t for t in parts.tensors if t is not None), torch.empty(0))
+    given = (t for t in (*module.parameters(), *parts.tensors) if t is not None and t.is_floating_point())
+    like = next(given, torch.empty(0, dtype=_DRAWN))  # parts may be wider than the module: folded, or none
     if like.is_meta:
         raise RuntimeError(f"verify: {name} has no values to compare: it is on the meta device")
-    positive = functools.partial(torch.rand, generator=torch.Generator().manual_seed(0))
+    positive = functools.partial(torch.rand, generator=torch.Generator().manual_seed(0), dtype=_DRAWN)
     args = _each(arguments(module, gate, parts, positive, side=6), lambda x: x.to(like))
     exact = _outputs_and_gradients(copy.deepcopy(module).double(), _each(args, Tensor.double))
     own, ours = _outputs_and_gradients(copy.deepcopy(module), args), _outputs_and_gradients(fast, args)

@@ -193,16 +193,6 @@ def test_no_module(wrong):
         pass
 
 
-@each_kind
-def test_verify(kind):
-    state = torch.random.get_rng_state()
-    gate = make(kind)
-    torch.random.set_rng_state(state)
-    sat.accelerate(gate, verify=True)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert isinstance(gate, _accelerate.Accelerated)
-
-
 def test_meta_device():
     with torch.device("meta"):
         model = nn.Sequential(make(), make("scse"), make("eca"))

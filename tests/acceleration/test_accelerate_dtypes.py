@@ -158,6 +158,23 @@ def test_children_that_were_wrapped(kind):
             assert_takes_what_the_module_takes(plain, fast, make_map(), path)
 
 
+@each_kind
+def test_verify(kind):
+    """In eval and in training, in each dtype of the module, which is not torch's default."""
+    state = torch.random.get_rng_state()
+    gates = [make(kind).to(dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16)]
+    gates += [copy.deepcopy(gate).eval() for gate in gates]
+    torch.random.set_rng_state(state)
+    for gate, default in zip(gates, (torch.float32, torch.float32, torch.float64) * 2, strict=True):
+        torch.set_default_dtype(default)
+        try:
+            sat.accelerate(gate, verify=True)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(isinstance(gate, swap.Accelerated) for gate in gates)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_maps_without_values(dtype):
     """The meta device knows no autocast."""

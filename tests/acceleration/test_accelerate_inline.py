@@ -174,7 +174,14 @@ def test_kernels_in_the_interpreter(kind, monkeypatch):
 
 
 @each_block
+def test_verify_in_other_dtypes(kind):
+    """The maps are in the block's dtype, also where no weight goes to the kernel, or a folded one that is wider."""
+    for dtype, training in ((torch.float64, True), (torch.float64, False), (torch.bfloat16, False)):
+        sat.accelerate(made(kind)[0].to(dtype).train(training), strict=True, verify=True)
+
+
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16], ids=str)
+@each_block
 def test_dtypes_that_the_block_takes(kind, autocast):
     """Every dtype of each map beside every dtype of the weights: value and dtype are the block's own."""
     dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
