@@ -201,9 +201,17 @@ def test_dtypes_that_the_block_takes(kind, autocast):
     assert taken >= 4
 
 
+def assert_takes(plain: nn.Module, fast: nn.Module, args: tuple, case: str) -> None:
+    """Where the block returns, so does the accelerated one."""
+    expected = outcome(plain, args)
+    if isinstance(expected, list):
+        assert_same(outcome(fast, args), expected, case=case)
+
+
 @each_block
 def test_shapes_that_the_block_takes(kind, calls):
-    """One image beside several, and none: its own forward runs where the kernels do not take them."""
+    """One image beside several, and none, and a channel too many: where the kernels do not take them its own forward
+    runs, and a norm in training has the same statistics after it."""
     plain, args = made(kind)
     plain.eval()
     fast = sat.accelerate(copy.deepcopy(plain))
@@ -211,9 +219,9 @@ def test_shapes_that_the_block_takes(kind, calls):
     for batches in ((2, 1), (1, 2), (0, 0), (1, 1)):
         given = itertools.cycle(batches)
         some = each(args, lambda t, given=given: t[: next(given)])
-        expected = outcome(plain, some)
-        if isinstance(expected, list):
-            assert_same(outcome(fast, some), expected, case=str(batches))
+        assert_takes(plain, fast, some, str(batches))
+    assert_takes(plain, fast, each(args, lambda t: torch.cat([t, t[:, :1]], 1)), "channels")
+    assert_takes(plain.train(), fast.train(), each(args, lambda t: t[:0]), "no image in training")
     assert calls
 
 

@@ -758,5 +758,5 @@ class SelectiveKernel(nn.Module):
 
     def forward(self, x):
         given = x.split(self.in_channels // self.num_paths, 1) if self.split_input else (x,) * self.num_paths
-        paths = torch.stack([path(t) for path, t in zip(self.paths, given, strict=True)], dim=1)
+        paths = torch.stack([path(given[i]) for i, path in enumerate(self.paths)], dim=1)
         return torch.sum(paths * self.attn(paths), dim=1)

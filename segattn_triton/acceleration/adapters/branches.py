@@ -87,7 +87,7 @@ def _selective_forward(block: nn.Module, gates, names: dict, x: Tensor):
     """Of two the branches are not stacked; of more they are, as the block itself has them."""
     count, attn = block.num_paths, block.attn
     given = x.split(block.in_channels // count, 1) if block.split_input else (x,) * count
-    maps = [path(t) for path, t in zip(block.paths, given, strict=True)]
+    maps = [path(given[i]) for i, path in enumerate(block.paths)]  # of more channels the last have no path
     stacked = torch.cat(maps, 1) if count > 2 else None
     v = _mean(maps[0] + maps[1] if stacked is None else _sum_of(stacked, count))
     z = attn.fc_select(attn.act(attn.bn(attn.fc_reduce(v)))).unflatten(1, (count, -1))
