@@ -1,6 +1,6 @@
 """Branches weighted by a softmax over them, forward: y = sum over r of a_r x_r, a = softmax over r of z.
 
-x (N, R, C, P), y (N, C, P), z and a (N, R, C). Of one branch a = sigmoid(z): a softmax against a logit of zero.
+x (N, R, C, P), y (N, C, P), z and a (N, R, C). Of one branch a = sigmoid(z).
 Every map once: read x, write y; and a, if it is asked for.
 """
 
@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ...runtime.maps import Maps, accumulator, maps
 from ...runtime.plan import Plan
+from ..common.activations import sigmoid
 from ..common.dependent import begin
 from ..common.tile import chunk_of, load_tile, load_vector, num_pixels, only_when, pixels_of, store_tile
 from .shared import blend_config, blocks
-
-READS = 3  # of each logit by a program: of the peak, of the total, of its own share
 
 
 @triton.jit
@@ -25,16 +24,29 @@ def logit_of(z_ptr, n, r, offs_c, C: tl.constexpr, RADIX: tl.constexpr, ACC: tl.
 
 @triton.jit
 def peak_and_norm(z_ptr, n, offs_c, C: tl.constexpr, RADIX: tl.constexpr, ACC: tl.constexpr):
-    """The largest logit of each channel, and the sum of exp(z - it): a_r = exp(z_r - peak) / norm."""
-    peak = logit_of(z_ptr, n, 0, offs_c, C, RADIX, ACC)
-    if RADIX == 1:
-        peak = tl.maximum(peak, 0.0)
+    """The largest logit of each channel [BLOCK_C], and the sum of exp(z - it), of more than one branch."""
+    peak = tl.zeros([offs_c.shape[0]], ACC) if RADIX == 1 else logit_of(z_ptr, n, 0, offs_c, C, RADIX, ACC)
     for r in tl.static_range(1, RADIX):
         peak = tl.maximum(peak, logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC))
-    norm = tl.exp(-peak) if RADIX == 1 else tl.zeros_like(peak)
-    for r in tl.static_range(RADIX):
+    norm = tl.zeros_like(peak)
+    for r in tl.static_range(RADIX if RADIX > 1 else 0):
         norm += tl.exp(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC) - peak)
     return peak, norm
+
+
+@triton.jit
+def share_of(z, peak, norm, RADIX: tl.constexpr):
+    """a of a logit, where the channel has this peak and norm."""
+    if RADIX == 1:
+        return sigmoid(z, 0.0, 0.0)
+    else:
+        return tl.exp(z - peak) / norm
+
+
+def reads_of_logits(radix: int, branches: int = 1) -> int:
+    """How often a program reads a logit of its channels: for the peak, for the norm, and that of a branch itself; all
+    those of `branches` together."""
+    return 2 * branches + 1 if radix > 1 else 1
 
 
 @triton.jit
@@ -63,7 +75,7 @@ def _branches_fwd_kernel(
     y = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for r in tl.static_range(RADIX):
         x = load_tile(x_ptr, x_stride, n, r * C + offs_c, offs_p, mask, LAYOUT, ACC)
-        a = tl.exp(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC) - peak) / norm
+        a = share_of(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC), peak, norm, RADIX)
         y += x * a[:, None]
         if map_ptr is not None:
             first = only_when(tile % tiles == 0, offs_c < C)
@@ -97,5 +109,5 @@ def plan_branches_fwd(x: Tensor, z: Tensor, y: Tensor, gate_map: Tensor | None) 
         ACC=accumulator(x),
         DEPENDENT=config.dependent,
     )
-    traffic = dict(x_ptr=(1, 0), z_ptr=(READS * tiles, 0), y_ptr=(0, 1), map_ptr=(0, 1))
+    traffic = dict(x_ptr=(1, 0), z_ptr=(reads_of_logits(radix) * tiles, 0), y_ptr=(0, 1), map_ptr=(0, 1))
     return Plan(_branches_fwd_kernel, args, config, m.N * chunks * tiles, traffic)

@@ -17,7 +17,7 @@ from ...tuning.model import STEP, Config, space
 from ...tuning.target import sms
 from ..common.dependent import begin
 from ..common.tile import chunk_of, load_tile, num_pixels, store_tile
-from .branches import READS, logit_of, maps_of, peak_and_norm
+from .branches import logit_of, maps_of, peak_and_norm, reads_of_logits, share_of
 from .shared import shares_of, sum_config, sum_stages
 
 FINISH = space(BLOCK_T=(4, 16, 64), BLOCK_C=(8, 16, 32), num_warps=(4,))
@@ -50,7 +50,7 @@ def _branches_bwd_kernel(
     n = row // RADIX // tiles
     P = num_pixels(pixels, LAYOUT)
     peak, norm = peak_and_norm(z_ptr, n, offs_c, C, RADIX, ACC)
-    a = tl.exp(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC) - peak) / norm
+    a = share_of(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC), peak, norm, RADIX)
     dg = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for block in tl.range(row // RADIX % tiles, blocks, tiles, num_stages=STAGES):
         offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -95,7 +95,7 @@ def _branches_dz_kernel(
         dg += tl.load(dmap_ptr + image + offs, mask, other=0.0).to(ACC)
     z = tl.load(z_ptr + image + offs, mask, other=0.0).to(ACC)
     peak, norm = peak_and_norm(z_ptr, n, offs_c, C, RADIX, ACC)
-    a = tl.where(mask, tl.exp(z - peak[None, :]) / norm[None, :], 0.0)
+    a = tl.where(mask, share_of(z, peak[None, :], norm[None, :], RADIX), 0.0)
     dz = a * (dg - tl.sum(a * dg, 0)[None, :])
     tl.store(dz_ptr + image + offs, dz.to(dz_ptr.dtype.element_ty), mask)
 
@@ -122,7 +122,7 @@ def plan_branches_bwd(dy: Tensor, x: Tensor, z: Tensor, dx: Tensor | None, wants
         STAGES=sum_stages(x.device, x.element_size(), m, config, loads),
         DEPENDENT=config.dependent,
     )
-    read = programs * (2 * radix + 1)  # every program of a branch has the logits of all
+    read = programs * reads_of_logits(radix, radix)  # every program of a branch has the logits of all
     traffic = dict(dy_ptr=(radix, 0), x_ptr=(1, 0), z_ptr=(read, 0), dx_ptr=(0, 1), total_ptr=(0, 1))
     return Plan(_branches_bwd_kernel, args, config, m.N * programs * radix * chunks, traffic, ("total",))
 
@@ -140,5 +140,5 @@ def plan_branches_dz(total: Tensor, dmap: Tensor | None, z: Tensor, dz: Tensor) 
     config = config_for(FINISH, microseconds, "branches_dz", total, C=C, pixels=N * tiles, exact=(N, tiles, radix))
     args = dict(total_ptr=total, dmap_ptr=dmap, z_ptr=z, dz_ptr=dz, tiles=tiles, C=C, RADIX=radix)
     args |= dict(ACC=accumulator(total), DEPENDENT=config.dependent)
-    traffic = dict(total_ptr=(1, 0), dmap_ptr=(1, 0), z_ptr=(READS, 0), dz_ptr=(0, 1))
+    traffic = dict(total_ptr=(1, 0), dmap_ptr=(1, 0), z_ptr=(reads_of_logits(radix), 0), dz_ptr=(0, 1))
     return Plan(_branches_dz_kernel, args, config, N * -(-C // config.blocks["BLOCK_C"]), traffic)
