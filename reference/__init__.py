@@ -6,7 +6,7 @@ Same names and signatures as `segattn_triton.functional`, less `backend` and the
 from .attention_gate import attention_gate, attention_gate_norm
 from .blend import gate_blend, gate_mul, gate_mul_resized, radix_blend
 from .cbam import cbam, cbam_channel_gate, cbam_spatial_gate
-from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm
+from .channel import channel_gate, eca, squeeze_excite, squeeze_excite_norm, squeeze_excite_norms
 from .context import global_context, global_context_add
 from .local import local_gate, local_pool_gate
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
@@ -44,6 +44,7 @@ __all__ = [
     "spatial_pool_gate",
     "squeeze_excite",
     "squeeze_excite_norm",
+    "squeeze_excite_norms",
     "strip_gate",
     "strip_means",
 ]

@@ -64,6 +64,43 @@ def squeeze_excite_norm(
     return asked(y, g, stats, return_map, return_stats)
 
 
+@in_full_precision
+def squeeze_excite_norms(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    norm_weight1: Tensor | None,
+    norm_bias1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    norm_weight2: Tensor,
+    norm_bias2: Tensor | None = None,
+    source: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    *,
+    pool: str = "avg",
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    out_act: str = "identity",
+    ties: str = "first",
+    eps1: float = 1e-5,
+    eps2: float = 1e-5,
+    return_map: bool = False,
+    return_stats: bool = False,
+):
+    """y = out_act(x * gate(norm2(w2 act(norm1(w1 pool(source or x) + b1)) + b2)) + shortcut)."""
+    v, stats = pooled(x if source is None else source, pool, ties), []
+    if norm_weight1 is None:
+        u = linear(v, w1, b1)
+    else:
+        u, *stats = norm_over_images(linear(v, w1, None), b1, norm_weight1, norm_bias1, eps1)
+    z, last = norm_over_images(linear(activate(act, u), w2, None), b2, norm_weight2, norm_bias2, eps2)
+    g = activate(gate, z)
+    y = x * per_channel(g, x)
+    y = activate(out_act, y if shortcut is None else y + shortcut)
+    return asked(y, g, torch.cat([*stats, last]), return_map, return_stats)
+
+
 def norm_over_images(h: Tensor, b: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float):
     """(h + b - mean) / sqrt(var + eps) * weight + bias over the rows, and (2 R,) the means and the biased variances.
 

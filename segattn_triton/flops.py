@@ -35,6 +35,12 @@ def squeeze_excite_norm(
     return squeeze_excite(x, w1, b1, w2, b2, *maps[:2])
 
 
+def squeeze_excite_norms(
+    x: Shape, w1: Shape, b1, norm_weight1, norm_bias1, w2, b2, norm_weight2, norm_bias2=None, *maps
+) -> tuple[int, int]:
+    return squeeze_excite(x, w1, b1, w2, b2, *maps[:2])
+
+
 def cbam_spatial_gate(x: Shape, weight: Shape, *_) -> tuple[int, int]:
     """weight (1, 1 or 2, k, k): two flops a tap and pixel, twice as many backward."""
     E, window = prod(x), 2 * prod(x) // x[1] * prod(weight)

@@ -62,7 +62,7 @@ def device() -> str:
     return support.DEVICE
 
 
-NORMS = ("cbam_spatial_gate", "squeeze_excite_norm", "attention_gate_norm")
+NORMS = ("cbam_spatial_gate", "squeeze_excite_norm", "squeeze_excite_norms", "attention_gate_norm")
 
 
 @pytest.fixture

@@ -128,17 +128,17 @@ def _reader(term: Term, dims: int) -> tuple[str, Reader]:
     if inner.kind == "along" and inner.of[0] == Term("pool", how=("avg", "first")) and not shortcut:
         path, circular = inner.how
         return "eca", lambda m: Parts(_along(m, path), dict(circular=circular, gate=_spec(m, gate, GATES)), (dims,))
-    layers, act, (pool, ties), (norm, last) = perceptron_with_norms(inner)
+    layers, act, (pool, ties), norms = perceptron_with_norms(inner)
+    places = list(zip(layers, norms, strict=False))
 
     def read(m: nn.Module) -> Parts:
         options = dict(pool=pool, ties=ties, **shortcut)
-        gated, second = _spec(m, gate, GATES), () if len(layers) == 1 else _folded(m, layers[1], last)
-        between = None if len(layers) == 1 else _spec(m, act, ACTS)
-        if norm and pool != "avg+max":
-            parts = squeeze_excite_norm(m, layers[0], norm, between, second, gated, (dims,))
-            return parts._replace(options={**parts.options, **options})
-        options |= dict(gate=gated) | ({} if between is None else {"act": between})
-        return Parts((*_folded(m, layers[0], norm), *second), options, (dims,))
+        gated, between = _spec(m, gate, GATES), None if len(layers) == 1 else _spec(m, act, ACTS)
+        if pool == "avg+max":
+            options |= dict(gate=gated) | ({} if between is None else {"act": between})
+            return Parts(tuple(t for path, norm in places for t in _folded(m, path, norm)), options, (dims,))
+        parts = squeeze_excite_norm(m, places, between, gated, (dims,))
+        return parts._replace(options={**parts.options, **options})
 
     return "squeeze_excite", read
 
@@ -193,16 +193,16 @@ def _with_window(m: nn.Module, path: str, norm: str | None, maps: int, before: t
 
 
 def _norms_of(term: Term) -> tuple[str | None, tuple[str, ...]]:
-    """The path of the norm of the pixels' convolution, and those of norms that are folded, and else not taken: behind
-    the second layer of a perceptron, or in one that is of two pools."""
+    """The path of the norm of the pixels' convolution, and those of norms that are folded, and else not taken: in a
+    perceptron of two pools."""
     product = term.of[0] if term.kind == "residual" else term
     inner = split(product.of[0])[1] if product.kind == "product" else X
     if inner.kind == "window":
         return inner.how[1], ()
     if inner.kind not in ("layer", "normed"):
         return None, ()
-    _, _, (pool, _), (first, last) = perceptron_with_norms(inner)
-    return None, tuple(norm for norm in (first if pool == "avg+max" else None, last) if norm)
+    _, _, (pool, _), norms = perceptron_with_norms(inner)
+    return None, tuple(norm for norm in norms if norm) if pool == "avg+max" else ()
 
 
 def _keeps_its_own(pixels: str | None, folded_only: tuple[str, ...]) -> Callable:

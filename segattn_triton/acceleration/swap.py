@@ -78,7 +78,10 @@ def _gated(module: nn.Module, gate: Gate, parts: Parts, x: Tensor, **more) -> Te
     return y
 
 
-_WHOLE = ("squeeze_excite_norm", "attention_gate_norm", "global_context", "global_context_add", "radix_blend")
+_WHOLE = (
+    *("squeeze_excite_norm", "squeeze_excite_norms", "attention_gate_norm"),
+    *("global_context", "global_context_add", "radix_blend"),
+)
 
 
 def _is_whole(parts: Parts) -> bool:

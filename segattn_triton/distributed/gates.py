@@ -141,6 +141,7 @@ SHARDING_RULES: dict[str, Callable] = {
     "channel_gate": _pooled,
     "squeeze_excite": _pooled,
     "squeeze_excite_norm": _pooled,
+    "squeeze_excite_norms": _pooled,
     "cbam_channel_gate": _pooled,
     "eca": _pooled,
     "scse": _pooled,

@@ -125,6 +125,61 @@ def squeeze_excite_norm(
 
 
 @recalled
+def squeeze_excite_norms(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    norm_weight1: Tensor | None,
+    norm_bias1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    norm_weight2: Tensor,
+    norm_bias2: Tensor | None = None,
+    source: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    *,
+    pool: str = "avg",
+    act: str | Spec = "relu",
+    gate: str | Spec = "sigmoid",
+    out_act: str = "identity",
+    ties: str = "first",
+    eps1: float = 1e-5,
+    eps2: float = 1e-5,
+    backend: str | None = None,
+    return_map: bool = False,
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
+    """y = out_act(x * gate(norm2(w2 act(norm1(w1 pool(source) + b1)) + b2)) + shortcut); norm_weight1=None: no norm1.
+
+    As `squeeze_excite_norm`, with a batch norm in training behind the second layer, norm_weight2 and norm_bias2 (C,),
+    and behind the first, norm_weight1 and norm_bias1 (Cr,), or there none.
+    return_stats=True returns norm1's means and biased variances, if it is there, then norm2's, (2 Cr + 2 C,) or (2 C,).
+    The bias before a norm moves its means alone, and its gradient is zero. See `SqueezeExcite`.
+    Source: Yu et al. 2021, arXiv:2104.06403 (Lite-HRNet).
+    """
+    check.feature_map(x)
+    if source is not None:
+        check.second_map("source", source, x)
+    if shortcut is not None:
+        check.second_map("shortcut", shortcut, x, tuple(x.shape))
+    check.tensor("w2", w2)
+    gate_checks.perceptron(x, w1, b1, w2, b2, x if source is None else source)
+    if norm_weight1 is not None:
+        gate_checks.batch_norm(norm_weight1, norm_bias1, eps1, x, (x.shape[0], w1.shape[0], 1, 1), "1")
+    elif norm_bias1 is not None:
+        raise ValueError("norm_bias1: given without norm_weight1, expected a norm of the batch")
+    gate_checks.batch_norm(norm_weight2, norm_bias2, eps2, x, (*x.shape[:2], 1, 1), "2")
+    check.choice("pool", pool, POOLS[:3])
+    check.choice("out_act", out_act, OUT_ACTS)
+    check.choice("ties", ties, TIES)
+    run = implementation("squeeze_excite_norms", backend, x)
+    how = dict(pool=pool, act=check.act(act), gate=check.gate(gate), out_act=out_act, ties=ties)
+    how |= dict(eps1=float(eps1), eps2=float(eps2))
+    tensors = x, w1, b1, norm_weight1, norm_bias1, w2, b2, norm_weight2, norm_bias2, source, shortcut
+    return run(*tensors, **how, return_map=return_map, return_stats=return_stats)
+
+
+@recalled
 def eca(
     x: Tensor,
     weight: Tensor,

@@ -1,7 +1,7 @@
 """Using a child's parameters is calling it, as long as nobody has changed what a call does."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +70,22 @@ def update(bn: nn.Module, stats: Tensor, count: int) -> None:
     weight = 1.0 / bn.num_batches_tracked.to(mean.dtype) if bn.momentum is None else bn.momentum
     bn.running_mean.lerp_(mean, weight)
     bn.running_var.lerp_(var + var / (count - 1), weight)  # a quotient of sizes alone no exported file can hold
+
+
+def update_all(norms: Sequence[nn.Module], stats: Tensor, count: int) -> None:
+    """Those of several norms, whose statistics follow one another."""
+    for bn, part in zip(norms, stats.split([2 * bn.num_features for bn in norms]), strict=True):
+        update(bn, part, count)
+
+
+def gains_of(bn: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a norm of the batch multiplies by, and adds."""
+    return like.new_ones(bn.num_features) if bn.weight is None else bn.weight, bn.bias
+
+
+def weights_of(layer: nn.Module, bn: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+    """Of a layer, the norm behind it, if there is one, by its running statistics; one of the batch left out."""
+    return (layer.weight, layer.bias) if bn is None or uses_batch(bn) else folded(layer, bn)
 
 
 def folded(conv: nn.Module, bn: nn.Module) -> tuple[Tensor, Tensor]:

@@ -91,4 +91,4 @@ class EffectiveSE(GateModule):
 
     @by_rank
     def forward(self, x: Tensor, return_map: bool = False, *, shortcut: Tensor | None = None):
-        return run_layers(x, (self.fc, self.bn, None), None, shortcut, self.options, self.backend, return_map)
+        return run_layers(x, (self.fc, self.bn, None, None), None, shortcut, self.options, self.backend, return_map)

@@ -17,8 +17,9 @@ class SqueezeExcite(GateModule):
     x (N, C, *spatial) with 1, 2 or 3 spatial axes; source (N, source_channels, *any), x itself without it; shortcut as
     x. Keys: fc1.weight (Cr, source_channels, 1, 1), fc1.bias, fc2.weight (C, Cr, 1, 1), fc2.bias, as of timm's SEModule
     and torchvision's SqueezeExcitation. Cr is `hidden`, or `hidden_channels(in_channels, reduction, rule)`. With
-    norm=True a BatchNorm2d bn stands behind fc1, as in ReXNet: in eval its statistics are folded into fc1 at every
-    call, in training those of the batch are taken, and update bn's as BatchNorm2d does.
+    norm=True a BatchNorm2d bn stands behind fc1, as in ReXNet, with last_norm=True bn2 behind fc2, both in PaddleSeg's
+    Lite-HRNet: in eval their statistics are folded into the layers at every call, in training those of the batch are
+    taken, and update theirs as BatchNorm2d does.
     slices=True: of a map with three spatial axes every slice along the last is pooled, and weighted, by itself, as in
     nnU-Net, whose gate is (N, C, 1, 1, W); its map here is (N, C, W). See `functional.squeeze_excite`.
     """
@@ -37,6 +38,7 @@ class SqueezeExcite(GateModule):
         source_channels: int | None = None,
         bias: bool = True,
         norm: bool = False,
+        last_norm: bool = False,
         slices: bool = False,
         ties: str = "first",
         spatial_dims: int | None = None,
@@ -44,14 +46,15 @@ class SqueezeExcite(GateModule):
         device=None,
         dtype=None,
     ):
-        check.choice("pool", pool, POOLS[:3] if norm else POOLS)
+        check.choice("pool", pool, POOLS[:3] if norm or last_norm else POOLS)
         hidden = hidden_channels(in_channels, reduction, rule) if hidden is None else hidden
-        shown = dict(in_channels=in_channels, hidden=hidden, norm=norm)
+        shown = dict(in_channels=in_channels, hidden=hidden, norm=norm, last_norm=last_norm)
         super().__init__(shown, spatial_dims, backend, pool=pool, act=act, gate=gate, out_act=out_act, ties=ties)
         factory = dict(bias=bias, device=device, dtype=dtype)
         self.fc1 = nn.Conv2d(source_channels or in_channels, hidden, 1, **factory)
         self.fc2 = nn.Conv2d(hidden, in_channels, 1, **factory)
         self.bn = nn.BatchNorm2d(hidden, device=device, dtype=dtype) if norm else None
+        self.bn2 = nn.BatchNorm2d(in_channels, device=device, dtype=dtype) if last_norm else None
         self.slices = slices
 
     @by_rank
@@ -63,7 +66,7 @@ class SqueezeExcite(GateModule):
         return self._gate(x, source, shortcut, return_map)
 
     def _gate(self, x: Tensor, source: Tensor | None, shortcut: Tensor | None, return_map: bool):
-        layers = self.fc1, self.bn, self.fc2
+        layers = self.fc1, self.bn, self.fc2, self.bn2
         return run_layers(x, layers, source, shortcut, self.options, self.backend, return_map)
 
 

@@ -7,7 +7,7 @@ from .attention_gate import attention_gate, attention_gate_norm
 from .blend import gate_blend, gate_mul
 from .branches import radix_blend
 from .cbam import cbam, cbam_spatial_gate
-from .channel import squeeze_excite, squeeze_excite_norm
+from .channel import squeeze_excite, squeeze_excite_norm, squeeze_excite_norms
 from .context import global_context, global_context_add
 from .coordinate import coordinate_attention
 from .eca import eca
@@ -57,6 +57,7 @@ __all__ = [
     "spatial_pool_gate",
     "squeeze_excite",
     "squeeze_excite_norm",
+    "squeeze_excite_norms",
     "strip_gate",
     "strip_means",
 ]

@@ -158,9 +158,9 @@ def beside(name: str, t, x: Tensor) -> None:
     second_map(name, t, x, tuple(t.shape))
 
 
-def epsilon(eps) -> None:
+def epsilon(eps, name: str = "eps") -> None:
     if isinstance(eps, bool) or not _is_number(eps) or not 0 <= eps < math.inf:
-        raise ValueError(f"eps: got {text(eps)}, expected a finite number of at least 0")
+        raise ValueError(f"{name}: got {text(eps)}, expected a finite number of at least 0")
 
 
 def _permute_hint(t: Tensor, x: Tensor, name: str) -> str:

@@ -80,13 +80,13 @@ def no_norm(bias, eps, return_stats: bool) -> None:
             raise ValueError(f"{name}: given without norm_weight, expected a norm of the batch")
 
 
-def batch_norm(weight, bias, eps, x: Tensor, normed: tuple[int, ...]) -> None:
+def batch_norm(weight, bias, eps, x: Tensor, normed: tuple[int, ...], which: str = "") -> None:
     """The parameters of a norm over the batch of what has the shape (N, channels, *axes), computed from x, and that
     there is more than one value a channel."""
-    epsilon(eps)
-    parameter("norm_weight", weight, x, (normed[1],))
+    epsilon(eps, f"eps{which}")
+    parameter(f"norm_weight{which}", weight, x, (normed[1],))
     if bias is not None:
-        parameter("norm_bias", bias, x, (normed[1],))
+        parameter(f"norm_bias{which}", bias, x, (normed[1],))
     _more_than_one(normed)
 
 

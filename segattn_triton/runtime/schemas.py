@@ -119,6 +119,18 @@ squeeze_excite_norm = Schema(
     flops=flops.squeeze_excite_norm,
     returned=3,
 )
+squeeze_excite_norms = Schema(
+    "squeeze_excite_norms",
+    tensors=(
+        *("x", "w1", "b1?", "norm_weight1?", "norm_bias1?", "w2", "b2?", "norm_weight2", "norm_bias2?"),
+        *("source?", "shortcut?"),
+    ),
+    options="str pool, str act, float act_a, float act_b, str gate, float gate_a, float gate_b, str out_act, "
+    "str ties, float eps1, float eps2, bool return_map",
+    outputs=("y", "map", "stats", "pooled", "z", "z1", "hhat", "zhat", "highest", "found"),
+    flops=flops.squeeze_excite_norms,
+    returned=3,
+)
 eca = Schema(
     "eca",
     tensors=("x", "weight", "bias?"),

@@ -57,7 +57,9 @@ def test_copies(cls, training, calls):
     with torch.no_grad():
         small(a_map(2, torch.float32))
     own = training and cls in copies.OWN_IN_TRAINING
-    names = {"squeeze_excite": ("squeeze_excite", "squeeze_excite_norm")}.get(row.kernel, (row.kernel,))
+    names = {"squeeze_excite": ("squeeze_excite", "squeeze_excite_norm", "squeeze_excite_norms")}.get(
+        row.kernel, (row.kernel,)
+    )
     assert not calls if own else len(calls) == 1 and calls[0][0] in names
     sat.restore(fast)
     assert type(fast) is cls

@@ -1,10 +1,12 @@
 """Every output and every gradient agrees with the reference within the error budget of `segattn_triton.testing`."""
 
 import itertools
+from inspect import signature
 
 import pytest
 import support
 import torch
+from probe import faults, probe
 from support import (
     DEVICE,
     assert_right,
@@ -85,14 +87,13 @@ def test_one_layer(row):
 def test_norm_over_the_batch(row, layout, dtype):
     """Whichever gradients are wanted; and far from zero, where a variance as a difference of squares would be lost."""
     inputs = problem(row, S=(3, 5), N=4, dtype=dtype, layout=layout)
-    assert_right(row, *inputs, eps=1e-3)
+    assert_right(row, *inputs, **{name: 1e-3 for name in signature(row.op).parameters if name.startswith("eps")})
     assert_right(row, *without(row, inputs, [name.removesuffix("?") for name in row.inputs if name.endswith("?")]))
     for wanted in range(len(inputs)):
         assert_right(row, *inputs, needs=[i == wanted for i in range(len(inputs))])
     if dtype == torch.float32:
-        assert_right(
-            row, *(t + 1000 if name in ("bias", "b1") else t for name, t in zip(names(row), inputs, strict=True))
-        )
+        lost = ("b1", "b2") if row.name == "squeeze_excite_norms" else ("bias", "b1")  # in the means
+        assert_right(row, *(t + 1000 if name in lost else t for name, t in zip(names(row), inputs, strict=True)))
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
@@ -108,11 +109,34 @@ def test_what_a_norm_takes_away_has_no_gradient(row, backend):
 
 
 @pytest.mark.parametrize("N", [2, 3, 17, 130])
-def test_images_of_a_norm(N):
+@pytest.mark.parametrize("name", ["squeeze_excite_norm", "squeeze_excite_norms"])
+def test_images_of_a_norm(name, N):
     """More of them than a block, and two, which differ by little or by much from the others."""
-    row, sizes = BY_NAME["squeeze_excite_norm"], {"N": N, "C": 9, "S": (2,), "Cr": 40, "Cs": 7, "T": (2, 1)}
+    row, sizes = BY_NAME[name], {"N": N, "C": 9, "S": (2,), "Cr": 40, "Cs": 7, "T": (2, 1)}
     assert_right(row, *make_inputs(row, sizes, device=DEVICE))
-    assert_right(row, *without(row, make_inputs(row, sizes | {"Cr": 9}, device=DEVICE), ("w2", "b2")))
+    if name == "squeeze_excite_norm":
+        assert_right(row, *without(row, make_inputs(row, sizes | {"Cr": 9}, device=DEVICE), ("w2", "b2")))
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("C", "R"), [(5, 3), (40, 70), (1, 1)], ids=str)
+def test_a_norm_behind_the_second_layer_alone(C, R, layout, dtype):
+    """Which adds up that layer's partial sums, where many programs share an image; whichever gradients are wanted."""
+    row, sizes = BY_NAME["squeeze_excite_norms"], {"N": 5, "C": C, "S": (3, 5), "Cr": R, "Cs": C + 2, "T": (7,)}
+    inputs = make_inputs(row, sizes, dtype, layout=layout, device=DEVICE)
+    none = without(row, inputs, ("norm_weight1", "norm_bias1"))
+    few = without(row, none, ("b1", "b2", "norm_bias2", "source", "shortcut"))
+    with probe() as launches:
+        assert_right(row, *none, eps2=1e-3)
+        assert_right(row, few[0], few[1][:, :C], *few[2:])
+    assert launches and not faults(launches)
+    given = [i for i, t in enumerate(none) if t is not None]
+    for wanted in given:
+        assert_right(row, *none, needs=[i == wanted for i in given], pool="avgmax", ties="split", out_act="relu")
+    stats = row.op(*none, backend="triton", return_stats=True)[1]
+    torch.testing.assert_close(stats, row.reference(*none, return_stats=True)[1], rtol=1e-5, atol=1e-6)
+    assert stats.shape == (2 * C,)
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if len(r.inputs) > len(r.maps)], ids=lambda row: row.name)

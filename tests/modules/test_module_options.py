@@ -55,6 +55,8 @@ def make_map_of(channels: int, N: int = 2, S=(5, 6), layout="contiguous") -> tor
 NORMED = {
     "one layer": lambda **how: EffectiveSE(6, "sigmoid", norm=True, backend="triton", **how),
     "two layers": lambda **how: SqueezeExcite(6, hidden=4, norm=True, backend="triton", **how),
+    "two norms": lambda **how: SqueezeExcite(6, hidden=4, norm=True, last_norm=True, backend="triton", **how),
+    "last": lambda **how: SqueezeExcite(6, hidden=4, last_norm=True, backend="triton", **how),
 }
 
 
@@ -67,16 +69,20 @@ def test_batch_norm_between_the_layers(kind, change):
     ours = NORMED[kind](bias=change != "no bias").to(DEVICE, torch.float64)
     options = {"no parameters": dict(affine=False), "no statistics": dict(track_running_stats=False)}
     options["cumulative"] = dict(momentum=None)
-    ours.bn = torch.nn.BatchNorm2d(ours.bn.num_features, **options.get(change, {})).to(DEVICE, torch.float64)
-    for p in ours.bn.parameters():
-        torch.nn.init.normal_(p)
+    norms = [name for name, m in ours.named_children() if isinstance(m, torch.nn.BatchNorm2d)]
+    for name, eps in zip(norms, (1e-5, 1e-3), strict=False):
+        how = dict(options.get(change, {}), eps=eps)
+        bn = torch.nn.BatchNorm2d(getattr(ours, name).num_features, **how).to(DEVICE, torch.float64)
+        setattr(ours, name, bn)
+        for p in bn.parameters():
+            torch.nn.init.normal_(p)
     plain = copy.deepcopy(ours)
     next(plain.children()).register_forward_hook(lambda *_: None)
     for training in (True, True, False):
         outcomes = []
         for module in (ours, plain):
             module.train(training)
-            module.bn.train(training and change != "frozen")
+            getattr(module, norms[-1]).train(training and change != "frozen")
             module.zero_grad()
             x = make_map_of(6, N=4).double().requires_grad_()
             y, gate_map = module(x, return_map=True, shortcut=x)
@@ -85,7 +91,7 @@ def test_batch_norm_between_the_layers(kind, change):
             outcomes.append([y, gate_map, *grads, *module.state_dict().values()])
         for got, expected in zip(*outcomes, strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
-    if change != "frozen":
+    if change != "frozen" or len(norms) == 2:
         for module in (ours, plain):
             with pytest.raises(
                 ValueError, match="Expected more than 1 value per channel when training, got input size"

@@ -24,6 +24,7 @@ UNEVEN = {2: (6, 4), 4: (4, 5, 4, 6)}
 VARIANTS = {
     "squeeze_excite": ({"pool": "max"}, {"pool": "avg+max", "ties": "split", "out_act": "relu"}),
     "squeeze_excite_norm": ({"pool": "max"}, {"pool": "avgmax", "ties": "split", "out_act": "relu"}),
+    "squeeze_excite_norms": ({"pool": "avgmax", "ties": "split", "out_act": "relu"},),
     "channel_gate": ({"pool": "avgmax"},),
     "scse": ({"reduce": "max"},),
     "eca": ({"circular": True},),
@@ -129,6 +130,7 @@ def module_cases(world: int) -> list[tuple]:
         (sat.SCSE(4, 2), {}),
         (sat.ChannelAttention(4), {}),
         (sat.SqueezeExcite(4, hidden=2, norm=True), {"shortcut": True}),
+        (sat.SqueezeExcite(4, hidden=2, last_norm=True), {}),
         (sat.EffectiveSE(4, norm=True), {}),
         (sat.ECA(4), {}),
         (sat.CBAM(4, 2), {}),

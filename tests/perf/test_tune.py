@@ -378,6 +378,7 @@ GATES = {
     "CBAM, its norm folded": segattn_triton.CBAM(6, 2, 3, backend="triton").eval(),
     "light CBAM": segattn_triton.CBAM(6, 2, 3, act="silu", light=True, norm=False, backend="triton"),
     "SE with a norm": segattn_triton.SqueezeExcite(6, hidden=2, norm=True, backend="triton"),
+    "SE with two norms": segattn_triton.SqueezeExcite(6, hidden=2, norm=True, last_norm=True, backend="triton"),
     "one layer with a norm": segattn_triton.EffectiveSE(6, norm=True, backend="triton"),
     "scSE": segattn_triton.SCSE(6, reduction=3, backend="triton"),
     "dense": segattn_triton.LocalAttention(6, backend="triton"),

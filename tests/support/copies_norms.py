@@ -50,6 +50,28 @@ class SETwoNorms(nn.Module):
         return x * torch.sigmoid(self.conv2(self.conv1(self.pool(x))))
 
 
+class SELastNorm(nn.Module):
+    """A norm behind the second layer alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(C, R, 1), nn.Conv2d(R, C, 1)
+        self.bn = nn.BatchNorm2d(C, eps=1e-3)
+
+    def forward(self, x):
+        h = torch.relu(self.reduce(F.adaptive_avg_pool2d(x, 1)))
+        return torch.sigmoid(self.bn(self.expand(h))) * x
+
+
+class SETwoEps(SENormLinear):
+    """Norms of two eps, of vectors."""
+
+    def __init__(self):
+        super().__init__()
+        first, last = nn.BatchNorm1d(R, eps=1e-3), nn.BatchNorm1d(C)
+        self.fc = nn.Sequential(nn.Linear(C, R), first, nn.ReLU(), nn.Linear(R, C, bias=False), last, nn.Sigmoid())
+
+
 class Refinement(nn.Module):
     """BiSeNet's behind its convolution."""
 
@@ -136,12 +158,13 @@ class LightCBAM(nn.Module):
 
 
 COPIES = {  # class -> the function that its graph is
-    **dict.fromkeys((SENorm, SENormLinear, SETwoNorms, Refinement, Fusion, NormOfPeak), "squeeze_excite"),
+    **dict.fromkeys((SENorm, SENormLinear, SETwoNorms, SELastNorm, SETwoEps), "squeeze_excite"),
+    **dict.fromkeys((Refinement, Fusion, NormOfPeak), "squeeze_excite"),
     **dict.fromkeys((NormOfBothPools, LightChannels, LightChannelsHalved), "squeeze_excite"),
     **dict.fromkeys((LightPixels, LightPixelsPlain), "cbam_spatial_gate"),
     LightCBAM: "cbam",
 }
-OWN_IN_TRAINING = (SETwoNorms, NormOfBothPools)  # statistics of the batch that no kernel takes there
+OWN_IN_TRAINING = (NormOfBothPools,)  # statistics of the batch that no kernel takes there
 
 
 class NormFirst(SENorm):

@@ -37,7 +37,11 @@ each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 each_image_apart = pytest.mark.parametrize("row", [r for r in ROWS if not r.over_batch], ids=lambda row: row.name)
 over_batch = pytest.mark.parametrize("row", [r for r in ROWS if r.over_batch], ids=lambda row: row.name)
 PERCEPTRONS = [  # of two layers or one
-    row for row in ROWS if "w2" in row.inputs and "ln_weight" not in row.inputs and row.op is not functional.scse
+    row
+    for row in ROWS
+    if "w2" in row.inputs
+    and "ln_weight" not in row.inputs
+    and row.op not in (functional.scse, functional.squeeze_excite_norms)
 ]
 each_perceptron = pytest.mark.parametrize("row", PERCEPTRONS, ids=lambda row: row.name)
 each_gate = pytest.mark.parametrize("row", GATES, ids=lambda row: row.name)

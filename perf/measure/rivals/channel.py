@@ -53,6 +53,24 @@ def squeeze_norm_best(x, w1, b1, norm_weight, norm_bias, w2, b2, source, shortcu
     return shortcut + x * torch.sigmoid(torch.addmm(b2, h, w2.T))[:, :, None, None]
 
 
+def squeeze_norms_listing(
+    x, w1, b1, norm_weight1, norm_bias1, w2, b2, norm_weight2, norm_bias2, source, shortcut
+) -> Tensor:
+    """The same with a norm behind each layer, in training."""
+    h = F.conv2d(F.adaptive_avg_pool2d(source, 1), w1[:, :, None, None], b1)
+    h = F.relu(F.batch_norm(h, None, None, norm_weight1, norm_bias1, training=True))
+    z = F.batch_norm(F.conv2d(h, w2[:, :, None, None], b2), None, None, norm_weight2, norm_bias2, training=True)
+    return shortcut + x * torch.sigmoid(z)
+
+
+def squeeze_norms_best(
+    x, w1, b1, norm_weight1, norm_bias1, w2, b2, norm_weight2, norm_bias2, source, shortcut
+) -> Tensor:
+    h = torch.relu(_normed(torch.addmm(b1, source.mean((2, 3)), w1.T), 0, norm_weight1, norm_bias1))
+    z = _normed(torch.addmm(b2, h, w2.T), 0, norm_weight2, norm_bias2)
+    return shortcut + x * torch.sigmoid(z)[:, :, None, None]
+
+
 def effective_norm_listing(x: Tensor, w1: Tensor, b1: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
     """BiSeNet's: the mean, a 1x1 convolution on one pixel, its norm in training, sigmoid, product."""
     h = F.conv2d(x.mean((2, 3), keepdim=True), w1[:, :, None, None], b1)
@@ -69,5 +87,6 @@ RIVALS = {
     "squeeze_excite": Rivals(squeeze_listing, squeeze_best),
     "effective_se": Rivals(effective_listing, effective_best),
     "squeeze_excite_norm": Rivals(squeeze_norm_listing, squeeze_norm_best),
+    "squeeze_excite_norms": Rivals(squeeze_norms_listing, squeeze_norms_best),
     "effective_se_norm": Rivals(effective_norm_listing, effective_norm_best),
 }

@@ -31,7 +31,7 @@ def _se_module(m):
     if type(part(m, "bn")) is nn.Identity:
         return squeeze_excite(m, "fc1", "act", "fc2", "gate", **_pooling(m))
     act, gate = activation(m, "act", ACTS), activation(m, "gate", GATES)
-    parts = squeeze_excite_norm(m, "fc1", "bn", act, layer(m, "fc2"), gate)
+    parts = squeeze_excite_norm(m, [("fc1", "bn"), ("fc2", None)], act, gate)
     return parts._replace(options={**parts.options, **_pooling(m)})
 
 

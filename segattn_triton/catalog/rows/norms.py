@@ -20,6 +20,11 @@ REXNET_TRAINING = (  # timm's rexnet_100 at 512 x 512
     Case("rexnet100-stage6", 16, 1044, (16, 16), 87),
 )
 
+LITE_HRNET_TRAINING = (  # PaddleSeg's Lite-HRNet-18 at 512 x 1024, half of the channels of its second and last branch
+    Case("litehrnet18-branch2-512x1024", 8, 40, (64, 128), 10),
+    Case("litehrnet18-branch4-512x1024", 8, 160, (16, 32), 40),
+)
+
 _FIRST = {"x": "N C *S", "w1": "Cr Cs", "b1?": "Cr", "norm_weight": "Cr", "norm_bias?": "Cr"}
 IN_A_GATE = "a checkpoint has a batch norm in its gate"
 _WINDOW = {"norm_weight": "1", "norm_bias?": "1"}
@@ -44,6 +49,29 @@ def with_norms(rows: Mapping[str, Op]) -> tuple[Op, ...]:
             use=f"{IN_A_GATE}: ReXNet in training",
             paper="Han et al. 2021, arXiv:2007.00992 (ReXNet)",
             cases=REXNET_TRAINING,
+        ),
+        replace(
+            excite,
+            name="squeeze_excite_norms",
+            op=functional.squeeze_excite_norms,
+            reference=reference.squeeze_excite_norms,
+            inputs={
+                **{"x": "N C *S", "w1": "Cr Cs", "b1?": "Cr", "norm_weight1": "Cr", "norm_bias1?": "Cr"},
+                **{"w2": "C Cr", "b2?": "C", "norm_weight2": "C", "norm_bias2?": "C"},
+                **{"source?": "N Cs *T", "shortcut?": "N C *S"},
+            },
+            parameters={
+                **{**excite.parameters, "norm_weight1": "bn.weight", "norm_bias1": "bn.bias"},
+                **{"norm_weight2": "bn2.weight", "norm_bias2": "bn2.bias"},
+            },
+            options={**excite.options, "pool": ("avg", "max", "avgmax")},
+            flops=flops.squeeze_excite_norms,
+            fixed={**excite.fixed, "norm": True, "last_norm": True},
+            fewest=2,
+            equation="y = out_act(x * gate(norm(W2 act(norm(W1 pool(source) + b1)) + b2)) + shortcut)",
+            use=f"{IN_A_GATE}, behind both layers: PaddleSeg's Lite-HRNet in training",
+            paper="Yu et al. 2021, arXiv:2104.06403 (Lite-HRNet)",
+            cases=LITE_HRNET_TRAINING,
         ),
         replace(
             excite,

@@ -4,10 +4,11 @@
     backward  du = da act'(u),  dweight = sum_n du hhat,  dbias = sum_n du
               dh = weight / sqrt(var + eps) (du - dbias / N - hhat dweight / N)
 
-h, hhat, u, a, dh (N, R); stats (2 R,): the means over the images, then the variances about them, biased; da (N, K, R)
-partial. A program has BLOCK_R channels of all images, BLOCK_N at a time, which it reads again from the cache. It works
-on the differences from the first image, and the variance is a sum of squares about the mean: of images that are alike,
-whose differences are all that is left, no digit is lost. A bias `b1` that h lacks moves the mean in the statistics.
+h (N, K, R) and da likewise partial, summed over k in order; hhat, u, a, dh (N, R); stats (2 R,): the means over the
+images, then the variances about them, biased. A program has BLOCK_R channels of all images, BLOCK_N at a time, which it
+reads again from the cache. It works on the differences from the first image, and the variance is a sum of squares about
+the mean: of images that are alike, whose differences are all that is left, no digit is lost. A bias `b1` that h lacks
+moves the mean in the statistics.
 """
 
 import torch
@@ -34,10 +35,32 @@ def _rows(n, images, offs_r, R: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def _load_apart(h_ptr, first, mean, n, images, offs_r, R: tl.constexpr, BLOCK_N: tl.constexpr):
-    """h - first - mean [BLOCK_N, BLOCK_R] of the images from n on, 0 past the last."""
+def _load_whole(ptr, n, images, offs_r, K: tl.constexpr, R: tl.constexpr, ACC: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Of the images from n on partials (N, K, R) summed over k in order, 0 past the last; offsets and mask of the sums
+    [BLOCK_N, BLOCK_R]."""
     offs, mask = _rows(n, images, offs_r, R, BLOCK_N)
-    h = tl.load(h_ptr + offs, mask, other=0.0)
+    row = (n + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None] * (K * R) + offs_r[None, :]
+    whole = tl.zeros([BLOCK_N, offs_r.shape[0]], ACC)
+    for k in range(0, K):
+        whole += tl.load(ptr + row + k * R, mask, other=0.0)
+    return whole, offs, mask
+
+
+@triton.jit
+def _load_apart(
+    h_ptr,
+    first,
+    mean,
+    n,
+    images,
+    offs_r,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """h - first - mean [BLOCK_N, BLOCK_R] of the images from n on, 0 past the last."""
+    h, _, mask = _load_whole(h_ptr, n, images, offs_r, K, R, ACC, BLOCK_N)
     return tl.where(mask, (h - first[None, :]) - mean[None, :], 0.0)
 
 
@@ -52,6 +75,7 @@ def _batch_norm_fwd_kernel(
     u_ptr,
     a_ptr,
     images,
+    K: tl.constexpr,
     R: tl.constexpr,
     EPS: tl.constexpr,
     ACT: tl.constexpr,
@@ -62,15 +86,17 @@ def _batch_norm_fwd_kernel(
 ):
     begin(DEPENDENT)
     offs_r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    first = tl.load(h_ptr + offs_r, only_when(images > 0, offs_r < R), other=0.0)
+    first = tl.zeros([BLOCK_R], ACC)
+    for k in range(0, K):
+        first += tl.load(h_ptr + k * R + offs_r, only_when(images > 0, offs_r < R), other=0.0)
     mean = tl.zeros([BLOCK_R], ACC)
     total = tl.zeros([BLOCK_N, BLOCK_R], ACC)
     for n in range(0, images, BLOCK_N):
-        total += _load_apart(h_ptr, first, mean, n, images, offs_r, R, BLOCK_N)
+        total += _load_apart(h_ptr, first, mean, n, images, offs_r, K, R, ACC, BLOCK_N)
     mean = tl.sum(total, 0) / tl.maximum(images, 1)
     squares = tl.zeros([BLOCK_N, BLOCK_R], ACC)
     for n in range(0, images, BLOCK_N):
-        apart = _load_apart(h_ptr, first, mean, n, images, offs_r, R, BLOCK_N)
+        apart = _load_apart(h_ptr, first, mean, n, images, offs_r, K, R, ACC, BLOCK_N)
         squares += apart * apart
     var = tl.sum(squares, 0) / tl.maximum(images, 1)
     scale = 1.0 / tl.sqrt(var + EPS)
@@ -83,7 +109,7 @@ def _batch_norm_fwd_kernel(
         bias += b1 - b1  # NaN where b1 is not finite
     for n in range(0, images, BLOCK_N):
         offs, mask = _rows(n, images, offs_r, R, BLOCK_N)
-        hhat = _load_apart(h_ptr, first, mean, n, images, offs_r, R, BLOCK_N) * scale[None, :]
+        hhat = _load_apart(h_ptr, first, mean, n, images, offs_r, K, R, ACC, BLOCK_N) * scale[None, :]
         u = hhat * weight[None, :] + bias[None, :]
         tl.store(hhat_ptr + offs, hhat, mask)
         tl.store(a_ptr + offs, ACT.f(u, ACT.a, ACT.b), mask)
@@ -109,12 +135,8 @@ def _load_du(
     ACC: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """du [BLOCK_N, BLOCK_R] of the images from n on: da summed over k in order, times act'(u)."""
-    offs, mask = _rows(n, images, offs_r, R, BLOCK_N)
-    row = (n + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None] * (K * R) + offs_r[None, :]
-    da = tl.zeros([BLOCK_N, offs_r.shape[0]], ACC)
-    for k in range(0, K):
-        da += tl.load(da_ptr + row + k * R, mask, other=0.0)
+    """du [BLOCK_N, BLOCK_R] of the images from n on: da times act'(u)."""
+    da, offs, mask = _load_whole(da_ptr, n, images, offs_r, K, R, ACC, BLOCK_N)
     if u_ptr is None:
         return da
     else:
@@ -193,9 +215,9 @@ def plan_batch_norm_fwd(
     eps: float,
     act: Activation,
 ) -> Plan:
-    """Of h (N, 1, R). Makes a (N, 1, R)."""
-    N, _, R = h.shape
-    config = _config("batch_norm_fwd", h, N, R, 1, 3)
+    """Of partials h (N, K, R). Makes a (N, 1, R)."""
+    N, K, R = h.shape
+    config = _config("batch_norm_fwd", h, N, R, K, 3)
     args = dict(
         h_ptr=h,
         b1_ptr=b1,
@@ -204,8 +226,9 @@ def plan_batch_norm_fwd(
         stats_ptr=stats,
         hhat_ptr=hhat,
         u_ptr=u,
-        a_ptr=torch.empty_like(h),
+        a_ptr=h.new_empty((N, 1, R)),
         images=N,
+        K=K,
         R=R,
         EPS=eps,
         ACT=act,
