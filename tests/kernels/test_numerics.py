@@ -119,24 +119,24 @@ def test_images_of_a_norm(name, N):
 
 
 @each_dtype
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("C", "R"), [(5, 3), (40, 70), (1, 1)], ids=str)
-def test_a_norm_behind_the_second_layer_alone(C, R, layout, dtype):
-    """Which adds up that layer's partial sums, where many programs share an image; whichever gradients are wanted."""
-    row, sizes = BY_NAME["squeeze_excite_norms"], {"N": 5, "C": C, "S": (3, 5), "Cr": R, "Cs": C + 2, "T": (7,)}
-    inputs = make_inputs(row, sizes, dtype, layout=layout, device=DEVICE)
-    none = without(row, inputs, ("norm_weight1", "norm_bias1"))
-    few = without(row, none, ("b1", "b2", "norm_bias2", "source", "shortcut"))
-    with probe() as launches:
-        assert_right(row, *none, eps2=1e-3)
-        assert_right(row, few[0], few[1][:, :C], *few[2:])
-    assert launches and not faults(launches)
-    given = [i for i, t in enumerate(none) if t is not None]
-    for wanted in given:
-        assert_right(row, *none, needs=[i == wanted for i in given], pool="avgmax", ties="split", out_act="relu")
-    stats = row.op(*none, backend="triton", return_stats=True)[1]
-    torch.testing.assert_close(stats, row.reference(*none, return_stats=True)[1], rtol=1e-5, atol=1e-6)
-    assert stats.shape == (2 * C,)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_norm_behind_the_second_layer_alone(layout, dtype):
+    """Which adds up that layer's partial sums, of many programs an image where it has many hidden channels; whichever
+    gradients are wanted."""
+    row, absent = BY_NAME["squeeze_excite_norms"], ("norm_weight1", "norm_bias1")
+    for C, R in ((5, 3), (40, 70)):
+        sizes = {"N": 5, "C": C, "S": (3, 5), "Cr": R, "Cs": C + 2, "T": (7,)}
+        inputs = without(row, make_inputs(row, sizes, dtype, layout=layout, device=DEVICE), absent)
+        with probe() as launches:
+            assert_right(row, *inputs, eps2=1e-3, pool="avgmax", ties="split", out_act="relu")
+        assert launches and not faults(launches)
+        stats = row.op(*inputs, backend="triton", return_stats=True)[1]
+        assert stats.shape == (2 * C,)
+        torch.testing.assert_close(stats, row.reference(*inputs, return_stats=True)[1], rtol=1e-5, atol=1e-6)
+    inputs = problem(row, N=5, dtype=dtype, layout=layout)
+    assert_right(row, *without(row, inputs, (*absent, "b1", "b2", "norm_bias2", "source", "shortcut")))
+    for wanted in range(len(inputs)):
+        assert_right(row, *without(row, inputs, absent), needs=[i == wanted for i in range(len(inputs))])
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if len(r.inputs) > len(r.maps)], ids=lambda row: row.name)
