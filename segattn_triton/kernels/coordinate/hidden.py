@@ -18,7 +18,7 @@ from ...tuning.target import sms
 from ..common.activations import Activation
 from ..common.dependent import begin
 
-SPACE = space(BLOCK=(128, 512, 1024), num_warps=(4,))
+SPACE = space(BLOCK=(128, 512, 1024), num_warps=(4, 8))
 
 
 @triton.jit
