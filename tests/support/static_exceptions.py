@@ -97,6 +97,27 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "values of the coarse mask and pixels of the image lie a scale apart",
         "*",
     ),
+    *_exempt(
+        ["refinement_fold"],
+        [75, 80, 86, 89, 90, 100, 120],
+        ["128-bit accesses"],
+        "with its border a row of the image begins anywhere",
+        "*",
+    ),
+    *_exempt(
+        ["refinement_affinity", "refinement_step", "refinement_gather", "refinement_scores", "refinement_own"],
+        [90],
+        ["in flight", "waves"],
+        "no loop over a map: a program has a tile, and loops over neighbours, channels or masks of its pixels",
+        "*",
+    ),
+    *_exempt(
+        ["refinement_unsize", "refinement_fold"],
+        [90],
+        ["in flight", "waves"],
+        "no loop over a map: over the pixels that took from a value, and in few programs over the rows of the border",
+        "*",
+    ),
     # --- the additive gate
     *_exempt(
         ["additive_fwd", "additive_dz", "additive_bwd", "additive_moments"],
