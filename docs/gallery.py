@@ -45,7 +45,8 @@ def gate_map(row: Op, x: torch.Tensor) -> torch.Tensor:
         made = {"N 1 *S": lambda: x.mean(1, keepdim=True), "N C *T": lambda: x[:, :, ::4, ::4]}
         made |= {"N C *U": lambda: x.mean(3, keepdim=True), "N C *V": lambda: x.mean(2, keepdim=True)}
         others = [made.get(spec, lambda: x.flip(1))() for spec in given[1:]]
-        return row.op(x, *others, **row.both)[1]
+        gate = row.op(x, *others, **row.both)[1]
+        return gate[:, None] if row.outputs["map"] == "N K *S" else gate  # of neighbours: as that of one head
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         known = inspect.signature(row.module).parameters
@@ -72,7 +73,7 @@ def section(row: Op) -> str:
 ![Map of {row.name}](maps/{row.name}.png)
 
 - Attends to {row.attends_to}.
-- Passes over the map, forward / backward: {row.passes[0]} / {row.passes[1]}; FLOP a value: {cost(row)}.
+- Passes over the map, forward / backward: {row.passes[0]:.3g} / {row.passes[1]:.3g}; FLOP a value: {cost(row)}.
 - When: {row.use}.
 
 """
