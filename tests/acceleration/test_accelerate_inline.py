@@ -293,3 +293,22 @@ def test_compile_and_capture(kind):
         and gate_map.shape[0] == len(maps(args)[0]) * getattr(plain, "groups", 1) ** (kind == "ema")
         and gate_map.dim() == (2 if kind.startswith(GATES_OF_CHANNELS) else 4)
     )
+
+
+def test_no_pool_of_torch_in_the_gradient_of_multiscale_attention():
+    """Whose gradient adds atomically on a GPU, and raises where only deterministic algorithms may run."""
+    plain, args = made("ema")
+
+    def nodes(block: nn.Module) -> set[str]:
+        found, left = set(), [block(*each(args, lambda t: t.clone().requires_grad_())).grad_fn]
+        while left:
+            node = left.pop()
+            found.add(node.name())
+            left += [following for following, _ in node.next_functions if following is not None]
+        return found
+
+    pools = [
+        any("AdaptiveAvgPool" in name for name in nodes(block))
+        for block in (plain, sat.accelerate(copy.deepcopy(plain)))
+    ]
+    assert pools == [True, False]

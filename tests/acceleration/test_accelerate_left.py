@@ -5,6 +5,8 @@ import functools
 
 import pytest
 import standins
+import standins_fusion as fusion
+import standins_strips as strips
 import torch
 from gates import C, make, make_map, reason_of
 from torch import nn
@@ -173,3 +175,28 @@ def test_left_reduction_larger_than_the_channels():
 
 def test_left_nnunet_in_3d():
     assert "in 3-D" in reason_of(standins.NNUNetSqueezeExcite(C, 2, conv=nn.Conv3d))
+
+
+LEFT = {  # what of the gates that are known has no kernel -> the reason
+    "extent": (lambda: fusion.GatherExcite(extent=2), "its extent is 2: means of windows at a stride have no kernel"),
+    "layers": (lambda: _with(fusion.GatherExcite(), "mlp.norm", standins.LayerNorm2d(3)), "its perceptron has a norm"),
+    "rows": (lambda: _with(strips.EMA(), "pool_h", nn.AdaptiveAvgPool2d((1, None))), "its child 'pool_h' pools to"),
+    "pixels": (lambda: _with(strips.EMA(), "softmax", nn.Softmax(1)), "its softmax is not over the channels"),
+    "radix": (lambda: _with(standins.SplitAttn(), "rsoftmax", standins.RadixSoftmax(4, 2)), "it has 2 radix splits"),
+    "softmax": (lambda: _with(standins.SplitAttn(), "rsoftmax", nn.Softmax(1)), "its child 'rsoftmax' is torch"),
+    "pools": (
+        lambda: _with(fusion.UAFMOfChannels(), "conv_xy_atten", nn.Sequential(nn.Conv2d(8, 8, 1))),
+        "its child 'conv_xy_atten' takes 8 channels",
+    ),
+}
+
+
+def _with(block: nn.Module, path: str, child: nn.Module) -> nn.Module:
+    block.set_submodule(path, child)
+    return block
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_what_of_a_known_class_has_no_kernel(case):
+    block, reason = LEFT[case]
+    assert reason_of(nn.Sequential(block())).startswith(reason)
