@@ -118,6 +118,13 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "no loop over a map: over the pixels that took from a value, and in few programs over the rows of the border",
         "*",
     ),
+    *_exempt(
+        ["refinement_gather"],
+        [120],
+        ["8 bytes of stack"],
+        "what the neighbours of the image get, of four maps: two values of them lie on the stack",
+        "pixel_adaptive_refinement pamr-cam-512 float16 contiguous",
+    ),
     # --- the additive gate
     *_exempt(
         ["additive_fwd", "additive_dz", "additive_bwd", "additive_moments"],
