@@ -39,7 +39,7 @@ def pixel_adaptive_refinement(
     """
     check.feature_map(image, (2,), "image")
     check.coarse_mask("mask", mask, image)
-    dilations = check.dilations(dilations)
+    dilations = check.dilations(dilations, image)
     check.number("steps", steps, int, 0)
     run = implementation("pixel_adaptive_refinement", backend, image)
     return run(image, mask, dilations=dilations, steps=int(steps), return_map=return_map)

@@ -207,12 +207,14 @@ def local_window(kernel_size, dilation, depthwise: bool, weight: Tensor | None =
         raise ValueError(f"dilation: got {dilation!r}, expected 1 unless the convolution is depthwise")
 
 
-def dilations(value) -> tuple[int, ...]:
+def dilations(value, image: Tensor) -> tuple[int, ...]:
+    """Each no larger than what leads past every border of the image, where the nearest pixel counts."""
     if not isinstance(value, tuple | list) or not value:
         raise ValueError(f"dilations: got {text(value)}, expected a tuple of one int or more, each of at least 1")
     for d in value:
         number("dilations", d, int, 1)
-    return tuple(map(int, value))
+    most = max(image.shape[2:])
+    return tuple(int(d) if d <= most else int(most) for d in value)
 
 
 def odd(name: str, value) -> None:

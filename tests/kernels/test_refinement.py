@@ -32,6 +32,17 @@ def test_past_the_border_and_the_image(dilations):
     assert_right(ROW, *maps((4, 5), (9, 1), M=2, dtype=torch.float64), dilations=dilations, steps=2)
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_as_far_as_numbers_go(backend):
+    """From the size of the image on every dilation is one: no number overflows, and nothing is as large as it."""
+    near, far = (
+        outputs_and_gradients(ROW.op, maps((4, 5), (3, 3), M=2), dilations=(1, d), backend=backend)
+        for d in (5, 2**31 - 1)
+    )
+    for got, expected in zip(far, near, strict=True):
+        assert_equal(got, expected)
+
+
 @pytest.mark.parametrize("S", [(1, 1), (1, 9), (8, 1), (23, 19)], ids=str)
 def test_one_row_one_column_and_many_tiles(S):
     assert_right(ROW, *maps(S, M=2, layout="channels_last"), dilations=(3,), steps=2)
