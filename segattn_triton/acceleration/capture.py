@@ -107,9 +107,10 @@ def capture_attention(model: nn.Module, names: str | Sequence[str] = "*") -> Ite
     included; names is a pattern of shell style, or several. A map is what `return_map=True` gives, in x's dtype and
     on its device, detached: (N, 1, *spatial) by pixel, (N, C) by channel, (N, C, H, W) by value, (N, heads, k*k, H, W)
     of neighbourhood attention; of scSE, the gate of the pixels. A gate that runs again has the map of its last call;
-    one that was not called, or ran its own forward because a child has hooks, has none. The dictionary stays after
-    the context; outputs, gradients and the model do not change, and outside nothing is different. Inside, what
-    torch.compile compiled runs in eager mode. Contexts nest.
+    one that was not called, or ran its own forward because a child has hooks, has none; nor has timm's CBAM in eval
+    where its norm's weight wants a gradient, so call it under torch.no_grad. The dictionary stays after the context;
+    outputs, gradients and the model do not change, and outside nothing is different. Inside, what torch.compile
+    compiled runs in eager mode. Contexts nest.
     Errors: TypeError for no module or no pattern; ValueError for a model without gates, or a pattern that matches none.
     """
     gates = _chosen(model, names)
