@@ -26,10 +26,11 @@ def _waves(config: Config, programs: int, registers: float, size: int) -> float:
 def near_config(kernel: str, m: Maps, image: Tensor, dilations: int, rounds: int) -> tuple[Config, int]:
     """Of a program that has all neighbours of its pixels at once, in so many rounds; and how many rows they fill."""
     block_k, size = 1 << (NEIGHBOURS * dilations - 1).bit_length(), sms(image.device)
+    width = max(1, image.element_size() // 4)
 
     def microseconds(config: Config) -> float | None:
         values = block_k * config.blocks["BLOCK_P"] / (32 * config.num_warps)
-        registers = 40 + 4 * values * max(1, image.element_size() // 4)
+        registers = 40 + 4 * values * width
         if values < 1 or (registers > 200 and config.blocks["BLOCK_P"] > 8):
             return None
         programs = m.N * -(-m.P // config.blocks["BLOCK_P"])
@@ -59,8 +60,10 @@ def tile_config(kernel: str, like: Tensor, C: int, pixels: int, each: int, layou
 
 
 def line_config(kernel: str, like: Tensor, lines: int) -> Config:
+    size = sms(like.device)
+
     def microseconds(config: Config) -> float:
         block = config.blocks["BLOCK_P"]
-        return STEP * _waves(config, -(-lines // block), 40, sms(like.device)) * (1 + block / 64)
+        return STEP * _waves(config, -(-lines // block), 40, size) * (1 + block / 64)
 
     return config_for(LINES, microseconds, kernel, like, C=1, pixels=lines, exact=lines)
