@@ -84,7 +84,7 @@ ARROWS = {  # layer -> the layers it may import
     "distributed": {"distributed", "functional", "reference", "runtime.dispatch"},
     "catalog": {"catalog", "functional", "modules", "reference", "flops"},
     "testing": {"catalog", "reference"},
-    "compiled": {"compiled", "catalog", "runtime.operator", "runtime.plan", "runtime.schemas", "tuning"},
+    "compiled": {"compiled", "catalog", "runtime.operator", "runtime.plan", "runtime.schema", "tuning"},
     "reference": {"reference"},
     "ops": {
         "ops",
@@ -113,7 +113,7 @@ ARROWS = {  # layer -> the layers it may import
     "runtime.operator": {
         "kernels",
         "runtime.autograd",
-        "runtime.schemas",
+        "runtime.schema",
         "runtime.description",
         "runtime.run",
         "runtime.maps",
@@ -128,8 +128,9 @@ ARROWS = {  # layer -> the layers it may import
     "runtime.checks": {"reference"},
     "runtime.attention_checks": {"runtime.checks"},
     "runtime.gate_checks": {"runtime.checks"},
-    "runtime.counting": {"runtime.schemas"},
-    "runtime.schemas": {"flops"},
+    "runtime.counting": {"runtime.schema", "runtime.schemas"},
+    "runtime.schema": set(),
+    "runtime.schemas": {"flops", "runtime.schema"},
     "perf": set(),
     "perf.__main__": {"perf.absent", "perf.commands"},
     "perf.commands": {

@@ -13,7 +13,7 @@ from ..catalog import Op, Problem
 from ..catalog.problem import make_inputs
 from ..runtime.operator import OPERATORS
 from ..runtime.plan import Plan, recorded
-from ..runtime.schemas import library
+from ..runtime.schema import library
 from ..tuning.target import AMD, planning_for
 
 

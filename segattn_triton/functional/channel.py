@@ -151,8 +151,8 @@ def squeeze_excite_norms(
 ) -> Tensor | tuple[Tensor, ...]:
     """y = out_act(x * gate(norm2(w2 act(norm1(w1 pool(source) + b1)) + b2)) + shortcut); norm_weight1=None: no norm1.
 
-    As `squeeze_excite_norm`, with a batch norm in training behind the second layer, norm_weight2 and norm_bias2 (C,),
-    and behind the first, norm_weight1 and norm_bias1 (Cr,), or there none.
+    x (N, C, *spatial), and the rest as of `squeeze_excite_norm`, with a batch norm in training behind the second layer,
+    norm_weight2 and norm_bias2 (C,), and behind the first, norm_weight1 and norm_bias1 (Cr,), or there none.
     return_stats=True returns norm1's means and biased variances, if it is there, then norm2's, (2 Cr + 2 C,) or (2 C,).
     The bias before a norm moves its means alone, and its gradient is zero. See `SqueezeExcite`.
     Source: Yu et al. 2021, arXiv:2104.06403 (Lite-HRNet).

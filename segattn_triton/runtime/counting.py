@@ -10,7 +10,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from .schemas import SCHEMAS, Schema
+from .schema import Schema
+from .schemas import SCHEMAS
 
 COUNTER = "torch.utils.flop_counter"
 

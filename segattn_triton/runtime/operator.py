@@ -19,7 +19,7 @@ from .autograd import UNWANTED, watched
 from .description import describe
 from .maps import native
 from .run import Run, perform, repeated
-from .schemas import Schema, library
+from .schema import Schema, library
 
 OPERATORS: dict[str, "DifferentiableOp"] = {}
 

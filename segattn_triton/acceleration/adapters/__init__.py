@@ -23,17 +23,16 @@ from . import (  # noqa: F401, they register
     torchvision,
     ultralytics,
 )
+from .norms import of_pixels, squeeze_excite_norm
 from .parts import (
     Parts,
     activation,
     is_window,
     layer,
-    of_pixels,
     part,
     pools_to_one,
     qualified_name,
     spec_of,
-    squeeze_excite_norm,
     window,
 )
 from .registry import ADAPTERS, BLOCKS, Block, Gate, Inline, check_readers, register_adapter

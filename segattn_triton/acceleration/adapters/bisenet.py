@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .parts import Parts, arguments_of_two, given, layer, only, run_gate, squeeze_excite, with_norm
+from .norms import with_norm
+from .parts import Parts, arguments_of_two, given, layer, only, run_gate, squeeze_excite
 from .registry import gate
 
 _MODELS = ("lib.models.bisenetv1", "models.bisenetv1", "bisenetv1")  # from the repository, from lib, from lib/models

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...reference.activations import GATES, Spec
+from .norms import with_norm
 from .parts import (
     Parts,
     activation,
@@ -18,7 +19,6 @@ from .parts import (
     sequence,
     spec_of,
     squeeze_excite,
-    with_norm,
 )
 from .registry import gate
 

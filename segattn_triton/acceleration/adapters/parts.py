@@ -1,14 +1,11 @@
 """The parts of a gate, read and checked: layers, activations, pools. What is not as known raises ValueError."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ...modules._children import BATCH_NORMS, gains_of, update, update_all, uses_batch
-from ...modules._children import folded as fold
 from ...reference.activations import ACTIVATIONS, ACTS, GATES, Spec
 
 
@@ -203,18 +200,10 @@ def wide_as_autocast(x: Tensor) -> Tensor:
     return x.float() if x.is_cuda and x.dtype != torch.float64 and torch.is_autocast_enabled("cuda") else x
 
 
-def with_norm(product: Parts, module: nn.Module, w1: str, norm: str, gate: str | Spec) -> Parts:
-    """Beside the product with the vector that a block's layers make, the whole gate, x * gate(norm(w1 pool + b1)), if
-    the norm is a BatchNorm, and not one whose statistics come from other processes."""
-    if type(part(module, norm)) is not nn.BatchNorm2d:
-        return product
-    return product._replace(more=(squeeze_excite_norm(module, [(w1, norm)], None, gate, product.dims),))
-
-
 def run_gate(
     gates: Sequence[Callable], x: Tensor, vector: Callable[[], Tensor], source: Tensor | None = None, **maps: Tensor
 ) -> Tensor:
-    """The whole gate of `with_norm`, of x or of a source; else the product with the vector of the layers."""
+    """The whole gate of `norms.with_norm`, of x or of a source; else the product with the vector of the layers."""
     product, *whole = gates
     if not whole:
         return product(x, source=vector(), **maps)
@@ -273,37 +262,3 @@ def _of_two_relus(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, slope: 
         w2 = w2.to(wide)
         negative = w2 * slope.to(wide).reshape(1, -1, *[1] * (w2.dim() - 2))
         return torch.cat([w1, -w1]), torch.cat([b1, -b1]), torch.cat([w2, -negative], 1), b2
-
-
-def squeeze_excite_norm(
-    module: nn.Module, layers: Sequence[tuple[str, str | None]], act: Spec | None, gate: Spec | str, dims=None
-) -> Parts:
-    """Of y = x * gate(norm(w2 act(norm(w1 pool(x) + b1)) + b2)), of one layer or two: the places of each and of its
-    norm, None where it has none, which is of the batch, or folded by running statistics. act and gate are the
-    activations, not their places."""
-    weights, norms = zip(*(_layer_and_norm(module, *places) for places in layers), strict=True)
-    options, of_batch = dict(gate=gate) | ({} if act is None else dict(act=act)), [bn for bn in norms if bn is not None]
-    dims = dims or (weights[0][0].dim() - 2,)
-    if not of_batch:
-        return Parts(tuple(itertools.chain(*weights)), options, dims)
-    gains = [(None, None) if bn is None else gains_of(bn, w) for (w, _), bn in zip(weights, norms, strict=True)]
-    how = dict(move=lambda x, stats: update_all(of_batch, stats, len(x)))
-    if norms[1:] in ((), (None,)):
-        tensors = *weights[0], *gains[0], *itertools.chain(*weights[1:])
-        return Parts(tensors, {**options, "eps": norms[0].eps}, dims, kernel="squeeze_excite_norm", **how)
-    tensors, eps = (*weights[0], *gains[0], *weights[1], *gains[1]), dict(eps1=of_batch[0].eps, eps2=norms[1].eps)
-    return Parts(tensors, {**options, **eps}, dims, kernel="squeeze_excite_norms", **how)
-
-
-def _layer_and_norm(module: nn.Module, path: str, norm: str | None):
-    """(weight, bias), with the norm folded into them; and the norm, if it is of the batch."""
-    weights, bn = layer(module, path), None if norm is None else only(module, norm, *BATCH_NORMS.values())
-    if bn is None or uses_batch(bn):
-        return weights, bn
-    return fold(part(module, path), bn), None
-
-
-def of_pixels(parts: Parts, bn: nn.Module) -> Parts:
-    """With a norm of the batch over one value a pixel."""
-    move = lambda x, stats: update(bn, stats, x[:, :1].numel())  # noqa: E731
-    return parts._replace(options={**parts.options, "eps": bn.eps}, move=move)

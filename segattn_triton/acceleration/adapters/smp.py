@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...reference.activations import ACTS, GATES
+from .norms import with_norm
 from .parts import (
     Parts,
     activation,
@@ -16,7 +17,6 @@ from .parts import (
     run_gate,
     sequence,
     squeeze_excite,
-    with_norm,
 )
 from .registry import block, gate
 

@@ -5,16 +5,15 @@ from torch import Tensor, nn
 
 from ...modules._children import folded, uses_batch
 from ...reference.activations import ACTS, GATES
+from .norms import of_pixels, squeeze_excite_norm
 from .parts import (
     Parts,
     activation,
     layer,
-    of_pixels,
     only,
     part,
     qualified_name,
     squeeze_excite,
-    squeeze_excite_norm,
     unexpected,
     wide_as_autocast,
     window,
