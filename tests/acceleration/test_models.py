@@ -188,8 +188,8 @@ def watched_kernels():
     def spy(name, own):
         return lambda *args, **options: calls.append(name) or own(*args, **options)
 
-    kernels = {gate.kernel for gate in ADAPTERS.values()}
-    with mock.patch.multiple(functional, **{name: spy(name, getattr(functional, name)) for name in kernels}):
+    kernels = {name: spy(name, getattr(functional, name)) for name in functional.__all__}
+    with mock.patch.multiple(functional, **kernels):
         yield calls
 
 

@@ -80,8 +80,8 @@ SE, ECA, sSE, scSE, CBAM and its halves of any class are known by the graph of t
 order and reshapes, linear layers or convolutions, modules or functions, `torch.max` or `amax`; `by` in the report
 says "structure". CBAM is the gate of the channels, then that of the pixels of what it leaves, with a residual or
 without; both share the gradients of ties in one way; light CBAM, half the sum of the mean and the maximum, is known,
-too. A batch norm behind the first layer of SE is that of the batch in training; one behind the second, or one that two
-pools go through, is folded in eval, and runs as it is in training. The attention gate takes two maps in either order,
+too. Batch norms behind the layers of SE, either or both, are those of the batch in training; one that two pools go
+through is folded in eval, and runs as it is in training. The attention gate takes two maps in either order,
 by place or by name; which one is weighted the graph says. Left, with the reason, is a forward that takes more maps or
 returns more than one, reads `self.training`, a global that can change inside or a switch of torch's, keeps state,
 prints, imports, draws random numbers, branches on values or sizes, switches gradients or autocast, writes into the
