@@ -38,12 +38,13 @@ def write(folder: Path) -> None:
 @torch.no_grad()
 def gate_map(row: Op, x: torch.Tensor) -> torch.Tensor:
     """That of the row's module, made from a fixed seed; a map that it needs beside is x in another order. Of a function
-    without a module, its own map of such maps, of their means over channels, rows or columns, of a part of their
-    pixels."""
+    without a module, its own map of such maps, of their means over channels, rows, columns or pixels, of a part of
+    their pixels."""
     if row.module is None:
         given = [spec for name, spec in row.inputs.items() if not name.endswith("?")]
         made = {"N 1 *S": lambda: x.mean(1, keepdim=True), "N C *T": lambda: x[:, :, ::4, ::4]}
         made |= {"N C *U": lambda: x.mean(3, keepdim=True), "N C *V": lambda: x.mean(2, keepdim=True)}
+        made["N R B *T"] = lambda: x.mean((2, 3)).unflatten(1, (2, -1))  # two branches
         others = [made.get(spec, lambda: x.flip(1))() for spec in given[1:]]
         gate = row.op(x, *others, **row.both)[1]
         return gate[:, None] if row.outputs["map"] == "N K *S" else gate  # of neighbours: as that of one head

@@ -3,9 +3,9 @@
 The rule. Inputs are rounded to their dtype first. y64 is the reference in float64 on those values, e32 the error of
 the reference in float32: its maximum over each plane of a map (over the whole of a parameter's gradient, and of that
 of a map that reaches y by its pool alone, a number per plane), and over four samples, the problem itself and the
-problem scaled by a per cent or two, because one sample of a rounding error can be small by luck; over twelve with a
-norm, where the error of a whole plane is that of one number. Every element of every output and gradient
-must satisfy
+problem scaled by a per cent or two, because one sample of a rounding error can be small by luck; over twelve where
+the errors of a plane are those of a few numbers: with a norm, or a perceptron of each row and column. Every element of
+every output and gradient must satisfy
 
     |y - y64| <= u |y64| (1 + 1e-3) + 4 e32 + 4 * 2^-24 |y64| + tiny
 
@@ -33,7 +33,7 @@ from .reference._precision import rounded
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 TINY = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-149, torch.float64: 0.0}
 SCALES = (1.0, 1 + 2.0**-6, 1 - 2.0**-6, 1 + 3 * 2.0**-7)  # exact on 16-bit values: ties stay ties
-SCALES_OF_A_NORM = (*SCALES, *(1 + k * 2.0**-7 for k in (-4, -3, -1, 1, 4, 5, 6, 7)))
+SCALES_OF_FEW = (*SCALES, *(1 + k * 2.0**-7 for k in (-4, -3, -1, 1, 4, 5, 6, 7)))
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ def exact_and_error(
     run: Callable[[torch.dtype, float], list[Tensor]],
     points: Sequence[str],
     dtype: torch.dtype,
-    has_norm: bool = False,
+    few: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The reference in float64, and its elementwise error in float32. `run(dtype, scale)` evaluates the reference."""
     points = points if dtype in (torch.float16, torch.bfloat16) else ()
     exact, errors = None, None
-    for scale in SCALES_OF_A_NORM if has_norm else SCALES:
+    for scale in SCALES_OF_FEW if few else SCALES:
         y64 = run(torch.float64, scale)
         with rounded(points, dtype):
             y32 = run(torch.float32, scale)
@@ -149,7 +149,7 @@ def matches(
 
     with without_tf32():
         got = outputs_and_gradients(row.op, inputs, needs, douts, {**options, "backend": backend})
-        exact, errors = exact_and_error(run, row.rounding_points, dtype, row.has_norm)
+        exact, errors = exact_and_error(run, row.rounding_points, dtype, row.has_few_errors)
     labels = list(row.outputs)[: len(shapes)] + [f"d{n}" for n, need in zip(names, needs, strict=False) if need]
     specs = list(row.outputs.values())[: len(shapes)]
     specs += [spec for spec, need in zip(row.inputs.values(), needs, strict=False) if need]
@@ -188,7 +188,7 @@ def _module_matches(
     with without_tf32():
         got = run(None, 1.0, backend)
         points = (*row.rounding_points, *row.module_points) if row else ()
-        exact, errors = exact_and_error(run, points, dtype, row is not None and row.has_norm)
+        exact, errors = exact_and_error(run, points, dtype, row is not None and row.has_few_errors)
     return [compare(*values) for values in zip(labels, got, exact, errors, strict=True)]
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...catalog import Op
+
 HIDDEN = 16
 
 
@@ -57,7 +59,11 @@ def activations(path: Path | None, N: int, C: int, H: int, W: int) -> Tensor:
     return x / x.std().clamp_min(1e-6)
 
 
-def as_image(gate_map: Tensor) -> np.ndarray:
-    """The gate of the first image: (H, W), over channels the mean; or (C,) where there is one value a channel."""
-    first = gate_map[0].detach().float().cpu()
+def as_image(row: Op, gate_map: Tensor) -> np.ndarray:
+    """A row's second output of the first image: (H, W), over channels the mean, over neighbours, whose shares have the
+    sum 1, the largest; or (C,) where there is one value a channel."""
+    spec = list(row.outputs.values())[1]
+    first = row.as_map(spec, gate_map)[0].detach().float().cpu()
+    if "K" in spec.split():
+        return first.amax(0).numpy()
     return (first if first.dim() == 1 else first.mean(0)).numpy()

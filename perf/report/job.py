@@ -197,8 +197,7 @@ class ReportRun:
             try:
                 workload = Workload(point, self.backend, self.options.image)
                 _, gate_map = row.op(*workload.inputs, backend=self.backend.kernels, **row.both)
-                gate_map = row.as_map(list(row.outputs.values())[1], gate_map)
-                arrays[op] = photo.as_image(gate_map)
+                arrays[op] = photo.as_image(row, gate_map)
             except Exception as error:
                 self.console.print(f"no gate map of {op}: {one_line(error)}", markup=False)
                 measure.recover(self.backend)

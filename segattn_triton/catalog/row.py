@@ -87,6 +87,11 @@ class Op:
         return self.over_batch or any(name.startswith("ln_") for name in self.inputs)
 
     @property
+    def has_few_errors(self) -> bool:
+        """Those of a plane come from a few numbers: from a norm's, or from a perceptron's of each row and column."""
+        return self.has_norm or "w_h" in self.inputs
+
+    @property
     def defaults(self) -> dict[str, Any]:
         return {name: values[0] for name, values in self.options.items()}
 

@@ -147,7 +147,10 @@ def built(row: Op, dtype: torch.dtype, call: dict) -> list[Tensor | None]:
             t = row.view(spec, t, call["sizes"])
         elif name in call["parameters"]:
             kind, wanted = call["parameters"][name]
-            t = filled(kind, shape, seed + i, torch.float32, row) / max(1, math.prod(shape[1:])) ** 0.5
+            scale = max(1, math.prod(shape[1:])) ** 0.5
+            if kind == "ties":  # what cancels then does so in any order: by a power of two no product is rounded
+                scale = 2.0 ** math.ceil(math.log2(scale))
+            t = filled(kind, shape, seed + i, torch.float32, row) / scale
             t = t.to(dtype if name in row.maps else wanted)
             t = laid_out(t, range(t.dim())[::-1], [2] * t.dim(), 1) if call["strided_parameters"] else t
         else:

@@ -140,7 +140,14 @@ def test_dependent_kernels_wait_first(ask):
     rows = ["scse", "eca", "spatial_gate", "cbam", "squeeze_excite_norm", "cbam_spatial_gate_norm"]
     rows += ["local_gate_depthwise", "local_gate library", "local_gate pointers", "local_gate descriptors"]
     rows += ["gate_mul", "gate_mul vector", "gate_mul_resized", "gate_blend", "global_response_norm", "attention_gate"]
-    rows += ["simam", "global_context", "global_context_add", "coordinate_attention", "pixel_adaptive_refinement"]
+    rows += [
+        "simam",
+        "global_context",
+        "global_context_add",
+        "coordinate_attention",
+        "pixel_adaptive_refinement",
+        "radix_blend",
+    ]
     found = ask(static_worker.dependent, rows)
     assert not (wrong := [fault for faults, _ in found for fault in faults]), wrong
     kernels = [value for module in kernel_modules() for value in vars(module).values()]

@@ -82,8 +82,9 @@ def test_rehearsal_writes_every_point(rehearse, tmp_path):
     timed = [r for r in found if r.point.mode != "check" and r not in refused]
     assert all(r.ms > 0 and r.ms_20 <= r.ms <= r.ms_80 and r.extra["repetitions"] >= timing.LEAST for r in timed)
     ours = [r for r in timed if r.point.op in BY_NAME and r.point.timer == "events"]
-    largest_error = 1e-4  # float32's; the gradient of a norm's one gain is a sum that cancels
-    assert all(r.error is not None and r.error < largest_error and r.peak_memory > 0 for r in ours)
+    largest_error = 2e-4  # float32's; gradients of a norm, and of a norm behind another, are sums that cancel
+    right = [r for r in ours if r.error is not None and r.error < largest_error and r.peak_memory > 0]
+    assert ours == right, [(r.point.op, r.point.mode, r.error, r.peak_memory) for r in ours if r not in right]
     assert {r.point.timer for r in timed} == {"events", "graph"}
     photo = next(r for r in ours if r.point.inputs == "photo" and r.point.mode == "bwd")
     assert set(photo.extra["errors"]) >= {"dx"}

@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import triton
@@ -37,6 +38,7 @@ from segattn_triton.kernels.common.activations import Activation
 from segattn_triton.runtime import dispatch, known
 from segattn_triton.runtime.plan import Plan, launch, recorded
 from segattn_triton.runtime.program import Program
+from segattn_triton.runtime.run import Run
 from segattn_triton.testing import make_inputs
 from segattn_triton.tuning import choice as tuning
 from segattn_triton.tuning import target
@@ -201,6 +203,24 @@ def repeated_as_planned(problem: tuple[str, str, str]) -> list[str]:
 
 def _launches(row, inputs: list[Tensor], dy: Tensor, grad: bool) -> list[tuple[list[Launched], list[int]]]:
     """Of a forward and, with gradients, of its backward: what was launched, and the pointers of the tensors known."""
+    with _keeping_all():
+        return _launches_of(row, inputs, dy, grad)
+
+
+@contextlib.contextmanager
+def _keeping_all() -> Iterator[None]:
+    """No memory between kernels is another tensor's later: a call that is planned frees it as it goes."""
+    kept, empty = [], Run.empty
+
+    def keeping(run: Run, made: Tensor) -> Tensor:
+        kept.append(made)
+        return empty(run, made)
+
+    with patch.object(Run, "empty", keeping):
+        yield
+
+
+def _launches_of(row, inputs: list[Tensor], dy: Tensor, grad: bool) -> list[tuple[list[Launched], list[int]]]:
     gpu, runs = active(), []
     with torch.set_grad_enabled(grad):
         y = row.op(*inputs, backend="triton", **row.defaults)

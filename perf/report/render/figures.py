@@ -127,6 +127,7 @@ UNITS = (  # of gate maps; figures have no colour bar without one
     "gate, share that passes",
     "gate, share that passes, mean of channels",
     "log-sum-exp of scores, nats, mean of heads",
+    "largest share of a neighbour",
 )
 
 
@@ -138,6 +139,7 @@ def gate_maps(maps: Mapping[str, np.ndarray]) -> Figure | None:
 def _unit(row) -> str:
     """Of the values in the map of a row of the catalog, as `as_image` has them."""
     *_, spec = row.outputs.values()
-    if not row.is_gate:
-        return UNITS[2]
-    return UNITS["*S" in spec.split() and "C" in spec.split()]
+    words = spec.split()
+    if "heads" in words or "K" in words:
+        return UNITS[2 + ("K" in words)]
+    return UNITS["*S" in words and "C" in words]
