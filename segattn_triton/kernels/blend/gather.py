@@ -130,7 +130,7 @@ def _gather_config(x: Tensor, C: int, h: int, w: int, layout, reads: int) -> Con
     images, logits, size, itemsize = x.shape[0], x.shape[0] * h * w, sms(x.device), x.element_size()
 
     def microseconds(config: Config) -> float:
-        """Of a round, of all waves; of equals the one with long rows, and of those the one with few idle lanes."""
+        """Of a round, of all waves; of equals the one with long rows, few programs and few idle lanes."""
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         threads = 32 * config.num_warps
         values = block_c * block_p / threads
@@ -138,11 +138,11 @@ def _gather_config(x: Tensor, C: int, h: int, w: int, layout, reads: int) -> Con
         instructions = 70 + 28 * values if layout.channels_last else 50 + 47 * values
         resident = min(2048 // threads, int(REGISTERS / (threads * registers)))
         chunks, tiles = -(-C // block_c), -(-w // block_p)
-        waves = max(1.0, images * h * chunks * tiles / size / resident)
+        waves = images * h * chunks * tiles / size / resident
         idle = chunks * block_c * tiles * block_p / (C * w)
         issue = resident * instructions * config.num_warps / 4 / CYCLES
         row = (min(block_c, C) if layout.channels_last else min(block_p, w)) * itemsize
-        return waves * max(STEP, issue) * (1 + 1 / row) * (1 + 1e-3 * idle)
+        return (max(1.0, waves) + 0.01 * waves) * max(STEP, issue) * (1 + 1 / row) * (1 + 1e-3 * idle)
 
     how = dict(C=C, pixels=logits, layout=layout, also=(reads,), exact=(images, h, w))
     return config_for(SPACE, microseconds, "blend_gather", x, **how)
