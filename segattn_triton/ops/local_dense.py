@@ -31,9 +31,8 @@ from ..runtime.operator import DifferentiableOp, needs_grad
 from ..tuning.target import capability
 
 VARIANTS = ("pointers", "descriptors", "library")
-FUSED_CHANNELS = (
-    128  # channels up to which the implicit GEMM has more to gain from the fusion than to lose to the library
-)
+# up to which the implicit GEMM has more to gain from the fusion than to lose to the library
+FUSED_CHANNELS = 128
 
 
 def choose_variant(x: Tensor, variant: str = "auto") -> str:

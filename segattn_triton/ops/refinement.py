@@ -88,7 +88,7 @@ def _mask_backward(run, dy: Tensor, a: Tensor | None, dmask: Tensor | None, imag
     if steps:  # from here on the pixels of a channel side by side
         dm_t = run.empty(_wide(image, mask)) if dm is None else dm[steps - 1]
         run.call(Tensor.copy_, dm_t, dy)
-    buffers = _buffers(run, _wide(image, mask), dilations) if steps and (dmask is not None or steps > 1) else None
+    buffers = _buffers(run, dm_t, dilations) if steps and (dmask is not None or steps > 1) else None
     for t in reversed(range(steps)):
         if t == 0 and dmask is None:
             return

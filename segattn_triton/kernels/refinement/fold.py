@@ -30,8 +30,8 @@ def _refinement_sides_kernel(
 ):
     begin(DEPENDENT)
     W, R, lines = sizes
-    offs_l = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)  # rows of all images and channels
-    row = d_ptr + offs_l.to(tl.int64)[:, None] * (W + 2 * R)
+    offs_l = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)  # rows of all images and channels
+    row = d_ptr + offs_l[:, None] * (W + 2 * R)
     left = tl.zeros([BLOCK_P], ACC)
     right = tl.zeros([BLOCK_P], ACC)
     for first in range(0, R, BLOCK_R):
