@@ -31,6 +31,16 @@ def close(got, expected) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
+@each_row
+def test_an_output_that_nobody_used_has_no_gradient(row):
+    """Not one of zeros, which would be a map more to read."""
+    outputs = triton(row, **row.both, **row.defaults)(*leaves(problem(row, S=(3, 4), C=4)))
+    with recorded() as plans:
+        outputs[0].sum().backward()
+    read = {name: value for plan in plans for name, value in plan.args.items() if name in ("dmap_ptr", "dlse_ptr")}
+    assert plans and not [name for name, value in read.items() if value is not None], read
+
+
 @each_option
 def test_gradcheck(row, options):
     inputs = leaves(doubles(row, N=1, S=(2, 3), C=3))

@@ -92,6 +92,14 @@ def test_a_choice_is_made_once(monkeypatch):
 # tables
 
 
+def test_the_nearest_size_decides():
+    """Of those for about as many pixels; of two as near the smaller; of none so near nothing."""
+    table = Table("", 90, configs={"key": {7: 3, 10: 1, 14: 2}}, spaces={"kernel": "space"})
+    chosen = [table.index("kernel", "space", "key", 2**power) for power in (11, 12, 13, 14, 40)]
+    assert chosen == [1, 1, 2, 2, None]
+    assert table.index("kernel", "another", "key", 2**11) is None
+
+
 def test_a_table_decides():
     plan, index = plans()[0], 5
     assert plan.config.choice.index != index
