@@ -19,7 +19,7 @@
 # make h200      all that fifteen minutes of a GPU are good for, the most valuable first, in BUDGET (540) seconds: nothing
 #                is fetched; again, it goes on; an archive of the results is renewed in OUT while it runs
 # make h200-keep ARCHIVE=...  its records, plots and tuned table into the places from which they are committed
-# make versions  other releases of Triton and of torch, each with its own Triton (4 GB each, into build/): numerics in
+# make versions  other releases of torch, each with its own Triton, 3.6 to 3.9 (4 GB each, into build/): numerics in
 #                the interpreter, and all kernels compiled; ARGS="--share 8" one in eight of the problems
 # make newest    what `make test` runs of kernels, modules and acceleration, on what `pip install torch` gives: gigabytes
 # make nightly   every kind of page in headless Chromium, as phone and laptop show it, into build/screenshots
@@ -134,11 +134,6 @@ predicted:
 
 versions:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
-	for release in 3.6.0 3.8.0 3.9.0; do
-	  folder=build/triton-$$release
-	  [ -d $$folder ] || $$python -m pip install --quiet --no-deps --target $$folder triton==$$release numpy==2.3.5
-	  $$python tests/support/versions.py $$folder $(ARGS)
-	done
 	for release in $(TORCHES); do
 	  folder=build/torch-$$release
 	  [ -d $$folder ] || $$python -m pip install --quiet --target $$folder torch==$$release numpy==2.3.5

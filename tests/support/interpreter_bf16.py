@@ -33,7 +33,7 @@ def install() -> None:
     builder, handle = ti.InterpreterBuilder, ti.TensorHandle
 
     def is_bf16(value) -> bool:
-        return isinstance(value, handle) and value.dtype.scalar == tl.bfloat16
+        return isinstance(value, handle) and value.dtype.scalar.name == "bf16"
 
     def wide(value):
         return handle(widen(value.data), tl.float32) if is_bf16(value) else value
@@ -41,9 +41,9 @@ def install() -> None:
     def elementwise(method):
         @functools.wraps(method)
         def wrapped(self, *args):
-            out = method(self, *map(wide, args))
             if not any(map(is_bf16, args)):
-                return out
+                return method(self, *args)
+            out = method(self, *map(wide, args))
             return handle(out.data if out.data.dtype == np.bool_ else narrow(out.data), tl.bfloat16)
 
         return wrapped
