@@ -37,7 +37,7 @@ def _viadd(has, a, carries):
 
 def _imad(has, a, carries):
     x, y, z = a[0], a[1], a[2]
-    return (x * y + z + sum(carries)) & MASK, ()
+    return ((x * y & MASK) + z + sum(carries)) & MASK, ()
 
 
 def _imad_wide(has, a, carries):

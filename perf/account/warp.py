@@ -2,8 +2,9 @@
 
 Integers have values (parameters, the program's number, what is computed of them), so that loops turn as often as they
 will, branches go where they will, and addresses are those of the launch. What memory holds is unknown, but for tensors
-whose values are given. Where unknown values decide a branch (a NaN, a maximum), the warp goes past what is ahead, and
-never back. Where lanes part each goes its way with registers of its own; those behind go first, until all meet.
+whose values are given. Where unknown values decide a branch (a NaN, a maximum), the warp goes past what is ahead, to
+the end where nothing else follows, and never back. Where lanes part each goes its way with registers of its own; those
+behind go first, until all meet.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -150,11 +151,11 @@ class _Warp:
 
     def _branch(self, ins: Instruction) -> Callable:
         conditions = [self.registers.truth(o) for o in (ins.guard, *ins.operands) if is_predicate(o)]
-        forward = ins.name == "BRA" and ins.target > ins.address
+        past = ins.name == "EXIT" or (ins.name == "BRA" and ins.target > ins.address)
         back = self.registers.word(ins.operands[0].split()[0]) if ins.name == "RET" else lambda: ins.target
 
         def run(place: int) -> int | None:
-            values = [forward if (v := condition()) is None else v for condition in conditions]
+            values = [past if (v := condition()) is None else v for condition in conditions]
             taken = True
             for value in values:
                 taken = taken & value

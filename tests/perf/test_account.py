@@ -161,6 +161,24 @@ def test_a_loop_turns_as_often_as_each_lane_wants():
     assert found["store"] == [(0x100 << 32) + 256 * i + i + 1 for i in range(32)] and path.steps.count(8) == 1
 
 
+@pytest.mark.parametrize(
+    ("branch", "stores"), [("@P0 EXIT", 0), ("@P0 BRA 0x60", 0), ("@P0 BRA 0x0", 1), ("@PT BRA 0x50", 1)]
+)
+def test_what_a_number_in_memory_decides_is_passed_by(branch, stores):
+    """As a fallback for what is not finite: neither gone into nor gone back to, also where it ends the program."""
+    path, found = played(
+        "MOV R3, 0x100",
+        "MOV R2, 0x800",
+        "LDG.E R4, desc[UR4][R2.64]",
+        "FSETP.NEU.AND P0, PT, R4, RZ, PT",
+        branch,
+        "STG.E desc[UR4][R2.64], R4",
+        "EXIT",
+    )
+    assert len(found["load"]) == 32 and len(found.get("store", ())) == 32 * stores
+    assert len(path.steps) == len(set(path.steps))
+
+
 def test_places_that_follow_from_floating_point_numbers():
     """Of 32 pixels of a row at 0.75 of its scale, in both widths: floor((x + 0.5) 3 / 4 - 0.5), none below zero."""
     ends = ("LEA R4, R6, 0x800, 0x2", "MOV R5, 0x100", "LDG.E R8, desc[UR4][R4.64]", "EXIT")
