@@ -33,9 +33,8 @@ def neighborhood_attention(
     of exp(scores), in float32 (float64 of float64), differentiable; NaN, as y is, where a score is +Inf.
 
     Numerics: scores, softmax and sums in float32 (float64). In 16 bits, P and dS are rounded to q's dtype where tensor
-    cores multiply by them (from sm_80 on; D from 16 to 128, in the gradient to 64; half of that where W is contiguous,
-    but in the gradient of windows up to 9 without dilation where W is divisible by 16, too), and dS carries the
-    rounding of y, from which <y_i, dy_i> is taken. The gradient repeats bit for bit: no atomics.
+    cores multiply by them (from sm_80 on; D from 16 to 128, to 64 in the gradient and where W is contiguous), and dS
+    carries the rounding of y, from which <y_i, dy_i> is taken. The gradient repeats bit for bit: no atomics.
     NaN and Inf in a pixel reach only the queries whose window contains it, and in the gradient the pixels in the
     windows of those: tiles of tensor cores that meet one are computed again key by key. y is kept for the backward:
     changing it in place before that raises.

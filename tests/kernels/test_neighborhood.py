@@ -14,13 +14,16 @@ from segattn_triton import NeighborhoodAttention2d, reference
 from segattn_triton import functional as F
 from segattn_triton.catalog import BY_NAME, WINDOWS
 from segattn_triton.compat import natten as compat
-from segattn_triton.kernels.neighborhood.patch import patch_of
+from segattn_triton.compiled import planned
+from segattn_triton.kernels.neighborhood.patch import Patch, patch_of
 from segattn_triton.runtime.plan import recorded
 from segattn_triton.testing import LAYOUTS, assert_matches_reference, compare, exact_and_error, make_inputs
 from segattn_triton.testing import outputs_and_gradients as run_on
+from segattn_triton.tuning.target import planning_for
 
 ROW = BY_NAME["neighborhood_attention"]
 BORDERS = ("shift", "mask", "zero")
+TILED = (3, 5, 7, 9, 11, 13)  # windows of models
 each_border = pytest.mark.parametrize("border", BORDERS)
 
 
@@ -95,7 +98,7 @@ def test_wide_windows_in_every_layout(layout):
     assert_right(ROW, *inputs[:3], None, kernel_size=7)
 
 
-@pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
+@pytest.mark.parametrize("kernel_size", TILED)
 @each_border
 def test_tiles_along_w(border, kernel_size):
     """Where W is contiguous and divisible: patches start ahead of the first key, at a multiple of an access."""
@@ -104,6 +107,50 @@ def test_tiles_along_w(border, kernel_size):
     assert patch_of(q, kernel_size, 1).lead > 1 == patch_of(q, kernel_size, 2).lead
     needs = [True, True, True, kernel_size == 3]
     assert_right(ROW, q, k, v, bias, needs=needs, border=border, kernel_size=kernel_size)
+
+
+def test_the_share_of_scores_that_windows_want():
+    """As the kernels' page says, and as pairs are counted: of a tile between borders."""
+    wanted = [patch_of(torch.empty(1, 64, 64, 1, 16), K, 1).wanted(K) for K in TILED]
+    assert [f"{share:.0%}" for share in wanted] == ["19%", "39%", "38%", "51%", "54%", "66%"]
+    first = {K: patch_of(torch.empty(1, 64, 64, 1, 16), K, 1) for K in TILED}
+    for K, patch in first.items():
+        y, x = torch.arange(patch.tile_y), torch.arange(patch.tile_x)
+        rows, columns = torch.arange(patch.rows), torch.arange(patch.columns)
+        down, right = (((b - a[:, None]) >= 0) & ((b - a[:, None]) < K) for a, b in ((y, rows), (x, columns)))
+        assert down.sum() * right.sum() == round(patch.wanted(K) * patch.products(1, 1))
+    assert Patch(4, 4, 6, 8).wanted(3, 64) == 9 / 64
+
+
+@pytest.mark.parametrize("kernel_size", [3, 11])
+def test_heads_of_64_channels_along_w(kernel_size):
+    """Where W is contiguous and not divisible: every value has an address of its own."""
+    sizes = {"N": 1, "C": 64, "S": (kernel_size, kernel_size + 2), "heads": 1, "T": 2 * kernel_size - 1}
+    q, k, v, bias = make_inputs(ROW, sizes, torch.bfloat16, device=DEVICE)
+    assert_right(ROW, q, k, v, bias, needs=[True, True, True, False], kernel_size=kernel_size)
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("kernel_size", TILED)
+def test_who_goes_by_rows_says_so(layout, kernel_size):
+    """By the names of what is launched: 16 bits and D from 16 to 64 by products of matrices; float32, float64 and fewer
+    channels by rows, which have no products of matrices, so no TF32."""
+    kind = "strip" if kernel_size == 3 else "patch"
+    by_rows, by_tiles = (
+        {"neighborhood_fwd", "neighborhood_bwd"},
+        {f"neighborhood_{kind}_{n}" for n in ("fwd", "dq", "dkv")},
+    )
+    for dtype, D, names in (
+        *((dtype, D, by_tiles) for dtype in (torch.float16, torch.bfloat16) for D in (16, 32, 64)),
+        (torch.bfloat16, 24, by_tiles),
+        *((dtype, 32, by_rows) for dtype in (torch.float32, torch.float64)),
+        (torch.float16, 8, by_rows),
+    ):
+        sizes = {"N": 1, "C": 2 * D, "S": (32, 32), "heads": 2, "T": 2 * kernel_size - 1}
+        q, k, v, _ = make_inputs(ROW, sizes, dtype, layout=layout, device="meta")
+        with planning_for(90):
+            plans = itertools.chain(*planned(ROW.op, q, k, v, None, kernel_size=kernel_size))
+        assert {plan.name for plan in plans} == names | {"neighborhood_delta"}, (dtype, D)
 
 
 def test_a_dilation_in_sixteen_bits():
@@ -236,21 +283,25 @@ def test_an_infinite_score(value, dtype, D, kernel_size, border):
         torch.testing.assert_close(got, wanted, rtol=2e-3, atol=2e-3, equal_nan=True)
 
 
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("which", "qkv")
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("kernel_size", TILED)
 @each_border
-def test_a_pixel_reaches_no_further_in_tiles_along_w(which, border):
-    """NaN in q, k or v: y and the gradients are finite where the reference's are. Patches hold more than windows do."""
-    sizes = {"N": 1, "C": 16, "S": (5, 32), "heads": 1, "T": 5}
-    inputs = make_inputs(ROW, sizes, torch.float16, device=DEVICE)[:3]
-    assert patch_of(inputs[0], 3, 1).lead > 1
-    inputs[which][0, 2, 13] = math.nan
+def test_a_pixel_reaches_no_further_in_tiles(which, layout, kernel_size, border):
+    """NaN in q, k or v: y and the gradients are finite where the reference's are, and there they are its. Patches hold
+    more than windows do, along W still more."""
+    sizes = {"N": 1, "C": 16, "S": (kernel_size + 2, 32), "heads": 1, "T": 5}
+    inputs = make_inputs(ROW, sizes, torch.float16, layout=layout, device=DEVICE)[:3]
+    assert (patch_of(inputs[0], kernel_size, 1).lead > 1) == (layout == "contiguous")
+    inputs["qkv".index(which)][0, 2, 13] = math.nan
     ours, theirs = (
-        outputs_and_gradients(F.neighborhood_attention, inputs, border=border, backend=backend)
+        outputs_and_gradients(F.neighborhood_attention, inputs, kernel_size=kernel_size, border=border, backend=backend)
         for backend in ("triton", "reference")
     )
     for got, wanted in zip(ours, theirs, strict=True):
         assert_equal(got.isfinite(), wanted.isfinite())
         assert got.isfinite().any()
+        torch.testing.assert_close(got, wanted, rtol=1e-2, atol=2e-2, equal_nan=True)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, 3])

@@ -104,6 +104,8 @@ def attention_faults(dtype: str, layout: str, D: int, kernel_size: int = 3) -> l
             right = bool(compiled.matrix) and all(f".f32.{kind}.{kind}.f32" in op for op in compiled.matrix)
             wrong += [] if right else [f"{plan.name}: {compiled.matrix}"]
             wrong += [] if compiled.has(r"\bHG?MMA\b") else [f"{plan.name}: no HMMA in the machine code"]
+        elif compiled.matrix:
+            wrong.append(f"{plan.name}: {compiled.matrix}, where no product is to be rounded")
     return wrong
 
 

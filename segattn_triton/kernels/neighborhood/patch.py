@@ -10,7 +10,7 @@ BLOCK_J pixels at a time, whole rows. The share of the products that is wanted, 
     wanted      19%    39%    38%    51%    54%    66%
 
 Where W is contiguous in memory, windows up to 9 have tiles of 2 x 8 whose patch starts at a multiple of LEAD columns,
-so that LEAD of them are one access: 16 columns hold the patch from there, too.
+so that LEAD of them are one access: 16 columns hold the patch from there, too. Those of 11 and 13 leave room for half.
 
 Pairs outside the windows are excluded by -inf added to the score. What is not finite survives that, and 0 * Inf is
 NaN: where a sum is not finite, a program computes its tiles again as the row kernels do, which touch no pair outside.
@@ -48,11 +48,16 @@ class Patch(NamedTuple):
         """Scores that a program computes."""
         return 16 * BLOCK_T * triton.cdiv(self.rows * self.columns, BLOCK_J) * BLOCK_J
 
+    def wanted(self, kernel_size: int, block_j: int = 1) -> float:
+        """Share of the scores of a tile that its windows have, away from borders."""
+        return 16 * kernel_size * kernel_size / self.products(1, block_j)
+
 
 def patch_of(q: Tensor, kernel_size: int, dilation: int) -> Patch:
-    """Of the tile with the smallest patch; along W of one whose accesses are wide."""
-    if dilation == 1 and kernel_size <= 9 and _is_wide_along_w(q):
-        return Patch(2, 8, kernel_size + 1, 16, LEAD)
+    """Of the tile with the smallest patch; along W of one whose accesses are as wide as 16 columns leave room for."""
+    if dilation == 1 and kernel_size <= 13 and _is_wide_along_w(q):
+        y, x, lead = (*TILES[1], LEAD) if kernel_size <= 9 else (*TILES[0], LEAD // 2)
+        return Patch(y, x, y + kernel_size - 1, 16, lead)
     patches = [Patch(y, x, y + kernel_size - 1, triton.next_power_of_2(x + kernel_size - 1)) for y, x in TILES]
     return min(patches, key=lambda patch: patch.rows * patch.columns)
 
@@ -72,32 +77,33 @@ def takes_products(
     q: Tensor, kernel_size: int, dilation: int, rel_bias: Tensor | None, scale: float, most: int = MOST
 ) -> bool:
     """Whether tensor cores (sm_80 on) form the products: of 16-bit vectors that fit the registers, at most so many
-    values of a chunk, half of them where W is contiguous, in the backward where each has its own address. A bias is
-    added before the scale, so that it must be divisible by it."""
-    if q.stride(2) == 1:
-        most = MOST // 2 if patch_of(q, kernel_size, dilation).lead > 1 else most // 2
+    values of a chunk, half of the forward's where W is contiguous. A bias is added before the scale, so that it must
+    be divisible by it."""
+    most = MOST // 2 if q.stride(2) == 1 else most
     fits = _smallest(q, kernel_size, dilation) <= most and q.shape[4] >= 16
     divisible = rel_bias is None or 2.0**-64 < abs(scale) < 2.0**64
     return q.element_size() == 2 and kernel_size > 1 and fits and divisible and capability(q.device) >= 80
 
 
-def patch_model(q: Tensor, dilation: int, kernel_size: int, most: int) -> Model:
-    """By the instructions of a tile as compiled, in the loop and around it; of chunks that
-    fit the registers: of at most so many values, a quarter of them where each has its own address."""
+def patch_model(q: Tensor, dilation: int, kernel_size: int, most: int, sums: int = 1) -> Model:
+    """By the instructions of a tile as compiled, in the loop and around it; of chunks that fit the registers: of at
+    most so many values, a quarter of them where each has its own address. Two sums of 64 channels do not fit the
+    registers of a warp beside such addresses: two warps share a tile."""
     block_d, patch = triton.next_power_of_2(q.shape[4]), patch_of(q, kernel_size, dilation)
     rows = triton.cdiv(q.shape[1], dilation)
     alone = q.stride(2) == 1 and patch.lead == 1
+    warps = 2 if alone and sums * block_d > 64 else 1
     most = max(most // 4 if alone else most, _smallest(q, kernel_size, dilation))
 
     def instructions(config: Config) -> float | None:
         block_t, block_j = config.blocks["BLOCK_T"], config.blocks["BLOCK_J"]
         too_tall = block_t > 1 and patch.tile_y * block_t >= 2 * rows
-        if config.num_warps != block_t or block_j < patch.columns or block_j * block_d > most or too_tall:
+        if config.num_warps != block_t * warps or block_j < patch.columns or block_j * block_d > most or too_tall:
             return None
         covered = triton.cdiv(rows, patch.tile_y * block_t) * patch.tile_y * block_t / rows
         chunk = 2 * block_d + block_j * (5.5 + 0.085 * block_d)
         code = 550 + chunk * triton.cdiv(patch.rows * patch.columns, block_j)
-        return covered * code * (1 + 0.1 * abs(block_t / 4 - 1))
+        return covered * code * (1 + 0.1 * abs(config.num_warps / 4 - 1))
 
     return instructions
 

@@ -236,9 +236,8 @@ def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, sc
     )
     patch = patch_of(q, kernel_size, dilation)
     wanted = "+".join(n for n in ("dk", "dv") if views.get(n) is not None)
-    config = choose_for(
-        name, SPACE, patch_model(q, dilation, kernel_size, MOST_BACKWARD), q, heads, dilation, constants, wanted
-    )
+    model = patch_model(q, dilation, kernel_size, MOST_BACKWARD, sums=2 if of_keys else 1)
+    config = choose_for(name, SPACE, model, q, heads, dilation, constants, wanted)
     size, grid = tiles(q, heads, dilation, **patch.blocks(config.blocks["BLOCK_T"]))
     lse, delta = rows
     args = dict(
