@@ -101,7 +101,7 @@ def test_sample_covers_what_a_ledger_holds():
 
 def test_configs_that_were_not_chosen_compile(ask, commit, in_turn):
     """What a tuner may try: another one of every kernel, of rows that each commit draws."""
-    rows = in_turn(ROWS, commit)
+    rows = in_turn(in_turn(ROWS, commit), f"{commit} again")
     found = ask(static_worker.unchosen, [(name, commit) for name in rows])
     assert not (wrong := [fault for faults, _ in found for fault in faults]), "\n".join(wrong)
     assert sum(count for _, count in found) > len(rows)
@@ -117,20 +117,22 @@ def test_dense_convolution_runs_on_tensor_cores(ask):
         assert all(op.startswith("wgmma") and op.endswith(f"f32.{kind}.{kind}") for op in found), (case, found)
 
 
-def test_neighborhood_attention_up_to_64_channels_a_head(ask):
+def test_neighborhood_attention_up_to_64_channels_a_head(ask, commit, in_turn):
     """No spills, 128-bit accesses where D is contiguous, tensor cores forward and backward."""
     each = [("bfloat16", "channels_last", D, 3) for D in (16, 32, 64)]
     each += [(dtype, "channels_last", 64, 3) for dtype in ("float16", "float32")]
     each += [("bfloat16", "channels_last", 32, 7), ("float16", "channels_last", 64, 13)]
     each += [("bfloat16", "contiguous", 64, 3), ("bfloat16", "contiguous", 32, 7)]
+    each = in_turn(each, commit)
     for case, found in zip(each, ask(static_worker.attention_faults, *zip(*each, strict=True)), strict=True):
         assert not found, (case, found)
 
 
-def test_the_split_pair_compiles_everywhere(ask):
+def test_the_split_pair_compiles_everywhere(ask, commit, in_turn):
     """What users of NATTEN's split functions launch is in no row: scores, weighted sums, and their gradients."""
     each = [("bfloat16", layout, 90, 3) for layout in LAYOUTS] + [("float32", "channels_last", 90, 3)]
     each += [("float16", "channels_last", arch, 7) for arch in (75, 120, "gfx942")]
+    each = in_turn(each, commit)
     for case, found in zip(each, ask(static_worker.pair_faults, *zip(*each, strict=True)), strict=True):
         assert not found, (case, found)
 
