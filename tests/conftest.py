@@ -5,6 +5,7 @@ write is seen. In the interpreter bfloat16 is computed as on a GPU.
 """
 
 import os
+import subprocess
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -34,6 +35,13 @@ if support.INTERPRETED:
 
 
 COLLECTED = pytest.StashKey[tuple[set[str], set[str]]]()  # names of the cases that can run here, and by default
+
+
+@pytest.fixture(scope="session")
+def commit() -> str:
+    """What a test draws by, so that another commit tries others."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    return git.stdout.strip() or "none"
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ class Account:
 
     def __init__(self, launch: Launch, path: Path, work: Work, round_trip: float):
         self.launch, self.path, self.work, self.round_trip = launch, path, work, round_trip
+        self.machine = launch.machine
 
     def at(self, round_trip: float) -> "Account":
         """The same launch, with another round trip."""
@@ -51,11 +52,11 @@ class Account:
 
     @cached_property
     def warp(self) -> Played:
-        return played(self.path, self._trip)
+        return played(self.path, self._trip, self.machine)
 
     def _trip(self, access: Access, place: int) -> float:
         if place in self.work.hits:
-            return assumed.L1_CYCLES / assumed.CLOCK
+            return assumed.L1_CYCLES / self.machine.clock
         box = self.launch.box(access.address) if access.kind == "box" else None
         owner = box.buffer if box else self.launch.owner(access.address)
         if owner is None:
@@ -77,24 +78,24 @@ class Account:
 
     @property
     def waves(self) -> float:
-        return self.launch.programs / (assumed.SMS * self.launch.resident)
+        return self.launch.programs / (self.machine.sms * self.launch.resident)
 
     @cached_property
     def _waves(self) -> list[dict[str, float]]:
         """What each limit takes: of the full waves together, and of the last one."""
-        held = assumed.SMS * self.launch.resident
+        held = self.machine.sms * self.launch.resident
         full, left = divmod(self.launch.programs, held)
         each = [(full, held)] * (full > 0) + [(1, left)] * (left > 0)
         return [{limit: count * t for limit, t in self._wave(programs).items()} for count, programs in each]
 
     def _wave(self, programs: int) -> dict[str, float]:
-        most = -(-programs // assumed.SMS)  # programs of the fullest SM
+        most = -(-programs // self.machine.sms)  # programs of the fullest SM
         nbytes = assumed.SECTOR * self.work.sectors
         return {
-            "DRAM": self.dram_bytes * programs / self.launch.programs / assumed.DRAM,
-            "L2": max(nbytes * programs / assumed.L2, nbytes * most / assumed.SM_BYTES),
-            **{limit: cycles * most / assumed.CLOCK for limit, cycles in self.work.cycles.items()},
-            "latency": self.warp.cycles / assumed.CLOCK,
+            "DRAM": self.dram_bytes * programs / self.launch.programs / self.machine.dram,
+            "L2": max(nbytes * programs / self.machine.l2, nbytes * most / assumed.SM_BYTES / self.machine.clock),
+            **{limit: cycles * most / self.machine.clock for limit, cycles in self.work.cycles.items()},
+            "latency": self.warp.cycles / self.machine.clock,
         }
 
     @property
@@ -175,5 +176,5 @@ def _cycles(launch: Launch, path: Path) -> dict[str, float]:
         "issue": (len(path.steps) - names["NOP"]) * launch.warps / assumed.SCHEDULERS,
         "shared": fronts * launch.warps,
         "special": sum(names[name] for name in SPECIAL) * launch.warps * 32 / assumed.SPECIAL_LANES,
-        "matrix": sum(n * products(path.code[i]) for i, n in executed.items()) * launch.warps,
+        "matrix": sum(n * products(path.code[i], launch.machine) for i, n in executed.items()) * launch.warps,
     }

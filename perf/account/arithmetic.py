@@ -196,6 +196,7 @@ COMBINE: dict[str, Callable] = {"AND": lambda p, q: p & q, "OR": lambda p, q: p 
 FUNCTIONS: dict[str, Callable] = {
     "IADD3": _iadd3,
     "VIADD": _viadd,
+    "IADD": _viadd,
     "IMAD": _imad,
     "IMAD.WIDE": _imad_wide,
     "IMAD.HI": _imad_hi,

@@ -1,6 +1,6 @@
 """What an instruction that touches no memory does to a warp's registers: a function, or None where nothing is known."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,10 +20,13 @@ def computation(ins: Instruction, registers: Registers, special: Mapping[str, Va
         return lambda: registers.set_word(operands[0], value)
     if name == "CS2R" and operands[1] == "SRZ":
         return lambda: [registers.set_word(w, 0) for w in ins.writes] and None
-    if name == "LDC" and "64" in ins.has:
-        read = registers.pair(operands[1])
-        return lambda: registers.set_pair(operands[0], read())
-    if name in ("MOV", "R2UR", "LDC"):
+    if name in ("LDC", "LDCU"):
+        words = registers.row(operands[1], len(ins.writes))
+        return lambda: [registers.set_word(*pair) for pair in zip(ins.writes, words, strict=True)] and None
+    if name in ("IADD", "IADD3", "MOV") and "64" in ins.has:
+        reads = [registers.pair(o) for o in operands[1:] if not is_predicate(o)]
+        return lambda: registers.set_pair(operands[0], _sum([read() for read in reads]))
+    if name in ("MOV", "R2UR"):
         read = registers.word(next(o for o in operands[1:] if not is_predicate(o)))
         return lambda: registers.set_word(operands[0], read())
     if name == "HFMA2" and len(operands) == 5 and operands[1].lstrip("-") == operands[2].lstrip("-") == "RZ":
@@ -38,6 +41,10 @@ def computation(ins: Instruction, registers: Registers, special: Mapping[str, Va
     if special_form:
         return special_form(ins, registers)
     return floating(ins, registers) or _arithmetic(ins, name, registers)
+
+
+def _sum(values: Sequence[Value]) -> Value:
+    return None if unknown(values) else sum(values)
 
 
 def _arithmetic(ins: Instruction, name: str, registers: Registers) -> Act | None:

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from ...compiled import Compiled, source_of
+from .assumptions import H200, MACHINES, Machine
 from .sass import Instruction, parse
 
-PARAMETERS = 0x210  # where a kernel's parameters start in the constants, on sm_90
 WINDOW, HERE = 0x198, 1 << 39  # where the constants say at which address the parameters are, and one for them
 SIZES = {"i1": 1, "i8": 1, "u8": 1, "i16": 2, "i32": 4, "u32": 4, "fp32": 4, "i64": 8, "u64": 8, "fp64": 8}
 
@@ -47,6 +47,7 @@ class Launch:
     grid: Sequence[int]
     warps: int
     resident: int  # programs that an SM holds, by registers, threads and shared memory
+    machine: Machine = H200
 
     @property
     def programs(self) -> int:
@@ -71,8 +72,10 @@ class Launch:
     @property
     def constants(self) -> dict[int, int]:
         """Offset in the constant bank -> word: the sizes of a program and of the grid, and the parameters."""
-        sizes = (32 * self.warps, 1, 1, *self.grid)
-        found = {4 * i: n for i, n in enumerate(sizes)} | {WINDOW: HERE % 2**32, WINDOW + 4: HERE >> 32}
+        program, grid, _ = self.machine.places
+        found = {program + 4 * i: n for i, n in enumerate((32 * self.warps, 1, 1))}
+        found |= {grid + 4 * i: n for i, n in enumerate(self.grid)}
+        found |= {WINDOW: HERE % 2**32, WINDOW + 4: HERE >> 32}
         for offset, (kind, value) in zip(self._offsets, self.arguments, strict=True):
             if isinstance(value, Box):
                 continue
@@ -90,7 +93,7 @@ class Launch:
     @cached_property
     def _offsets(self) -> list[int]:
         """Of the arguments in the constant bank."""
-        found, offset = [], PARAMETERS
+        found, offset = [], self.machine.places[-1]
         for kind, value in self.arguments:
             size, align = (128, 64) if isinstance(value, Box) else [8 if isinstance(value, Buffer) else SIZES[kind]] * 2
             found.append(offset + -offset % align)
@@ -99,7 +102,9 @@ class Launch:
 
     def box(self, address: int | None) -> Box | None:
         """That of the descriptor at this address."""
-        places = {HERE + at - PARAMETERS: v for at, (_, v) in zip(self._offsets, self.arguments, strict=True)}
+        places = {
+            HERE + at - self.machine.places[-1]: v for at, (_, v) in zip(self._offsets, self.arguments, strict=True)
+        }
         found = places.get(address)
         return found if isinstance(found, Box) else None
 
@@ -119,7 +124,8 @@ def launch_of(compiled: Compiled) -> Launch:
             value = buffer if value is tensor else Box(buffer, prod(value.block_shape) * size)
         arguments.append((kind, value))
     grid = (plan.grid, 1, 1)
-    return Launch(plan.name, compiled.sass, arguments, grid, plan.config.num_warps, compiled.programs_per_sm)
+    resident, machine = compiled.programs_per_sm, MACHINES[compiled.arch]
+    return Launch(plan.name, compiled.sass, arguments, grid, plan.config.num_warps, resident, machine)
 
 
 def _leaves(compiled: Compiled) -> Iterator[tuple[str, str, Any]]:

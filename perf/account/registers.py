@@ -47,13 +47,21 @@ class Registers:
         number = int(text, 0) & MASK if _NUMBER.fullmatch(text) else None
         return lambda: number
 
+    def row(self, text: str, count: int) -> list[Value]:
+        """Words of the constants, from a place on."""
+        m = _CONSTANT.match(text)
+        return [self.constants.get(int(m[1], 16) + 4 * i) if m else None for i in range(count)]
+
     def pair(self, text: str) -> Read:
-        """Of an operand of 64 bits: a register and the next one, or two words of the constants."""
+        """Of an operand of 64 bits: a register and the next one, or two words of the constants; it may be negated."""
+        if text[0] == "-":
+            read = self.pair(text[1:])
+            return lambda: None if (v := read()) is None else -v
         if (m := REGISTER.match(text)) and m[2] != "Z":
             words, n = self.words[m[1]], int(m[2])
             return lambda: None if unknown(words[n : n + 2]) else wide(words[n], words[n + 1])
         if m := _CONSTANT.match(text):
-            both = [self.constants.get(int(m[1], 16) + i) for i in (0, 4)]
+            both = self.row(text, 2)
             value = None if unknown(both) else wide(*both)
             return lambda: value
         read = self.word(text)

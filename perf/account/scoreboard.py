@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from . import assumptions as assumed
 from .accesses import Access
+from .assumptions import Machine
 from .products import products
 from .sass import Instruction
 from .warp import Path
@@ -26,7 +27,7 @@ class Played:
     issued: int  # instructions
 
 
-def played(path: Path, trip: Callable[[Access, int], float]) -> Played:
+def played(path: Path, trip: Callable[[Access, int], float], machine: Machine) -> Played:
     """`trip`: the microseconds that an access to global memory, at a place of the path, takes."""
     time, trips, issued = 0.0, 0, 0
     up = [0.0] * 8  # when each barrier will be
@@ -50,14 +51,14 @@ def played(path: Path, trip: Callable[[Access, int], float]) -> Played:
         if access is not None and access.kind == "wait":
             come = max(come, landed.get(access.barrier, 0.0))
         if come > time:
-            trips += come - time > 0.3 * assumed.ROUND_TRIP * assumed.CLOCK
+            trips += come - time > 0.3 * assumed.ROUND_TRIP * machine.clock
             time = come
         if access is not None and access.kind in ("load", "copy", "box"):
-            latency = trip(access, place) * assumed.CLOCK
+            latency = trip(access, place) * machine.clock
         if access is not None and access.kind == "box":
             landed[access.barrier] = max(landed.get(access.barrier, 0.0), time + latency)
         if ins.name == "HGMMA":
-            ready = max(ready, time) + assumed.SCHEDULERS * products(ins)
+            ready = max(ready, time) + assumed.SCHEDULERS * products(ins, machine)
             if ins.operands[-1] == "gsb0":
                 done.append(ready + assumed.MATRIX_CYCLES)
         if ins.name == "LDGSTS":

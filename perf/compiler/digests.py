@@ -25,9 +25,9 @@ def of_plans(plans: Iterable[Any], calls: Iterable[Any]) -> str:
     return _digest(_account(), *calls, *(part for plan in plans for part in _plan(plan)))
 
 
-def of_rival(function: Callable, op: str, size: str, layout: str) -> str:
+def of_rival(function: Callable, op: str, size: str, layout: str, arch: int) -> str:
     generator = (_text(HERE / name) for name in ("inductor.py", "libraries.py", "flex.py"))
-    return _digest(_account(), *generator, *_sources(function), op, size, layout)
+    return _digest(_account(), *generator, *_sources(function), op, size, layout, arch)
 
 
 def _plan(plan: Any) -> Iterator[Any]:

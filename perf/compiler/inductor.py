@@ -1,4 +1,4 @@
-"""What torch.compile launches for a function on an H200, found without one: Inductor's kernels, and calls of libraries.
+"""What torch.compile launches for a function on a GPU, found without one: Inductor's kernels, and calls of libraries.
 
 AOTAutograd traces the function on tensors without memory and splits it into forward and backward, as torch.compile
 does; their graphs are moved to a GPU that is not there, and Inductor generates its code for that. The code then runs on
@@ -34,15 +34,22 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from triton.compiler import ASTSource
 
 from ...compiled import Compiled, target
+from ...tuning.target import SHARED
+from ..account.assumptions import MACHINES
 from ..account.launch import Buffer, Launch
 from .libraries import Library, Noting
 
-H200 = SimpleNamespace(
-    **dict(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, total_memory=141 * 2**30),
-    **dict(max_threads_per_multi_processor=2048, regs_per_multiprocessor=65536, warp_size=32),
-    **dict(shared_memory_per_block=49152, shared_memory_per_block_optin=232448, max_threads_per_block=1024),
-    **dict(shared_memory_per_multiprocessor=233472, L2_cache_size=60 * 2**20, gcnArchName="", is_integrated=False),
-)
+
+def properties(arch: int) -> SimpleNamespace:
+    """Those that torch would ask the GPU for."""
+    machine, threads = MACHINES[arch], 1536 if arch in (86, 89, 120) else 2048
+    return SimpleNamespace(
+        **dict(name=machine.name, major=arch // 10, minor=arch % 10, multi_processor_count=machine.sms),
+        **dict(max_threads_per_multi_processor=threads, regs_per_multiprocessor=65536, warp_size=32),
+        **dict(shared_memory_per_block=49152, shared_memory_per_block_optin=SHARED[arch], max_threads_per_block=1024),
+        **dict(shared_memory_per_multiprocessor=SHARED[arch] + 1024, L2_cache_size=60 * 2**20, gcnArchName=""),
+        **dict(total_memory=141 * 2**30, is_integrated=False),
+    )
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Kernel:
     tuner: Any  # Inductor's own: the function, and the configs that it would time
     arguments: Sequence[Any]
     values: Mapping[int, Tensor] = field(default_factory=dict)  # storage of an argument -> what it holds
+    arch: int = 90
 
     def launches(self) -> Iterator[Launch]:
         """By each of those configs."""
@@ -64,9 +72,9 @@ class Kernel:
         constants = {name: v for name, v in constants.items() if name in function.arg_names}
         source = ASTSource(function, meta["signature"], constants, meta["configs"][0])
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
-        made = triton.compile(source, target=target(90), options=options)
+        made = triton.compile(source, target=target(self.arch), options=options)
         plan: Any = SimpleNamespace(config=SimpleNamespace(num_warps=config.num_warps))
-        compiled = Compiled(plan, 90, made.metadata.shared, made.asm)
+        compiled = Compiled(plan, self.arch, made.metadata.shared, made.asm)
         names = [n for n in meta["signature"] if n not in config.kwargs]
         names += self.tuner.inductor_meta.get("extra_launcher_args", ())
         given = dict(zip(names, self.arguments, strict=True))
@@ -84,9 +92,8 @@ class Kernel:
         grid = triton_heuristics.GridExpr.from_meta(self.tuner.inductor_meta, config).eval_slow(
             {**numbers, **constants}
         )
-        return Launch(
-            function.__name__, compiled.sass, arguments, tuple(grid), config.num_warps, compiled.programs_per_sm
-        )
+        resident, machine = compiled.programs_per_sm, MACHINES[self.arch]
+        return Launch(function.__name__, compiled.sass, arguments, tuple(grid), config.num_warps, resident, machine)
 
 
 class Generated(NamedTuple):
@@ -94,7 +101,7 @@ class Generated(NamedTuple):
     backward: list[Kernel | Library]
 
 
-def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
+def generated(function: Callable, inputs: Sequence[Tensor], arch: int = 90) -> Generated:
     """What it launches for inputs like these, all of which need gradients; tensors of the meta device. A function may
     have a method `beside`: further inputs for these, integers that have values."""
     torch._dynamo.reset()  # of a mask, which it compiles: sizes that are others the second time stay constants
@@ -110,7 +117,7 @@ def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
     def compile_inner(gm: torch.fx.GraphModule, example: Sequence, **options: Any) -> Callable:
         _to_gpu(gm, mode)
         moved = [_moved(v, mode) for v in example]
-        with _a_gpu(), mock.patch.object(inductor.GraphLowering, "compile_to_module", capture):
+        with _a_gpu(arch), mock.patch.object(inductor.GraphLowering, "compile_to_module", capture):
             try:
                 inductor.compile_fx_inner(gm, moved, **options)
             except Exception as error:
@@ -118,7 +125,7 @@ def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
                     raise
         return lambda *args: None
 
-    with _a_gpu(), mode:
+    with _a_gpu(arch), mode:
         fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in (*inputs, *known)]
         graph = make_fx(function)(*fakes)
         fakes = [t.requires_grad_(t.is_floating_point()) for t in fakes]
@@ -126,7 +133,7 @@ def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch._inductor.config.patch(force_disable_caches=True))
         stack.enter_context(torch._functorch.config.patch(**ours))
-        stack.enter_context(_a_gpu())
+        stack.enter_context(_a_gpu(arch))
         # what Inductor leaves where it is stopped, and says so
         folder = stack.enter_context(TemporaryDirectory())
         stack.enter_context(mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder))
@@ -134,7 +141,7 @@ def generated(function: Callable, inputs: Sequence[Tensor]) -> Generated:
         inductor.compile_fx(graph, fakes, inner_compile=compile_inner)
     forward, backward = codes
     values = {f"primals_{len(inputs) + i + 1}": t for i, t in enumerate(known)}
-    return Generated(_calls(forward, values), _calls(backward, values))
+    return Generated(_calls(forward, values, arch), _calls(backward, values, arch))
 
 
 class _Captured(RuntimeError):
@@ -158,20 +165,21 @@ def _to_gpu(gm: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
 
 
 @contextlib.contextmanager
-def _a_gpu() -> Iterator[None]:
+def _a_gpu(arch: int) -> Iterator[None]:
     """torch and Triton believe in one."""
+    capability, gpu = divmod(arch, 10), properties(arch)
     driver = SimpleNamespace(
-        get_current_target=lambda: target(90),
+        get_current_target=lambda: target(arch),
         get_current_device=lambda: 0,
-        get_device_capability=lambda *args: (9, 0),
+        get_device_capability=lambda *args: capability,
     )
     answers = {
         "is_available": True,
         "device_count": 1,
         "current_device": 0,
-        "get_device_properties": H200,
-        "_get_device_properties": H200,
-        "get_device_capability": (9, 0),
+        "get_device_properties": gpu,
+        "_get_device_properties": gpu,
+        "get_device_capability": capability,
         "synchronize": None,
         "set_device": None,
         "_lazy_init": None,
@@ -205,15 +213,15 @@ def _call_function(graph: torch.fx.Graph, function: Any, *args: Any, **kwargs: A
     return node
 
 
-def _calls(code: str, values: Mapping[str, Tensor]) -> list[Kernel | Library]:
+def _calls(code: str, values: Mapping[str, Tensor], arch: int) -> list[Kernel | Library]:
     """What the code launches, in order. values: name of an input -> what it holds."""
     calls: list[Kernel | Library] = []
     held: dict[int, Tensor] = {}
-    with TemporaryDirectory() as folder, _a_gpu():
+    with TemporaryDirectory() as folder, _a_gpu(arch):
 
         def kernel(name: str, source: str, **_: Any) -> Any:
             tuner = getattr(_module(Path(folder), name, source), name)
-            return SimpleNamespace(run=lambda *args, stream: calls.append(Kernel(tuner, args, held)))
+            return SimpleNamespace(run=lambda *args, stream: calls.append(Kernel(tuner, args, held, arch)))
 
         body = code[re.search(r"^async_compile = AsyncCompile\(\)$", code, re.M).end() :]
         body = re.sub(r"^empty_strided_p2p = .*$", "", body, flags=re.M)

@@ -3,8 +3,8 @@
 One line a kernel of each op's first named case. "wide" is the share of feature-map bytes in accesses of 128 bits or
 more; "per SM" the programs that a multiprocessor holds; "waves" the launch over what all of them hold; "trips" the
 round trips to DRAM that a warp waits for with nothing else to do. "us" is the account of the launch (`perf/account`)
-for an H200, "of floor" the time of its bytes alone over that, and "limit" what limits it: predicted from machine code
-for sm_90, not measured.
+for a common GPU of the architecture, "of floor" the time of its bytes alone over that, and "limit" what limits it:
+predicted from machine code, not measured. sm_75, AMD and products in tensor memory have no account.
 """
 
 from collections.abc import Sequence
@@ -89,15 +89,18 @@ def _row(row, plan, arch: int | str) -> "TableRow":
     cells = (
         *(str(compiled.registers), str(compiled.spills), str(compiled.shared)),
         *("-" if wide is None else f"{wide:.0%}", str(compiled.programs_per_sm)),
-        *(_account(compiled) if arch == 90 else ["-"] * 5),
+        *_account(compiled),
     )
     return TableRow([*what, *cells], "red" if compiled.spills else None)
 
 
 def _account(compiled) -> list[str]:
     from ..account.account import account_of
+    from ..account.assumptions import MACHINES
     from ..account.launch import launch_of
 
+    if compiled.arch not in MACHINES or compiled.has(r"\bUTC\w*MMA"):
+        return ["-"] * 5
     account = account_of(launch_of(compiled))
     share = account.floor / account.time
     return [f"{account.waves:.2f}", str(account.warp.trips), f"{account.time:.3g}", f"{share:.2f}", account.limit]

@@ -78,10 +78,15 @@ def sizes_of(op: str, size: str) -> dict[str, Any]:
 
 
 def sides(
-    op: str, layout: str, size: str, providers: Sequence[str] = (OURS, *FORMS), known: Iterable[str] = ()
+    op: str,
+    layout: str,
+    size: str,
+    providers: Sequence[str] = (OURS, *FORMS),
+    known: Iterable[str] = (),
+    arch: int = 90,
 ) -> Iterator[Side]:
     """Of bfloat16; but those whose digest is known."""
-    what, known = (op, size, layout), set(known)
+    what, known = (op, size, layout, arch), set(known)
     if OURS in providers:
         yield from _ours(*what, known)
     for provider in FORMS:
@@ -101,34 +106,36 @@ def _form(op: str, provider: str) -> Callable | None:
     return getattr(rivals.RIVALS.get(op), FORMS[provider], None)
 
 
-def _ours(op: str, size: str, layout: str, known: set[str]) -> Iterator[Side]:
+def _ours(op: str, size: str, layout: str, arch: int, known: set[str]) -> Iterator[Side]:
     import torch
 
     from ...catalog import BY_NAME
     from . import digests
 
-    both = launched(BY_NAME[op], sizes_of(op, size), layout, torch.bfloat16)
+    both = launched(BY_NAME[op], sizes_of(op, size), layout, torch.bfloat16, arch)
     for mode, (plans, calls) in zip(("fwd", "bwd"), both, strict=True):
-        made = digests.of_plans(plans, calls)
+        made = digests.of_plans(plans, [arch, *calls])
         if made not in known:
-            launches = (*map(_launched, plans), *(_time_of(call, layout) for call in calls))
+            launches = (*(_launched(plan, arch) for plan in plans), *(_time_of(call, layout, arch) for call in calls))
             yield Side(op, size, layout, mode, OURS, launches, made)
 
 
-def launched(row: "Op", sizes: Mapping, layout: str, dtype: Any) -> list[tuple[list, list["Library"]]]:
+def launched(row: "Op", sizes: Mapping, layout: str, dtype: Any, arch: int = 90) -> list[tuple[list, list["Library"]]]:
     """The plans of ours and what else is called, a library's products, forward and backward."""
     from ... import compiled as static
     from .libraries import Noting
 
     called: list = []
     with Noting(called):
-        both = static.plans(row, sizes, dtype, layout)
+        both = static.plans(row, sizes, dtype, layout, arch)
     products = [call for call in called if call.flops]
     calls = ([c for c in products if c.name.endswith("backward") == backward] for backward in (False, True))
     return list(zip(both, calls, strict=True))
 
 
-def _theirs(op: str, size: str, layout: str, provider: str, function: Callable, known: set[str]) -> Iterator[Side]:
+def _theirs(
+    op: str, size: str, layout: str, arch: int, provider: str, function: Callable, known: set[str]
+) -> Iterator[Side]:
     import torch
 
     from ...catalog import BY_NAME, make_inputs
@@ -136,29 +143,29 @@ def _theirs(op: str, size: str, layout: str, provider: str, function: Callable, 
     from . import digests
     from .inductor import generated
 
-    made = digests.of_rival(function, op, size, layout)
+    made = digests.of_rival(function, op, size, layout, arch)
     if made in known:
         return
     row = BY_NAME[op]
     inputs = make_inputs(row, sizes_of(op, size), torch.bfloat16, layout=layout, device="meta")
     kept = (name.removesuffix("?") not in rivals.left_out(op) for name in row.inputs)
-    for mode, calls in zip(("fwd", "bwd"), generated(function, list(compress(inputs, kept))), strict=True):
-        yield Side(op, size, layout, mode, provider, tuple(_time_of(call, layout) for call in calls), made)
+    for mode, calls in zip(("fwd", "bwd"), generated(function, list(compress(inputs, kept)), arch), strict=True):
+        yield Side(op, size, layout, mode, provider, tuple(_time_of(call, layout, arch) for call in calls), made)
 
 
-def _launched(plan: Any) -> Time:
+def _launched(plan: Any, arch: int = 90) -> Time:
     from ... import compiled as static
     from ..account.account import account_of
     from ..account.launch import launch_of
 
-    return _time(account_of(launch_of(static.compile_plan(plan))))
+    return _time(account_of(launch_of(static.compile_plan(plan, arch))))
 
 
-def _time_of(call: "Kernel | Library", layout: str) -> Time:
+def _time_of(call: "Kernel | Library", layout: str, arch: int = 90) -> Time:
     from .libraries import Library
 
     if isinstance(call, Library):
-        return library(call.name, call.nbytes, call.flops, layout)
+        return library(call.name, call.nbytes, call.flops, layout, assumed.MACHINES[arch])
     from .flex import accounts
 
     return min((_time(*accounts(launch)) for launch in call.launches()), key=lambda t: t.us[1])
@@ -172,14 +179,14 @@ def _time(*accounts: "Account") -> Time:
     return Time(first.launch.name, times, floor, first.limit, first.launch.digest)
 
 
-def library(name: str, nbytes: int, flops: int, layout: str) -> Time:
+def library(name: str, nbytes: int, flops: int, layout: str, machine: assumed.Machine = assumed.H200) -> Time:
     """By a rule, the same for all: its bytes once, or its products, at a share of the ceilings. A convolution's
     backward reads the incoming gradient twice; one on maps in NCHW is computed in NHWC: they are copied there and back.
     """
     if name.startswith("convolution"):
         nbytes *= (1.25 if name.endswith("backward") else 1) * (1 if layout == "channels_last" else 3)
-    floor = nbytes / assumed.DRAM
-    products = flops / assumed.MATRIX_RATE
+    floor = nbytes / machine.dram
+    products = flops / machine.matrix_rate
     time = round(max(floor, products) / assumed.LIBRARY + assumed.LIBRARY_LEAST, 3)
     return Time(f"library: {name}", (time,) * len(assumed.ROUND_TRIPS), round(floor, 3), "by the rule for libraries")
 

@@ -29,12 +29,6 @@ def ask():
         yield lambda function, *arguments: list(pool.map(function, *arguments))
 
 
-@pytest.fixture(scope="module")
-def commit() -> str:
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    return git.stdout.strip() or "none"
-
-
 def test_kernels_have_no_faults(commit):
     """All named problems for sm_90, a row's first elsewhere: compiled are those that the ledger lacks, and a share."""
     command = [sys.executable, static_ledger.__file__, "--sample", commit]

@@ -39,9 +39,19 @@ def ask():
 
 
 def test_a_copy_takes_the_time_of_a_copy(ask):
-    ((nbytes, time),) = ask(account_worker.copy, [None])
-    assert nbytes == 2 * 2 * 2**27
-    assert 1.0 <= time <= 1 / 0.95
+    for nbytes, time in ask(account_worker.copy, list(assumed.MACHINES)):
+        assert nbytes == 2 * 2 * 2**27
+        assert 1.0 <= time <= 1 / 0.95
+
+
+def test_other_gpus_move_what_an_h200_moves(ask, commit):
+    """Their machine code is another, and their choices are; a row's passes are not."""
+    rows = ("spatial_gate", "channel_gate", "scse", "eca", "effective_se", "spatial_pool_gate", "gate_mul")
+    others = [arch for arch in assumed.MACHINES if arch != 90]
+    draw = zlib.crc32(commit.encode())
+    each = [(rows[(draw + i) % len(rows)], ("contiguous", "channels_last")[i % 2], a) for i, a in enumerate(others)]
+    for question, found in zip(each, ask(account_worker.passes_elsewhere, each), strict=True):
+        assert all(passes == pytest.approx(of_h200, rel=0.06) for passes, of_h200 in found), (question, found)
 
 
 def test_serial_loads_take_their_round_trips(ask):

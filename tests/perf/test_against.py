@@ -123,7 +123,14 @@ def test_what_is_known_is_not_computed_again(ask):
 
 
 @pytest.mark.parametrize(
-    "arguments, message", [(["--op", "x"], "--op: got 'x'"), (["--layout", "x"], "--layout: got 'x'")]
+    "arguments, message",
+    [
+        (["--op", "x"], "--op: got 'x'"),
+        (["--layout", "x"], "--layout: got 'x'"),
+        (["--target", "sm_75"], "--target: got 'sm_75', expected one of sm_80, sm_86"),
+        (["--target", "sm_80", "--named"], "--out: "),
+        (["--named", "--curve"], "--curve: "),
+    ],
 )
 def test_wrong_usage(arguments, message):
     done = CliRunner().invoke(main, ["against", *arguments])

@@ -57,17 +57,31 @@ def _gather_kernel(x_ptr, y_ptr, steps, BLOCK: tl.constexpr):
     tl.store(y_ptr + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), at)
 
 
-def _account(kernel, grid: int, **args) -> Account:
+def _account(kernel, grid: int, arch: int = 90, **args) -> Account:
     plan = Plan(kernel, args, Config({}, 4), grid)
-    return account_of(launch_of(static.compile_plan(plan)))
+    return account_of(launch_of(static.compile_plan(plan, arch)))
 
 
-def copy(_) -> tuple[float, float]:
+def copy(arch: int) -> tuple[float, float]:
     """Bytes moved, and the time over that of a device copy of as many."""
     size = 2**27
     x, y = (torch.empty(size, dtype=torch.bfloat16, device="meta") for _ in range(2))
-    account = _account(_copy_kernel, size // 2048, x_ptr=x, y_ptr=y, size=size, BLOCK=2048)
-    return account.dram_bytes, account.time / (4 * size / assumed.DRAM)
+    account = _account(_copy_kernel, size // 2048, arch, x_ptr=x, y_ptr=y, size=size, BLOCK=2048)
+    return account.dram_bytes, account.time / (4 * size / assumed.MACHINES[arch].dram)
+
+
+def passes_elsewhere(question: tuple[str, str, int]) -> list[tuple[float, float]]:
+    """Forward and backward of a row on a map that no cache holds: passes over it by the account for a GPU, and for an
+    H200, of their own choices of configs."""
+    name, layout, arch = question
+    row, found = BY_NAME[name], []
+    sizes = {**row.cases[0].sizes, "N": 8, "C": 64, "S": (256, 256)}
+    for target in (arch, 90):
+        both = static.plans(row, sizes, torch.bfloat16, layout, target)
+        compiled = [[static.compile_plan(plan, target) for plan in plans] for plans in both]
+        nbytes = (sum(account_of(launch_of(each)).dram_bytes for each in some) for some in compiled)
+        found.append([moved / (2 * 8 * 64 * 256**2) for moved in nbytes])
+    return list(zip(*found, strict=True))
 
 
 def chase(_) -> dict[float, tuple[int, float]]:
