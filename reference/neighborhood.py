@@ -1,14 +1,18 @@
-"""Every pixel attends to the k x k pixels around it.
+"""Every pixel attends to the pixels of the window around it, along one, two or three axes.
 
-Along one axis of length L, with r = k // 2 and dilation d, the query at i sees the keys at first(i) + t d, t = 0..k-1:
+Along one axis of length L, with k pixels d apart, the query at i sees the keys at first(i) + t d, t = 0..k-1:
 
-    shift   first(i) = i - r d moved by whole steps of d to where all k keys lie in the image; needs L >= k d
-    mask    first(i) = i - r d; keys outside the image do not exist
-    zero    first(i) = i - r d; keys and values outside are zero vectors, with a score of 0 plus their bias
+    shift   first(i) = i - (k // 2) d moved by whole steps of d to where all k keys lie in the image; needs L >= k d
+    mask    first(i) = i - (k // 2) d; keys outside the image do not exist
+    zero    first(i) = i - (k // 2) d; keys and values outside are zero vectors, with a score of 0 plus their bias
+
+On a causal axis the window ends at i, first(i) = i - (k - 1) d, with "shift" the larger of that and i mod d; keys
+after i do not exist.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,58 +34,87 @@ def _in_full_precision(fn: Callable) -> Callable:
     return wrapped
 
 
-def _axis(length: int, kernel_size: int, dilation: int, border: str, device) -> tuple[Tensor, Tensor, Tensor]:
-    """The key of every query and tap, whether it lies inside, and its index in the relative bias; each [L, k]."""
+class _Around(NamedTuple):
+    """One value for each axis of a map."""
+
+    kernel_size: tuple[int, ...]
+    dilation: tuple[int, ...]
+    is_causal: tuple[bool, ...]
+    border: str
+
+    @property
+    def excludes(self) -> bool:
+        """Whether a window may have keys that do not exist."""
+        return self.border == "mask" or (self.border == "shift" and any(self.is_causal))
+
+
+def _window(t: Tensor, kernel_size, dilation, border: str, is_causal) -> _Around:
+    """Of one value for all axes, or one for each, for maps t (N, *S, heads, ...)."""
+    axes = t.dim() - 3
+    given = ([*v] if isinstance(v, Sequence) else [v] for v in (kernel_size, dilation, is_causal))
+    return _Around(*(tuple(v * axes if len(v) == 1 else v or [False] * axes) for v in given), border)
+
+
+def _axis(length: int, kernel_size: int, dilation: int, is_causal: bool, border: str, device) -> tuple[Tensor, ...]:
+    """The key of every query and tap, whether it exists, and its index in the relative bias; each [L, k]."""
     i = torch.arange(length, device=device)
-    first = i - kernel_size // 2 * dilation
+    first = i - (kernel_size - 1 if is_causal else kernel_size // 2) * dilation
     if border == "shift":
+        first = torch.maximum(first, i % dilation)
+    if border == "shift" and not is_causal:
         last_of_class = length - 1 - (length - 1 - i) % dilation
-        first = torch.minimum(torch.maximum(first, i % dilation), last_of_class - (kernel_size - 1) * dilation)
+        first = torch.minimum(first, last_of_class - (kernel_size - 1) * dilation)
     j = first[:, None] + dilation * torch.arange(kernel_size, device=device)
     relative = (j - i[:, None]) // dilation + kernel_size - 1
-    return j.clamp(0, length - 1), (j >= 0) & (j < length), relative
+    exists = (j >= 0) & (j <= i[:, None] if is_causal else j < length)
+    return j.clamp(0, length - 1), exists, relative
 
 
-def _axes(t: Tensor, kernel_size: int, dilation: int, border: str):
-    """The keys (rows, columns), whether they lie inside [H, W, k*k], and the bias index (rows, columns)."""
-    (jy, in_y, rel_y), (jx, in_x, rel_x) = (
-        _axis(t.shape[axis], kernel_size, dilation, border, t.device) for axis in (1, 2)
-    )
-    inside = in_y[:, None, :, None] & in_x[None, :, None, :]
-    return (jy, jx), inside.flatten(2), (rel_y[:, None, :, None], rel_x[None, :, None, :])
+def _axes(t: Tensor, window: _Around) -> list[tuple[Tensor, ...]]:
+    of_axes = zip(t.shape[1:-2], window.kernel_size, window.dilation, window.is_causal, strict=True)
+    return [_axis(*of_axis, window.border, t.device) for of_axis in of_axes]
 
 
-def _around(t: Tensor, heads: int, kernel_size: int, dilation: int, border: str) -> Tensor:
-    """The k*k vectors around every pixel, zero outside the image; [N, H, W, heads, k*k, D]."""
-    (jy, jx), inside, _ = _axes(t, kernel_size, dilation, border)
-    around = t[:, jy][:, :, :, jx]  # [N, H, k, W, k, heads_kv, D]
-    around = around.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
-    around = around.masked_fill(~inside[:, :, None, :, None], 0.0)
-    return around.repeat_interleave(heads // t.shape[3], dim=3)
+def _outer(parts: list[Tensor]) -> list[Tensor]:
+    """Each [L, k] with axes of length 1 for those of the others, so that they meet as [*S, *K]."""
+    ones = [1] * (len(parts) - 1)
+    return [part.reshape(*ones[:a], len(part), *ones, -1, *ones[a:]) for a, part in enumerate(parts)]
 
 
-def _scores(
-    q: Tensor, k: Tensor, rel_bias, kernel_size: int, dilation: int, border: str, scale: float | None
-) -> Tensor:
-    keys = _around(k, q.shape[3], kernel_size, dilation, border)
-    s = torch.einsum("nhwcd,nhwckd->nhwck", q, keys) * (q.shape[4] ** -0.5 if scale is None else scale)
+def _exists(t: Tensor, window: _Around) -> Tensor:
+    """Which keys of a query lie in the image, and not after it; [*S, 1, taps]"""
+    parts = _outer([exists for _, exists, _ in _axes(t, window)])
+    return functools.reduce(torch.logical_and, parts).flatten(len(parts))[..., None, :]
+
+
+def _around(t: Tensor, heads: int, window: _Around) -> Tensor:
+    """The vectors around every pixel, zero where there is no key; [N, *S, heads, taps, D]"""
+    axes, around = len(window.kernel_size), t
+    for axis, (j, _, _) in enumerate(_axes(t, window)):
+        around = around[(slice(None),) * (1 + 2 * axis) + (j,)]  # [.., L, k, ..]
+    order = [0, *range(1, 2 * axes, 2), 2 * axes + 1, *range(2, 2 * axes + 1, 2), 2 * axes + 2]
+    around = around.permute(order).flatten(axes + 2, -2)
+    around = around.masked_fill(~_exists(t, window)[..., None], 0.0)
+    return around.repeat_interleave(heads // t.shape[-2], dim=-3)
+
+
+def _scores(q: Tensor, k: Tensor, rel_bias, window: _Around, scale: float | None) -> Tensor:
+    keys = _around(k, q.shape[-2], window)
+    s = torch.einsum("...d,...kd->...k", q, keys) * (q.shape[-1] ** -0.5 if scale is None else scale)
     s = rounding_point("s", s)
-    _, inside, (rel_y, rel_x) = _axes(k, kernel_size, dilation, border)
-    inside = inside[:, :, None]  # [H, W, 1, k*k]
-    s = s.masked_fill(~inside, 0.0)
+    exists = _exists(k, window)
+    s = s.masked_fill(~exists, 0.0)
     if rel_bias is not None:
-        s = s + rel_bias[:, rel_y, rel_x].flatten(3).permute(1, 2, 0, 3)
-    if border == "mask":
-        s = s.masked_fill(~inside, float("-inf"))
-    return s
+        bias = rel_bias[(slice(None), *_outer([relative for _, _, relative in _axes(k, window)]))]
+        s = s + bias.flatten(1 + len(window.kernel_size)).movedim(0, -2)
+    return s.masked_fill(~exists, float("-inf")) if window.excludes else s
 
 
-def _weighted(p: Tensor, v: Tensor, kernel_size: int, dilation: int, border: str) -> Tensor:
-    values = _around(v, p.shape[3], kernel_size, dilation, border)
-    if border == "mask":
-        (_, _), inside, _ = _axes(v, kernel_size, dilation, border)
-        p = p.masked_fill(~inside[:, :, None], 0.0)
-    return torch.einsum("nhwck,nhwckd->nhwcd", p, values)
+def _weighted(p: Tensor, v: Tensor, window: _Around) -> Tensor:
+    values = _around(v, p.shape[-2], window)
+    if window.excludes:
+        p = p.masked_fill(~_exists(v, window), 0.0)
+    return torch.einsum("...k,...kd->...d", p, values)
 
 
 def neighborhood_attention(
@@ -90,22 +123,24 @@ def neighborhood_attention(
     v: Tensor,
     rel_bias: Tensor | None = None,
     *,
-    kernel_size: int = 3,
-    dilation: int = 1,
+    kernel_size: int | Sequence[int] = 3,
+    dilation: int | Sequence[int] = 1,
     border: str = "shift",
     scale: float | None = None,
     return_lse: bool = False,
+    is_causal: bool | Sequence[bool] = False,
 ):
-    """y_i = sum_j p_ij v_j, p_i = softmax_j(scale <q_i, k_j> + bias). y (N, H, W, heads, D), lse (N, H, W, heads)."""
+    """y_i = sum_j p_ij v_j, p_i = softmax_j(scale <q_i, k_j> + bias). y (N, *S, heads, D), lse (N, *S, heads)."""
+    window = _window(q, kernel_size, dilation, border, is_causal)
 
     @_in_full_precision
     def attend(q, k, v, rel_bias):
-        s = _scores(q, k, rel_bias, kernel_size, dilation, border, scale)
+        s = _scores(q, k, rel_bias, window, scale)
         p, lse = s.softmax(-1), s.logsumexp(-1)
         lse = lse.masked_fill((s == float("inf")).any(-1), float("nan"))  # as y: such scores have no softmax
-        y = _weighted(p, v, kernel_size, dilation, border)
+        y = _weighted(p, v, window)
         error = rounding_error("p", p)  # in P V and dv: the other gradients have p from s and lse
-        error = error if error is None else _weighted(error, v, kernel_size, dilation, border)
+        error = error if error is None else _weighted(error, v, window)
         return _as_stored(y, error, lse), lse
 
     y, lse = attend(q, k, v, rel_bias=rel_bias)
@@ -114,11 +149,11 @@ def neighborhood_attention(
 
 def _as_stored(y: Tensor, error: Tensor | None, lse: Tensor) -> Tensor:
     """y + error, whose gradient takes <y, dy>, the one of -lse, of y as it is stored; y itself where nothing rounds."""
-    if error is None:
-        return y
-    stored = (y + error).detach()
-    stored = stored + rounding_error("y", stored)
-    return y + error - (stored - y).detach() * (lse - lse.detach())[..., None]
+    found = y if error is None else y + error
+    rounding = rounding_error("y", found.detach())
+    if rounding is None:
+        return found
+    return found - (found.detach() + rounding - y).detach() * (lse - lse.detach())[..., None]
 
 
 def neighborhood_qk(
@@ -126,27 +161,36 @@ def neighborhood_qk(
     k: Tensor,
     rel_bias: Tensor | None = None,
     *,
-    kernel_size: int = 3,
-    dilation: int = 1,
+    kernel_size: int | Sequence[int] = 3,
+    dilation: int | Sequence[int] = 1,
     border: str = "shift",
     scale: float | None = None,
+    is_causal: bool | Sequence[bool] = False,
 ) -> Tensor:
-    """s_ij = scale <q_i, k_j> + bias. s (N, H, W, heads, k*k); -inf for keys that do not exist."""
+    """s_ij = scale <q_i, k_j> + bias. s (N, *S, heads, taps), row by row; -inf for keys that do not exist."""
+    window = _window(q, kernel_size, dilation, border, is_causal)
 
     @_in_full_precision
     def score(q, k, rel_bias):
-        return _scores(q, k, rel_bias, kernel_size, dilation, border, scale)
+        return _scores(q, k, rel_bias, window, scale)
 
     return score(q, k, rel_bias=rel_bias).to(q.dtype)
 
 
 def neighborhood_av(
-    attn: Tensor, v: Tensor, *, kernel_size: int = 3, dilation: int = 1, border: str = "shift"
+    attn: Tensor,
+    v: Tensor,
+    *,
+    kernel_size: int | Sequence[int] = 3,
+    dilation: int | Sequence[int] = 1,
+    border: str = "shift",
+    is_causal: bool | Sequence[bool] = False,
 ) -> Tensor:
-    """y_i = sum_j attn_ij v_j. attn (N, H, W, heads, k*k), y (N, H, W, heads, D)."""
+    """y_i = sum_j attn_ij v_j. attn (N, *S, heads, taps), y (N, *S, heads, D)."""
+    window = _window(v, kernel_size, dilation, border, is_causal)
 
     @_in_full_precision
     def weigh(attn, v, rel_bias):
-        return _weighted(attn, v, kernel_size, dilation, border)
+        return _weighted(attn, v, window)
 
     return weigh(attn, v).to(v.dtype)

@@ -163,15 +163,21 @@ def local_pool_gate(x: Shape, *_) -> tuple[int, int]:
     return 10 * E, 31 * E
 
 
-def neighborhood_attention(q: Shape, k: Shape, v: Shape, rel_bias=None, kernel_size: int = 3, *_) -> tuple[int, int]:
+def neighborhood_attention(q: Shape, k: Shape, v: Shape, rel_bias=None, kernel_size=3, *_) -> tuple[int, int]:
     """Backward as gathered: scores and dP once for the queries, once for the keys."""
-    E, keys = prod(q), kernel_size**2
+    E, keys = prod(q), _taps(q, kernel_size)
     return 4 * keys * E, (14 * keys + 2) * E
 
 
-def neighborhood_qk(q: Shape, k: Shape, rel_bias=None, kernel_size: int = 3, *_) -> tuple[int, int]:
-    E = prod(q)
-    return 2 * kernel_size**2 * E, 4 * kernel_size**2 * E
+def neighborhood_qk(q: Shape, k: Shape, rel_bias=None, kernel_size=3, *_) -> tuple[int, int]:
+    products = _taps(q, kernel_size) * prod(q)
+    return 2 * products, 4 * products
+
+
+def _taps(q: Shape, kernel_size) -> int:
+    """The keys of a query of q (N, *S, heads, D), of one size for all axes or of one for each."""
+    sizes = [kernel_size] if isinstance(kernel_size, int) else list(kernel_size)
+    return prod(sizes * (len(q) - 3) if len(sizes) == 1 else sizes)
 
 
 def neighborhood_av(attn: Shape, v: Shape, *_) -> tuple[int, int]:

@@ -70,7 +70,7 @@ ARROWS = {  # layer -> the layers it may import
         "tuning",
     },
     "acceleration": {"acceleration", "functional", "modules", "reference", "runtime.checks"},
-    "modules": {"modules", "functional", "runtime.checks", "reference"},
+    "modules": {"modules", "functional", "runtime.attention_checks", "runtime.checks", "reference"},
     "functional": {
         "functional",
         "reference",

@@ -2,6 +2,6 @@
 
 from .problem import Problem, make_inputs
 from .rows import ROWS, Op, row_of
-from .windows import BY_NAME, LARGE_KERNELS, WINDOWS
+from .windows import ALONG, BY_NAME, LARGE_KERNELS, WINDOWS
 
-__all__ = ["BY_NAME", "LARGE_KERNELS", "ROWS", "WINDOWS", "Op", "Problem", "make_inputs", "row_of"]
+__all__ = ["ALONG", "BY_NAME", "LARGE_KERNELS", "ROWS", "WINDOWS", "Op", "Problem", "make_inputs", "row_of"]

@@ -111,7 +111,13 @@ class Op:
         return any("C" in spec.split() for spec in self.inputs.values() if not is_map(spec))
 
     def complete(self, sizes: Sizes) -> Sizes:
-        return {**self.derived(sizes), **sizes}
+        return {**self.derived(sizes), **sizes, **({"S": self.along(sizes["S"])} if "S" in sizes else {})}
+
+    def along(self, S: tuple[int, ...]) -> tuple[int, ...]:
+        """S, or of two axes for a row that has one or three: the rows end to end, or a depth of the smallest."""
+        if len(S) in self.dims or len(S) != 2:
+            return S
+        return (math.prod(S),) if self.dims == (1,) else (self.smallest, *S)
 
     def shape(self, spec: str, sizes: Sizes) -> tuple[int, ...]:
         """ "N 1 *S" -> (8, 1, 64, 64)"""

@@ -1,5 +1,5 @@
-"""Operators of other rows with wider windows: neighbourhood attention over 7 x 7 and 13 x 13 pixels, whose kernels work
-differently, depthwise local gates, and the refinement of masks as its authors run it.
+"""Operators of other rows with other windows: neighbourhood attention over 7 x 7 and 13 x 13 pixels, whose kernels work
+differently, and along one and three axes, depthwise local gates, and the refinement of masks as its authors run it.
 
 Rows by themselves: what is true of an operator is tested of the 3 x 3 row, what follows from the window of these.
 """
@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 
-from .. import flops, functional, reference
+from .. import flops, functional, modules, reference
 from .row import Case, Op
 from .rows import ROWS, refinement
 
@@ -25,6 +25,10 @@ def _of(function: Callable, **window: int) -> Callable:
     return functools.update_wrapper(functools.partial(function, **window), function)
 
 
+SEQUENCES = (Case("all-in-one-frames", 8, 96, (3600,), heads=4),)  # 36 s of music; its windows of 5 taken as causal
+VOLUMES = (Case("clip-16-frames", 2, 128, (16, 32, 32), heads=4),)  # of 32 x 32 patches
+
+
 def _row(kernel_size: int, cases: tuple[Case, ...]) -> Op:
     size = f"{kernel_size}x{kernel_size}"
     return replace(
@@ -38,6 +42,27 @@ def _row(kernel_size: int, cases: tuple[Case, ...]) -> Op:
         smallest=kernel_size,
         attends_to=f"pixels, by their correlation to their {size} surroundings",
         use="a backbone's window is wider: stages of NAT, DiNAT, HDiT and SegMAN",
+        cases=cases,
+    )
+
+
+def _along(name: str, table: str, attends_to: str, use: str, cases: tuple[Case, ...], **window) -> Op:
+    """Neighbourhood attention along as many axes as the cases have."""
+    return replace(
+        _NEAR,
+        name=f"{_NEAR.name}_{name}",
+        op=_of(functional.neighborhood_attention, **window),
+        reference=_of(reference.neighborhood_attention, **window),
+        inputs={**_NEAR.inputs, "rel_bias?": f"heads {table}"},
+        flops=functools.partial(flops.neighborhood_attention, kernel_size=window["kernel_size"]),
+        fixed=window,
+        module=getattr(modules, f"NeighborhoodAttention{len(cases[0].S)}d"),
+        rounding_points=("y",),
+        passes=(4, 17),
+        dims=(len(cases[0].S),),
+        smallest=max(window["kernel_size"]) * max(window.get("dilation", [1])),
+        attends_to=attends_to,
+        use=use,
         cases=cases,
     )
 
@@ -62,6 +87,20 @@ def _local(kernel_size: int, dilation: int, use: str, paper: str, case: Case) ->
 
 
 WINDOWS = (_row(7, STAGES), _row(13, STAGES))
+ALONG = (
+    _along(
+        *("causal", "13", "samples, by their correlation to seven before them, every second one"),
+        "a sequence, such as the frames of a sound: what comes later is not known yet",
+        *(SEQUENCES,),
+        **{"kernel_size": (7,), "dilation": (2,), "is_causal": (True,)},
+    ),
+    _along(
+        *("3x5x3", "5 9 5", "voxels, by their correlation to their 3x5x3 surroundings"),
+        "volumes and video: a window of its own along each axis",
+        *(VOLUMES,),
+        **{"kernel_size": (3, 5, 3)},
+    ),
+)
 LARGE_KERNELS = (
     _local(
         *(5, 1, "as with 3x3, where finer structure is noise: large kernel attention, SegNeXt"),
@@ -87,4 +126,4 @@ REFINEMENTS = (
         options={},
     ),
 )
-BY_NAME = {row.name: row for row in (*ROWS, *WINDOWS, *LARGE_KERNELS, *REFINEMENTS)}
+BY_NAME = {row.name: row for row in (*ROWS, *WINDOWS, *ALONG, *LARGE_KERNELS, *REFINEMENTS)}

@@ -8,7 +8,7 @@ A new function is a line of SHARDING_RULES. One that pools is `_pooled`, as long
 of all pixels from `reference._pixels`; what is missing there is a method of `Pixels` and one of `WholeMap`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +65,9 @@ class WholeMap(Pixels):
         return without_halo(z, self.dim, width, self.line)
 
 
-def reach(kernel_size: int, dilation: int, line: Line) -> int:
+def reach(kernel_size: int, dilation: int, line: Line, is_causal: bool = False) -> int:
     """The rows that a window reaches beyond a shard."""
-    width = kernel_size // 2 * dilation
+    width = (kernel_size - 1 if is_causal else kernel_size // 2) * dilation
     if len(line.sizes) > 1 and min(line.sizes) < width + dilation:
         rank = [*line.sizes].index(min(line.sizes))
         raise ValueError(
@@ -113,7 +113,9 @@ def _windowed(function: Callable, line: Line, dim: int, given: dict, width: int)
 
 def _neighborhood(function: Callable, line: Line, dim: int, given: dict):
     """Queries beyond the shard are zeros, whose results are dropped."""
-    width = reach(given.get("kernel_size", 3), given.get("dilation", 1), line)
+    window = (given.get(name, default) for name, default in (("kernel_size", 3), ("dilation", 1), ("is_causal", False)))
+    kernel_size, dilation, is_causal = (v[dim - 1] if isinstance(v, Sequence) else v for v in window)
+    width = reach(kernel_size, dilation, line, is_causal)
     q, k, v = _summable(*(given[name] for name in "qkv"))
     ends = [width * (line.rank > 0), width * (line.rank + 1 < len(line.sizes))]
     wide = dict(q=F.pad(q, [0, 0] * (q.dim() - 1 - dim) + ends))

@@ -15,7 +15,7 @@ from .context import GlobalContext
 from .coordinate import CoordinateAttention
 from .eca import ECA
 from .local import LocalAttention, LocalPoolAttention
-from .neighborhood import NeighborhoodAttention2d
+from .neighborhood import NeighborhoodAttention1d, NeighborhoodAttention2d, NeighborhoodAttention3d
 from .reduction import hidden_channels
 from .response import GlobalResponseNorm
 from .scse import SCSE
@@ -37,7 +37,9 @@ __all__ = [
     "GridAttentionGate",
     "LocalAttention",
     "LocalPoolAttention",
+    "NeighborhoodAttention1d",
     "NeighborhoodAttention2d",
+    "NeighborhoodAttention3d",
     "SpatialAttention",
     "SpatialPoolAttention",
     "SqueezeExcite",

@@ -1,4 +1,4 @@
-"""Neighbourhood attention: every pixel attends to the K x K pixels around it, whole and split in two.
+"""Neighbourhood attention: every pixel attends to the pixels of the window around it, whole and split in two.
 
     attention   y_i = sum_j p_ij v_j,   p_i = softmax_j(s_ij)            (Hassani et al. 2023, arXiv:2204.07143)
     qk          s_ij = scale <q_i, k_j> + rel_bias[j - i]
@@ -7,6 +7,7 @@
 Attention saves y and lse: with p rebuilt from lse and delta_i = <y_i, dy_i> - dlse_i, ds_ij = p_ij (<dy_i, v_j> -
 delta_i); qk and av save nothing but their inputs. From ds: dq_i = scale sum_j ds_ij k_j, dk_j = scale sum_i ds_ij q_i,
 drel_bias_o = sum of ds at offset o. Of av: dv_j = sum_i a_ij dy_i, da_ij = <dy_i, v_j>.
+Over two axes alike, not causal, a window is a square, with kernels of its own; all others have one family.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,12 @@ from ..kernels.neighborhood.split import plan_neighborhood_dot, plan_neighborhoo
 from ..kernels.neighborhood.strip import takes_strips
 from ..kernels.neighborhood.strip_backward import plan_neighborhood_strip_dkv, plan_neighborhood_strip_dq
 from ..kernels.neighborhood.strip_forward import plan_neighborhood_strip_fwd
+from ..kernels.window.backward import plan_window_dkv, plan_window_dq
+from ..kernels.window.delta import plan_window_delta
+from ..kernels.window.forward import plan_window_fwd
+from ..kernels.window.layout import Reach
+from ..kernels.window.split import plan_window_dot, plan_window_sum
+from ..kernels.window.table import plan_window_table, plan_window_table_of
 from ..runtime import schemas
 from ..runtime.maps import partials
 from ..runtime.operator import DifferentiableOp, needs_grad
@@ -40,85 +47,135 @@ def _finish_bias(run, dbias: Tensor | None, drel_bias: Tensor | None) -> None:
         run.launch(plan_finish(dbias, drel_bias))
 
 
-def _window(options) -> tuple[int, int, str]:
-    return options.kernel_size, options.dilation, options.border
+def _axes(options, t: Tensor) -> Reach:
+    """The window over a map t (N, *S, heads, ...)."""
+    return Reach.of(t.dim() - 3, options.kernel_size, options.dilation, options.is_causal, options.border)
 
 
-def _by_strips(tensors, others: Sequence[Tensor], options) -> bool:
+def _square(options, t: Tensor) -> tuple[int, int, str] | None:
+    """Kernel size, dilation and border of a window over a map (N, H, W, heads, ...); None of one that is no square."""
+    axes = _axes(options, t)
+    alike = t.dim() == 5 and axes.kernel[1] == axes.kernel[2] and axes.dilation[1] == axes.dilation[2]
+    return (axes.kernel[2], axes.dilation[2], axes.border) if alike and not any(axes.causal) else None
+
+
+def _by_strips(tensors, others: Sequence[Tensor], square: tuple[int, int, str], scale: float) -> bool:
     q, k, v, rel_bias = tensors
-    return takes_strips((q, k, v, *others), *_window(options), rel_bias, options.scale)
+    return takes_strips((q, k, v, *others), *square, rel_bias, scale)
 
 
 def _allocate(tensors, options):
     q = tensors.q
     acc = torch.promote_types(q.dtype, torch.float32)
-    return torch.empty_like(q), q.new_empty(q.shape[:4] if options.return_lse else (0,), dtype=acc)
+    return torch.empty_like(q), q.new_empty(q.shape[:-1] if options.return_lse else (0,), dtype=acc)
 
 
 def _forward(run, outputs, tensors, options):
-    lse = outputs.lse if options.return_lse else None
-    how = (outputs.y, lse, *_window(options), options.scale)
-    if _by_strips(tensors, [outputs.y], options):
-        run.launch(plan_neighborhood_strip_fwd(tensors.q, tensors.k, tensors.v, *how))
+    lse, square = outputs.lse if options.return_lse else None, _square(options, tensors.q)
+    if square is None:
+        run.launch(plan_window_fwd(*tensors, outputs.y, lse, _axes(options, tensors.q), options.scale))
+    elif _by_strips(tensors, [outputs.y], square, options.scale):
+        given = tensors.q, tensors.k, tensors.v
+        run.launch(plan_neighborhood_strip_fwd(*given, outputs.y, lse, *square, options.scale))
     else:
-        run.launch(plan_neighborhood_fwd(*tensors, *how))
+        run.launch(plan_neighborhood_fwd(*tensors, outputs.y, lse, *square, options.scale))
 
 
 def _backward(run, grads, douts, saved, tensors, options):
-    dq, dk, dv, drel_bias = grads
     dy, dlse = douts
-    delta = run.empty(partials(tensors.q, *tensors.q.shape[:4]))
-    run.launch(plan_neighborhood_delta(saved.y, dy, dlse, delta))
-    given, window = (dy, *tensors, saved.lse, delta), (*_window(options), options.scale)
-    if takes_products(tensors.q, options.kernel_size, options.dilation, tensors.rel_bias, options.scale, MOST_BACKWARD):
-        plan_dq, plan_dkv = plan_neighborhood_dq, plan_neighborhood_dkv
-        if _by_strips(tensors, [dy, *(t for t in (dq, dk, dv) if t is not None)], options):
+    square = _square(options, tensors.q)
+    delta = run.empty(partials(tensors.q, *tensors.q.shape[:-1]))
+    plan_delta = plan_window_delta if square is None else plan_neighborhood_delta
+    run.launch(plan_delta(saved.y, dy, dlse, delta))
+    given = dy, *tensors, saved.lse, delta
+    if square is None:
+        _backward_axes(run, grads, given, _axes(options, tensors.q), options.scale)
+    else:
+        _backward_square(run, grads, given, tensors, square, options.scale)
+
+
+def _backward_axes(run, grads, given, axes: Reach, scale: float):
+    dq, dk, dv, drel_bias = grads
+    if dq is not None:
+        run.launch(plan_window_dq(*given, dq, axes, scale))
+    if dk is not None or dv is not None:
+        run.launch(plan_window_dkv(*given, dk, dv, axes, scale))
+    if drel_bias is not None:
+        _finish_bias(run, run.launch(plan_window_table(*given, axes, scale)).dbias, drel_bias)
+
+
+def _backward_square(run, grads, given, tensors, square: tuple[int, int, str], scale: float):
+    dq, dk, dv, drel_bias = grads
+    dy, *_, lse, delta = given
+    kernel_size, dilation, _ = square
+    if takes_products(tensors.q, kernel_size, dilation, tensors.rel_bias, scale, MOST_BACKWARD):
+        plan_dq, plan_dkv, vectors = plan_neighborhood_dq, plan_neighborhood_dkv, given
+        if _by_strips(tensors, [dy, *(t for t in (dq, dk, dv) if t is not None)], square, scale):
             plan_dq, plan_dkv = plan_neighborhood_strip_dq, plan_neighborhood_strip_dkv
-            given = (dy, tensors.q, tensors.k, tensors.v, saved.lse, delta)
+            vectors = dy, tensors.q, tensors.k, tensors.v, lse, delta
         if dq is not None:
-            run.launch(plan_dq(*given, dq, *window))
+            run.launch(plan_dq(*vectors, dq, *square, scale))
         if dk is not None or dv is not None:
-            run.launch(plan_dkv(*given, dk, dv, *window))
+            run.launch(plan_dkv(*vectors, dk, dv, *square, scale))
         dq = dk = dv = None
     if any(grad is not None for grad in (dq, dk, dv, drel_bias)):
-        plan = plan_neighborhood_bwd(*given, dq, dk, dv, drel_bias is not None, *window)
+        plan = plan_neighborhood_bwd(*given, dq, dk, dv, drel_bias is not None, *square, scale)
         _finish_bias(run, run.launch(plan).dbias, drel_bias)
 
 
 def _qk_allocate(tensors, options):
     q = tensors.q
-    return (_empty_in_order_of(q, (*q.shape[:4], options.kernel_size * options.kernel_size)),)
+    return (_empty_in_order_of(q, (*q.shape[:-1], _axes(options, q).taps)),)
+
+
+def _dot(a: Tensor, b: Tensor, rel_bias: Tensor | None, s: Tensor, options, scale: float, exclude: bool):
+    square = _square(options, a)
+    if square is None:
+        return plan_window_dot(a, b, rel_bias, s, _axes(options, a), scale, exclude)
+    return plan_neighborhood_dot(a, b, rel_bias, s, *square, scale, exclude)
+
+
+def _sum(s: Tensor, b: Tensor, y: Tensor, options, scale: float, to_keys: bool = False):
+    square = _square(options, s)
+    if square is None:
+        return plan_window_sum(s, b, y, _axes(options, s), scale, to_keys)
+    return plan_neighborhood_sum(s, b, y, False, *square, scale, to_keys)
 
 
 def _qk_forward(run, outputs, tensors, options):
-    exclude = options.border == "mask"
-    run.launch(plan_neighborhood_dot(*tensors, outputs.scores, *_window(options), options.scale, exclude))
+    exclude = options.border == "mask" or (options.border == "shift" and any(_axes(options, tensors.q).causal))
+    run.launch(_dot(*tensors, outputs.scores, options, options.scale, exclude))
 
 
 def _qk_backward(run, grads, douts, saved, tensors, options):
-    (dq, dk, drel_bias), (ds,), window = grads, douts, (*_window(options), options.scale)
-    if dq is not None or drel_bias is not None:
-        plan = plan_neighborhood_sum(ds, tensors.k, dq, drel_bias is not None, *window)
+    (dq, dk, drel_bias), (ds,), square = grads, douts, _square(options, tensors.q)
+    if square is None:
+        if dq is not None:
+            run.launch(_sum(ds, tensors.k, dq, options, options.scale))
+        if drel_bias is not None:
+            _finish_bias(run, run.launch(plan_window_table_of(ds, _axes(options, ds))).dbias, drel_bias)
+    elif dq is not None or drel_bias is not None:
+        plan = plan_neighborhood_sum(ds, tensors.k, dq, drel_bias is not None, *square, options.scale)
         _finish_bias(run, run.launch(plan).dbias, drel_bias)
     if dk is not None:
-        run.launch(plan_neighborhood_sum(ds, tensors.q, dk, False, *window, to_keys=True))
+        run.launch(_sum(ds, tensors.q, dk, options, options.scale, to_keys=True))
 
 
 def _av_allocate(tensors, options):
     attn, v = tensors
-    return (_empty_in_order_of(v, (*attn.shape[:4], v.shape[4])),)
+    return (_empty_in_order_of(v, (*attn.shape[:-1], v.shape[-1])),)
 
 
 def _av_forward(run, outputs, tensors, options):
-    run.launch(plan_neighborhood_sum(*tensors, outputs.y, False, *_window(options), 1.0))
+    run.launch(_sum(*tensors, outputs.y, options, 1.0))
 
 
 def _av_backward(run, grads, douts, saved, tensors, options):
-    (dattn, dv), (dy,), window = grads, douts, (*_window(options), 1.0)
+    (dattn, dv), (dy,) = grads, douts
     if dattn is not None:
-        run.launch(plan_neighborhood_dot(dy, tensors.v, None, dattn, *window, False))
+        run.launch(_dot(dy, tensors.v, None, dattn, options, 1.0, False))
     if dv is not None:
-        run.launch(plan_neighborhood_sum(tensors.attn, dy, dv, False, *window, to_keys=True))
+        run.launch(_sum(tensors.attn, dy, dv, options, 1.0, to_keys=True))
 
 
 _neighborhood_attention = DifferentiableOp(
@@ -147,7 +204,7 @@ _neighborhood_av = DifferentiableOp(
 def _scaled(options: Mapping, q: Tensor) -> dict:
     """The options with a scale, d^-1/2 where none is given."""
     scale = options["scale"]
-    return dict(options, scale=q.shape[4] ** -0.5 if scale is None else float(scale))
+    return dict(options, scale=q.shape[-1] ** -0.5 if scale is None else float(scale))
 
 
 def neighborhood_attention(*tensors: Tensor | None, return_lse: bool, **options):

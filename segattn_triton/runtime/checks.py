@@ -246,6 +246,8 @@ def _is_number(value) -> bool:
 
 
 def text(value) -> str:
+    if isinstance(value, tuple | list) and any(map(_is_long, value)):
+        return f"({', '.join(map(text, value))})"
     return f"an int of {value.bit_length()} bits" if _is_long(value) else repr(value)
 
 
@@ -256,7 +258,7 @@ def module_options(**options) -> None:
             choice(name, value, _MODULE_OPTIONS[name])
         elif name in ("gate", "act"):
             activation(name, value, GATES if name == "gate" else ACTS)
-        elif name == "dilation":
+        elif name == "dilation" and not isinstance(value, tuple):
             at_least_one(name, value)
         elif name == "spatial_dims":
             choice(name, value, (None, 1, 2, 3))

@@ -1,5 +1,6 @@
 """What a schema is: the operators of one operation and of its backward, defined for torch."""
 
+import ast
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ class Schema:
 
     tensors    names of the tensor arguments, the feature map first; a trailing "?" marks an optional one
     options    schema of the arguments after them: "str gate, float gate_a"; one that a saved program has not, with its
-               value there: "int dilation=1"
+               value there: "int dilation=1"; an int of such a program is a list of "int[1] dilation"
     outputs    names of the outputs: first y, then the map, then what the backward wants saved
     flops      the formula of `segattn_triton.flops`: (shapes of the tensors, options) -> forward, backward
     differentiable  how many outputs have a gradient: y and the map
@@ -41,7 +42,7 @@ class Schema:
         typed_options = options.split(", ") if options else []
         bare = [o.partition("=")[0] for o in typed_options]
         self.flat, self.outputs = [o.split()[1] for o in bare], list(outputs)
-        self.defaults = [int(o.partition("=")[2]) for o in typed_options if "=" in o]
+        self.defaults = [ast.literal_eval(o.partition("=")[2]) for o in typed_options if "=" in o]
         self.activations = [o for o in self.flat if f"{o}_a" in self.flat]
         self.options = [o for o in self.flat if o[:-2] not in self.activations]
         self.differentiable, self.returned = differentiable, returned or differentiable

@@ -204,7 +204,7 @@ pixel_adaptive_refinement = Schema(
 neighborhood_attention = Schema(
     "neighborhood_attention",
     tensors=("q", "k", "v", "rel_bias?"),
-    options="int kernel_size, int dilation, str border, float scale, bool return_lse",
+    options="int[1] kernel_size, int[1] dilation, str border, float scale, bool return_lse, bool[] is_causal=[]",
     outputs=("y", "lse"),
     flops=flops.neighborhood_attention,
     saved=("y", "lse"),
@@ -212,7 +212,7 @@ neighborhood_attention = Schema(
 neighborhood_qk = Schema(
     "neighborhood_qk",
     tensors=("q", "k", "rel_bias?"),
-    options="int kernel_size, int dilation, str border, float scale",
+    options="int[1] kernel_size, int[1] dilation, str border, float scale, bool[] is_causal=[]",
     outputs=("scores",),
     flops=flops.neighborhood_qk,
     differentiable=1,
@@ -220,7 +220,7 @@ neighborhood_qk = Schema(
 neighborhood_av = Schema(
     "neighborhood_av",
     tensors=("attn", "v"),
-    options="int kernel_size, int dilation, str border",
+    options="int[1] kernel_size, int[1] dilation, str border, bool[] is_causal=[]",
     outputs=("y",),
     flops=flops.neighborhood_av,
     differentiable=1,

@@ -471,9 +471,9 @@ def test_the_pair_is_the_whole():
 # bad input
 
 BAD = {
-    "rank four": (lambda q, k, v, b: ((q[0], k, v), {}), ValueError, "q: got 4 axes"),
-    "rank four of all": (lambda q, k, v, b: ((q[0], k[0], v[0]), {}), ValueError, "q: got 4 axes"),
-    "rank six": (lambda q, k, v, b: ((q[None], k, v), {}), ValueError, "q: got 6 axes"),
+    "rank three": (lambda q, k, v, b: ([q[0, 0]] * 3, {}), ValueError, "q: got 3 axes, .* (N, L, heads, D), (N, H, W"),
+    "rank seven": (lambda q, k, v, b: ([q[None, None]] * 3, {}), ValueError, "q: got 7 axes"),
+    "another rank": (lambda q, k, v, b: ((q, k[0], v), {}), ValueError, "k: got 4 axes, .* expected 5 as q"),
     "other image": (lambda q, k, v, b: ((q, k[:, :4], v), {}), ValueError, "k: got shape"),
     "other batch": (lambda q, k, v, b: ((q, k, v.expand(2, -1, -1, -1, -1)), {}), ValueError, "v: got shape"),
     "heads that do not divide": (
@@ -486,12 +486,33 @@ BAD = {
     "D over the limit": (lambda q, k, v, b: ([q.repeat(1, 1, 1, 1, 33)] * 3, {}), ValueError, "D = 132"),
     "even kernel": (lambda q, k, v, b: ((q, k, v), {"kernel_size": 4}), ValueError, "kernel_size: got 4"),
     "float kernel": (lambda q, k, v, b: ((q, k, v), {"kernel_size": 3.0}), ValueError, "kernel_size: got 3.0"),
-    "pair as kernel": (lambda q, k, v, b: ((q, k, v), {"kernel_size": (3, 3)}), ValueError, "kernel_size: got"),
+    "three windows": (
+        lambda q, k, v, b: ((q, k, v), {"kernel_size": (3, 3, 3)}),
+        ValueError,
+        "kernel_size: got (3, 3, 3), expected an int of at least 1, or one for each of 2 axes",
+    ),
+    "one dilation": (
+        lambda q, k, v, b: ((q, k, v), {"dilation": [2]}),
+        ValueError,
+        "dilation: got .2., expected an int",
+    ),
+    "one even window": (lambda q, k, v, b: ((q, k, v), {"kernel_size": (3, 4)}), ValueError, "kernel_size: got (3, 4)"),
+    "one window too large": (
+        lambda q, k, v, b: ((q, k, v), {"kernel_size": (3, 7)}),
+        ValueError,
+        "kernel_size: got (3, 7) .* 5 x 6; .* at least 3 x 7 pixels",
+    ),
+    "causal an int": (lambda q, k, v, b: ((q, k, v), {"is_causal": 1}), ValueError, "is_causal: got 1, expected True"),
+    "three directions": (
+        lambda q, k, v, b: ((q, k, v), {"is_causal": (True, True, True)}),
+        ValueError,
+        "is_causal: got (True, True, True), expected True or False, or one for each of 2 axes",
+    ),
     "no kernel": (lambda q, k, v, b: ((q, k, v), {"kernel_size": 0}), ValueError, "kernel_size: got 0"),
     "kernel too large": (lambda q, k, v, b: ((q, k, v), {"kernel_size": 7}), ValueError, "5 x 6"),
     "dilation too large": (lambda q, k, v, b: ((q, k, v), {"dilation": 2}), ValueError, "5 x 6"),
     "kernel past every pixel": (
-        lambda q, k, v, b: ((q, k, v), {"kernel_size": 2**31 + 1, "border": "mask"}),
+        lambda q, k, v, b: ((q, k, v), {"kernel_size": 257, "border": "mask"}),
         ValueError,
         "expected at most 255",
     ),
@@ -514,7 +535,7 @@ def test_bad_input(name):
     change, error, said = BAD[name]
     tensors, options = change(*qkv(heads=2))
     for backend in (None, "triton", "reference"):
-        with pytest.raises(error, match=said.replace("(", r"\(")):
+        with pytest.raises(error, match=said.replace("(", r"\(").replace(")", r"\)")):
             F.neighborhood_attention(*tensors, backend=backend, **options)
 
 

@@ -23,7 +23,7 @@ from support import (
 )
 
 from segattn_triton import compiled, functional, testing
-from segattn_triton.catalog import BY_NAME, LARGE_KERNELS, ROWS, WINDOWS
+from segattn_triton.catalog import ALONG, BY_NAME, LARGE_KERNELS, ROWS, WINDOWS
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
 from segattn_triton.runtime.maps import native
@@ -363,6 +363,9 @@ def test_no_kernel_is_forgotten(monkeypatch):
         plan(row.op, testing.make_inputs(row, sizes, torch.bfloat16))
     for op, inputs in split_pair("contiguous", torch.float32):
         plan(op, inputs)
+        plan(op, inputs, is_causal=True)
+    for row in ALONG:  # tests/kernels/test_neighborhood_axes.py, as a causal pair
+        plan(row.op, testing.make_inputs(row, row.cases[0].sizes, torch.bfloat16, device="meta"))
     x = torch.empty(2, 5, 3, 4, dtype=torch.bfloat16)  # logits of channels: tests/kernels/test_blend.py
     plan(functional.gate_mul, [x, x[..., :1, :1], x])
     for variant in local_dense.VARIANTS:

@@ -15,10 +15,11 @@ import torch
 from support import DEVICE, assert_equal
 from torch import nn
 
-from segattn_triton import NeighborhoodAttention2d
+from segattn_triton import NeighborhoodAttention2d, reference
 from segattn_triton import functional as F
 from segattn_triton.compat import natten
 from segattn_triton.compat.natten import _run, utils
+from segattn_triton.runtime.plan import recorded
 
 SIZES = {1: (11,), 2: (7, 9), 3: (5, 4, 6)}
 WINDOWS = {  # axes -> (kernel_size, dilation)
@@ -97,13 +98,18 @@ def test_dilations_of_their_own_on_kernels(dilation, on_kernels):
     around, size = natten._window.window(2, 3, dilation), (3 * dilation[0] + 1, 3 * dilation[1] + 2)
     inputs = [rand(1, *size, h, 2, seed=i) for i, h in enumerate((2, 1, 1))] + [rand(2, 5, 5)]
     results = []
-    for known in (_run, natten._definition):
+    for by_classes in (True, False):
         leaves = [t.to(DEVICE).requires_grad_() for t in inputs]
         q, k, v, rpb = leaves
-        last = {"return_lse": True} if known is _run else {}
-        y, lse = known.attention(q, k, v, rpb, around, 0.7, **last)
-        s = known.scores(q, k, rpb, around, 0.7)
-        y2 = known.weighted(s.softmax(-1), v, around)
+        if by_classes:
+            y, lse = _run.attention(q, k, v, rpb, around, 0.7, return_lse=True)
+            s = _run.scores(q, k, rpb, around, 0.7)
+            y2 = _run.weighted(s.softmax(-1), v, around)
+        else:
+            of_axes = dict(kernel_size=3, dilation=dilation)
+            y, lse = reference.neighborhood_attention(q, k, v, rpb, scale=0.7, return_lse=True, **of_axes)
+            s = reference.neighborhood_qk(q, k, rpb, scale=0.7, **of_axes)
+            y2 = reference.neighborhood_av(s.softmax(-1), v, **of_axes)
         loss = y.sin().sum() + lse.cos().sum() + (s * y2.sum(-1, keepdim=True)).sum()
         results.append([y, lse, s, y2, *torch.autograd.grad(loss, leaves)])
     for got, expected in zip(*results, strict=True):
@@ -276,19 +282,38 @@ def test_switches():
     assert tuple(map(int, natten.__version__.split(".")[:2])) < (0, 20)  # where there is a split pair
 
 
-def test_what_has_no_kernel_is_said_once(monkeypatch, caplog):
-    monkeypatch.setattr(_run, "_said", set())
-    with caplog.at_level(logging.INFO, "segattn_triton"):
-        made(2, 8, 2, 3, dilation=2)(rand(1, 7, 7, 8))
-        assert not caplog.records
-        for _ in range(3):
-            for axes in SIZES:
-                made(axes, 8, 2, 3, is_causal=True)(rand(1, *SIZES[axes], 8))
-                made(axes, 8, 2, 3)(rand(1, *SIZES[axes], 8))
-            made(2, 8, 2, (3, 5))(rand(1, 7, 7, 8))
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == len(set(said)) == 4
-    assert all("computed by the definition" in line for line in said)
+# a window of each kind: the square one has kernels of its own, all others one family
+KINDS = [(1, 5, 2, False), (1, 3, 1, True), (2, 3, 1, False), (2, (3, 5), 1, False), (2, 3, 2, (True, False))]
+KINDS += [(3, (3, 1, 3), (1, 1, 2), False), (3, (1, 3, 3), 1, (True, False, True))]
+
+
+@pytest.mark.parametrize(("axes", "kernel_size", "dilation", "is_causal"), KINDS, ids=str)
+def test_every_window_runs_on_kernels(axes, kernel_size, dilation, is_causal, on_kernels):
+    """Forward and all gradients of a module, and of one that drops weights, which takes the split pair."""
+    table = is_causal is False
+    options = dict(kernel_size=kernel_size, dilation=dilation, is_causal=is_causal, rel_pos_bias=table)
+    theirs, ours = (made(axes, 4, 2, of=of, **options) for of in (definition.NATTEN, natten))
+    ours.load_state_dict(theirs.state_dict())
+    x = rand(1, *SIZES[axes], 4)
+    with recorded() as plans:
+        got = gradients(ours, x)
+    assert {p.name.split("_")[0] for p in plans} - {"finish"} == {kernels_of(axes, kernel_size, is_causal)}
+    for ours_, expected in zip(got, gradients(theirs, x), strict=True):
+        torch.testing.assert_close(ours_, expected, rtol=1e-9, atol=1e-9)
+    with recorded() as plans:
+        gradients(made(axes, 4, 2, attn_drop=0.5, **options), x)
+    assert {p.name.split("_")[0] for p in plans} - {"finish"} == {kernels_of(axes, kernel_size, is_causal)}
+
+
+def kernels_of(axes: int, kernel_size, is_causal) -> str:
+    return "neighborhood" if axes == 2 and isinstance(kernel_size, int) and is_causal is False else "window"
+
+
+def gradients(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """The output, and the gradients of the input and of all parameters."""
+    x = x.clone().requires_grad_()
+    y = module(x)
+    return [y, *torch.autograd.grad(y.sin().sum(), [x, *module.parameters()])]
 
 
 # what is refused
@@ -356,7 +381,7 @@ VECTORS = {
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_bad_vectors(name):
-    """Where the definition runs, whose checks are of any number of axes."""
+    """The names of the arguments are those of NATTEN."""
     change, error, said = VECTORS[name]
     with pytest.raises(error, match=said):
         natten.na1d(*change(*(rand(1, 9, 2, 4, seed=i) for i in range(3))), 3)

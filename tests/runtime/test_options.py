@@ -17,6 +17,9 @@ WRONG = {  # what a parameter is annotated with -> what it cannot be
     bool: ("yes", 1, 0.0, None, torch.tensor(True), np.zeros(2)),
     int: (1.0, "1", None, True, 0, -1, 2**31, 10**400, torch.tensor(1), np.ones(2)),
     float: (-1.0, *NO_NUMBER),
+    # one value for both axes, or one for each
+    int | Sequence[int]: (1.0, "1", None, True, 0, -1, 2**31, 10**400, torch.tensor(1), (), (3,), (3, 0), (3, 10**400)),
+    bool | Sequence[bool]: ("yes", 1, 0.0, None, torch.tensor(True), np.zeros(2), (), (True,), (True, 1), (0.0, False)),
     Sequence[int]: ((), 3, "12", None, (0,), (1, -1), (1.0,), (True,), (10**400,), torch.ones(2), np.ones(2)),
     str: (1, None, ["first"], np.array(["first", "split"]), torch.zeros(2)),
     str | Spec: (1, None, torch.sigmoid, *(("hard_sigmoid", value, 0.5) for value in ("a", None, torch.tensor(0.2)))),

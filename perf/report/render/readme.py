@@ -131,12 +131,12 @@ def _public_name(row: Op) -> str:
 
 def cost(row: Op) -> str:
     """18 C + 1 / 36 C + 4: the catalog's FLOP at one pixel over C, as a line through two C's."""
-    low, high = ([f / C for f in row.count_flops(_one_pixel(C))] for C in (64, 128))
+    low, high = ([f / C for f in row.count_flops(_one_pixel(row, C))] for C in (64, 128))
     return " / ".join(_linear(a, b) for a, b in zip(low, high, strict=True))
 
 
-def _one_pixel(C: int) -> dict:
-    return {"N": 1, "C": C, "S": (1, 1), "Cr": C // 2}
+def _one_pixel(row: Op, C: int) -> dict:
+    return {"N": 1, "C": C, "S": (1,) * (2 if 2 in row.dims else row.dims[0]), "Cr": C // 2}
 
 
 def _linear(at_64: float, at_128: float) -> str:

@@ -5,7 +5,7 @@
     na1d_av, ...            sum_j a_ij v_j                                         heads first
 
 The border is NATTEN's, "shift". Windows are odd, with stride 1 and no keys beside them: anything else is a ValueError
-that says what to use. Square windows in 2-D run on kernels; all others on their definition in torch.
+that says what to use. All run on kernels.
 """
 
 from torch import Tensor
@@ -56,7 +56,7 @@ def _whole(axes: int):
         if "border" in options:
             raise ValueError(
                 f'border: got {options["border"]!r}, and NATTEN has "shift" only: use '
-                "segattn_triton.functional.neighborhood_attention, which has no causal axes"
+                "segattn_triton.functional.neighborhood_attention"
             )
         if unknown := options.keys() - _CHOOSE_A_KERNEL:
             raise TypeError(f"na{axes}d: got an unexpected argument {min(unknown)!r}")

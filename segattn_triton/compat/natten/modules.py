@@ -94,8 +94,8 @@ class _NeighborhoodAttention(nn.Module):
     def _hint(self, x: Tensor) -> str:
         if x.dim() != self.axes + 2 or x.shape[1] != self.dim:
             return ""
-        ours = ", or use segattn_triton.NeighborhoodAttention2d for (N, C, H, W)" if self.axes == 2 else ""
-        return f": pass x.movedim(1, -1){ours}"
+        ours = f"segattn_triton.NeighborhoodAttention{self.axes}d for (N, C, {AXES[self.axes]})"
+        return f": pass x.movedim(1, -1), or use {ours}"
 
     def extra_repr(self) -> str:
         shown = dict(dim=self.dim, num_heads=self.num_heads, **self.window._asdict())
@@ -131,28 +131,22 @@ _DOC = """y = proj(attention(qkv(x))), where every pixel attends to those around
     all after kernel_size. Keys: qkv.weight (3 dim, dim), qkv.bias, proj.weight, proj.bias, with rel_pos_bias rpb
     (heads, {table}); a state_dict with rpb gives a module made without rel_pos_bias its table.
     Maps smaller than the window are padded with zeros at the end, which are attended to, as in NATTEN before 0.17.
-    attn_drop drops weights in training, on the split pair; a seed repeats it. {runs}
+    attn_drop drops weights in training, on the split pair; a seed repeats it. Runs on kernels.
     Errors: ValueError for even windows, a stride other than 1, rel_pos_bias with a causal axis, any other shape.
     Source: Hassani et al. 2023, arXiv:2204.07143.
     """
-_DEFINITION = "Runs on its definition in torch, which the log says once."
 
 
 class NeighborhoodAttention1D(_NeighborhoodAttention):
-    __doc__ = _DOC.format(name="NeighborhoodAttention1D", sizes="L", table="2k-1", runs=_DEFINITION)
+    __doc__ = _DOC.format(name="NeighborhoodAttention1D", sizes="L", table="2k-1")
     axes = 1
 
 
 class NeighborhoodAttention2D(_NeighborhoodAttention):
-    __doc__ = _DOC.format(
-        name="NeighborhoodAttention2D",
-        sizes="H, W",
-        table="2k-1, 2k-1",
-        runs="Square windows run on kernels; others on their definition, which the log says once.",
-    )
+    __doc__ = _DOC.format(name="NeighborhoodAttention2D", sizes="H, W", table="2k-1, 2k-1")
     axes = 2
 
 
 class NeighborhoodAttention3D(_NeighborhoodAttention):
-    __doc__ = _DOC.format(name="NeighborhoodAttention3D", sizes="T, H, W", table="2k-1, 2k-1, 2k-1", runs=_DEFINITION)
+    __doc__ = _DOC.format(name="NeighborhoodAttention3D", sizes="T, H, W", table="2k-1, 2k-1, 2k-1")
     axes = 3

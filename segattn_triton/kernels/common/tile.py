@@ -1,8 +1,12 @@
 """The tiles of a feature map on the device: what every family shares. See `runtime.maps` for how a map lies."""
 
+import math
+
 import triton
 import triton.language as tl
 
+LOG2E = tl.constexpr(math.log2(math.e))
+LN2 = tl.constexpr(math.log(2.0))
 WHOLE, CHUNK = 1024, 256  # channels that a program with all of a pixel's holds at once; else it takes chunks
 
 

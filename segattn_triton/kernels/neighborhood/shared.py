@@ -23,10 +23,10 @@ from ...runtime.maps import ALIGNMENTS, Layout
 from ...tuning.choice import config_for
 from ...tuning.model import Config, Footprint, Model, space
 from ...tuning.target import capability, with_all_registers
+from ..common.tile import LN2 as LN2
+from ..common.tile import LOG2E as LOG2E
 from ..common.tile import in_elements
 
-LOG2E = tl.constexpr(math.log2(math.e))
-LN2 = tl.constexpr(math.log(2.0))
 SPACE = space(BLOCK_Y=(1, 2, 4, 8), BLOCK_X=(4, 8, 16, 32, 64), num_warps=(1, 2, 4, 8))
 
 
