@@ -12,8 +12,10 @@ from ...runtime.maps import Maps, accumulator, maps
 from ...runtime.plan import Plan
 from ..common.activations import sigmoid
 from ..common.dependent import begin
-from ..common.tile import chunk_of, load_tile, load_vector, num_pixels, only_when, pixels_of, store_tile
+from ..common.tile import chunk_of, load_tile, load_vector, num_pixels, only_when, pixels_of, store_tile, tile_ptrs
 from .shared import blend_config, blocks
+
+AHEAD = 4  # branches whose tiles a program loads before it weights the first
 
 
 @triton.jit
@@ -23,24 +25,25 @@ def logit_of(z_ptr, n, r, offs_c, C: tl.constexpr, RADIX: tl.constexpr, ACC: tl.
 
 
 @triton.jit
-def peak_and_norm(z_ptr, n, offs_c, C: tl.constexpr, RADIX: tl.constexpr, ACC: tl.constexpr):
-    """The largest logit of each channel [BLOCK_C], and the sum of exp(z - it), of more than one branch."""
-    peak = tl.zeros([offs_c.shape[0]], ACC) if RADIX == 1 else logit_of(z_ptr, n, 0, offs_c, C, RADIX, ACC)
-    for r in tl.static_range(1, RADIX):
-        peak = tl.maximum(peak, logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC))
-    norm = tl.zeros_like(peak)
-    for r in tl.static_range(RADIX if RADIX > 1 else 0):
-        norm += tl.exp(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC) - peak)
-    return peak, norm
-
-
-@triton.jit
-def share_of(z, peak, norm, RADIX: tl.constexpr):
-    """a of a logit, where the channel has this peak and norm."""
+def weight_of(z, peak, RADIX: tl.constexpr):
+    """What is a once it is divided by the norm, of a logit where the channel has this peak: so small that a sum of all
+    branches by it is no larger than the largest of them."""
     if RADIX == 1:
         return sigmoid(z, 0.0, 0.0)
     else:
-        return tl.exp(z - peak) / norm
+        return tl.exp(z - peak) * (1.0 / triton.next_power_of_2(RADIX))
+
+
+@triton.jit
+def peak_and_norm(z_ptr, n, offs_c, C: tl.constexpr, RADIX: tl.constexpr, ACC: tl.constexpr):
+    """The largest logit of each channel [BLOCK_C], and the sum of the weights that `weight_of` gives by it."""
+    peak = tl.zeros([offs_c.shape[0]], ACC) if RADIX == 1 else logit_of(z_ptr, n, 0, offs_c, C, RADIX, ACC)
+    for r in tl.static_range(1, RADIX):
+        peak = tl.maximum(peak, logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC))
+    norm = tl.zeros_like(peak) + (1.0 if RADIX == 1 else 0.0)
+    for r in tl.static_range(RADIX if RADIX > 1 else 0):
+        norm += weight_of(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC), peak, RADIX)
+    return peak, norm
 
 
 def reads_of_logits(radix: int, branches: int = 1) -> int:
@@ -61,6 +64,7 @@ def _branches_fwd_kernel(
     RADIX: tl.constexpr,
     LAYOUT: tl.constexpr,
     ACC: tl.constexpr,
+    AHEAD: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -71,16 +75,23 @@ def _branches_fwd_kernel(
     tile, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
     n, offs_p = pixels_of(tile, tiles, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
+    ahead = ()  # under way while the logits are
+    for r in tl.static_range(AHEAD):
+        ahead += (tl.load(tile_ptrs(x_ptr, x_stride, n, r * C + offs_c, offs_p, LAYOUT), mask, other=0.0),)
     peak, norm = peak_and_norm(z_ptr, n, offs_c, C, RADIX, ACC)
     y = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for r in tl.static_range(RADIX):
-        x = load_tile(x_ptr, x_stride, n, r * C + offs_c, offs_p, mask, LAYOUT, ACC)
-        a = share_of(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC), peak, norm, RADIX)
-        y += x * a[:, None]
+        if r < AHEAD:
+            x = ahead[r].to(ACC)
+        else:
+            x = load_tile(x_ptr, x_stride, n, r * C + offs_c, offs_p, mask, LAYOUT, ACC)
+        weight = weight_of(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC), peak, RADIX)
+        y += x * weight[:, None]
         if map_ptr is not None:
+            a = (weight / norm).to(map_ptr.dtype.element_ty)
             first = only_when(tile % tiles == 0, offs_c < C)
-            tl.store(map_ptr + n.to(tl.int64) * (RADIX * C) + r * C + offs_c, a.to(map_ptr.dtype.element_ty), first)
-    store_tile(y_ptr, y_stride, n, offs_c, offs_p, y, mask, LAYOUT)
+            tl.store(map_ptr + n.to(tl.int64) * (RADIX * C) + r * C + offs_c, a, first)
+    store_tile(y_ptr, y_stride, n, offs_c, offs_p, y * (1.0 / norm)[:, None], mask, LAYOUT)
 
 
 def maps_of(radix: int, **tensors: Tensor | None) -> Maps:
@@ -93,7 +104,7 @@ def plan_branches_fwd(x: Tensor, z: Tensor, y: Tensor, gate_map: Tensor | None) 
     """x (N, R C, *S); z (N, R, C), contiguous."""
     radix = z.shape[1]
     m = maps_of(radix, x=x, y=y)
-    loads = min(radix, 4)
+    loads = min(radix, AHEAD)
     config = blend_config("branches_fwd", m, x, loads, 1.2 + 0.6 * loads, (False, False))
     chunks, tiles = blocks(m, config)
     args = dict(
@@ -107,6 +118,7 @@ def plan_branches_fwd(x: Tensor, z: Tensor, y: Tensor, gate_map: Tensor | None) 
         RADIX=radix,
         LAYOUT=m.layout,
         ACC=accumulator(x),
+        AHEAD=loads,
         DEPENDENT=config.dependent,
     )
     traffic = dict(x_ptr=(1, 0), z_ptr=(reads_of_logits(radix) * tiles, 0), y_ptr=(0, 1), map_ptr=(0, 1))

@@ -17,7 +17,7 @@ from ...tuning.model import STEP, Config, space
 from ...tuning.target import sms
 from ..common.dependent import begin
 from ..common.tile import chunk_of, load_tile, num_pixels, store_tile
-from .branches import logit_of, maps_of, peak_and_norm, reads_of_logits, share_of
+from .branches import logit_of, maps_of, peak_and_norm, reads_of_logits, weight_of
 from .shared import shares_of, sum_config, sum_stages
 
 FINISH = space(BLOCK_T=(4, 16, 64), BLOCK_C=(8, 16, 32), num_warps=(4,))
@@ -50,7 +50,7 @@ def _branches_bwd_kernel(
     n = row // RADIX // tiles
     P = num_pixels(pixels, LAYOUT)
     peak, norm = peak_and_norm(z_ptr, n, offs_c, C, RADIX, ACC)
-    a = share_of(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC), peak, norm, RADIX)
+    a = weight_of(logit_of(z_ptr, n, r, offs_c, C, RADIX, ACC), peak, RADIX) / norm
     dg = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for block in tl.range(row // RADIX % tiles, blocks, tiles, num_stages=STAGES):
         offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -84,18 +84,21 @@ def _branches_dz_kernel(
     offs_r = tl.arange(0, BLOCK_R)
     offs = offs_r[:, None] * C + offs_c[None, :]
     mask = (offs_r < RADIX)[:, None] & (offs_c < C)[None, :]
-    dg = tl.zeros([BLOCK_R, BLOCK_C], ACC)
+    image = n.to(tl.int64) * (RADIX * C)
+    z = tl.load(z_ptr + image + offs, mask, other=float("-inf")).to(ACC)  # before the loop: under way together
+    found = tl.zeros([BLOCK_T, BLOCK_R, BLOCK_C], ACC)
     for tile in range(0, tiles, BLOCK_T):
         offs_t = tile + tl.arange(0, BLOCK_T)
         rows = (n.to(tl.int64) * tiles + offs_t)[:, None, None] * (RADIX * C)
-        found = (offs_t < tiles)[:, None, None] & mask[None, :, :]
-        dg += tl.sum(tl.load(total_ptr + rows + offs[None, :, :], found, other=0.0), 0)
-    image = n.to(tl.int64) * (RADIX * C)
+        there = (offs_t < tiles)[:, None, None] & mask[None, :, :]
+        found += tl.load(total_ptr + rows + offs[None, :, :], there, other=0.0)
+    dg = tl.sum(found, 0)
     if dmap_ptr is not None:
         dg += tl.load(dmap_ptr + image + offs, mask, other=0.0).to(ACC)
-    z = tl.load(z_ptr + image + offs, mask, other=0.0).to(ACC)
-    peak, norm = peak_and_norm(z_ptr, n, offs_c, C, RADIX, ACC)
-    a = tl.where(mask, share_of(z, peak[None, :], norm[None, :], RADIX), 0.0)
+    peak = tl.max(z, 0)
+    weight = weight_of(z, peak[None, :], RADIX)
+    norm = tl.sum(weight, 0) if RADIX > 1 else tl.zeros_like(peak) + 1.0
+    a = tl.where(mask, weight / norm[None, :], 0.0)
     dz = a * (dg - tl.sum(a * dg, 0)[None, :])
     tl.store(dz_ptr + image + offs, dz.to(dz_ptr.dtype.element_ty), mask)
 
@@ -133,12 +136,13 @@ def plan_branches_dz(total: Tensor, dmap: Tensor | None, z: Tensor, dz: Tensor) 
     def microseconds(config: Config) -> float | None:
         block_t, block_c = config.blocks["BLOCK_T"], config.blocks["BLOCK_C"]
         values = block_t * block_c * radix / (32 * config.num_warps)
-        if (values < 1 and block_t < 16) or (block_t >= 2 * tiles and block_t > 4):
+        few, many = values < 1 and block_t < 16, values > 64 and config is not FINISH[0]
+        if few or many or (block_t >= 2 * tiles and block_t > 4):
             return None
         return -(-tiles // block_t) * STEP + 1e-2 * values
 
     config = config_for(FINISH, microseconds, "branches_dz", total, C=C, pixels=N * tiles, exact=(N, tiles, radix))
     args = dict(total_ptr=total, dmap_ptr=dmap, z_ptr=z, dz_ptr=dz, tiles=tiles, C=C, RADIX=radix)
     args |= dict(ACC=accumulator(total), DEPENDENT=config.dependent)
-    traffic = dict(total_ptr=(1, 0), dmap_ptr=(1, 0), z_ptr=(reads_of_logits(radix), 0), dz_ptr=(0, 1))
+    traffic = dict(total_ptr=(1, 0), dmap_ptr=(1, 0), z_ptr=(1, 0), dz_ptr=(0, 1))
     return Plan(_branches_dz_kernel, args, config, N * -(-C // config.blocks["BLOCK_C"]), traffic)
