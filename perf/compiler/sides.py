@@ -121,13 +121,14 @@ def _ours(op: str, size: str, layout: str, arch: int, known: set[str]) -> Iterat
 
 
 def launched(row: "Op", sizes: Mapping, layout: str, dtype: Any, arch: int = 90) -> list[tuple[list, list["Library"]]]:
-    """The plans of ours and what else is called, a library's products, forward and backward."""
+    """The plans of ours and what else is called, a library's products, forward and backward; of what rivals take."""
     from ... import compiled as static
+    from ..measure import rivals
     from .libraries import Noting
 
     called: list = []
     with Noting(called):
-        both = static.plans(row, sizes, dtype, layout, arch)
+        both = static.plans(row, sizes, dtype, layout, arch, absent=rivals.left_out(row.name))
     products = [call for call in called if call.flops]
     calls = ([c for c in products if c.name.endswith("backward") == backward] for backward in (False, True))
     return list(zip(both, calls, strict=True))

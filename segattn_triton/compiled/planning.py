@@ -1,6 +1,6 @@
 """What a public function, a row of the catalog or a problem would launch: plans, recorded on meta tensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from math import prod
 from typing import Any
@@ -58,10 +58,13 @@ def plans(
     layout: str = "contiguous",
     arch: int | str = 90,
     needs: Sequence[bool] | None = None,
+    absent: Collection[str] = (),
     **options,
 ) -> tuple[list[Plan], list[Plan]]:
-    """What a row of the catalog launches forward and backward for a problem of these sizes, on that GPU."""
+    """What a row of the catalog launches forward and backward for a problem of these sizes, on that GPU; without the
+    optional inputs that are absent."""
     inputs = make_inputs(row, sizes, dtype, layout=layout, device="meta")
+    inputs = [None if name in absent else t for name, t in zip(row.shapes(sizes), inputs, strict=True)]
     with planning_for(arch if isinstance(arch, int) else AMD):
         return planned(row.op, *inputs, needs=needs, **{**row.defaults, **options})
 

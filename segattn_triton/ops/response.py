@@ -38,13 +38,13 @@ def _forward(run, outputs, tensors, options):
 def _backward(run, grads, douts, saved, tensors, options):
     (dx, dweight, dbias), (dy, dmap), (x, weight, _), (norm, response) = grads, douts, tensors, saved
     sums = run.launch(plan_response_sums(x, dy))
-    wanted = dweight is not None, dbias is not None
-    back = run.launch(plan_response_bwd(sums.product, sums.total, dmap, norm, weight, options.eps, *wanted))
+    wanted = dweight is not None or dbias is not None
+    back = run.launch(plan_response_bwd(sums.product, sums.total, dmap, norm, weight, options.eps, wanted))
     if dx is not None:
         run.launch(plan_response_apply(dy, response, weight, None, dx, x, back.pull))
-    for partial, out in ((back.dweight, dweight), (back.dbias, dbias)):
-        if out is not None:
-            run.launch(plan_finish(partial, out))
+    if wanted:
+        dweights, dbiases = (run.empty(torch.empty_like(weight)) if d is None else d for d in (dweight, dbias))
+        run.launch(plan_finish(back.dparam, dweights, dbiases))
 
 
 _global_response_norm = DifferentiableOp(

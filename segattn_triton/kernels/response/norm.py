@@ -5,7 +5,8 @@
               dnorm_c = dr_c i - i^2 / C sum_k dr_k norm_k,  pull_c = dnorm_c / norm_c, 0 where norm is 0
               dweight_c = sum_n response_c sum_t product_tc,  dbias_c = sum_nt total_tc, of each image here
 
-squares, product, total (N, T, C); norm, response, pull, dweight, dbias (N, C). One program an image.
+squares, product, total (N, T, C); norm, response, pull, dweight, dbias (N, C). One program an image: where it has all
+channels at once, it reads the partials once.
 """
 
 import triton
@@ -19,11 +20,13 @@ from ...tuning.model import STEP, Config, space
 from ..common.dependent import begin
 from ..common.tile import finish_sum, load_vector
 
-SPACE = tuple(  # a warp has 128 channels of its own, and no sum over tiles goes through shared memory
+# a warp has 128 channels of its own, and no sum over tiles goes through shared memory; or all have the same few
+APART = tuple(
     c
     for c in space(BLOCK_T=(1, 4), BLOCK_C=(1024, 512, 256), num_warps=(8, 4, 2))
     if c.blocks["BLOCK_C"] == 128 * c.num_warps
 )
+SPACE = APART + space(BLOCK_T=(16,), BLOCK_C=(64,), num_warps=(8,))
 UNROLLED = 4  # tiles on their way together, in a loop over one at a time as well
 VALUE_US = 1e-3  # of a value of a thread
 
@@ -46,6 +49,7 @@ def _response_fwd_kernel(
     n = tl.program_id(0)
     image = n.to(tl.int64) * C
     total = tl.zeros([BLOCK_C], ACC)
+    norm = total
     for chunk in range(0, C, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
         norm = tl.sqrt(finish_sum(squares_ptr, n, offs_c, tiles, C, ACC, BLOCK_T))
@@ -54,22 +58,40 @@ def _response_fwd_kernel(
     mean = tl.sum(total, 0) / C + EPS
     for chunk in range(0, C, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
-        norm = tl.sqrt(finish_sum(squares_ptr, n, offs_c, tiles, C, ACC, BLOCK_T))
+        if C > BLOCK_C:
+            norm = tl.sqrt(finish_sum(squares_ptr, n, offs_c, tiles, C, ACC, BLOCK_T))
         tl.store(response_ptr + image + offs_c, norm / mean, offs_c < C)
         if map_ptr is not None:
             tl.store(map_ptr + image + offs_c, (norm / mean).to(map_ptr.dtype.element_ty), offs_c < C)
 
 
 @triton.jit
-def _load_dr(
-    product_ptr, weight_ptr, dmap_ptr, n, offs_c, tiles, C: tl.constexpr, ACC: tl.constexpr, BLOCK_T: tl.constexpr
-):
-    """(dr, sum_t product) [BLOCK_C]"""
-    da = finish_sum(product_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)
-    dr = da * load_vector(weight_ptr, offs_c, C, ACC)
+def _sums_of_both(product_ptr, total_ptr, n, offs_c, tiles, C: tl.constexpr, ACC: tl.constexpr, BLOCK_T: tl.constexpr):
+    """Both over the tiles of image n, [BLOCK_C] each, their loads under way together; zeros of a total that is None."""
+    product = tl.zeros([BLOCK_T, offs_c.shape[0]], ACC)
+    total = product
+    for tile in range(0, tiles, BLOCK_T):
+        offs_t = tile + tl.arange(0, BLOCK_T)
+        offs = (n.to(tl.int64) * tiles + offs_t)[:, None] * C + offs_c[None, :]
+        mask = (offs_t < tiles)[:, None] & (offs_c < C)[None, :]
+        product += tl.load(product_ptr + offs, mask, other=0.0)
+        if total_ptr is not None:
+            total += tl.load(total_ptr + offs, mask, other=0.0)
+    return tl.sum(product, 0), tl.sum(total, 0)
+
+
+@triton.jit
+def _load_both(pointers, n, offs_c, tiles, C: tl.constexpr, ACC: tl.constexpr, BLOCK_T: tl.constexpr):
+    """norm, dr, and the sums of the products and of dy, [BLOCK_C] each."""
+    product_ptr, total_ptr, dmap_ptr, norm_ptr, weight_ptr = pointers
+    image = n.to(tl.int64) * C
+    norm = load_vector(norm_ptr + image, offs_c, C, ACC)
+    weight = load_vector(weight_ptr, offs_c, C, ACC)
+    da, db = _sums_of_both(product_ptr, total_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)
+    dr = da * weight
     if dmap_ptr is not None:
-        dr += load_vector(dmap_ptr + n.to(tl.int64) * C, offs_c, C, ACC)
-    return dr, da
+        dr += load_vector(dmap_ptr + image, offs_c, C, ACC)
+    return norm, dr, da, db
 
 
 @triton.jit
@@ -80,8 +102,7 @@ def _response_bwd_kernel(
     norm_ptr,
     weight_ptr,
     pull_ptr,
-    dweight_ptr,
-    dbias_ptr,
+    dparam_ptr,
     tiles,
     C: tl.constexpr,
     EPS: tl.constexpr,
@@ -93,36 +114,37 @@ def _response_bwd_kernel(
     begin(DEPENDENT)
     n = tl.program_id(0)
     image = n.to(tl.int64) * C
+    pointers = product_ptr, total_ptr, dmap_ptr, norm_ptr, weight_ptr
     norms = tl.zeros([BLOCK_C], ACC)
-    both = tl.zeros([BLOCK_C], ACC)
+    both = norms
+    norm, dr, da, db = norms, norms, norms, norms
     for chunk in range(0, C, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
-        norm = load_vector(norm_ptr + image, offs_c, C, ACC)
-        dr, _ = _load_dr(product_ptr, weight_ptr, dmap_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)
+        norm, dr, da, db = _load_both(pointers, n, offs_c, tiles, C, ACC, BLOCK_T)
         norms += norm
-        both += tl.where(offs_c < C, dr * norm, 0.0)
+        both += dr * norm  # 0 past the last channel
     mean = tl.sum(norms, 0) / C + EPS
     common = tl.sum(both, 0) / (C * mean * mean)
     for chunk in range(0, C, BLOCK_C):
         offs_c = chunk + tl.arange(0, BLOCK_C)
-        norm = load_vector(norm_ptr + image, offs_c, C, ACC)
-        dr, da = _load_dr(product_ptr, weight_ptr, dmap_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)
+        if C > BLOCK_C:
+            norm, dr, da, db = _load_both(pointers, n, offs_c, tiles, C, ACC, BLOCK_T)
         pull = tl.where(norm == 0.0, 0.0, (dr / mean - common) / tl.where(norm == 0.0, 1.0, norm))
         tl.store(pull_ptr + image + offs_c, pull, offs_c < C)
-        if dweight_ptr is not None:
-            tl.store(dweight_ptr + image + offs_c, da * (norm / mean), offs_c < C)
-        if dbias_ptr is not None:
-            db = finish_sum(total_ptr, n, offs_c, tiles, C, ACC, BLOCK_T)
-            tl.store(dbias_ptr + image + offs_c, db, offs_c < C)
+        if dparam_ptr is not None:
+            tl.store(dparam_ptr + 2 * image + offs_c, da * (norm / mean), offs_c < C)
+            tl.store(dparam_ptr + 2 * image + C + offs_c, db, offs_c < C)
 
 
 def _config(kernel: str, partial: Tensor) -> Config:
     N, tiles, C = partial.shape
 
-    def microseconds(config: Config) -> float:
+    def microseconds(config: Config) -> float | None:
         block_t, block_c = config.blocks["BLOCK_T"], config.blocks["BLOCK_C"]
         values = block_t * block_c / (32 * config.num_warps)
-        return 2 * -(-C // block_c) * (-(-tiles // max(block_t, UNROLLED)) * STEP + VALUE_US * values)
+        times = -(-C // block_c) * (1 if block_c >= C else 2)
+        together = config not in APART
+        return times * (-(-tiles // max(block_t, UNROLLED)) * STEP + VALUE_US * values + together * STEP)
 
     return config_for(SPACE, microseconds, kernel, partial, C=C, pixels=N * tiles, exact=(N, tiles))
 
@@ -132,37 +154,31 @@ def plan_response_fwd(squares: Tensor, norm: Tensor, response: Tensor, gate_map:
     config, (N, tiles, C) = _config("response_fwd", squares), squares.shape
     args = dict(squares_ptr=squares, norm_ptr=norm, response_ptr=response, map_ptr=gate_map, tiles=tiles)
     args |= dict(C=C, EPS=eps, ACC=accumulator(squares), DEPENDENT=config.dependent)
-    traffic = dict(squares_ptr=(2, 0)) | dict.fromkeys(("norm_ptr", "response_ptr", "map_ptr"), (0, 1))
+    again = 1 if config.blocks["BLOCK_C"] >= C else 2
+    traffic = dict(squares_ptr=(again, 0)) | dict.fromkeys(("norm_ptr", "response_ptr", "map_ptr"), (0, 1))
     return Plan(_response_fwd_kernel, args, config, N, traffic)
 
 
 def plan_response_bwd(
-    product: Tensor,
-    total: Tensor,
-    dmap: Tensor | None,
-    norm: Tensor,
-    weight: Tensor,
-    eps: float,
-    with_dweight: bool,
-    with_dbias: bool,
+    product: Tensor, total: Tensor, dmap: Tensor | None, norm: Tensor, weight: Tensor, eps: float, with_dparam: bool
 ) -> Plan:
-    """Makes pull (N, C), and dweight and dbias (N, C) of each image, if asked for."""
+    """Makes pull (N, C), and dparam (N, 2 C), dweight and dbias of each image, if asked for."""
     config, (N, tiles, C) = _config("response_bwd", product), product.shape
     args = dict(
         product_ptr=product,
-        total_ptr=total,
+        total_ptr=total if with_dparam else None,
         dmap_ptr=dmap,
         norm_ptr=norm,
         weight_ptr=weight,
         pull_ptr=partials(norm, N, C),
-        dweight_ptr=partials(norm, N, C) if with_dweight else None,
-        dbias_ptr=partials(norm, N, C) if with_dbias else None,
+        dparam_ptr=partials(norm, N, 2 * C) if with_dparam else None,
         tiles=tiles,
         C=C,
         EPS=eps,
         ACC=accumulator(product),
         DEPENDENT=config.dependent,
     )
-    traffic = dict(product_ptr=(2, 0), total_ptr=(with_dbias, 0), dmap_ptr=(2, 0), norm_ptr=(2, 0))
-    traffic |= dict(weight_ptr=(2 * N, 0)) | dict.fromkeys(("pull_ptr", "dweight_ptr", "dbias_ptr"), (0, 1))
-    return Plan(_response_bwd_kernel, args, config, N, traffic, ("pull", "dweight", "dbias"))
+    again = 1 if config.blocks["BLOCK_C"] >= C else 2
+    traffic = dict.fromkeys(("product_ptr", "total_ptr", "dmap_ptr", "norm_ptr"), (again, 0))
+    traffic |= dict(weight_ptr=(again * N, 0), pull_ptr=(0, 1), dparam_ptr=(0, 1))
+    return Plan(_response_bwd_kernel, args, config, N, traffic, ("pull", "dparam"))
