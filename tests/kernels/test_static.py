@@ -137,7 +137,8 @@ def test_dependent_kernels_wait_first(ask):
     rows += ["local_gate_depthwise", "local_gate library", "local_gate pointers", "local_gate descriptors"]
     rows += ["gate_mul", "gate_mul vector", "gate_mul_resized", "gate_blend", "global_response_norm", "attention_gate"]
     rows += [
-        "simam",
+        "simam contiguous",
+        "simam channels_last",
         "global_context",
         "global_context_add",
         "coordinate_attention",

@@ -137,18 +137,20 @@ def dependent(name: str) -> tuple[list[str], list[str]]:
     """What is wrong with the kernels of a row as a tuned table may have them launched, dependently, and their names: a
     wait ahead of every access where they are, nothing of it where they are not, on older GPUs whatever a table says.
 
-    A word after the row's name is the variant of its forward; "vector", logits that stand for all pixels.
+    A word after the row's name is the variant of its forward; "vector", logits that stand for all pixels; a layout,
+    that of every GPU.
     """
     name, _, variant = name.partition(" ")
     row = BY_NAME[name]
     if variant == "vector":
         row = replace(row, inputs={**row.inputs, "z": "N C 1 1"})
-    elif variant:
+    elif variant and variant not in LAYOUTS:
         row = replace(row, op=partial(_dense_gate, variant))
     wrong, sizes = [], row.cases[0].sizes
 
     def plans(arch: int, on: bool) -> list[Plan]:
         layout = "channels_last" if arch > 90 or variant == "descriptors" else "contiguous"
+        layout = variant if variant in LAYOUTS else layout
         with using([Table("", arch, dependent=dict.fromkeys(SPACES, on))]):
             found = itertools.chain(*static.plans(row, sizes, torch.float16, layout, arch))
         return [replace(plan, follows=True) for plan in found if "DEPENDENT" in plan.args]

@@ -24,7 +24,7 @@ from .sums import shares, stages, sums_config
 
 
 @triton.jit
-def _load_rate(mean_ptr, rate_ptr, n, offs_c, C: tl.constexpr, ACC: tl.constexpr):
+def load_rate(mean_ptr, rate_ptr, n, offs_c, C: tl.constexpr, ACC: tl.constexpr):
     """mean and rate [BLOCK_C, 1]"""
     image = n.to(tl.int64) * C
     mean = load_vector(mean_ptr + image, offs_c, C, ACC)[:, None]
@@ -32,7 +32,7 @@ def _load_rate(mean_ptr, rate_ptr, n, offs_c, C: tl.constexpr, ACC: tl.constexpr
 
 
 @triton.jit
-def _load_de(pointers, strides, n, offs_c, offs_p, mask, mean, rate, LAYOUT: tl.constexpr, ACC: tl.constexpr):
+def load_de(pointers, strides, n, offs_c, offs_p, mask, mean, rate, LAYOUT: tl.constexpr, ACC: tl.constexpr):
     """dy, d, g and de [BLOCK_C, BLOCK_P]; where masked, de is 0. The maps dy, x and dmap."""
     dy_ptr, x_ptr, dmap_ptr = pointers
     dy_stride, x_stride, dmap_stride = strides
@@ -69,7 +69,7 @@ def _response_energy_fwd_kernel(
     offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
     x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
-    mean, rate = _load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
+    mean, rate = load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
     d = x - mean
     g = sigmoid(d * d * rate + 0.5, 0.0, 0.0)
     store_tile(y_ptr, y_stride, n, offs_c, offs_p, x * g, mask, LAYOUT)
@@ -101,14 +101,14 @@ def _response_energy_sums_kernel(
     row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)  # of the partials: n * tiles + t
     n = row // tiles
     P = num_pixels(pixels, LAYOUT)
-    mean, rate = _load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
+    mean, rate = load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
     pointers = (dy_ptr, x_ptr, dmap_ptr)
     pull = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     push = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for block in tl.range(row % tiles, blocks, tiles, num_stages=STAGES):
         offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
         mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
-        _, d, _, de = _load_de(pointers, strides, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC)
+        _, d, _, de = load_de(pointers, strides, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC)
         pull += de * d
         push += de * d * d
     offs = row.to(tl.int64) * C + offs_c
@@ -141,10 +141,10 @@ def _response_energy_bwd_kernel(
     n, block, offs_c = last_first(images, C, BLOCK_C)
     offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
     mask = (offs_c < C)[:, None] & (offs_p < num_pixels(pixels, LAYOUT))[None, :]
-    mean, rate = _load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
+    mean, rate = load_rate(mean_ptr, rate_ptr, n, offs_c, C, ACC)
     pointers, known = (dy_ptr, x_ptr, dmap_ptr), (dy_stride, x_stride, dmap_stride)
-    dy, d, g, de = _load_de(pointers, known, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC)
-    pull, push = _load_rate(pull_ptr, push_ptr, n, offs_c, C, ACC)
+    dy, d, g, de = load_de(pointers, known, n, offs_c, offs_p, mask, mean, rate, LAYOUT, ACC)
+    pull, push = load_rate(pull_ptr, push_ptr, n, offs_c, C, ACC)
     dx = dy * g + (d * (2.0 * rate * de + push) - pull)
     store_tile(dx_ptr, dx_stride, n, offs_c, offs_p, dx, mask, LAYOUT)
 

@@ -28,6 +28,37 @@ def merged(mean, squares, count, axis: tl.constexpr):
 
 
 @triton.jit
+def moments_of(
+    x_ptr,
+    x_stride,
+    n,
+    offs_c,
+    span,
+    P,
+    C: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    STAGES: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Mean and squares about it [BLOCK_C], of the blocks of pixels `first`, `first` + `tiles`, ... below `blocks`."""
+    first, blocks, tiles = span
+    mean = tl.zeros([offs_c.shape[0], BLOCK_P], ACC)
+    squares = tl.zeros([offs_c.shape[0], BLOCK_P], ACC)
+    for block in tl.range(first, blocks, tiles, num_stages=STAGES):
+        offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
+        x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
+        apart = tl.where(mask, x - mean, 0.0)
+        mean += apart * (1.0 / tl.full([], block // tiles + 1, ACC))
+        squares += apart * tl.where(mask, x - mean, 0.0)
+    rounds = (blocks - 1 - first) // tiles + 1
+    offs_p = (first + (rounds - 1) * tiles) * BLOCK_P + tl.arange(0, BLOCK_P)
+    count = (rounds - (offs_p >= P).to(tl.int32)).to(ACC)  # of a lane
+    return merged(mean, squares, count[None, :], 1)
+
+
+@triton.jit
 def _response_moments_kernel(
     x_ptr,
     mean_ptr,
@@ -46,21 +77,8 @@ def _response_moments_kernel(
 ):
     begin(DEPENDENT)
     row, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)  # of the partials: n * tiles + t
-    n, first = row // tiles, row % tiles
-    P = num_pixels(pixels, LAYOUT)
-    mean = tl.zeros([BLOCK_C, BLOCK_P], ACC)
-    squares = tl.zeros([BLOCK_C, BLOCK_P], ACC)
-    for block in tl.range(first, blocks, tiles, num_stages=STAGES):
-        offs_p = block * BLOCK_P + tl.arange(0, BLOCK_P)
-        mask = (offs_c < C)[:, None] & (offs_p < P)[None, :]
-        x = load_tile(x_ptr, x_stride, n, offs_c, offs_p, mask, LAYOUT, ACC)  # [BLOCK_C, BLOCK_P]
-        apart = tl.where(mask, x - mean, 0.0)
-        mean += apart * (1.0 / tl.full([], block // tiles + 1, ACC))
-        squares += apart * tl.where(mask, x - mean, 0.0)
-    rounds = (blocks - 1 - first) // tiles + 1
-    offs_p = (first + (rounds - 1) * tiles) * BLOCK_P + tl.arange(0, BLOCK_P)
-    count = (rounds - (offs_p >= P).to(tl.int32)).to(ACC)  # of a lane
-    mean, squares = merged(mean, squares, count[None, :], 1)
+    span, P = (row % tiles, blocks, tiles), num_pixels(pixels, LAYOUT)
+    mean, squares = moments_of(x_ptr, x_stride, row // tiles, offs_c, span, P, C, LAYOUT, ACC, STAGES, BLOCK_P)
     offs = row.to(tl.int64) * C + offs_c
     tl.store(mean_ptr + offs, mean, offs_c < C)
     tl.store(squares_ptr + offs, squares, offs_c < C)
