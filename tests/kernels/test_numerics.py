@@ -24,6 +24,7 @@ from support import (
 )
 
 from segattn_triton.catalog import BY_NAME, ROWS
+from segattn_triton.kernels.common.dot import precision
 from segattn_triton.kernels.conv import descriptors
 from segattn_triton.kernels.conv.descriptors import takes_descriptors
 from segattn_triton.ops import local_dense
@@ -275,15 +276,30 @@ def test_ties_of_the_larger_gate():
         assert_right(row, x, *parameters, gate=gate, reduce="max")
 
 
+@pytest.mark.parametrize("target, expected", [(75, "ieee"), (80, "tf32"), (90, "tf32")])
+def test_products_in_tf32_where_a_gpu_has_it(target, expected):
+    """And torch allows it. gfx1100, which counts as 75, refuses to compile it."""
+    x, conv = torch.empty(1, 8, 2, 2, device="meta"), torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    with planning_for(target):
+        try:
+            for conv.fp32_precision, found in (("tf32", expected), ("ieee", "ieee")):
+                assert precision(x) == found and precision(x.half()) == "ieee"
+        finally:
+            conv.fp32_precision = before
+
+
 @pytest.mark.parametrize("C", [24, 40])
-def test_descriptors_over_several_blocks(C, monkeypatch):
-    """Tiles of a row, rows, images and blocks of output channels, more than one of each: all are decoded from one."""
-    small = space(BLOCK_P=(64,), BLOCK_C=(16,), BLOCK_K=(16,))
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_descriptors_over_several_blocks(rows, C, monkeypatch):
+    """Tiles of a row, rows, images and blocks of output channels, more than one of each: all are decoded from one. A
+    program's rows reach past the image's last."""
+    small = space(ROWS=(rows,), BLOCK_P=(64,), BLOCK_C=(16,), BLOCK_K=(16,))
     monkeypatch.setattr(descriptors, "DESCRIPTORS", small)
     monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto": "descriptors")
     with tuning.using():
         row = BY_NAME["local_gate"]
-        assert_right(row, *problem(row, N=2, S=(3, 140), C=C, dtype=torch.float16, layout="channels_last"))
+        assert_right(row, *problem(row, N=2, S=(5, 140), C=C, dtype=torch.float16, layout="channels_last"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -118,7 +118,7 @@ def descriptors(_) -> dict[str, float]:
     """What a program of the dense gate by descriptors loads and computes: 128 pixels of a row, all 64 channels."""
     row = BY_NAME["local_gate"]
     sizes = {**row.cases[0].sizes, "N": 8, "C": 64, "S": (512, 512)}
-    wanted = {"BLOCK_P": 128, "BLOCK_C": 64, "BLOCK_K": 64}
+    wanted = {"ROWS": 1, "BLOCK_P": 128, "BLOCK_C": 64, "BLOCK_K": 64}
     name = "conv_descriptors_fwd"
 
     def plan() -> Plan:

@@ -11,8 +11,9 @@ STEP_CYCLES = 64  # of synchronisation in each step of the reduction
 
 
 def precision(x: Tensor) -> str:
-    """Of the dot; torch may let convolutions of float32 run in TF32."""
-    return "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    """Of the dot; torch may let convolutions of float32 run in TF32, and a GPU needs to have it."""
+    allowed = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return "tf32" if allowed and capability(x.device) >= 80 else "ieee"
 
 
 def takes_shared_operands(x: Tensor) -> bool:
@@ -22,5 +23,6 @@ def takes_shared_operands(x: Tensor) -> bool:
 
 def unit_of(x: Tensor) -> str:
     """What multiplies: tensor cores, those in TF32, or the ordinary cores."""
-    unit = "tf32" if precision(x) == "tf32" else "tensor" if x.element_size() == 2 else "cores"
-    return unit if capability(x.device) >= 80 else "cores"  # Triton does not use Turing's tensor cores
+    if capability(x.device) < 80:  # Triton does not use Turing's tensor cores
+        return "cores"
+    return "tf32" if precision(x) == "tf32" else "tensor" if x.element_size() == 2 else "cores"

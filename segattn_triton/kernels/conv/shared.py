@@ -54,8 +54,9 @@ def gate_tile(
 def matmul_config(kernel: str, configs: tuple[Config, ...], x: Tensor, m: Maps, rows: int, row: int) -> Config:
     """For the forward over `rows` runs of `row` pixels that a tile does not cross, in all images together.
 
-    The model: cycles of the fullest SM. A step multiplies one chunk of one tap, and costs the products, or bringing
-    its operands from the L2 cache, whichever is longer, and a synchronisation.
+    The model: cycles of the fullest SM. A step multiplies one chunk of one tap, or of a column of taps where a program
+    has ROWS of its own, and costs the products, or bringing its operands from the L2 cache, whichever is longer, and a
+    synchronisation.
     """
     shared, itemsize = shared_memory(x.device), x.element_size()
     unit, target = unit_of(x), capability(x.device)
@@ -63,22 +64,30 @@ def matmul_config(kernel: str, configs: tuple[Config, ...], x: Tensor, m: Maps, 
 
     def cycles(config: Config) -> float | None:
         p, c, k = (config.blocks[name] for name in ("BLOCK_P", "BLOCK_C", "BLOCK_K"))
-        values, threads = p * c // (32 * config.num_warps), 32 * config.num_warps
-        operands = (p + c) * k * itemsize
+        height = config.blocks.get("ROWS")
+        taps, boxes = (1, 1) if height is None else (3, height + 2)
+        many, threads = height or 1, 32 * config.num_warps
+        values = many * p * c // threads
+        if many > 1 and (not 90 <= target < 100 or p < 16 * config.num_warps):  # a warp's product has 16 rows
+            return None
+        operands = (boxes * p + taps * c) * k * itemsize
         exchange = (p + 1) * (c + 8) * max(4, itemsize)  # z turns from rows of pixels to rows of channels
         used = max(config.num_stages * operands, exchange) + 1024
         most = 64 if unit != "cores" else 32 if itemsize == 4 else 16  # of the sums, without spills
+        if many > 1 and values <= 32 * many:  # of one row are in registers beside the sums when it is stored
+            most = 128
         if unit == "tensor" and target < 90 and values > 32 and p * k > 16 * threads:  # addresses besides the sums
             return None
         if used > shared or values > most or k > longest or (unit == "cores" and config.num_stages > 2):
             return None
-        resident = min(shared // used, REGISTERS // ((64 + 2 * values) * threads))
+        registers = 64 + 2 * values if many == 1 else 64 + values
+        resident = min(shared // used, REGISTERS // (registers * threads))
         ahead = config.num_stages - 1.5  # steps whose operands are on their way
         starved = max(1.0, BYTES_IN_FLIGHT / (resident * ahead * operands))
-        step = max(2 * p * c * k / FLOPS[unit], operands / L2_BYTES * starved) + STEP_CYCLES
-        steps = 9 * -(-m.C // k) + 1 / ahead
-        ends = 2 * p * c * itemsize / DRAM_BYTES * (1.0 if resident == 1 else 0.3)  # else another program computes
-        programs = rows * -(-row // p) * -(-m.C // c)
+        step = max(2 * taps * many * p * c * k / FLOPS[unit], operands / L2_BYTES * starved) + STEP_CYCLES
+        steps = 9 // taps * -(-m.C // k) + 1 / ahead
+        ends = 2 * many * p * c * itemsize / DRAM_BYTES * (1.0 if resident == 1 else 0.3)  # else another computes
+        programs = -(-rows // many) * -(-row // p) * -(-m.C // c)
         return float(-(-programs // SMS) * (steps * step + ends))
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(precision(x),), exact=(rows, row))
