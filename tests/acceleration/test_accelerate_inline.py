@@ -51,6 +51,8 @@ BLOCKS: dict[str, tuple[Callable, Callable]] = {  # name -> the block, and what 
     "uafm-same": (lambda: standins.UAFM(8, 8, up_factor=1), lambda: (a_map(8, 4), a_map(8, 4))),
     "uafm-channels": (fusion.UAFMOfChannels, lambda: (a_map(6, 8), a_map(8, 4))),
     "uafm-channels-means": (fusion.UAFMOfMeans, lambda: (a_map(6, 8), a_map(8, 4))),
+    "uafm-pixels": (fusion.UAFMOfPixels, lambda: (a_map(6, 8), a_map(8, 4))),
+    "uafm-pixels-means": (fusion.UAFMOfPixelMeans, lambda: (a_map(6, 8), a_map(8, 4))),
     "split": (standins.SplitAttn, lambda: (a_map(8, 6),)),
     "split-stride": (lambda: standins.SplitAttn(groups=1, stride=2), lambda: (a_map(8, 6),)),
     "split-one": (lambda: standins.SplitAttn(radix=1), lambda: (a_map(4, 6),)),

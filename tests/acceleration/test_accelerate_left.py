@@ -188,7 +188,17 @@ LEFT = {  # what of the gates that are known has no kernel -> the reason
         lambda: _with(fusion.UAFMOfChannels(), "conv_xy_atten", nn.Sequential(nn.Conv2d(8, 8, 1))),
         "its child 'conv_xy_atten' takes 8 channels",
     ),
+    "pixel-pools": (
+        lambda: _with(fusion.UAFMOfPixels(), "conv_xy_atten", nn.Sequential(nn.Conv2d(3, 1, 1))),
+        "its child 'conv_xy_atten' takes 3 channels",
+    ),
+    "scale": (lambda: _scaled(fusion.UAFMOfPixels()), "it has a _scale"),
 }
+
+
+def _scaled(block: nn.Module) -> nn.Module:
+    block._scale = nn.Parameter(torch.ones(1))
+    return block
 
 
 def _with(block: nn.Module, path: str, child: nn.Module) -> nn.Module:

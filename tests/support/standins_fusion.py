@@ -42,6 +42,27 @@ class UAFMOfMeans(_UAFMOfChannels):
     pools = 2
 
 
+@stands_for("tensor_fusion.UAFM_SpAtten")
+class UAFMOfPixels(_UAFMOfChannels):
+    def __init__(self, x_ch=6, y_ch=8, out_ch=5):
+        super().__init__(x_ch, y_ch, out_ch)
+        layers = ConvModule(self.pools, 2, nn.ReLU(), norm=True, k=3), ConvModule(2, 1, None, norm=True, k=3)
+        self.conv_xy_atten = nn.Sequential(*layers)
+
+    def forward(self, x, y):
+        self.check(x, y)
+        x, y = self.prepare(x, y)
+        means, peaks = [t.mean(1, keepdim=True) for t in (x, y)], [torch.max(t, 1, keepdim=True)[0] for t in (x, y)]
+        pools = means if self.pools == 2 else [means[0], peaks[0], means[1], peaks[1]]
+        a = torch.sigmoid(self.conv_xy_atten(torch.cat(pools, 1)))
+        return self.conv_out(x * a + y * (1 - a))
+
+
+@stands_for("tensor_fusion.UAFM_SpAtten_S")
+class UAFMOfPixelMeans(UAFMOfPixels):
+    pools = 2
+
+
 @stands_for("timm.layers.gather_excite.GatherExcite")
 class GatherExcite(nn.Module):
     def __init__(self, C=8, feat_size=None, extent=0, use_mlp=True, add_maxpool=False):

@@ -119,3 +119,31 @@ def _of_channels(m):
     if given not in (2 * channels, 4 * channels):
         raise ValueError(f"its child 'conv_xy_atten' takes {given} channels, expected pools of two maps of {channels}")
     return product()
+
+
+def _of_pixels_forward(block: nn.Module, gates, names: dict, x: Tensor, y: Tensor):
+    """Logits of a pixel by the means, or the means and maxima, of both maps over the channels."""
+    block.check(x, y)
+    x, y = block.prepare(x, y)
+    peaks = channels_of(block, "conv_xy_atten") == 4
+    pools = []
+    for t in (x, y):
+        pools += [t.mean(1, keepdim=True), *([torch.max(t, 1, keepdim=True)[0]] if peaks else [])]
+    return block.conv_out(gates[0](x, b=y, z=block.conv_xy_atten(torch.cat(pools, dim=1))))
+
+
+@gate(
+    *(f"{path}.UAFM_SpAtten{pools}" for path in _TENSOR_FUSION for pools in ("", "_S")),
+    kernel="gate_blend",
+    children="conv_x conv_out conv_xy_atten",
+    attributes="resize_mode",
+    inline=_of_pixels_forward,
+    arguments=lambda m, new: (new(channels_of(m, "conv_x"), 2), new(channels_of(m, "conv_out"))),
+)
+def _of_pixels(m):
+    channels_of(m, "conv_out")
+    if (given := channels_of(m, "conv_xy_atten")) not in (2, 4):
+        raise ValueError(f"its child 'conv_xy_atten' takes {given} channels, expected one or two pools of each map")
+    if hasattr(m, "_scale"):
+        raise ValueError("it has a _scale: y is weighted by that less the gate")
+    return product()
