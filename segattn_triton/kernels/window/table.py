@@ -1,7 +1,8 @@
 """Attention over windows: the gradient of the relative bias, drel_bias_o = sum of ds over the pairs at offset o.
 
-A program has one entry of one head's table, and a share of the tiles: of each query its one key at that offset, if its
-window has it. ds comes from p and dP (see `backward`), or is given: the gradient of scores. Partial sums per share.
+A program has one entry of one head's table, and a share of the queries whose window has a key at that offset: along
+each axis these follow each other. ds comes from p and dP (see `backward`), or is given: the gradient of scores. Partial
+sums per share.
 """
 
 import triton
@@ -15,48 +16,52 @@ from .layout import Reach, choose_for, constants_of, gather_model, row_strides_o
 from .shared import (
     first_of,
     load_shifted,
-    pixels_of,
     position,
     rows_at,
     vectors_at,
 )
 from .traffic import keys_per_query
 
-PROGRAMS = 2048  # at least, where there are as many tiles: several for every SM
+PROGRAMS = 2048  # at least, of entries that most queries have, where there are as many tiles: several for every SM
 
 
 @triton.jit
-def _pair_along(i, length, dilation, offset, K: tl.constexpr, CAUSAL: tl.constexpr, SHIFT: tl.constexpr):
-    """Along an axis, of the queries at i and what lies so many dilations away: its pixel, which tap it is, whether the
-    window has that, and whether it is inside the image."""
+def _queries_at(offset, length, dilation, K: tl.constexpr, CAUSAL: tl.constexpr, BORDER: tl.constexpr):
+    """Along an axis: the first query that has a key so many dilations away, and how many follow each other that do."""
+    low, high = tl.maximum(0, -offset * dilation), length - tl.maximum(0, offset * dilation)  # with the key inside
+    reach = K - 1 if CAUSAL else K // 2
+    if CAUSAL:
+        high = tl.where(offset > 0, low, high)
+    elif BORDER == "shift":  # windows that were moved reach further, of the queries at that end
+        high = tl.where(offset > reach, tl.minimum(high, (K - offset) * dilation), high)
+        low = tl.where(offset < -reach, tl.maximum(low, length - (K + offset) * dilation), low)
+    else:
+        high = tl.where(offset > reach, low, high)
+        low = tl.where(offset < -reach, high, low)
+    if BORDER == "zero":
+        has = (offset <= (0 if CAUSAL else reach)) & (offset >= -reach)
+        low, high = tl.where(has, 0, low), tl.where(has, length, low)
+    return low, tl.maximum(high - low, 0)
+
+
+@triton.jit
+def _tap_at(i, length, dilation, offset, K: tl.constexpr, CAUSAL: tl.constexpr, SHIFT: tl.constexpr):
+    """Along an axis: which tap of the queries at i what lies so many dilations away is."""
     if K == 1:
-        none = i - i
-        return i, none, none == 0, none == 0
+        return i - i
     else:
         p, n = position(i, length, dilation)
-        tap = p + offset - first_of(p, n, K, CAUSAL, SHIFT)
-        has = (tap >= 0) & (tap < K)
-        if CAUSAL:
-            has = has & (p + offset <= p)
-        return i + offset * dilation, tap, has, (p + offset >= 0) & (p + offset < n)
+        return p + offset - first_of(p, n, K, CAUSAL, SHIFT)
 
 
 @triton.jit
-def _pairs(z, y, x, entry, size, mask, WINDOW: tl.constexpr):
-    """The pixels z, y, x of the keys at this entry's offset, the tap that they are, which pairs exist, and which of
-    those have their key inside the image."""
+def _tap(z, y, x, o_z, o_y, o_x, size, WINDOW: tl.constexpr):
+    """Which tap of the queries the keys at this offset are."""
     SHIFT: tl.constexpr = WINDOW.border == "shift"
-    o_x = entry % (2 * WINDOW.kx - 1) - (WINDOW.kx - 1)
-    rest = entry // (2 * WINDOW.kx - 1)
-    o_y = rest % (2 * WINDOW.ky - 1) - (WINDOW.ky - 1)
-    o_z = rest // (2 * WINDOW.ky - 1) - (WINDOW.kz - 1)
-    j_z, tap_z, has_z, inside_z = _pair_along(z, size[0], size[3], o_z, WINDOW.kz, WINDOW.causal_z, SHIFT)
-    j_y, tap_y, has_y, inside_y = _pair_along(y, size[1], size[4], o_y, WINDOW.ky, WINDOW.causal_y, SHIFT)
-    j_x, tap_x, has_x, inside_x = _pair_along(x, size[2], size[5], o_x, WINDOW.kx, WINDOW.causal_x, SHIFT)
-    exists = mask & has_z & has_y & has_x
-    inside = exists & inside_z & inside_y & inside_x
-    tap = (tap_z * WINDOW.ky + tap_y) * WINDOW.kx + tap_x
-    return j_z, j_y, j_x, tap, exists if WINDOW.border == "zero" else inside, inside
+    tap_z = _tap_at(z, size[0], size[3], o_z, WINDOW.kz, WINDOW.causal_z, SHIFT)
+    tap_y = _tap_at(y, size[1], size[4], o_y, WINDOW.ky, WINDOW.causal_y, SHIFT)
+    tap_x = _tap_at(x, size[2], size[5], o_x, WINDOW.kx, WINDOW.causal_x, SHIFT)
+    return (tap_z * WINDOW.ky + tap_y) * WINDOW.kx + tap_x
 
 
 @triton.jit
@@ -67,40 +72,48 @@ def _window_table_kernel(
 ):  # fmt: skip
     images, share_count = shares
     entries: tl.constexpr = (2 * WINDOW.kz - 1) * (2 * WINDOW.ky - 1) * (2 * WINDOW.kx - 1)
-    heads, tiles = size[6], size[7]
-    pid = tl.program_id(0)
-    entry = pid % entries
-    row = pid // entries
-    head, share = row % heads, row // heads
-    bias = None
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + head * entries + entry).to(ACC)
+    pid = tl.program_id(0).to(tl.int64) if WINDOW.int64 else tl.program_id(0)
+    entry, head, share = pid % entries, pid // entries % size[6], pid // entries // size[6]
+    o_x = entry % (2 * WINDOW.kx - 1) - (WINDOW.kx - 1)
+    o_y = entry // (2 * WINDOW.kx - 1) % (2 * WINDOW.ky - 1) - (WINDOW.ky - 1)
+    o_z = entry // (2 * WINDOW.kx - 1) // (2 * WINDOW.ky - 1) - (WINDOW.kz - 1)
+    z0, count_z = _queries_at(o_z, size[0], size[3], WINDOW.kz, WINDOW.causal_z, WINDOW.border)
+    y0, count_y = _queries_at(o_y, size[1], size[4], WINDOW.ky, WINDOW.causal_y, WINDOW.border)
+    x0, count_x = _queries_at(o_x, size[2], size[5], WINDOW.kx, WINDOW.causal_x, WINDOW.border)
+    count = count_z * count_y * count_x
+    tiles = tl.cdiv(count, BLOCK_P)
+    bias = None if bias_ptr is None else tl.load(bias_ptr + head * entries + entry).to(ACC)
     total = tl.zeros([BLOCK_P], ACC)
     for tile in range(share, images * tiles, share_count):
         n = tile // tiles
-        z, y, x, mask = pixels_of(tile % tiles, size, BLOCK_P, WINDOW)
-        j_z, j_y, j_x, tap, exists, inside = _pairs(z, y, x, entry, size, mask, WINDOW)
-        if tl.max(exists.to(tl.int32), 0) > 0:
-            if ds_ptr is not None:
-                base, offs, a, b, c = rows_at(ds_ptr, ds_stride, n, head, z, y, x, size, WINDOW)
-                offs += (tap.to(tl.int64) if WINDOW.int64 else tap) * ds_stride[5]
-                ds = load_shifted((base, offs, a, b, c), 0, 0, 0, exists, WINDOW, ACC)
-            else:
-                q_at = vectors_at(q_ptr, q_stride, n, head, z, y, x, size, WINDOW)
-                dy_at = vectors_at(dy_ptr, dy_stride, n, head, z, y, x, size, WINDOW)
-                k_at = vectors_at(k_ptr, k_stride, n, head // WINDOW.group, j_z, j_y, j_x, size, WINDOW)
-                v_at = vectors_at(v_ptr, v_stride, n, head // WINDOW.group, j_z, j_y, j_x, size, WINDOW)
-                q = load_shifted(q_at, 0, 0, 0, inside, WINDOW, ACC) * WINDOW.scale
-                dy = load_shifted(dy_at, 0, 0, 0, inside, WINDOW, ACC)
-                k = load_shifted(k_at, 0, 0, 0, inside, WINDOW, ACC)
-                v = load_shifted(v_at, 0, 0, 0, inside, WINDOW, ACC)
-                lse_at = rows_at(lse_ptr, row_stride, n, head, z, y, x, size, WINDOW)
-                delta_at = rows_at(delta_ptr, row_stride, n, head, z, y, x, size, WINDOW)
-                lse = load_shifted(lse_at, 0, 0, 0, exists, WINDOW, ACC)
-                delta = load_shifted(delta_at, 0, 0, 0, exists, WINDOW, ACC)
-                _, ds = p_and_ds(q, k, v, dy, lse, delta, bias, WINDOW)
-            total += tl.where(exists, ds, 0.0)
-    tl.store(dbias_ptr + (share.to(tl.int64) * heads + head) * entries + entry, tl.sum(total, 0))
+        offs = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+        exists = offs < count
+        z, y, x = z0 + offs // count_x // count_y, y0 + offs // count_x % count_y, x0 + offs % count_x
+        if ds_ptr is not None:
+            base, at, a, b, c = rows_at(ds_ptr, ds_stride, n, head, z, y, x, size, WINDOW)
+            at += _tap(z, y, x, o_z, o_y, o_x, size, WINDOW) * ds_stride[5]
+            ds = load_shifted((base, at, a, b, c), 0, 0, 0, exists, WINDOW, ACC)
+        else:
+            j_z, j_y, j_x = z + o_z * size[3], y + o_y * size[4], x + o_x * size[5]
+            inside = exists
+            if WINDOW.border == "zero":
+                inside = exists & (j_z >= 0) & (j_z < size[0]) & (j_y >= 0) & (j_y < size[1])
+                inside = inside & (j_x >= 0) & (j_x < size[2])
+            q_at = vectors_at(q_ptr, q_stride, n, head, z, y, x, size, WINDOW)
+            dy_at = vectors_at(dy_ptr, dy_stride, n, head, z, y, x, size, WINDOW)
+            k_at = vectors_at(k_ptr, k_stride, n, head // WINDOW.group, j_z, j_y, j_x, size, WINDOW)
+            v_at = vectors_at(v_ptr, v_stride, n, head // WINDOW.group, j_z, j_y, j_x, size, WINDOW)
+            q = load_shifted(q_at, 0, 0, 0, inside, WINDOW, ACC) * WINDOW.scale
+            dy = load_shifted(dy_at, 0, 0, 0, inside, WINDOW, ACC)
+            k = load_shifted(k_at, 0, 0, 0, inside, WINDOW, ACC)
+            v = load_shifted(v_at, 0, 0, 0, inside, WINDOW, ACC)
+            lse_at = rows_at(lse_ptr, row_stride, n, head, z, y, x, size, WINDOW)
+            delta_at = rows_at(delta_ptr, row_stride, n, head, z, y, x, size, WINDOW)
+            lse = load_shifted(lse_at, 0, 0, 0, exists, WINDOW, ACC)
+            delta = load_shifted(delta_at, 0, 0, 0, exists, WINDOW, ACC)
+            _, ds = p_and_ds(q, k, v, dy, lse, delta, bias, WINDOW)
+        total += tl.where(exists, ds, 0.0)
+    tl.store(dbias_ptr + (share.to(tl.int64) * size[6] + head) * entries + entry, tl.sum(total, 0))
 
 
 def _plan(like: Tensor, heads: int, views: dict, rel_bias, lse, delta, ds, axes: Reach, scale: float) -> Plan:
@@ -112,7 +125,7 @@ def _plan(like: Tensor, heads: int, views: dict, rel_bias, lse, delta, ds, axes:
     config = choose_for("window_table", model, like, axes, heads, constants, "" if given else "scores")
     size, _ = tiles(like, axes, heads, **config.blocks)
     N, columns = like.shape[0], heads * axes.entries
-    share_count = max(1, min(N * size[-1], triton.cdiv(PROGRAMS, columns)))
+    share_count = max(1, min(N * size[-1], triton.cdiv(PROGRAMS, heads * axes.taps)))
     args = dict(
         **{f"{name}_ptr": t for name, t in views.items()},
         bias_ptr=rel_bias,
