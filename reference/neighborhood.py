@@ -78,7 +78,7 @@ def _axes(t: Tensor, window: _Around) -> list[tuple[Tensor, ...]]:
 def _outer(parts: list[Tensor]) -> list[Tensor]:
     """Each [L, k] with axes of length 1 for those of the others, so that they meet as [*S, *K]."""
     ones = [1] * (len(parts) - 1)
-    return [part.reshape(*ones[:a], len(part), *ones, -1, *ones[a:]) for a, part in enumerate(parts)]
+    return [part.reshape(*ones[:a], part.shape[0], *ones, -1, *ones[a:]) for a, part in enumerate(parts)]
 
 
 def _exists(t: Tensor, window: _Around) -> Tensor:

@@ -1,5 +1,6 @@
 """Neighbourhood attention along any axes, with a window, a dilation and a direction of each: what follows from that."""
 
+import io
 import itertools
 import math
 
@@ -8,9 +9,12 @@ import torch
 from probe import faults, probe
 from support import DEVICE, assert_equal, assert_right, outputs_and_gradients, reserved
 
+import segattn_triton
 from segattn_triton import functional as F
 from segattn_triton import reference, testing
 from segattn_triton.catalog import ALONG
+from segattn_triton.catalog.problem import make_map
+from segattn_triton.compat import natten
 from segattn_triton.kernels.window.layout import Reach
 from segattn_triton.runtime.plan import recorded
 from segattn_triton.testing import LAYOUTS, make_inputs
@@ -294,3 +298,75 @@ def test_bad_tables_and_weights():
         F.neighborhood_attention(q, k, v, bias, kernel_size=(5,))
     with pytest.raises(ValueError, match=r"attn: got shape \(1, 5, 1, 3\), expected \(N, \*S, heads, 5\)"):
         F.neighborhood_av(rand(1, 5, 1, 3), v, kernel_size=5)
+
+
+# the modules
+
+MODULES = {  # axes -> map, options
+    1: ((11,), dict(kernel_size=5, dilation=(2,), is_causal=True)),
+    2: ((4, 6), dict(kernel_size=(3, 5), rel_pos_bias=True)),
+    3: ((3, 4, 3), dict(kernel_size=(3, 1, 3), is_causal=(True, False, False))),
+}
+
+
+def modules(axes: int):
+    """Ours, channels first, and NATTEN's by our name, channels last, with the same weights."""
+    torch.manual_seed(0)
+    (_, options), names = MODULES[axes], f"NeighborhoodAttention{axes}"
+    ours = getattr(segattn_triton, f"{names}d")(8, 2, backend="triton", **options).to(DEVICE)
+    theirs = getattr(natten, f"{names}D")(8, 2, **options).to(DEVICE)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("axes", MODULES)
+def test_modules_are_nattens_channels_first(axes, layout):
+    """A batch, one image, and the map of what each pixel attends to; its weights sum to one."""
+    ours, theirs = modules(axes)
+    S, options = MODULES[axes]
+    x = make_map((2, 8, *S), layout, torch.Generator().manual_seed(0), torch.float32, DEVICE)
+    y, p = ours(x, return_map=True)
+    torch.testing.assert_close(y, theirs(x.movedim(1, -1)).movedim(-1, 1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours(x[1]), y[1], rtol=1e-5, atol=1e-6)
+    assert y.stride() == x.stride()
+    assert p.shape == (2, 2, math.prod(Reach.of(axes, options["kernel_size"], 1, False, "").kernel), *S)
+    torch.testing.assert_close(p.sum(2), torch.ones_like(p[:, :, 0]))
+    y.sum().backward()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in ours.parameters())
+
+
+@pytest.mark.parametrize("axes", MODULES)
+def test_exported_saved_and_compiled(axes):
+    """The operator is one node with lists; without it the reference; compiled, the same gradients."""
+    ours, _ = modules(axes)
+    x = rand(2, 8, *MODULES[axes][0])
+    expected, buffer = ours(x), io.BytesIO()
+    torch.export.save(torch.export.export(ours, (x,)), buffer)
+    buffer.seek(0)
+    program = torch.export.load(buffer)
+    assert [n for n in program.graph.nodes if getattr(n.target, "namespace", "") == "segattn"]
+    torch.testing.assert_close(program.module()(x), expected)
+    plain = program.run_decompositions(segattn_triton.decompositions())
+    torch.testing.assert_close(plain.module()(x), expected, rtol=1e-5, atol=1e-6)
+    results = []
+    for run in (ours, torch.compile(ours, backend="aot_eager", fullgraph=True)):
+        results.append(torch.autograd.grad(run(x).sin().sum(), [*ours.parameters()]))
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kernel_size": (3, 4)}, "kernel_size: got (3, 4), expected an odd number"),
+        ({"kernel_size": (3, 3, 3)}, "kernel_size: got (3, 3, 3), expected an int of at least 1, or one for each of 2"),
+        ({"dilation": (1, 0)}, "dilation: got (1, 0), expected an int of at least 1"),
+        ({"is_causal": 1}, "is_causal: got 1, expected True or False"),
+    ],
+    ids=str,
+)
+def test_a_module_of_a_bad_window(options, said):
+    with pytest.raises(ValueError) as caught:
+        segattn_triton.NeighborhoodAttention2d(8, 2, **options)
+    assert str(caught.value).startswith(said)
