@@ -126,11 +126,15 @@ def launched(row: "Op", sizes: Mapping, layout: str, dtype: Any, arch: int = 90)
     from ..measure import rivals
     from .libraries import Noting
 
+    how = dict(dtype=dtype, layout=layout, arch=arch, absent=rivals.left_out(row.name))
+    alone: list = []
+    with Noting(alone):
+        static.plans(row, sizes, **how, needs=[False] * len(row.inputs))  # the forward, which comes first in both
     called: list = []
     with Noting(called):
-        both = static.plans(row, sizes, dtype, layout, arch, absent=rivals.left_out(row.name))
-    products = [call for call in called if call.flops]
-    calls = ([c for c in products if c.name.endswith("backward") == backward] for backward in (False, True))
+        both = static.plans(row, sizes, **how)
+    products, first = [call for call in called if call.flops], sum(call.flops > 0 for call in alone)
+    calls = products[:first], products[first:]
     return list(zip(both, calls, strict=True))
 
 

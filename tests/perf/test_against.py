@@ -8,13 +8,15 @@ from functools import partial
 import against_worker
 import pytest
 import static_ledger
+import torch
 from typer.testing import CliRunner
 
+from segattn_triton.catalog import BY_NAME
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.commands import main
 from segattn_triton.perf.compiler import problems, verdicts
 from segattn_triton.perf.compiler.against import COMMITTED_TIMES
-from segattn_triton.perf.compiler.sides import OURS, RIVAL, Side, Time, library, merged, read, write
+from segattn_triton.perf.compiler.sides import OURS, RIVAL, Side, Time, launched, library, merged, read, sizes_of, write
 
 
 def side(*us: float, provider: str = OURS, size: str = "8x64x512x512", floor: float = 1.0, op: str = "scse") -> Side:
@@ -89,6 +91,20 @@ def ask():
 
 
 @pytest.mark.static
+def test_what_a_library_does_stands_in_its_direction():
+    """Products of the forward and of the backward by one name, and a convolution that comes whole."""
+    wanted = {
+        "coordinate_attention": (["bmm", "baddbmm", "baddbmm"], ["bmm"] * 6),
+        "local_gate": (["convolution"], ["convolution_backward"]),
+        "gate_mul": ([], []),
+    }
+    for op, names in wanted.items():
+        both = launched(BY_NAME[op], sizes_of(op, "2x64x32x32"), "contiguous", torch.bfloat16)
+        assert tuple([call.name for call in calls] for _, calls in both) == names
+        assert all(plans for plans, _ in both)
+    assert both[0][0][0].args["s_ptr"] is None  # a shortcut, which no rival takes
+
+
 def test_inductors_kernels_are_generated_without_a_gpu(ask):
     """In channels_last one kernel each way, of 2 and 3 passes; a product of matrices is the library's."""
     ((found),) = ask(against_worker.generated_for, ["channels_last"])
