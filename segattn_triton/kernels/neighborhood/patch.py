@@ -28,6 +28,7 @@ from .shared import first_key
 
 TILES = ((4, 4), (2, 8))
 LEAD = 4  # columns of an access along W: 64 bits
+WARPS = 4  # of a program, which load more of one another's pixels the more they are
 MOST, MOST_BACKWARD = 2048, 1024  # values of a chunk of keys, of queries in the backward, that the registers hold
 
 
@@ -85,10 +86,10 @@ def takes_products(
     return q.element_size() == 2 and kernel_size > 1 and fits and divisible and capability(q.device) >= 80
 
 
-def patch_model(q: Tensor, dilation: int, kernel_size: int, most: int, sums: int = 1) -> Model:
+def patch_model(q: Tensor, dilation: int, kernel_size: int, most: int, sums: int = 1, program: int = WARPS) -> Model:
     """By the instructions of a tile as compiled, in the loop and around it; of chunks that fit the registers: of at
     most so many values, a quarter of them where each has its own address. Two sums of 64 channels do not fit the
-    registers of a warp beside such addresses: two warps share a tile."""
+    registers of a warp beside such addresses: two warps share a tile. `program`: the best number of warps."""
     block_d, patch = triton.next_power_of_2(q.shape[4]), patch_of(q, kernel_size, dilation)
     rows = triton.cdiv(q.shape[1], dilation)
     alone = q.stride(2) == 1 and patch.lead == 1
@@ -103,7 +104,7 @@ def patch_model(q: Tensor, dilation: int, kernel_size: int, most: int, sums: int
         covered = triton.cdiv(rows, patch.tile_y * block_t) * patch.tile_y * block_t / rows
         chunk = 2 * block_d + block_j * (5.5 + 0.085 * block_d)
         code = 550 + chunk * triton.cdiv(patch.rows * patch.columns, block_j)
-        return covered * code * (1 + 0.1 * abs(config.num_warps / 4 - 1))
+        return covered * code * (1 + 0.1 * abs(config.num_warps / program - 1))
 
     return instructions
 

@@ -15,6 +15,7 @@ from ...tuning.model import space
 from .backward import to_keys, to_queries
 from .patch import (
     MOST_BACKWARD,
+    WARPS,
     as_column,
     as_row,
     as_tiles,
@@ -69,7 +70,7 @@ def _to_queries_of_patch(
     first_y = first_of(y, rows, WINDOW)
     entry = as_row(bias_index(ky, kx, WINDOW), BLOCK_T) - as_column(y * (2 * WINDOW.kernel - 1) + x, BLOCK_T)
     dq = tl.zeros(q.shape, tl.float32)
-    for down in range(0, PATCH.rows, BLOCK_J // PATCH.columns):
+    for down in tl.range(0, PATCH.rows, BLOCK_J // PATCH.columns, num_stages=2):
         inside_y = (ky + down >= 0) & (ky + down < rows) & (row + down < PATCH.rows)
         k = as_tiles(load_shifted(k_at, down, 0, inside_x & inside_y, WINDOW, q.dtype), BLOCK_T)
         v = as_tiles(load_shifted(v_at, down, 0, inside_x & inside_y, WINDOW, q.dtype), BLOCK_T)
@@ -130,7 +131,7 @@ def _to_keys_of_patch(
     for right in range(0, wide, PATCH.columns):
         tap_x = as_column(x, BLOCK_T) - as_row(first_of(qx + right, cols, WINDOW), BLOCK_T)
         excluded_x = exclusion((tap_x >= 0) & (tap_x < WINDOW.kernel))
-        for down in range(0, tall, BLOCK_J // PATCH.columns):
+        for down in tl.range(0, tall, BLOCK_J // PATCH.columns, num_stages=2):
             inside = (qy + down <= last_y) & (qx + right < end_x)
             q = as_tiles(load_shifted(q_at, down, right, inside, WINDOW, k.dtype), BLOCK_T)
             dy = as_tiles(load_shifted(dy_at, down, right, inside, WINDOW, k.dtype), BLOCK_T)
@@ -236,7 +237,8 @@ def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, sc
     )
     patch = patch_of(q, kernel_size, dilation)
     wanted = "+".join(n for n in ("dk", "dv") if views.get(n) is not None)
-    model = patch_model(q, dilation, kernel_size, MOST_BACKWARD, sums=2 if of_keys else 1)
+    how = dict(sums=2) if of_keys else dict(program=WARPS if q.stride(2) == 1 else 1)  # one warp needs no barrier
+    model = patch_model(q, dilation, kernel_size, MOST_BACKWARD, **how)
     config = choose_for(name, SPACE, model, q, heads, dilation, constants, wanted)
     size, grid = tiles(q, heads, dilation, **patch.blocks(config.blocks["BLOCK_T"]))
     lse, delta = rows
