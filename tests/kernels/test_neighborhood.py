@@ -15,6 +15,7 @@ from segattn_triton import functional as F
 from segattn_triton.catalog import BY_NAME, WINDOWS
 from segattn_triton.compat import natten as compat
 from segattn_triton.compiled import planned
+from segattn_triton.kernels.neighborhood import backward, forward
 from segattn_triton.kernels.neighborhood.patch import Patch, patch_of
 from segattn_triton.runtime.plan import recorded
 from segattn_triton.testing import LAYOUTS, assert_matches_reference, compare, exact_and_error, make_inputs
@@ -548,6 +549,22 @@ def test_a_dilation_that_reaches_nothing_costs_nothing(size, border):
         with recorded() as plans:
             assert_right(ROW, *inputs, border=border, dilation=dilation)
         assert max(plan.grid for plan in plans if "q_ptr" in plan.args) == 2 * math.prod(size)
+
+
+@pytest.mark.parametrize("border", ["mask", "zero"])
+@pytest.mark.parametrize(("D", "dtype"), [(4, torch.float32), (16, torch.bfloat16)], ids=str)
+def test_a_window_that_reaches_past_the_map_is_not_walked(D, dtype, border, monkeypatch):
+    """65,025 pixels, 20 of them in the map: right, and no more offsets than the map has."""
+    walked = []
+
+    def counted(step):
+        return lambda *args: walked.append(1) or step(*args)
+
+    for module, name in ((forward, "_take"), (backward, "_to_query"), (backward, "_to_key")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    inputs = qkv(4, 5, D=D, dtype=dtype)[:3]
+    assert_right(ROW, *inputs, None, border=border, kernel_size=255)
+    assert 0 < len(walked) <= 3 * 7 * 9
 
 
 def test_bad_scores_and_weights():

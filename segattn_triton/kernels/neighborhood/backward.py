@@ -92,7 +92,7 @@ def _to_queries(
         low_y, high_y = offsets_to_keys(y, rows, WINDOW)
         low_x, high_x = offsets_to_keys(x, cols, WINDOW)
         reach_y, reach_x = (tl.min(low_y, 0), tl.max(high_y, 0)), (tl.min(low_x, 0), tl.max(high_x, 0))
-        if WINDOW.border == "zero":
+        if WINDOW.border == "zero" and BIASES > 1:  # keys of zeros give dq nothing
             reach_y, reach_x = (-R, R), (-R, R)
         for oy in range(reach_y[0], reach_y[1] + 1):
             inside_y = (low_y <= oy) & (oy <= high_y)

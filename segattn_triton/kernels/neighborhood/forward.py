@@ -64,17 +64,27 @@ def _take(q, k, v, bias, oy, ox, near, peak, total, acc, WINDOW: tl.constexpr, A
     k_j = load_shifted(k, oy, ox, near, WINDOW, ACC)
     v_j = load_shifted(v, oy, ox, near, WINDOW, ACC)
     s = tl.sum(q * k_j, 1)
-    if near is not None and WINDOW.border == "zero":
+    if near is not None and WINDOW.border == "zero" and bias is not None:
         s = tl.where(near, s, 0.0)
     if bias is not None:
         s += tl.load(bias + bias_index(oy, ox, WINDOW)).to(ACC)
-    if near is not None and WINDOW.border != "zero":
+    if near is not None and (WINDOW.border != "zero" or bias is None):
         s = tl.where(near, s, float("-inf"))
     higher = tl.maximum(peak, s)
     base = tl.where(higher == float("-inf"), 0.0, higher)
     fade = tl.exp2((peak - base) * LOG2E)
     p = tl.exp2((s - base) * LOG2E)
     return higher, total * fade + p, acc * fade[:, None] + p[:, None] * v_j
+
+
+@triton.jit
+def _take_zeros(count, peak, total, acc):
+    """Take so many keys and values of zeros into the running softmax: their score is 0, too."""
+    higher = tl.where(count > 0, tl.maximum(peak, 0.0), peak)
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    fade = tl.exp2((peak - base) * LOG2E)
+    p = tl.where(count > 0, count * tl.exp2(-base * LOG2E), 0.0)
+    return higher, total * fade + p, acc * fade[:, None]
 
 
 @triton.jit
@@ -96,13 +106,16 @@ def attend(q, k, v, bias, y, x, rows, cols, INNER: tl.constexpr, WINDOW: tl.cons
         low_y, high_y = offsets_to_keys(y, rows, WINDOW)
         low_x, high_x = offsets_to_keys(x, cols, WINDOW)
         reach_y, reach_x = (tl.min(low_y, 0), tl.max(high_y, 0)), (tl.min(low_x, 0), tl.max(high_x, 0))
-        if WINDOW.border == "zero":
+        if WINDOW.border == "zero" and bias is not None:
             reach_y, reach_x = (-R, R), (-R, R)
         for oy in range(reach_y[0], reach_y[1] + 1):
             near_y = (low_y <= oy) & (oy <= high_y)
             for ox in range(reach_x[0], reach_x[1] + 1):
                 near = near_y & (low_x <= ox) & (ox <= high_x)
                 peak, total, acc = _take(q, k, v, bias, oy, ox, near, peak, total, acc, WINDOW, ACC)
+        if WINDOW.border == "zero" and bias is None:
+            inside = (high_y - low_y + 1) * (high_x - low_x + 1)
+            peak, total, acc = _take_zeros(WINDOW.kernel * WINDOW.kernel - inside, peak, total, acc)
     return peak, total, acc
 
 
