@@ -184,6 +184,25 @@ def test_kernels_are_nattens(natten, problem, monkeypatch):
     torch.testing.assert_close(compat.na2d(q, k, v, kernel_size, dilation=dilation), expected, rtol=1e-5, atol=1e-5)
 
 
+ON_KERNELS = [(1, (13,), 5, 2), (2, (5, 7), (3, 5), 1), (2, (6, 5), 3, (2, 1)), (3, (3, 4, 3), 3, 1)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("causal", [True, "last"], ids=str)
+@pytest.mark.parametrize("problem", ON_KERNELS, ids=str)
+def test_kernels_of_any_axes_are_nattens(problem, causal, monkeypatch):
+    """Without and with causal axes, beside the functions' definition, which the tests above compare."""
+    library = pytest.importorskip("natten")
+    monkeypatch.setattr(F, "neighborhood_attention", functools.partial(F.neighborhood_attention, backend="triton"))
+    axes, size, kernel_size, dilation = problem
+    q, k, v = vectors(size, 2, 1, 8)
+    for directions in ((False,) * axes, causal_axes(axes, causal)):
+        name, options = f"na{axes}d", dict(dilation=dilation, is_causal=directions, return_lse=True)
+        expected = getattr(library, name)(q, k, v, kernel_size, backend="flex-fna", **options)
+        for got, wanted in zip(getattr(compat, name)(q, k, v, kernel_size, **options), expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
 @each_causal
 @each_window
 def test_gradients_are_natten_mps(natten_mps, problem, causal):

@@ -10,8 +10,8 @@ from probe import faults, probe
 from support import DEVICE, assert_equal, assert_right, outputs_and_gradients, reserved
 
 import segattn_triton
+from segattn_triton import compiled, reference, testing
 from segattn_triton import functional as F
-from segattn_triton import reference, testing
 from segattn_triton.catalog import ALONG
 from segattn_triton.catalog.problem import make_map
 from segattn_triton.compat import natten
@@ -95,6 +95,15 @@ def test_several_tiles(border):
 @pytest.mark.parametrize("border", ["mask", "zero"])
 def test_maps_smaller_than_the_window(size, border):
     assert_no_faults(qkv(size, (5, 3)), border=border, kernel_size=[5, 3], dilation=[1, 2], is_causal=[False, False])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_any_number_of_pixels(layout):
+    """There is a config for each, forward and backward."""
+    for pixels in (*range(1, 40), 255, 256, 257, 5000):
+        sizes = {"N": 1, "C": 6, "S": (pixels,), "heads": 2}
+        inputs = [t.to("meta") for t in make_inputs(ANY, sizes, layout=layout)]
+        assert all(compiled.planned(ANY.op, *inputs, border="mask"))
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
@@ -243,12 +252,20 @@ def test_strides_past_32_bits(far):
     q, k, v = (reserved((1, 5, 1, D), stride, torch.float32) for _ in range(3))
     for i, t in enumerate((q, k, v)):
         t.copy_(rand(1, 5, 1, D, seed=i))
-    window = dict(kernel_size=3, dilation=2, is_causal=False, border="mask")
+    bias, window = rand(1, 5), dict(kernel_size=3, dilation=2, is_causal=False, border="mask")
+    near = [t.clone() for t in (q, k, v)]
     with recorded() as plans:
-        y = F.neighborhood_attention(q, k, v, **window, backend="triton")
-    assert [plan.layout.int64 for plan in plans] == [True]
-    expected = reference.neighborhood_attention(*(t.clone() for t in (q, k, v)), **window)
-    torch.testing.assert_close(y.clone(), expected)
+        found = outputs_and_gradients(F.neighborhood_attention, [q, k, v, bias], backend="triton", **window)
+    assert all(plan.layout.int64 for plan in plans if plan.name != "window_delta" and plan.layout)
+    expected = outputs_and_gradients(reference.neighborhood_attention, [*near, bias], **window)
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got.clone(), wanted, rtol=1e-5, atol=1e-6)
+    with recorded() as plans:
+        s = F.neighborhood_qk(q, k, bias, backend="triton", **window)
+        y = F.neighborhood_av(s.softmax(-1), v, backend="triton", **window)
+    assert [plan.layout.int64 for plan in plans] == [True, True]
+    torch.testing.assert_close(s, reference.neighborhood_qk(*near[:2], bias, **window))
+    torch.testing.assert_close(y, expected[0], rtol=1e-5, atol=1e-6)
 
 
 def test_no_image():

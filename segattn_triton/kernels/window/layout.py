@@ -120,7 +120,7 @@ def gather_model(t: Tensor, heads: int, loads: int, live: float) -> Model:
 
     def footprint(config: Config) -> Footprint | None:
         block = config.blocks["BLOCK_P"]
-        if block >= max(2 * count_p, 16) or (planar and block < 16 * config.num_warps):
+        if block >= max(2 * count_p, 32) or (planar and block < 16 * config.num_warps):
             return None
         count = triton.cdiv(count_p, block)
         row_bytes = (min(block, S[-1]) if planar else D * heads) * itemsize

@@ -70,6 +70,7 @@ def _window_table_kernel(
     q_stride, k_stride, v_stride, dy_stride, row_stride, ds_stride, size, shares,
     WINDOW: tl.constexpr, ACC: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
+    BORDER: tl.constexpr = WINDOW.border
     images, share_count = shares
     entries: tl.constexpr = (2 * WINDOW.kz - 1) * (2 * WINDOW.ky - 1) * (2 * WINDOW.kx - 1)
     pid = tl.program_id(0).to(tl.int64) if WINDOW.int64 else tl.program_id(0)
@@ -77,9 +78,9 @@ def _window_table_kernel(
     o_x = entry % (2 * WINDOW.kx - 1) - (WINDOW.kx - 1)
     o_y = entry // (2 * WINDOW.kx - 1) % (2 * WINDOW.ky - 1) - (WINDOW.ky - 1)
     o_z = entry // (2 * WINDOW.kx - 1) // (2 * WINDOW.ky - 1) - (WINDOW.kz - 1)
-    z0, count_z = _queries_at(o_z, size[0], size[3], WINDOW.kz, WINDOW.causal_z, WINDOW.border)
-    y0, count_y = _queries_at(o_y, size[1], size[4], WINDOW.ky, WINDOW.causal_y, WINDOW.border)
-    x0, count_x = _queries_at(o_x, size[2], size[5], WINDOW.kx, WINDOW.causal_x, WINDOW.border)
+    z0, count_z = _queries_at(o_z, size[0], size[3], WINDOW.kz, WINDOW.causal_z, BORDER)
+    y0, count_y = _queries_at(o_y, size[1], size[4], WINDOW.ky, WINDOW.causal_y, BORDER)
+    x0, count_x = _queries_at(o_x, size[2], size[5], WINDOW.kx, WINDOW.causal_x, BORDER)
     count = count_z * count_y * count_x
     tiles = tl.cdiv(count, BLOCK_P)
     bias = None if bias_ptr is None else tl.load(bias_ptr + head * entries + entry).to(ACC)
