@@ -132,6 +132,13 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "what the neighbours of the image get, of four maps: two values of them lie on the stack",
         "pixel_adaptive_refinement pamr-cam-512 float16 contiguous",
     ),
+    *_exempt(
+        ["window_fwd", "window_dq", "window_dkv", "window_table", "window_table_of", "window_dot", "window_sum"],
+        [90],
+        ["in flight", "waves"],
+        "no loop over a map: over the window of a tile's pixels, most of which the tiles beside it have in cache",
+        "*",
+    ),
     # --- the additive gate
     *_exempt(
         ["additive_fwd", "additive_dz", "additive_bwd", "additive_moments"],
