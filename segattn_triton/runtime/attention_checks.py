@@ -76,9 +76,10 @@ def window_options(axes: int, kernel_size, dilation, is_causal) -> tuple[list[in
     for name, value in window.items():
         window[name] = tuple(map(_plain, value)) if isinstance(value, Sequence) else _plain(value)
     sizes, _ = _whole("kernel_size", window["kernel_size"], axes), _whole("dilation", window["dilation"], axes)
-    _causal(window["is_causal"], axes)
     _odd(kernel_size, sizes)
-    return sizes, window if _causal(is_causal, axes) else {n: v for n, v in window.items() if n != "is_causal"}
+    if not _causal(window["is_causal"], axes):
+        del window["is_causal"]
+    return sizes, window
 
 
 def _plain(value):

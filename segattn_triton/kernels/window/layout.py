@@ -64,9 +64,9 @@ class Windows(NamedTuple):
     planar: bool  # X is contiguous, not D: a warp's threads lie along the pixels
 
 
-def pixels(t: Tensor, inner: int = 2) -> tuple[int, int, int]:
-    """Z, Y and X of a view (N, *S, ...) with so many axes after its pixels'; 1 for an axis that it has not."""
-    S = t.shape[1 : t.dim() - inner]
+def pixels(t: Tensor) -> tuple[int, int, int]:
+    """Z, Y and X of a view (N, *S, heads, D); 1 for an axis that it has not."""
+    S = t.shape[1:-2]
     return (1,) * (3 - len(S)) + tuple(S)
 
 

@@ -159,5 +159,5 @@ def plan_window_table(
 
 
 def plan_window_table_of(ds: Tensor, axes: Reach) -> Plan:
-    """Of the gradient ds (N, Z, Y, X, heads, taps) of scores."""
+    """Of the gradient ds (N, *S, heads, taps) of scores."""
     return _plan(ds, ds.shape[-2], dict.fromkeys("qkv") | {"dy": None}, None, None, None, ds, axes, 1.0)
