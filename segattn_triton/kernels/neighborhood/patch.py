@@ -28,7 +28,7 @@ from .shared import first_key
 
 TILES = ((4, 4), (2, 8))
 LEAD = 4  # columns of an access along W: 64 bits
-WARPS = 4  # of a program, which load more of one another's pixels the more they are
+PATCH_WARPS = 4  # of a program, which load more of one another's pixels the more they are
 MOST, MOST_BACKWARD = 2048, 1024  # values of a chunk of keys, of queries in the backward, that the registers hold
 
 
@@ -86,7 +86,9 @@ def takes_products(
     return q.element_size() == 2 and kernel_size > 1 and fits and divisible and capability(q.device) >= 80
 
 
-def patch_model(q: Tensor, dilation: int, kernel_size: int, most: int, sums: int = 1, program: int = WARPS) -> Model:
+def patch_model(
+    q: Tensor, dilation: int, kernel_size: int, most: int, sums: int = 1, program: int = PATCH_WARPS
+) -> Model:
     """By the instructions of a tile as compiled, in the loop and around it; of chunks that fit the registers: of at
     most so many values, a quarter of them where each has its own address. Two sums of 64 channels do not fit the
     registers of a warp beside such addresses: two warps share a tile. `program`: the best number of warps."""

@@ -15,7 +15,7 @@ from ...tuning.model import space
 from .backward import to_keys, to_queries
 from .patch import (
     MOST_BACKWARD,
-    WARPS,
+    PATCH_WARPS,
     as_column,
     as_row,
     as_tiles,
@@ -237,7 +237,7 @@ def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, sc
     )
     patch = patch_of(q, kernel_size, dilation)
     wanted = "+".join(n for n in ("dk", "dv") if views.get(n) is not None)
-    how = dict(sums=2) if of_keys else dict(program=WARPS if q.stride(2) == 1 else 1)  # one warp needs no barrier
+    how = dict(sums=2) if of_keys else dict(program=PATCH_WARPS if q.stride(2) == 1 else 1)  # one warp needs no barrier
     model = patch_model(q, dilation, kernel_size, MOST_BACKWARD, **how)
     config = choose_for(name, SPACE, model, q, heads, dilation, constants, wanted)
     size, grid = tiles(q, heads, dilation, **patch.blocks(config.blocks["BLOCK_T"]))
