@@ -11,7 +11,8 @@
 #                (1) and more, it goes on
 # make prove     SentryWard, which it installs, looks for races in the PTX of every kernel, for a small problem; of one row
 #                with ARGS="ROW"
-# make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything
+# make static    compiles what the ledger of named problems lacks, for every architecture; ARGS=--all everything; then
+#                holds attention to windows, at the sizes of backbones' stages, to its bars by the account
 # make predicted what is predicted from machine code: both sides of every named problem, the choices of configs, tables and
 #                curves; what is known is kept: minutes after a change of kernels, 90 on two cores from nothing
 # make gpu-test  the same tests, compiled and run on the GPU, and what only a GPU shows; starts none after MINUTES (7),
@@ -125,11 +126,13 @@ check:
 static:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	$$python tests/support/static_ledger.py $(ARGS)
+	$$python tests/support/window_bars.py
 
 predicted:
 	python=$$($(PYTHON) bootstrap.py --extras perf,test)
 	$$python -m segattn_triton.perf against --named $(ARGS)
 	$$python -m segattn_triton.perf spaces --named
+	$$python -m segattn_triton.perf.compiler.windows
 	$$python -m segattn_triton.perf.report.render.readme README.md
 
 versions:

@@ -2,7 +2,8 @@
 
 One line a kernel of each op's first named case. "wide" is the share of feature-map bytes in accesses of 128 bits or
 more; "per SM" the programs that a multiprocessor holds; "waves" the launch over what all of them hold; "trips" the
-round trips to DRAM that a warp waits for with nothing else to do. "us" is the account of the launch (`perf/account`)
+round trips to DRAM that a warp waits for with nothing else to do. Attention by tiles says beside its config how many
+of the scores that it computes lie in windows, after padding. "us" is the account of the launch (`perf/account`)
 for a common GPU of the architecture, "of floor" the time of its bytes alone over that, and "limit" what limits it:
 predicted from machine code, not measured. sm_75, AMD and products in tensor memory have no account.
 """
@@ -85,13 +86,21 @@ def _row(row, plan, arch: int | str) -> "TableRow":
     if not isinstance(arch, int):
         return TableRow([*what, "-", "-", str(compiled.shared), *["-"] * 7])
     wide = compiled.wide_share(static.map_sizes(row, row.cases[0].sizes))
-    what[1] += "".join(f" {name}" for name in compiled.matrix)
+    what[1] += "".join(f" {name}" for name in compiled.matrix) + _wanted(plan)
     cells = (
         *(str(compiled.registers), str(compiled.spills), str(compiled.shared)),
         *("-" if wide is None else f"{wide:.0%}", str(compiled.programs_per_sm)),
         *_account(compiled),
     )
     return TableRow([*what, *cells], "red" if compiled.spills else None)
+
+
+def _wanted(plan) -> str:
+    """Of attention by tiles: the share of its scores that the windows want; of the others, none."""
+    if "PATCH" not in plan.args:
+        return ""
+    block_j = plan.args["BLOCK_J"] if "BLOCK_J" in plan.args else plan.config.blocks["BLOCK_J"]
+    return f", {plan.args['PATCH'].wanted(plan.args['WINDOW'].kernel, block_j):.0%} of scores wanted"
 
 
 def _account(compiled) -> list[str]:

@@ -116,7 +116,10 @@ def _ours(op: str, size: str, layout: str, arch: int, known: set[str]) -> Iterat
     for mode, (plans, calls) in zip(("fwd", "bwd"), both, strict=True):
         made = digests.of_plans(plans, [arch, *calls])
         if made not in known:
-            launches = (*(_launched(plan, arch) for plan in plans), *(_time_of(call, layout, arch) for call in calls))
+            launches = (
+                *(launched_time(plan, arch) for plan in plans),
+                *(time_of(call, layout, arch) for call in calls),
+            )
             yield Side(op, size, layout, mode, OURS, launches, made)
 
 
@@ -155,10 +158,10 @@ def _theirs(
     inputs = make_inputs(row, sizes_of(op, size), torch.bfloat16, layout=layout, device="meta")
     kept = (name.removesuffix("?") not in rivals.left_out(op) for name in row.inputs)
     for mode, calls in zip(("fwd", "bwd"), generated(function, list(compress(inputs, kept)), arch), strict=True):
-        yield Side(op, size, layout, mode, provider, tuple(_time_of(call, layout, arch) for call in calls), made)
+        yield Side(op, size, layout, mode, provider, tuple(time_of(call, layout, arch) for call in calls), made)
 
 
-def _launched(plan: Any, arch: int = 90) -> Time:
+def launched_time(plan: Any, arch: int = 90) -> Time:
     from ... import compiled as static
     from ..account.account import account_of
     from ..account.launch import launch_of
@@ -166,7 +169,7 @@ def _launched(plan: Any, arch: int = 90) -> Time:
     return _time(account_of(launch_of(static.compile_plan(plan, arch))))
 
 
-def _time_of(call: "Kernel | Library", layout: str, arch: int = 90) -> Time:
+def time_of(call: "Kernel | Library", layout: str, arch: int = 90) -> Time:
     from .libraries import Library
 
     if isinstance(call, Library):

@@ -17,7 +17,16 @@ NATTEN = importlib.util.find_spec("natten") is not None and torch.cuda.is_availa
 
 def _first_keys(size: int, kernel_size: int, device) -> Tensor:
     """Where the window of every position of an axis starts."""
-    return (torch.arange(size, device=device) - kernel_size // 2).clamp(0, size - kernel_size)
+    return _first_key(torch.arange(size, device=device), size, kernel_size, 1)
+
+
+def _first_key(i: Tensor, size: int, kernel_size: int, dilation: int) -> Tensor:
+    """The same of positions i, whose keys are those that lie whole dilations away."""
+    first = i - kernel_size // 2 * dilation
+    if dilation == 1:
+        return first.clamp(0, size - kernel_size)
+    last = size - 1 - (size - 1 - i) % dilation - (kernel_size - 1) * dilation
+    return first.maximum(i % dilation).minimum(last)
 
 
 def _softmax_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -47,6 +56,7 @@ class Flex:
     """FlexAttention: pixels in one row, a mask of the pairs; tensors heads first, as it takes them."""
 
     kernel_size: int
+    dilation: int = 1
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *known: Tensor) -> Tensor:
         """known: the blocks of the mask, which are made once a resolution, outside of what is compiled and timed."""
@@ -62,12 +72,13 @@ class Flex:
         """Right for H != W, as attention-gym's is not."""
         from torch.nn.attention.flex_attention import BlockMask
 
-        K = self.kernel_size
+        K, d = self.kernel_size, self.dilation
 
         def near(batch, head, query, key):
-            row, col = (query // W - K // 2).clamp(0, H - K), (query % W - K // 2).clamp(0, W - K)
-            below, right = key // W - row, key % W - col
-            return (below >= 0) & (below < K) & (right >= 0) & (right < K)
+            below = key // W - _first_key(query // W, H, K, d)
+            right = key % W - _first_key(query % W, W, K, d)
+            inside = (below >= 0) & (below < K * d) & (right >= 0) & (right < K * d)
+            return inside if d == 1 else inside & (below % d == 0) & (right % d == 0)
 
         none = dict.fromkeys(("full_kv_num_blocks", "full_kv_indices", "full_q_num_blocks", "full_q_indices"))
         back = dict(q_num_blocks=count_back, q_indices=queries)
@@ -76,21 +87,22 @@ class Flex:
 
     def beside(self, q: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
         """What else it reads; values even where q has none."""
-        return blocks(*q.shape[1:3], self.kernel_size, torch.device("cpu") if q.is_meta else q.device)
+        device = torch.device("cpu") if q.is_meta else q.device
+        return blocks(*q.shape[1:3], self.kernel_size, self.dilation, device)
 
 
 @lru_cache(8)
-def blocks(H: int, W: int, kernel_size: int, device: torch.device) -> tuple[Tensor, ...]:
+def blocks(H: int, W: int, kernel_size: int, dilation: int, device: torch.device) -> tuple[Tensor, ...]:
     """Of every block of queries: how many blocks of keys it meets, and which, in order; and of every block of keys the
     same of queries. From what a window meets: the mask of all pairs would not fit."""
-    rows, cols = _first_keys(H, kernel_size, "cpu"), _first_keys(W, kernel_size, "cpu")
-    first = rows[:, None, None] + torch.arange(kernel_size)  # [H, 1, K] of the rows of a window
-    ends = first * W + cols[:, None], first * W + cols[:, None] + kernel_size - 1  # [H, W, K]
+    rows, cols = (_first_key(torch.arange(size), size, kernel_size, dilation) for size in (H, W))
+    taps = torch.arange(kernel_size) * dilation
+    first = (rows[:, None, None] + taps) * W + cols[:, None]  # [H, W, K]: in every row of a window
     total = -(-H * W // BLOCK)
     query = (torch.arange(H * W) // BLOCK).view(H, W, 1)
     met = torch.zeros(total, total, dtype=torch.bool)
-    for key in ends:
-        met[query.expand_as(key), key // BLOCK] = True
+    for tap in taps:
+        met[query.expand_as(first), (first + tap) // BLOCK] = True
     found = []
     for each in (met, met.T):
         found += [each.sum(1, dtype=torch.int32), each.int().argsort(stable=True, dim=1, descending=True).int()]

@@ -5,6 +5,7 @@ in processes of its own, because Triton interprets in this one.
 """
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import static_exceptions
 import static_ledger
 import static_worker
+import window_bars
 from static_ledger import DTYPES, LAYOUTS
 from support import kernel_modules
 
@@ -116,10 +118,18 @@ def test_neighborhood_attention_up_to_64_channels_a_head(ask, commit, in_turn):
     each = [("bfloat16", "channels_last", D, 3) for D in (16, 32, 64)]
     each += [(dtype, "channels_last", 64, 3) for dtype in ("float16", "float32")]
     each += [("bfloat16", "channels_last", 32, 7), ("float16", "channels_last", 64, 13)]
-    each += [("bfloat16", "contiguous", 64, 3), ("bfloat16", "contiguous", 32, 7)]
+    each += [("bfloat16", "contiguous", 64, 3), ("bfloat16", "contiguous", 32, 7), ("bfloat16", "contiguous", 32, 13)]
     each = in_turn(each, commit)
     for case, found in zip(each, ask(static_worker.attention_faults, *zip(*each, strict=True)), strict=True):
         assert not found, (case, found)
+
+
+def test_windows_of_stages_meet_their_bars(ask, commit):
+    """Of stages that a commit draws, one in each memory order; `make static` asks for all."""
+    draw = random.Random(commit)
+    drawn = [draw.choice([place for place in window_bars.ASKED if place[1] == layout]) for layout in LAYOUTS]
+    found = [line for lines in ask(window_bars.missed, *zip(*drawn, strict=True)) for line in lines]
+    assert not found, "\n".join(found)
 
 
 def test_the_split_pair_compiles_everywhere(ask, commit, in_turn):
