@@ -77,8 +77,7 @@ def window_options(axes: int, kernel_size, dilation, is_causal) -> tuple[list[in
         window[name] = tuple(map(_plain, value)) if isinstance(value, Sequence) else _plain(value)
     sizes, _ = _whole("kernel_size", window["kernel_size"], axes), _whole("dilation", window["dilation"], axes)
     _odd(kernel_size, sizes)
-    if not _causal(window["is_causal"], axes):
-        del window["is_causal"]
+    _causal(window["is_causal"], axes)
     return sizes, window
 
 

@@ -31,7 +31,10 @@ VARIANTS = {
     "cbam": ({"ties": "split", "residual": True}, {"spatial_pool": "mean,max", "pool": "avg"}),
     "cbam_norm": ({"ties": "split", "residual": True},),
     "local_pool_gate": ({"pool": "max"}, {"pool": "max", "ties": "split"}),
-    "neighborhood_attention": ({"border": "mask"}, {"border": "zero"}, {"kernel_size": 5}),
+    "neighborhood_attention": (
+        *({"border": "mask"}, {"border": "zero"}, {"kernel_size": 5}),
+        *({"is_causal": (True, False)}, {"is_causal": (False, True)}),  # along the axis that is sharded
+    ),
 }
 SHARDED = [row for row in ROWS if row.op.__name__ in SHARDING_RULES]
 SIXTEEN = (torch.float16, torch.bfloat16)
