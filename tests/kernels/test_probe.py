@@ -368,6 +368,8 @@ def test_no_kernel_is_forgotten(monkeypatch):
         plan(row.op, testing.make_inputs(row, row.cases[0].sizes, torch.bfloat16, device="meta"))
     x = torch.empty(2, 5, 3, 4, dtype=torch.bfloat16)  # logits of channels: tests/kernels/test_blend.py
     plan(functional.gate_mul, [x, x[..., :1, :1], x])
+    with planning_for(90, 1):  # whose only SM any planes fill: tests/kernels/test_response.py
+        plan(functional.simam, [x])
     for variant in local_dense.VARIANTS:
         monkeypatch.setattr(local_dense, "choose_variant", lambda x, _="auto", variant=variant: variant)
         plan(functional.local_gate, testing.make_inputs(BY_NAME["local_gate"], SIZES[1], layout="channels_last"))
