@@ -117,7 +117,7 @@ def generated(function: Callable, inputs: Sequence[Tensor], arch: int = 90) -> G
     def compile_inner(gm: torch.fx.GraphModule, example: Sequence, **options: Any) -> Callable:
         _to_gpu(gm, mode)
         moved = [_moved(v, mode) for v in example]
-        with _a_gpu(arch), mock.patch.object(inductor.GraphLowering, "compile_to_module", capture):
+        with a_gpu(arch), mock.patch.object(inductor.GraphLowering, "compile_to_module", capture):
             try:
                 inductor.compile_fx_inner(gm, moved, **options)
             except Exception as error:
@@ -125,7 +125,7 @@ def generated(function: Callable, inputs: Sequence[Tensor], arch: int = 90) -> G
                     raise
         return lambda *args: None
 
-    with _a_gpu(arch), mode:
+    with a_gpu(arch), mode:
         fakes = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in (*inputs, *known)]
         graph = make_fx(function)(*fakes)
         fakes = [t.requires_grad_(t.is_floating_point()) for t in fakes]
@@ -133,7 +133,7 @@ def generated(function: Callable, inputs: Sequence[Tensor], arch: int = 90) -> G
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch._inductor.config.patch(force_disable_caches=True))
         stack.enter_context(torch._functorch.config.patch(**ours))
-        stack.enter_context(_a_gpu(arch))
+        stack.enter_context(a_gpu(arch))
         # what Inductor leaves where it is stopped, and says so
         folder = stack.enter_context(TemporaryDirectory())
         stack.enter_context(mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder))
@@ -165,7 +165,7 @@ def _to_gpu(gm: torch.fx.GraphModule, mode: FakeTensorMode) -> None:
 
 
 @contextlib.contextmanager
-def _a_gpu(arch: int) -> Iterator[None]:
+def a_gpu(arch: int) -> Iterator[None]:
     """torch and Triton believe in one."""
     capability, gpu = divmod(arch, 10), properties(arch)
     driver = SimpleNamespace(
@@ -217,7 +217,7 @@ def _calls(code: str, values: Mapping[str, Tensor], arch: int) -> list[Kernel | 
     """What the code launches, in order. values: name of an input -> what it holds."""
     calls: list[Kernel | Library] = []
     held: dict[int, Tensor] = {}
-    with TemporaryDirectory() as folder, _a_gpu(arch):
+    with TemporaryDirectory() as folder, a_gpu(arch):
 
         def kernel(name: str, source: str, **_: Any) -> Any:
             tuner = getattr(_module(Path(folder), name, source), name)

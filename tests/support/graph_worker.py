@@ -46,9 +46,9 @@ def _of(name: str, layout: str, shape=SHAPE) -> tuple[nn.Module, Tensor]:
 
 def exported(name: str, layout: str, shape=SHAPE, **how):
     """A module's program, and as kernels."""
-    with generating._a_gpu(), FakeTensorMode(allow_non_fake_inputs=True):
+    with generating.a_gpu(90), FakeTensorMode(allow_non_fake_inputs=True):
         module, x = _of(name, layout, shape)
-    with generating._a_gpu():
+    with generating.a_gpu(90):
         program = torch.export.export(module, (x,), **how)
         return program, program.run_decompositions(kernel_calls(90))
 
@@ -69,7 +69,7 @@ def generated(program) -> str:
     inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch._inductor.config.patch(force_disable_caches=True))
-        stack.enter_context(generating._a_gpu())
+        stack.enter_context(generating.a_gpu(90))
         stack.enter_context(mock.patch.object(torch._inductor.utils.log, "disabled", True))
         stack.enter_context(mock.patch.object(inductor.GraphLowering, "compile_to_module", capture))
         try:
@@ -83,7 +83,7 @@ def generated(program) -> str:
 def launched(code: str) -> list[Launch]:
     """What the wrapper launches, compiled from the source that it holds."""
     found = []
-    for call in generating._calls(code, {}):
+    for call in generating._calls(code, {}, 90):
         meta, (config,) = call.tuner.triton_meta, call.tuner.configs
         source = ASTSource(call.tuner.fn, meta["signature"], meta["constants"], meta["configs"][0])
         *arguments, grid, one, other = call.arguments

@@ -8,6 +8,7 @@ planes of all programs that run together fit. In NCHW, where a plane is one piec
 the GPU.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -117,25 +118,25 @@ def in_planes(x: Tensor) -> bool:
     return not m.layout.channels_last and filled(m.N * m.C / sms(x.device)) >= FULL
 
 
-def _stages(m: Maps, x: Tensor, config: Config, loads: int) -> int:
+def _stages(m: Maps, device: torch.device, itemsize: int, config: Config, loads: int) -> int:
     elements = loads * config.blocks["BLOCK_C"] * config.blocks["BLOCK_P"]
-    return stages_for(x.device, x.element_size(), elements, m.layout.align, config.programs)
+    return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
 def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
-    size = sms(x.device)
+    size, device, itemsize = sms(x.device), x.device, x.element_size()
 
     def footprint(config: Config) -> Footprint | None:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         chunks, blocks = -(-m.C // block_c), -(-m.P // block_p)
         waves = m.N * chunks / (config.programs * size)
-        wide = block_c * block_p * x.element_size() > MOST * 32 * config.num_warps
+        wide = block_c * block_p * itemsize > MOST * 32 * config.num_warps
         if wide or (1 < waves < MANY and filled(waves) < FULL):
             return None
         waste = chunks * block_c / m.C * blocks * block_p / m.P
-        how = dict(ahead=rounds_ahead(_stages(m, x, config, loads)), sms=size)
-        grid, row = m.N * chunks, block_p * x.element_size()
-        return Footprint(block_c * block_p, x.element_size(), loads, live, grid, waste, row, **how)
+        how = dict(ahead=rounds_ahead(_stages(m, device, itemsize, config, loads)), sms=size)
+        grid, row = m.N * chunks, block_p * itemsize
+        return Footprint(block_c * block_p, itemsize, loads, live, grid, waste, row, **how)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads,), exact=m.N)
     return config_for(SPACE, footprint, kernel, x, **how)
@@ -143,7 +144,7 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
 
 def _plan(kernel, args: dict, m: Maps, x: Tensor, config: Config, loads: int, traffic: dict) -> Plan:
     args |= dict(sizes=(m.pixels, -(-m.P // config.blocks["BLOCK_P"])), C=m.C, LAYOUT=m.layout, ACC=accumulator(x))
-    args |= dict(STAGES=_stages(m, x, config, loads), DEPENDENT=config.dependent)
+    args |= dict(STAGES=_stages(m, x.device, x.element_size(), config, loads), DEPENDENT=config.dependent)
     return Plan(kernel, args, config, m.N * -(-m.C // config.blocks["BLOCK_C"]), traffic)
 
 
