@@ -94,7 +94,8 @@ def _conv_descriptors_fwd_kernel(
         h = first_h + i
         sums = tl.trans(z[i])  # [BLOCK_C, BLOCK_P]
         offs_p = h * W + offs_w
-        mask = (offs_c < C)[:, None] & ((offs_w < W) & (h < H))[None, :]
+        width = tl.where(h < H, W, 0)  # of the row: of none past the last one
+        mask = (offs_c < C)[:, None] & (offs_w < width)[None, :]
         if z_ptr is not None:
             store_tile(z_ptr, y_stride, n, offs_c, offs_p, sums, mask, LAYOUT)
         gate_tile(
