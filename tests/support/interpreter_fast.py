@@ -1,4 +1,4 @@
-"""Triton's interpreter at five to ten times its speed, with the same results: `install()`.
+"""Triton's interpreter with its own lookups made once, and the same results: `install()`.
 
 The interpreter patches `triton.language` anew in every device function that a kernel calls, looking through all of it,
 builds a table for every numpy type it looks up, and makes each tensor's shape and each block's type anew: most of a
