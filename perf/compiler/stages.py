@@ -115,7 +115,7 @@ def reached(stage: Stage, own: Side, rivals: Mapping[str, Side]) -> dict[str, tu
     wide = ALONG_W if own.layout == "contiguous" else 1.0
     goals = {}
     if stage.kernel_size == 3:
-        floor = sum(t.floor for t in own.launches)
+        floor = sum(t.floor for t in own.launches if t.name != "turn")  # a copy that others do without is no floor
         by_floor = own.mode == "fwd" and stage.D == 64
         name = f"{wide * OF_FLOOR:g} floors" if by_floor else f"{wide * MOST_PS[own.mode]:g} ps"
         most = floor * OF_FLOOR if by_floor else stage.elements * MOST_PS[own.mode] * 1e-6

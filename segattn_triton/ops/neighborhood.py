@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from ..kernels.common.finish import plan_finish
+from ..kernels.conv.turn import plan_turn
 from ..kernels.neighborhood.backward import plan_neighborhood_bwd
 from ..kernels.neighborhood.delta import plan_neighborhood_delta
 from ..kernels.neighborhood.forward import plan_neighborhood_fwd
-from ..kernels.neighborhood.patch import MOST_BACKWARD, takes_products
+from ..kernels.neighborhood.patch import MOST_BACKWARD, patch_of, takes_products
 from ..kernels.neighborhood.patch_backward import plan_neighborhood_dkv, plan_neighborhood_dq
 from ..kernels.neighborhood.split import plan_neighborhood_dot, plan_neighborhood_sum
 from ..kernels.neighborhood.strip import takes_strips
@@ -34,6 +35,8 @@ from ..kernels.window.table import plan_window_table, plan_window_table_of
 from ..runtime import schemas
 from ..runtime.maps import partials
 from ..runtime.operator import DifferentiableOp, needs_grad
+
+TURNED_FROM = 2**20  # elements of a map, for each column of an access
 
 
 def _empty_in_order_of(t: Tensor, shape: Sequence[int]) -> Tensor:
@@ -59,9 +62,47 @@ def _square(options, t: Tensor) -> tuple[int, int, str] | None:
     return (axes.kernel[2], axes.dilation[2], axes.border) if alike and not any(axes.causal) else None
 
 
-def _by_strips(tensors, others: Sequence[Tensor], square: tuple[int, int, str], scale: float) -> bool:
-    q, k, v, rel_bias = tensors
-    return takes_strips((q, k, v, *others), *square, rel_bias, scale)
+def _turns(t: Tensor, kernel_size: int, dilation: int) -> bool:
+    """Whether kernels that load a map (N, H, W, heads, D) in patches get it in channels_last: its W is contiguous, D
+    fills whole accesses, and what patches save by the account (perf/NOTES.md, "Turned first") is more than launches:
+    an access along W of few columns costs them most."""
+    W, D = t.shape[2], t.shape[4]
+    is_map = t.stride(2) == 1 and t.stride(1) == W and t.stride(3) == D * t.stride(4) and t.stride(4) > 1
+    return is_map and D % 16 == 0 and t.numel() >= TURNED_FROM * patch_of(t, kernel_size, dilation).lead
+
+
+def _map(t: Tensor) -> Tensor:
+    """A view (N, H, W, heads, D) as the map (N, heads * D, H, W)."""
+    return t.permute(0, 3, 4, 1, 2).flatten(1, 2)
+
+
+def _turn(run, t: Tensor, made: Tensor) -> None:
+    if made is not t:
+        run.launch(plan_turn(_map(t), _map(made)))
+
+
+def _turned(run, views: Sequence[Tensor], kernel_size: int, dilation: int) -> list[Tensor]:
+    """The views, in channels_last those that turn."""
+    turned = [run.empty(t.new_empty(t.shape)) if _turns(t, kernel_size, dilation) else t for t in views]
+    for t, made in zip(views, turned, strict=True):
+        _turn(run, t, made)
+    return turned
+
+
+def _stored(run, views: Sequence[Tensor | None], kernel_size: int, dilation: int) -> list[Tensor | None]:
+    """Where results are stored: in the views themselves, but where a store would be of single columns."""
+    turns = [t is not None and dilation > 1 and _turns(t, kernel_size, dilation) for t in views]
+    return [run.empty(t.new_empty(t.shape)) if way else t for t, way in zip(views, turns, strict=True)]
+
+
+def _by_strips(
+    reads: Sequence[Tensor],
+    writes: Sequence[Tensor],
+    rel_bias: Tensor | None,
+    square: tuple[int, int, str],
+    scale: float,
+) -> bool:
+    return takes_strips((*reads, *writes), len(reads), *square, rel_bias, scale)
 
 
 def _allocate(tensors, options):
@@ -74,11 +115,20 @@ def _forward(run, outputs, tensors, options):
     lse, square = outputs.lse if options.return_lse else None, _square(options, tensors.q)
     if square is None:
         run.launch(plan_window_fwd(*tensors, outputs.y, lse, _axes(options, tensors.q), options.scale))
-    elif _by_strips(tensors, [outputs.y], square, options.scale):
-        given = tensors.q, tensors.k, tensors.v
-        run.launch(plan_neighborhood_strip_fwd(*given, outputs.y, lse, *square, options.scale))
     else:
-        run.launch(plan_neighborhood_fwd(*tensors, outputs.y, lse, *square, options.scale))
+        _forward_square(run, outputs.y, lse, tensors, square, options.scale)
+
+
+def _forward_square(run, y, lse, tensors, square: tuple[int, int, str], scale: float):
+    (q, k, v, rel_bias), made = tensors, y
+    window = square[:2]
+    if takes_products(k, *window, rel_bias, scale):
+        (q, k, v), (made,) = _turned(run, (q, k, v), *window), _stored(run, (y,), *window)
+    if _by_strips((q, k, v), [made], rel_bias, square, scale):
+        run.launch(plan_neighborhood_strip_fwd(q, k, v, made, lse, *square, scale))
+    else:
+        run.launch(plan_neighborhood_fwd(q, k, v, rel_bias, made, lse, *square, scale))
+    _turn(run, made, y)
 
 
 def _backward(run, grads, douts, saved, tensors, options):
@@ -91,7 +141,7 @@ def _backward(run, grads, douts, saved, tensors, options):
     if square is None:
         _backward_axes(run, grads, given, _axes(options, tensors.q), options.scale)
     else:
-        _backward_square(run, grads, given, tensors, square, options.scale)
+        _backward_square(run, grads, given, square, options.scale)
 
 
 def _backward_axes(run, grads, given, axes: Reach, scale: float):
@@ -104,23 +154,33 @@ def _backward_axes(run, grads, given, axes: Reach, scale: float):
         _finish_bias(run, run.launch(plan_window_table(*given, axes, scale)).dbias, drel_bias)
 
 
-def _backward_square(run, grads, given, tensors, square: tuple[int, int, str], scale: float):
-    dq, dk, dv, drel_bias = grads
-    dy, *_, lse, delta = given
-    kernel_size, dilation, _ = square
-    if takes_products(tensors.q, kernel_size, dilation, tensors.rel_bias, scale, MOST_BACKWARD):
-        plan_dq, plan_dkv, vectors = plan_neighborhood_dq, plan_neighborhood_dkv, given
-        if _by_strips(tensors, [dy, *(t for t in (dq, dk, dv) if t is not None)], square, scale):
-            plan_dq, plan_dkv = plan_neighborhood_strip_dq, plan_neighborhood_strip_dkv
-            vectors = dy, tensors.q, tensors.k, tensors.v, lse, delta
-        if dq is not None:
-            run.launch(plan_dq(*vectors, dq, *square, scale))
-        if dk is not None or dv is not None:
-            run.launch(plan_dkv(*vectors, dk, dv, *square, scale))
-        dq = dk = dv = None
-    if any(grad is not None for grad in (dq, dk, dv, drel_bias)):
-        plan = plan_neighborhood_bwd(*given, dq, dk, dv, drel_bias is not None, *square, scale)
+def _backward_square(run, grads, given, square: tuple[int, int, str], scale: float):
+    *vectors, drel_bias = grads
+    window = square[:2]
+    _, q, _, _, rel_bias, _, _ = given
+    by_products = takes_products(q, *window, rel_bias, scale, MOST_BACKWARD)
+    if by_products and any(grad is not None for grad in vectors):
+        given = *_turned(run, given[:4], *window), *given[4:]
+        made = _stored(run, vectors, *window)
+        _backward_products(run, made, given, square, scale)
+        for t, grad in zip(made, vectors, strict=True):
+            _turn(run, t, grad)
+        vectors = [None] * 3
+    if any(grad is not None for grad in (*vectors, drel_bias)):
+        plan = plan_neighborhood_bwd(*given, *vectors, drel_bias is not None, *square, scale)
         _finish_bias(run, run.launch(plan).dbias, drel_bias)
+
+
+def _backward_products(run, grads, given, square: tuple[int, int, str], scale: float):
+    (dq, dk, dv), (*reads, rel_bias, lse, delta) = grads, given
+    plan_dq, plan_dkv = plan_neighborhood_dq, plan_neighborhood_dkv
+    dy, q, k, v = reads
+    if _by_strips((q, k, v, dy), [t for t in grads if t is not None], rel_bias, square, scale):
+        plan_dq, plan_dkv, given = plan_neighborhood_strip_dq, plan_neighborhood_strip_dkv, (*reads, lse, delta)
+    if dq is not None:
+        run.launch(plan_dq(*given, dq, *square, scale))
+    if dk is not None or dv is not None:
+        run.launch(plan_dkv(*given, dk, dv, *square, scale))
 
 
 def _qk_allocate(tensors, options):

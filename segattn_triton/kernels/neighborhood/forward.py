@@ -227,10 +227,10 @@ def _neighborhood_patch_fwd_kernel(
             )  # fmt: skip
 
 
-def _model(q: Tensor, dilation: int, kernel_size: int, by_products: bool) -> Model:
-    """Patches where tensor cores can, else rows."""
+def _model(q: Tensor, k: Tensor, dilation: int, kernel_size: int, by_products: bool) -> Model:
+    """Patches of k where tensor cores can, else rows."""
     by_rows = row_model(q, q.shape[3], dilation, kernel_size, loads=4, live=3.5)
-    by_patches = patch_model(q, dilation, kernel_size, MOST // 2)  # half: more programs an SM, by the account
+    by_patches = patch_model(k, dilation, kernel_size, MOST // 2)  # half: more programs an SM, by the account
 
     def price(config: Config) -> Footprint | float | None:
         if ("BLOCK_T" in config.blocks) != by_products:
@@ -254,11 +254,11 @@ def plan_neighborhood_fwd(
 ) -> Plan:
     heads = q.shape[3]
     constants = window(kernel_size, border, scale, heads // k.shape[3], (q, k, v, y))
-    patch = patch_of(q, kernel_size, dilation)
-    tiled = takes_products(q, kernel_size, dilation, rel_bias, scale)
-    model = _model(q, dilation, kernel_size, tiled)
-    also = "rows" if takes_products(q, kernel_size, dilation, None, scale) and not tiled else ""
-    config = choose_for("neighborhood_fwd", ALL, model, q, heads, dilation, constants, also)
+    patch = patch_of(k, kernel_size, dilation)
+    tiled = takes_products(k, kernel_size, dilation, rel_bias, scale)
+    model = _model(q, k, dilation, kernel_size, tiled)
+    also = "rows" if takes_products(k, kernel_size, dilation, None, scale) and not tiled else ""
+    config = choose_for("neighborhood_fwd", ALL, model, k if tiled else q, heads, dilation, constants, also)
     blocks = patch.blocks(config.blocks["BLOCK_T"]) if tiled else config.blocks
     size, grid = tiles(q, heads, dilation, **blocks)
     args = dict(

@@ -16,6 +16,7 @@ Pairs outside the windows are excluded by -inf added to the score. What is not f
 NaN: where a sum is not finite, a program computes its tiles again as the row kernels do, which touch no pair outside.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import triton
@@ -54,49 +55,49 @@ class Patch(NamedTuple):
         return 16 * kernel_size * kernel_size / self.products(1, block_j)
 
 
-def patch_of(q: Tensor, kernel_size: int, dilation: int) -> Patch:
-    """Of the tile with the smallest patch; along W of one whose accesses are as wide as 16 columns leave room for."""
-    if dilation == 1 and kernel_size <= 13 and _is_wide_along_w(q):
+def patch_of(t: Tensor, kernel_size: int, dilation: int, tiles: Sequence[tuple[int, int]] = TILES) -> Patch:
+    """A patch of t's vectors: of the tile with the smallest one; where W is contiguous of one whose accesses are as
+    wide as 16 columns leave room for."""
+    if dilation == 1 and kernel_size <= 13 and is_wide(t, along=2) and t.shape[2] % 16 == 0 and t.shape[4] > 1:
         y, x, lead = (*TILES[1], LEAD) if kernel_size <= 9 else (*TILES[0], LEAD // 2)
         return Patch(y, x, y + kernel_size - 1, 16, lead)
-    patches = [Patch(y, x, y + kernel_size - 1, triton.next_power_of_2(x + kernel_size - 1)) for y, x in TILES]
+    patches = [Patch(y, x, y + kernel_size - 1, triton.next_power_of_2(x + kernel_size - 1)) for y, x in tiles]
     return min(patches, key=lambda patch: patch.rows * patch.columns)
 
 
-def _is_wide_along_w(q: Tensor) -> bool:
-    """W is contiguous, and all that is beside it lies at multiples of 16, as Triton has to know."""
-    others = [stride for axis, (size, stride) in enumerate(zip(q.shape, q.stride(), strict=True)) if axis != 2]
-    return q.stride(2) == 1 < q.shape[4] and q.shape[2] % 16 == 0 and all(stride % 16 == 0 for stride in others)
+def is_wide(t: Tensor, along: int) -> bool:
+    """One axis is contiguous, and all that is beside it lies at multiples of 16, as Triton has to know."""
+    return t.stride(along) == 1 and all(stride % 16 == 0 for axis, stride in enumerate(t.stride()) if axis != along)
 
 
-def _smallest(q: Tensor, kernel_size: int, dilation: int) -> int:
+def _smallest(t: Tensor, kernel_size: int, dilation: int) -> int:
     """Values of keys in the smallest chunk of a patch: BLOCK_J is at least a row, and 16."""
-    return max(16, patch_of(q, kernel_size, dilation).columns) * triton.next_power_of_2(q.shape[4])
+    return max(16, patch_of(t, kernel_size, dilation).columns) * triton.next_power_of_2(t.shape[4])
 
 
 def takes_products(
-    q: Tensor, kernel_size: int, dilation: int, rel_bias: Tensor | None, scale: float, most: int = MOST
+    t: Tensor, kernel_size: int, dilation: int, rel_bias: Tensor | None, scale: float, most: int = MOST
 ) -> bool:
-    """Whether tensor cores (sm_80 on) form the products: of 16-bit vectors that fit the registers, at most so many
-    values of a chunk, half of the forward's where W is contiguous. A bias is added before the scale, so that it must
-    be divisible by it."""
-    most = MOST // 2 if q.stride(2) == 1 else most
-    fits = _smallest(q, kernel_size, dilation) <= most and q.shape[4] >= 16
+    """Whether tensor cores (sm_80 on) form the products, with patches of t: of 16-bit vectors that fit the registers,
+    at most so many values of a chunk, half of the forward's where W is contiguous. A bias is added before the scale, so
+    that it must be divisible by it."""
+    most = MOST // 2 if t.stride(2) == 1 else most
+    fits = _smallest(t, kernel_size, dilation) <= most and t.shape[4] >= 16
     divisible = rel_bias is None or 2.0**-64 < abs(scale) < 2.0**64
-    return q.element_size() == 2 and kernel_size > 1 and fits and divisible and capability(q.device) >= 80
+    return t.element_size() == 2 and kernel_size > 1 and fits and divisible and capability(t.device) >= 80
 
 
 def patch_model(
-    q: Tensor, dilation: int, kernel_size: int, most: int, sums: int = 1, program: int = PATCH_WARPS
+    t: Tensor, dilation: int, kernel_size: int, most: int, sums: int = 1, program: int = PATCH_WARPS
 ) -> Model:
     """By the instructions of a tile as compiled, in the loop and around it; of chunks that fit the registers: of at
     most so many values, a quarter of them where each has its own address. Two sums of 64 channels do not fit the
     registers of a warp beside such addresses: two warps share a tile. `program`: the best number of warps."""
-    block_d, patch = triton.next_power_of_2(q.shape[4]), patch_of(q, kernel_size, dilation)
-    rows = triton.cdiv(q.shape[1], dilation)
-    alone = q.stride(2) == 1 and patch.lead == 1
+    block_d, patch = triton.next_power_of_2(t.shape[4]), patch_of(t, kernel_size, dilation)
+    rows = triton.cdiv(t.shape[1], dilation)
+    alone = t.stride(2) == 1 and patch.lead == 1
     warps = 2 if alone and sums * block_d > 64 else 1
-    most = max(most // 4 if alone else most, _smallest(q, kernel_size, dilation))
+    most = max(most // 4 if alone else most, _smallest(t, kernel_size, dilation))
 
     def instructions(config: Config) -> float | None:
         block_t, block_j = config.blocks["BLOCK_T"], config.blocks["BLOCK_J"]

@@ -235,11 +235,14 @@ def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, sc
     constants = window(
         kernel_size, border, scale, q.shape[3] // k.shape[3], [t for t in views.values() if t is not None]
     )
-    patch = patch_of(q, kernel_size, dilation)
+    near = q if of_keys else k  # whose patches are loaded
+    patch = patch_of(near, kernel_size, dilation)
     wanted = "+".join(n for n in ("dk", "dv") if views.get(n) is not None)
-    how = dict(sums=2) if of_keys else dict(program=PATCH_WARPS if q.stride(2) == 1 else 1)  # one warp needs no barrier
-    model = patch_model(q, dilation, kernel_size, MOST_BACKWARD, **how)
-    config = choose_for(name, SPACE, model, q, heads, dilation, constants, wanted)
+    how = (
+        dict(sums=2) if of_keys else dict(program=PATCH_WARPS if near.stride(2) == 1 else 1)
+    )  # one warp needs no barrier
+    model = patch_model(near, dilation, kernel_size, MOST_BACKWARD, **how)
+    config = choose_for(name, SPACE, model, near, heads, dilation, constants, wanted)
     size, grid = tiles(q, heads, dilation, **patch.blocks(config.blocks["BLOCK_T"]))
     lse, delta = rows
     args = dict(

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator
 from ...tuning.model import SMS, Config, Model, space
 from ...tuning.target import shared_memory
-from .patch import Patch, exclusion, first_of, led, patch_of, takes_products
+from .patch import TILES, Patch, exclusion, first_of, is_wide, led, patch_of, takes_products
 from .shared import choose_for, classes, first_key, rows_at, strides_of, tiles, wide, window
 
 MOST = 4096  # values of a patch, so that an SM holds the copies of many warps
@@ -130,12 +130,20 @@ def pixels_of(patch: Patch) -> int:
 
 
 def takes_strips(
-    views: Sequence[Tensor], kernel_size: int, dilation: int, border: str, rel_bias: Tensor | None, scale: float
+    views: Sequence[Tensor],
+    reads: int,
+    kernel_size: int,
+    dilation: int,
+    border: str,
+    rel_bias: Tensor | None,
+    scale: float,
 ) -> bool:
     """Whether the maps of vectors (the queries first) have windows so small, and accesses so wide that they are
-    copied to shared memory. Not with a bias: its entries, and where they are, would not fit the registers."""
+    copied to shared memory. Not with a bias: its entries, and where they are, would not fit the registers. `reads`: how
+    many of the maps are loaded; the others are stored."""
     q, patch = views[0], patch_of(views[0], kernel_size, dilation)
-    wide = patch.lead > 1 or window(kernel_size, border, scale, 1, views).align * q.element_size() >= 8
+    known = all(is_wide(t, along=4) or patch_of(t, kernel_size, dilation).lead > 1 for t in views[:reads])
+    wide = known or window(kernel_size, border, scale, 1, views).align * q.element_size() >= 8
     fits = pixels_of(patch) * triton.next_power_of_2(q.shape[4]) <= MOST
     suits = rel_bias is None and kernel_size == 3 and wide and fits
     return suits and takes_products(q, kernel_size, dilation, None, scale)
@@ -178,9 +186,14 @@ def plan_strips(
     heads = (k if tiled in ("dk", "dv") else q).shape[3]
     given = [t for t in views.values() if t is not None]
     constants = window(kernel_size, border, scale, q.shape[3] // k.shape[3], given)
-    patch = patch_of(q, kernel_size, dilation)
+    near = q if tiled in ("dk", "dv") else k  # whose patches are loaded
+    patch = patch_of(near, kernel_size, dilation)
     wanted = "+".join(n for n in ("dk", "dv") if views.get(n) is not None)
-    config = choose_for(name, SPACE, strip_model(q, heads, dilation, patch), q, heads, dilation, constants, wanted)
+    if given[-1].stride(2) == 1 and patch.lead == 1:  # 8 columns of what is stored are an access, too
+        patch, wanted = patch_of(near, kernel_size, dilation, TILES[1:]), f"{wanted}@W"
+    config = choose_for(
+        name, SPACE, strip_model(near, heads, dilation, patch), near, heads, dilation, constants, wanted
+    )
     block_t, steps = config.blocks["BLOCK_T"], config.blocks["STEPS"]
     size, grid = tiles(q, heads, dilation, patch.tile_y * steps, patch.tile_x * block_t)
     args = dict(
