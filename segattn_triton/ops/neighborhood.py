@@ -123,7 +123,9 @@ def _forward_square(run, y, lse, tensors, square: tuple[int, int, str], scale: f
     (q, k, v, rel_bias), made = tensors, y
     window = square[:2]
     if takes_products(k, *window, rel_bias, scale):
-        (q, k, v), (made,) = _turned(run, (q, k, v), *window), _stored(run, (y,), *window)
+        (k, v), (made,) = _turned(run, (k, v), *window), _stored(run, (y,), *window)
+        if not _by_strips((q, k, v), [made], rel_bias, square, scale):  # which load each vector of q once
+            (q,) = _turned(run, (q,), *window)
     if _by_strips((q, k, v), [made], rel_bias, square, scale):
         run.launch(plan_neighborhood_strip_fwd(q, k, v, made, lse, *square, scale))
     else:
@@ -135,13 +137,11 @@ def _backward(run, grads, douts, saved, tensors, options):
     dy, dlse = douts
     square = _square(options, tensors.q)
     delta = run.empty(partials(tensors.q, *tensors.q.shape[:-1]))
-    plan_delta = plan_window_delta if square is None else plan_neighborhood_delta
-    run.launch(plan_delta(saved.y, dy, dlse, delta))
-    given = dy, *tensors, saved.lse, delta
     if square is None:
-        _backward_axes(run, grads, given, _axes(options, tensors.q), options.scale)
+        run.launch(plan_window_delta(saved.y, dy, dlse, delta))
+        _backward_axes(run, grads, (dy, *tensors, saved.lse, delta), _axes(options, tensors.q), options.scale)
     else:
-        _backward_square(run, grads, given, square, options.scale)
+        _backward_square(run, grads, (saved.y, dy, dlse), (*tensors, saved.lse, delta), square, options.scale)
 
 
 def _backward_axes(run, grads, given, axes: Reach, scale: float):
@@ -154,13 +154,15 @@ def _backward_axes(run, grads, given, axes: Reach, scale: float):
         _finish_bias(run, run.launch(plan_window_table(*given, axes, scale)).dbias, drel_bias)
 
 
-def _backward_square(run, grads, given, square: tuple[int, int, str], scale: float):
-    *vectors, drel_bias = grads
-    window = square[:2]
-    _, q, _, _, rel_bias, _, _ = given
-    by_products = takes_products(q, *window, rel_bias, scale, MOST_BACKWARD)
-    if by_products and any(grad is not None for grad in vectors):
-        given = *_turned(run, given[:4], *window), *given[4:]
+def _backward_square(run, grads, douts, given, square: tuple[int, int, str], scale: float):
+    (*vectors, drel_bias), (y, dy, dlse), window = grads, douts, square[:2]
+    q, k, v, rel_bias, lse, delta = given
+    by_products = takes_products(q, *window, rel_bias, scale, MOST_BACKWARD) and any(t is not None for t in vectors)
+    turned = run.empty(dy.new_empty(dy.shape)) if by_products and _turns(dy, *window) else None
+    run.launch(plan_neighborhood_delta(y, dy, dlse, delta, turned))
+    given = dy if turned is None else turned, *given
+    if by_products:
+        given = given[0], *_turned(run, (q, k, v), *window), rel_bias, lse, delta
         made = _stored(run, vectors, *window)
         _backward_products(run, made, given, square, scale)
         for t, grad in zip(made, vectors, strict=True):
