@@ -82,22 +82,11 @@ MISSED = {
     ),
     **_missed(
         *("contiguous", "2 times flex"),  # which is given channels_last, and copies nothing
-        nat_mini_stage1=(1.0, 0.91),
-        hdit_1024_level1=(0.95, 0.91),
-        nat_mini_stage1_13x13=(1.0, 0.99),
-        segman_s_stage1=(1.0, 0.93),
         segman_s_stage2=(0.58, 0.4),
-        dinat_mini_stage1=(0.37, 0.42),
-        dinat_mini_stage2=(0.39, 0.43),
-        nat_mini_stage1_5x5=(0.87, 0.78),
-        hdit_1024_level1_5x5=(0.84, 0.77),
-        nat_mini_stage2=(0.81, 0.67),
-        hdit_1024_level2=(0.48, 0.48),
+        nat_mini_stage2=(0.91, 0.79),
+        hdit_1024_level2=(0.63, 0.68),
         segman_t_stage2=(0.75, 0.63),
     ),
-    **_missed("contiguous", "3 times flex", large_64=(0.76, 0.69)),
-    **_missed("contiguous", "17 ps", large_32=(1.0, 0.89), large_64=(1.0, 0.98)),
-    **_missed("contiguous", "3 floors", large_64=(0.81, 1.0)),
 }
 
 
