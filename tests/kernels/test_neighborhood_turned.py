@@ -3,9 +3,12 @@ follows from turned ones is right. Maps of tests are small: here all turn."""
 
 import itertools
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from probe import faults, probe
 from support import DEVICE, Calls, assert_equal, assert_right, outputs_and_gradients
 
@@ -85,8 +88,8 @@ def test_which_maps_turn(how, turned):
 
 
 def test_what_turns():
-    """k and v, and q but where strips load it in wide accesses; dy in the pre-pass; and what is stored, where stores of a
-    dilated window would be of single columns."""
+    """k and v, and q but where strips load it in wide accesses; dy in the pre-pass; and what a dilated window stores,
+    by single columns."""
     two, three = ["turn"] * 2, ["turn"] * 3
     assert launched() == [[*two, "strip_fwd"], ["delta", *three, "strip_dq", "strip_dkv"]]
     assert launched(S=(126, 126)) == [[*three, "strip_fwd"], ["delta", *three, "strip_dq", "strip_dkv"]]
@@ -131,6 +134,36 @@ def test_maps_in_both_orders(along_w, dilation, all_turn):
     assert assert_no_faults([*inputs, None], dilation=dilation).count("turn") >= sum(along_w)
     _, _, *grads = outputs_and_gradients(ROW.op, [*inputs, None], backend="triton", dilation=dilation)
     assert [grad.stride() for grad in grads] == [t.stride() for t in inputs]
+
+
+memory = st.tuples(
+    st.one_of(st.just([0, 1, 2, 3]), st.permutations(range(4))),
+    st.sampled_from((1, 1, 2)),
+    st.integers(0, 9),
+    st.booleans(),
+)
+
+
+def lying(t: torch.Tensor, order, step: int, offset: int, expanded: bool) -> torch.Tensor:
+    """A map by its axes from the outermost to the innermost, every step-th of the last, from an element on; of one
+    image for all, without memory."""
+    t = t[:1].expand(t.shape) if expanded else t
+    lain = t.permute(order).repeat_interleave(step, 3).contiguous()
+    memory = torch.cat([lain.new_zeros(offset), lain.flatten()])[offset:].view(lain.shape)[..., ::step]
+    lain = memory.permute([order.index(axis) for axis in range(4)])
+    return lain[:1].expand(t.shape) if expanded else lain
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.tuples(memory, memory, memory), st.sampled_from(BORDERS), st.sampled_from((1, 2)), st.integers(0, 99))
+def test_maps_that_lie_anyhow(lies, border, dilation, seed):
+    maps = [torch.randn(2, 32, 6, 7, generator=torch.Generator().manual_seed(seed + i)).half() for i in range(3)]
+    inputs = [
+        lying(t.to(DEVICE), *lie).unflatten(1, (2, 16)).permute(0, 3, 4, 1, 2)
+        for t, lie in zip(maps, lies, strict=True)
+    ]
+    with patch.object(neighborhood, "TURNED_FROM", 1), segattn_triton.set_programs_enabled(False):
+        assert_right(ROW, *inputs, None, border=border, dilation=dilation)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -216,20 +216,6 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     ),
     *_exempt(
         ["neighborhood_patch_dkv"],
-        [80, 86, 89],
-        ["24 bytes of stack"],
-        "W contiguous, chunks of 32 queries: a few values too many for 255 registers, which sm_90 has none of",
-        "neighborhood_attention* nat-mini-stage* bfloat16,float16 contiguous",
-    ),
-    *_exempt(
-        ["neighborhood_patch_dkv"],
-        [90],
-        ["24 bytes of stack"],
-        "W contiguous, 64 channels a head with a bias: with two warps a tile nothing spills, and it takes longer",
-        "neighborhood_attention_13x13 hdit-1024-level1 bfloat16,float16 contiguous",
-    ),
-    *_exempt(
-        ["neighborhood_patch_dkv"],
         [90],
         ["8 bytes of stack"],
         "64 channels a head with a bias, and the next queries on their way: a value or two too many",
