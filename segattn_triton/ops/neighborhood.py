@@ -10,8 +10,8 @@ drel_bias_o = sum of ds at offset o. Of av: dv_j = sum_i a_ij dy_i, da_ij = <dy_
 Over two axes alike, not causal, a window is a square, with kernels of its own; all others have one family.
 
 Passes: forward 4, backward 13. Of a large map in 16 bits whose W is contiguous (`_turns`) what is loaded in patches is
-copied in channels_last first: 4 or 6 passes more forward and 7 backward; results are stored as they lie, but for dilated
-windows, where they are copied back, for 2 and 6 more.
+copied in channels_last first, 4 or 6 passes more forward and 7 backward; results are stored as they lie, but those of
+dilated windows, which are copied back, for 2 and 6 more.
 """
 
 from collections.abc import Mapping, Sequence
