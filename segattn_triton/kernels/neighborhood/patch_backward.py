@@ -238,10 +238,8 @@ def _plan(kernel, name, views, rel_bias, rows, kernel_size, dilation, border, sc
     near = q if of_keys else k  # whose patches are loaded
     patch = patch_of(near, kernel_size, dilation)
     wanted = "+".join(n for n in ("dk", "dv") if views.get(n) is not None)
-    how = (
-        dict(sums=2) if of_keys else dict(program=PATCH_WARPS if near.stride(2) == 1 else 1)
-    )  # one warp needs no barrier
-    model = patch_model(near, dilation, kernel_size, MOST_BACKWARD, **how)
+    program = PATCH_WARPS if of_keys or near.stride(2) == 1 else 1  # one warp needs no barrier
+    model = patch_model(near, dilation, kernel_size, MOST_BACKWARD, sums=1 + of_keys, program=program)
     config = choose_for(name, SPACE, model, near, heads, dilation, constants, wanted)
     size, grid = tiles(q, heads, dilation, **patch.blocks(config.blocks["BLOCK_T"]))
     lse, delta = rows
