@@ -85,8 +85,8 @@ def _buffers(run, t: Tensor, dilations) -> tuple[Tensor, Tensor]:
 def _mask_backward(run, dy: Tensor, a: Tensor | None, dmask: Tensor | None, image, mask, dm, steps: int, dilations):
     """dm (T, N, M, H, W), where it is given, gets the gradient after every step."""
     dm_t, spare, sized = dy, None, mask.shape[2:] == image.shape[2:]
-    if steps:  # from here on the pixels of a channel side by side
-        dm_t = run.empty(_wide(image, mask)) if dm is None else dm[steps - 1]
+    if steps or not sized:  # from here on the pixels of a channel side by side
+        dm_t = dm[steps - 1] if steps and dm is not None else run.empty(_wide(image, mask))
         run.call(Tensor.copy_, dm_t, dy)
     buffers = _buffers(run, dm_t, dilations) if steps and (dmask is not None or steps > 1) else None
     for t in reversed(range(steps)):
@@ -101,7 +101,9 @@ def _mask_backward(run, dy: Tensor, a: Tensor | None, dmask: Tensor | None, imag
         _turned(run, dm_t, a, dilations, None, made, buffers)
         dm_t, spare = made, dm_t if dm is None else None
     if dmask is not None and not sized:
-        run.launch(plan_refinement_unsize(dm_t, dmask))
+        half = run.empty(partials(mask, *mask.shape[:3], image.shape[3]))
+        run.launch(plan_refinement_unsize(dm_t, half, 2))
+        run.launch(plan_refinement_unsize(half, dmask, 3))
     elif dmask is not None and not steps:
         run.call(Tensor.copy_, dmask, dy)
 

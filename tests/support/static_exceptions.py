@@ -126,13 +126,6 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "*",
     ),
     *_exempt(
-        ["refinement_gather"],
-        [120],
-        ["8 bytes of stack"],
-        "what the neighbours of the image get, of four maps: two values of them lie on the stack",
-        "pixel_adaptive_refinement pamr-cam-512 float16 contiguous",
-    ),
-    *_exempt(
         ["window_fwd", "window_dq", "window_dkv", "window_table", "window_table_of", "window_dot", "window_sum"],
         [90],
         ["in flight", "waves"],

@@ -15,13 +15,13 @@ def neighbours(sizes: Sizes, dilations: int = 1) -> Sizes:
 
 def passes(sizes: Sizes, steps: int = 1) -> tuple[float, float]:
     """Values for each neighbour, masks and image, over the image. Forward the affinities of the image, the mask
-    resized, and steps. Backward the affinities again, and A^T of the steps; for the image the steps but the last once
-    more, the gradients after them into that of the affinities, and this into what neighbours and pixels get; but for
-    torch's copy of dy, and what is gathered with a border around it."""
+    resized, and steps. Backward the affinities again, A^T of the steps, the mask's gradient along its columns, then its
+    rows; for the image the steps but the last once more, the gradients after them into that of the affinities, and this
+    into what neighbours and pixels get; but for torch's copy of dy, and what is gathered with a border around it."""
     C, M, K = (sizes[name] for name in ("C", "M", "K"))
-    small, step = M * prod(sizes["T"]) / prod(sizes["S"]), K + 2 * M
+    small, half, step = M * prod(sizes["T"]) / prod(sizes["S"]), M * sizes["T"][0] / sizes["S"][0], K + 2 * M
     forward = C + K + small + M + steps * step
-    mask = C + K + steps * step + M + small
+    mask = C + K + steps * step + M + 2 * half + small
     image = small + M + (steps - 1) * step + 2 * steps * M + 2 * K + 5 * C + K + 6 * C + K
     return forward / C, (mask + image) / C
 

@@ -8,13 +8,14 @@ from ...tuning.model import REGISTERS, STEP, Config, space
 from ...tuning.target import sms
 from .shared import NEIGHBOURS
 
-PIXELS = space(BLOCK_P=(256, 128, 64, 32, 16, 8), num_warps=(4, 8))
+PIXELS = space(BLOCK_P=(256, 128, 64, 32, 16, 8), num_warps=(1, 2, 4, 8))
+VALUE, SUM = 7.3e-5, 4.5e-4  # microseconds of an SM: for a neighbour's value, for a sum that two warps share
 TILES = tuple(
     c
     for c in space(BLOCK_C=(1, 2, 4, 8, 16, 32), BLOCK_P=(128, 64, 32), num_warps=(4,))
     if 128 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 1024
 )
-BEGIN = 600  # of a program, for each neighbour: as much as so many values
+BEGIN, EACH = 600, 2.2e-5  # of a program, for each neighbour: as much as so many values; microseconds of an SM for one
 LINES = space(BLOCK_P=(256, 128, 64, 32, 16, 8), num_warps=(4,))
 
 
@@ -29,33 +30,44 @@ def near_config(kernel: str, m: Maps, image: Tensor, dilations: int, rounds: int
     width = max(1, image.element_size() // 4)
 
     def microseconds(config: Config) -> float | None:
-        values = block_k * config.blocks["BLOCK_P"] / (32 * config.num_warps)
+        """Of equals a thread has 32 values: of fewer, the pixel's own index counts for more."""
+        block, warps = config.blocks["BLOCK_P"], config.num_warps
+        values = block_k * block / (32 * warps)
         registers = 40 + 4 * values * width
-        if values < 1 or (registers > 200 and config.blocks["BLOCK_P"] > 8):
+        if values < 1 or (registers > 200 and block > 8):
             return None
-        programs = m.N * -(-m.P // config.blocks["BLOCK_P"])
-        split = 1 if config.blocks["BLOCK_P"] >= 32 * config.num_warps else 2  # sums of neighbours across warps
-        return STEP * _waves(config, programs, registers, size) * rounds * (split + values / 4)
+        programs = m.N * -(-m.P // block)
+        across = warps // max(1, block * width // 128)  # warps that share a pixel: a thread has 16 bytes side by side
+        value = VALUE * block_k * width * (1 + 12 / values)
+        shared = SUM * across**2 if across > 1 else 0.0
+        return rounds * (STEP * _waves(config, programs, registers, size) + m.N * m.P / size * (value + shared))
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(dilations,), exact=(m.N, rounds))
     return config_for(PIXELS, microseconds, kernel, image, **how), block_k
 
 
-def tile_config(kernel: str, like: Tensor, C: int, pixels: int, each: int, layout: Layout, others: int = 1) -> Config:
+def tile_config(
+    kernel: str, like: Tensor, C: int, pixels: int, each: int, layout: Layout, others: int = 1, rows: int = 1
+) -> Config:
     """Of a program that has a tile of channels and pixels, and reads `each` neighbours for every value of it, of so
-    many maps; and of every pixel a weight."""
+    many maps; and of every pixel a weight. Rows of an image may count as channels."""
     images, size = like.shape[0], sms(like.device)
 
     def microseconds(config: Config) -> float | None:
+        """What it computes, or the loads that it waits for where few programs wait at a time."""
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
-        if others * block_c * block_p > 512 * config.num_warps:
+        values = block_c * block_p / (32 * config.num_warps)
+        if others * values > 16:
             return None
-        programs = images * -(-C // block_c) * -(-pixels // block_p)
-        row = min(32, block_c if layout.channels_last else block_p)
-        work = each * (others * block_c * block_p + 2 * block_p + BEGIN)
-        return STEP * max(2.0, programs / size) * work * (32 / row) ** 0.5
+        programs = images * -(-C * rows // block_c) * -(-pixels // rows // block_p)
+        row = min(32, 32 * block_c / C) if layout.channels_last else min(32, block_p)  # of 32 elements side by side
+        work = EACH * each * (others * block_c * block_p + 2 * block_p + BEGIN) * (32 / row) ** 0.5
+        trips = (3 + each / 4) * (2 if layout.channels_last else 1)
+        waits = STEP * trips * _waves(config, programs, 8 + 8 * others * values, size)
+        computes = max(2.0, programs / size) * work
+        return max(computes, waits) + computes / 100
 
-    how = dict(C=C, pixels=images * pixels, layout=layout, also=(each, others), exact=(images, pixels))
+    how = dict(C=C, pixels=images * pixels, layout=layout, also=(each, others), exact=(images, pixels, rows))
     return config_for(TILES, microseconds, kernel, like, **how)
 
 

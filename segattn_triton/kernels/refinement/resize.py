@@ -1,7 +1,10 @@
 """The mask at the image's pixels, bilinear with its corners aligned, and the gradient back: see `common.resize`.
 
-mask (N, M, h, w) -> m (N, M, H, W), which is itself where it is of that size; dm -> dmask, gathered.
+mask (N, M, h, w) -> m (N, M, H, W), which is itself where it is of that size; dm -> dmask, gathered along one axis, then
+along the other: of many pixels a value the fewer loads one after the other.
 """
+
+from math import prod
 
 import triton
 import triton.language as tl
@@ -9,11 +12,11 @@ from torch import Tensor
 
 from ...runtime.maps import accumulator, maps
 from ...runtime.plan import Plan
-from ...tuning.model import Config
 from ..common.dependent import begin
 from ..common.resize import Resize, first_of, most_pixels, pairs, share_of, taps
 from ..common.tile import chunk_of, load_tile, pixels_of, store_tile
 from .choice import tile_config
+from .shared import pixel_ptrs
 
 ALIGNED = Resize(bilinear=True, align_corners=True, inverse=0.0, layout=None)
 
@@ -53,66 +56,58 @@ def _refinement_resize_kernel(
 
 @triton.jit
 def _refinement_unsize_kernel(
-    dm_ptr,
-    dmask_ptr,
-    strides,
+    t_ptr,
+    out_ptr,
+    out_stride,
     sizes,
-    most_rows,
-    most_cols,
-    M: tl.constexpr,
+    most,
     RESIZE: tl.constexpr,
-    LAYOUT: tl.constexpr,
     COARSE: tl.constexpr,
     ACC: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """A value of the mask gathers from the pixels that took from it."""
+    """Along one axis a value gathers from those that took from it: of lines (S, I) lines (T, I), `rows` a channel."""
     begin(DEPENDENT)
-    dmask_stride, dm_stride = strides
-    H, W, h, w, tiles = sizes
-    tile, offs_c = chunk_of(tl.program_id(0), M, BLOCK_C)
-    n, offs_j = pixels_of(tile, tiles, BLOCK_P)
-    own = (offs_c < M)[:, None] & (offs_j < h * w)[None, :]
-    row_j, col_j = offs_j // w, offs_j % w
-    first_row, first_col = first_of(row_j, h, H, RESIZE, ACC), first_of(col_j, w, W, RESIZE, ACC)
+    lines, rows, S, T, I, chunks, tiles = sizes
+    tile, chunk = tl.program_id(0) // chunks, tl.program_id(0) % chunks
+    n, offs_p = pixels_of(tile, tiles, BLOCK_P)
+    offs_l = chunk * BLOCK_C + tl.arange(0, BLOCK_C)
+    own = (offs_l < lines)[:, None] & (offs_p < T * I)[None, :]
+    j, i = offs_p // I, offs_p % I
+    line = t_ptr + (n.to(tl.int64) * lines + offs_l)[:, None] * (S * I) + i[None, :]
+    first = first_of(j, T, S, RESIZE, ACC)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
-    for k_row in range(0, most_rows):
-        row = first_row + k_row
-        takes_row, share_row = share_of(row, taps(row, h, H, RESIZE, ACC), row_j, H)
-        for k_col in range(0, most_cols):
-            col = first_col + k_col
-            takes_col, share_col = share_of(col, taps(col, w, W, RESIZE, ACC), col_j, W)
-            mask = own & (takes_row & takes_col)[None, :]
-            dm = load_tile(dm_ptr, dm_stride, n, offs_c, row * W + col, mask, LAYOUT, ACC)
-            total += dm * (share_row * share_col)[None, :]
-    store_tile(dmask_ptr, dmask_stride, n, offs_c, offs_j, total, own, COARSE)
+    for k in tl.range(0, most, loop_unroll_factor=4):
+        d = first + k
+        takes, share = share_of(d, taps(d, T, S, RESIZE, ACC), j, S)
+        total += share[None, :] * tl.load(line + (d * I)[None, :], own & takes[None, :], other=0.0)
+    offs = (offs_l % rows)[:, None] * (T * I) + offs_p[None, :]
+    out = pixel_ptrs(out_ptr, out_stride, n, (offs_l // rows)[:, None], offs, COARSE)
+    tl.store(out, total.to(out_ptr.dtype.element_ty), own)
 
 
 def plan_refinement_resize(mask: Tensor, m: Tensor) -> Plan:
-    (h, w), (H, W) = mask.shape[2:], m.shape[2:]
-    config, args, grid = _args("refinement_resize", mask, m, m)
-    args |= dict(mask_ptr=mask, m_ptr=m)
-    return Plan(_refinement_resize_kernel, args, config, grid, dict(mask_ptr=(4 * H * W / (h * w), 0), m_ptr=(0, 1)))
+    small, large, (h, w), (H, W) = maps(t=mask), maps(t=m), mask.shape[2:], m.shape[2:]
+    config = tile_config("refinement_resize", m, large.C, large.P, 4, large.layout)
+    chunks, tiles = -(-large.C // config.blocks["BLOCK_C"]), -(-large.P // config.blocks["BLOCK_P"])
+    args = dict(mask_ptr=mask, m_ptr=m, strides=(small.stride["t"], large.stride["t"]), sizes=(H, W, h, w, tiles))
+    args |= dict(M=large.C, RESIZE=ALIGNED, COARSE=small.layout, LAYOUT=large.layout)
+    args |= dict(ACC=accumulator(m), DEPENDENT=config.dependent)
+    traffic = dict(mask_ptr=(4 * H * W / (h * w), 0), m_ptr=(0, 1))
+    return Plan(_refinement_resize_kernel, args, config, large.N * chunks * tiles, traffic)
 
 
-def plan_refinement_unsize(dm: Tensor, dmask: Tensor) -> Plan:
-    (h, w), (H, W) = dmask.shape[2:], dm.shape[2:]
-    config, args, grid = _args("refinement_unsize", dmask, dm, dmask)
-    args |= dict(dm_ptr=dm, dmask_ptr=dmask, most_rows=most_pixels(h, H, ALIGNED), most_cols=most_pixels(w, W, ALIGNED))
-    wide = dm.dtype.itemsize == 8
-    taken = pairs(h, H, ALIGNED, wide) * pairs(w, W, ALIGNED, wide)
-    return Plan(_refinement_unsize_kernel, args, config, grid, dict(dm_ptr=(taken / (H * W), 0), dmask_ptr=(0, 1)))
-
-
-def _args(kernel: str, coarse: Tensor, fine: Tensor, made: Tensor) -> tuple[Config, dict, int]:
-    """The config, arguments and programs of a kernel that makes one of both maps of the other."""
-    small, large = maps(t=coarse), maps(t=fine)
-    target = small if made is coarse else large
-    config = tile_config(kernel, made, target.C, target.P, 4, target.layout)
-    chunks, tiles = -(-target.C // config.blocks["BLOCK_C"]), -(-target.P // config.blocks["BLOCK_P"])
-    strides = small.stride["t"], large.stride["t"]
-    args = dict(strides=strides, sizes=(*fine.shape[2:], *coarse.shape[2:], tiles), M=target.C, RESIZE=ALIGNED)
-    args |= dict(COARSE=small.layout, LAYOUT=large.layout, ACC=accumulator(made), DEPENDENT=config.dependent)
-    return config, args, target.N * chunks * tiles
+def plan_refinement_unsize(t: Tensor, out: Tensor, axis: int) -> Plan:
+    """t (N, M, *S), contiguous -> out, which has as many values along the axis as the mask."""
+    m, S, T = maps(out=out), t.shape[axis], out.shape[axis]
+    rows, inner = prod(t.shape[2:axis]), prod(t.shape[axis + 1 :])
+    lines, pixels = m.C * rows, T * inner
+    config = tile_config("refinement_unsize", out, m.C, m.P, 4, m.layout, rows=rows)
+    chunks, tiles = -(-lines // config.blocks["BLOCK_C"]), -(-pixels // config.blocks["BLOCK_P"])
+    args = dict(t_ptr=t, out_ptr=out, out_stride=m.stride["out"], sizes=(lines, rows, S, T, inner, chunks, tiles))
+    args |= dict(most=most_pixels(T, S, ALIGNED), RESIZE=ALIGNED, COARSE=m.layout, ACC=accumulator(out))
+    args |= dict(DEPENDENT=config.dependent)
+    traffic = dict(t_ptr=(pairs(T, S, ALIGNED, t.dtype.itemsize == 8) / S, 0), out_ptr=(0, 1))
+    return Plan(_refinement_unsize_kernel, args, config, m.N * chunks * tiles, traffic)

@@ -46,16 +46,22 @@ def around(offs_k, offs_p, H, W, dilations, COUNT: tl.constexpr):
 
 
 @triton.jit
-def load_pixels(ptr, stride, n, c, offs, mask, LAYOUT: tl.constexpr, ACC: tl.constexpr):
-    """Channel c of the pixels `offs`, of any shape, of image n; 0 where masked."""
+def pixel_ptrs(ptr, stride, n, c, offs, LAYOUT: tl.constexpr):
+    """To channels c of the pixels `offs`, of any shape, of image n."""
     if LAYOUT.int64:
         offs = offs.to(tl.int64)
     image = ptr + n.to(tl.int64) * stride[0] * LAYOUT.align
     step = in_elements(stride[1], LAYOUT.align, LAYOUT.int64)
     if LAYOUT.channels_last:
-        return tl.load(image + (offs * step + c), mask, other=0.0).to(ACC)
+        return image + (offs * step + c)
     else:
-        return tl.load(image + (c * step + offs), mask, other=0.0).to(ACC)
+        return image + (c * step + offs)
+
+
+@triton.jit
+def load_pixels(ptr, stride, n, c, offs, mask, LAYOUT: tl.constexpr, ACC: tl.constexpr):
+    """Of these, 0 where masked."""
+    return tl.load(pixel_ptrs(ptr, stride, n, c, offs, LAYOUT), mask, other=0.0).to(ACC)
 
 
 @triton.jit
