@@ -1,7 +1,7 @@
 """The mask at the image's pixels, bilinear with its corners aligned, and the gradient back: see `common.resize`.
 
-mask (N, M, h, w) -> m (N, M, H, W), which is itself where it is of that size; dm -> dmask, gathered along one axis, then
-along the other: of many pixels a value the fewer loads one after the other.
+mask (N, M, h, w) -> m (N, M, H, W), which is itself where it is of that size; dm -> dmask, gathered along one axis,
+then along the other: so few loads follow each other where many pixels take from a value.
 """
 
 from math import prod
