@@ -67,7 +67,8 @@ def _along(name: str, table: str, attends_to: str, use: str, cases: tuple[Case, 
     )
 
 
-def _local(kernel_size: int, dilation: int, use: str, paper: str, case: Case) -> Op:
+def _local(kernel_size: int, dilation: int, use: str, paper: str, *cases: Case) -> Op:
+    """Cases with a k have a window of that size."""
     size = f"{kernel_size}x{kernel_size}"
     apart = f", every {dilation}rd pixel" if dilation > 1 else ""
     window = {"dilation": dilation} if dilation > 1 else {}
@@ -76,13 +77,14 @@ def _local(kernel_size: int, dilation: int, use: str, paper: str, case: Case) ->
         name=f"{_DEPTHWISE.name}_{size}" + "_dilated" * (dilation > 1),
         op=_of(functional.local_gate, **window),
         reference=_of(reference.local_gate, **window),
-        inputs={**_DEPTHWISE.inputs, "weight": f"C 1 {kernel_size} {kernel_size}"},
+        inputs={**_DEPTHWISE.inputs, "weight": "C 1 k k"},
+        derived=lambda sizes: {"k": kernel_size},
         fixed={"depthwise": True, "kernel_size": kernel_size, **window},
         equation=f"y = x * gate(depthwise conv{size}{f', dilation {dilation}' * (dilation > 1)}(x) + b)",
         attends_to=f"single values, by their own channel's {size} surroundings{apart}",
         use=use,
         paper=paper,
-        cases=(case,),
+        cases=cases,
     )
 
 
@@ -106,6 +108,7 @@ LARGE_KERNELS = (
         *(5, 1, "as with 3x3, where finer structure is noise: large kernel attention, SegNeXt"),
         "the first window of SegNeXt's attention, arXiv:2209.08575, and of VAN's",
         Case("segnext-t-stage1", 8, 32, (128, 128)),
+        Case("convnext-t-stage2-11x11", 8, 192, (64, 64), k=11),
     ),
     _local(
         *(7, 3, "a context of 19 pixels for 49 products: large kernel attention, VAN"),

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..kernels.common.finish import plan_finish
 from ..kernels.stencil.backward import plan_stencil_bwd
+from ..kernels.stencil.choice import is_held
 from ..kernels.stencil.forward import plan_stencil_fwd
 from ..runtime import schemas
+from ..runtime.maps import partials
 from ..runtime.operator import DifferentiableOp
 
 
@@ -21,17 +23,29 @@ def _allocate(tensors, options):
     return torch.empty_like(x), torch.empty_like(x) if options.return_map else x.new_empty((0,))
 
 
+def _near(run, x: Tensor, weight: Tensor, maps_read: int) -> Tensor:
+    """The weights as a kernel wants them: those that come anew at every row with their channels side by side."""
+    C, _, K, _ = weight.shape
+    if is_held(K, maps_read):
+        return weight
+    turned = run.empty(partials(x, K, K, 1, C).permute(3, 2, 0, 1))
+    run.call(Tensor.copy_, turned, weight)
+    return turned
+
+
 def _forward(run, outputs, tensors, options):
-    gate_map = outputs.map if options.return_map else None
-    run.launch(plan_stencil_fwd(*tensors, outputs.y, gate_map, "dot", options.gate, options.dilation))
+    gate_map, (x, weight, bias) = outputs.map if options.return_map else None, tensors
+    weight = _near(run, x, weight, 1)
+    run.launch(plan_stencil_fwd(x, weight, bias, outputs.y, gate_map, "dot", options.gate, options.dilation))
 
 
 def _backward(run, grads, douts, saved, tensors, options):
-    (dx, dweight, dbias), (dy, dmap) = grads, douts
-    dmap = run.native(dmap, tensors.x)
+    (dx, dweight, dbias), (dy, dmap), (x, weight, bias) = grads, douts, tensors
+    dmap = run.native(dmap, x)
+    weight = _near(run, x, weight, 2)
     wanted = dict(with_dweight=dweight is not None, with_dbias=dbias is not None)
     how = dict(stencil="dot", gate=options.gate, dilation=options.dilation)
-    plan, partial = plan_stencil_bwd(dy, dmap, *tensors, dx, **wanted, **how)
+    plan, partial = plan_stencil_bwd(dy, dmap, x, weight, bias, dx, **wanted, **how)
     run.empty(partial)
     run.launch(plan)
     sums = [t for t in (dweight, dbias) if t is not None]

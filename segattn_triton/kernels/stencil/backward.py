@@ -18,7 +18,19 @@ from ..common.dependent import begin
 from ..common.tile import load_tile, load_vector, only_when, store_tile
 from .choice import geometry_of, stencil_config
 from .shared import common_args, own_columns, place
-from .window import HELD, accumulate, around, inverse_count, load_taps, push, roll, route, settle, several
+from .window import (
+    HELD,
+    accumulate,
+    around,
+    inverse_count,
+    load_taps,
+    load_taps_again,
+    push,
+    roll,
+    route,
+    settle,
+    several,
+)
 
 
 @triton.jit
@@ -132,7 +144,7 @@ def _stencil_bwd_kernel(
             x = tl.where(only_when((row >= 0) & (row < H), mask_w), x, outside)
         if LAYOUT.channels_last and K > 3:
             x = settle(x, VEC)  # or every row that waits for its window would change its layout, in every round
-        taps = w if 2 * K * K <= HELD else load_taps(weight_ptr, offs_c, C, K, ACC)
+        taps = w if 2 * K * K <= HELD else load_taps_again(weight_ptr, offs_c, C, K)
         z, tag, window = roll(around(x, outside, K, APART, VEC), row, offs_w, taps, b, window, STENCIL)
         # from here on the row R above; dy is loaded after the shifts, or the compiler changes layouts around them
         mask = only_when((row - R >= least) & (row - R < H), mask_c & mask_w)
@@ -157,15 +169,14 @@ def _stencil_bwd_kernel(
             mask = only_when(row - 2 * R >= h0, mask_c & mask_w & own_w)
             store_tile(dx_ptr, dx_stride, n, offs_c, offs_p - 2 * R * pitch, complete, mask, LAYOUT)
             # again, behind the store: registers do not hold them in between
-            taps = w if 2 * K * K <= HELD else load_taps(weight_ptr, offs_c, C, K, ACC)
+            taps = w if 2 * K * K <= HELD else load_taps_again(weight_ptr, offs_c, C, K)
             dx = _routed(dx, near, dzs, zs, tags, taps, STENCIL)
         own = (row - R >= h0) & (row - R < h1)
-        if HALO:
-            dzs = _masked(dzs, own_w)
+        dzs = _masked(dzs, only_when(own, own_w))
         if dbias_ptr is not None:
-            db += tl.where(own, tl.sum(tl.reshape(dzs[R], [BLOCK_C, BLOCK_W // VEC, VEC]), 2), 0.0)
+            db += tl.sum(tl.reshape(dzs[R], [BLOCK_C, BLOCK_W // VEC, VEC]), 2)
         if dweight_ptr is not None:
-            dw = accumulate(dw, near, dzs, own, VEC)
+            dw = accumulate(dw, near, dzs, VEC)
         rows = push(rows, x, mask_c & mask_w, outside)
     tile = tl.program_id(0) // tl.cdiv(C, BLOCK_C)
     _store_sums(dweight_ptr, dbias_ptr, dw, db, tile.to(tl.int64) * row_stride, offs_c, C)

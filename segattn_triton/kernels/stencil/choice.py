@@ -61,7 +61,10 @@ DOWN_WIDE = tuple(
 )
 LAST_WIDE = tuple(
     config
-    for block_c, block_w, num_warps in ((32, 16, 4), (16, 32, 4), (8, 64, 4), (32, 8, 4), (16, 16, 4), (8, 32, 4))
+    for block_c, block_w, num_warps in (
+        *((32, 16, 4), (16, 32, 4), (8, 64, 4), (32, 8, 4), (16, 16, 4), (8, 32, 4)),
+        *((8, 32, 2), (8, 16, 1)),
+    )
     for config in space(
         BLOCK_C=(block_c,), BLOCK_W=(block_w,), BLOCK_H=(16, 32, 64, 128), STAGES=(*STAGES, 1), num_warps=(num_warps,)
     )
@@ -110,8 +113,7 @@ class Geometry(NamedTuple):
 
     @property
     def held(self) -> bool:
-        """Whether the weights stay in registers."""
-        return self.taps * self.maps_read <= HELD.value
+        return is_held(self.window.size, self.maps_read)
 
     @property
     def reach(self) -> int:
@@ -218,6 +220,11 @@ class Geometry(NamedTuple):
         return fewest <= self.values(config) <= most and config.blocks["BLOCK_W"] > 2 * self.halo(config)
 
 
+def is_held(K: int, maps_read: int) -> bool:
+    """Whether the weights stay in registers, and backward their sums beside them."""
+    return K * K * maps_read <= HELD.value
+
+
 def time(geometry: Geometry, config: Config) -> float | None:
     """Picoseconds an element: the loop issues about as long as memory takes."""
     g, blocks = geometry, config.blocks
@@ -230,6 +237,8 @@ def time(geometry: Geometry, config: Config) -> float | None:
     active = min(programs, resident) * config.num_warps
     # what is computed over what is wanted: the tile's edges, and the steps before its first row or column
     steps = (g.W + 2 * tiles_w) / g.W if g.walks else (g.H + 2 * g.reach * strips / g.window.step) / g.H
+    if g.wide and g.channels_last:  # the last strip of a class counts as a whole one: it waits for those
+        steps = (blocks["BLOCK_H"] + 2 * g.reach) * strips / g.window.step / g.H
     padding = blocks_c * blocks["BLOCK_C"] / g.C
     across = tiles_w * blocks["BLOCK_W"] * g.window.step
     padding *= strips * blocks["BLOCK_H"] / g.H if g.walks else across / g.W
@@ -239,7 +248,10 @@ def time(geometry: Geometry, config: Config) -> float | None:
     in_flight *= (ROWS.value + 2) / ROWS.value if g.walks else 1.0
     row_bytes = g.itemsize * (blocks["BLOCK_C"] if g.channels_last else blocks["BLOCK_W"])
     memory = g.itemsize * (g.maps_read * (1 + 0.2 * again) + 1) / BANDWIDTH
-    memory *= max(1.0, BYTES_IN_FLIGHT / in_flight) * max(1.0, 128 / row_bytes) ** 0.25 * max(1.0, 32 / row_bytes)
+    memory *= max(1.0, BYTES_IN_FLIGHT / in_flight) * max(1.0, 128 / row_bytes) ** 0.25
+    memory *= 1.0 if g.wide else max(1.0, 32 / row_bytes)  # of wide windows the L2 cache has the rest of a sector
+    if not g.held:  # nothing is loaded ahead, and at a row the warps of a program wait for each other
+        memory, issue = 0.0, issue * max(1.0, config.num_warps / 2) ** 0.5
     waves = programs / resident
     tail = (ceil(waves) / waves) ** 0.3 if waves > 1 else 1.0
     spills = max(1.0, g.registers(config) / 232) ** 8

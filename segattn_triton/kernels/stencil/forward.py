@@ -17,7 +17,7 @@ from ..common.tile import load_vector, only_when, store_tile, tile_ptrs
 from .choice import geometry_of, stencil_config
 from .shared import common_args, own_columns, place
 from .walk import ROWS, walk
-from .window import HELD, around, inverse_count, load_taps, push, roll, settle, several
+from .window import HELD, around, inverse_count, load_taps, load_taps_again, push, roll, settle, several
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def _roll_down(
         x = tl.load(tile_ptrs(x_ptr, x_stride, n, offs_c, offs_p, LAYOUT), mask, other=outside).to(ACC)
         if LAYOUT.channels_last:
             x = settle(x, VEC)  # or every row that waits for its window would change its layout, in every round
-        taps = w if K * K <= HELD else load_taps(weight_ptr, offs_c, C, K, ACC)
+        taps = w if K * K <= HELD else load_taps_again(weight_ptr, offs_c, C, K)
         z, _, window = roll(around(x, outside, K, APART, VEC), row, offs_w, taps, b, window, STENCIL)
         if STENCIL == "avg":
             z *= inverse_count(row - 1, offs_w, H, W, ACC)

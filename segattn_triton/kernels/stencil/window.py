@@ -74,10 +74,19 @@ def settle(x, VEC: tl.constexpr):
 
 @triton.jit
 def load_taps(weight_ptr, offs_c, C: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr):
-    """The K x K weights [BLOCK_C, 1], in row-major order."""
+    """The K x K weights [BLOCK_C, 1], in row-major order, of (C, K, K)."""
     w = ()
     for k in tl.static_range(K * K):
         w += (load_vector(weight_ptr, offs_c * (K * K) + k, C * (K * K), ACC)[:, None],)
+    return w
+
+
+@triton.jit
+def load_taps_again(weight_ptr, offs_c, C: tl.constexpr, K: tl.constexpr):
+    """The same of (K, K, C), in the accumulator's precision: channels side by side for what comes at every row."""
+    w = ()
+    for k in tl.static_range(K * K):
+        w += (tl.load(weight_ptr + k * C + offs_c, offs_c < C, other=0.0)[:, None],)
     return w
 
 
@@ -186,14 +195,25 @@ def route(dx, dz, z, tag, x, w, I: tl.constexpr, STENCIL: tl.constexpr):
 
 
 @triton.jit
-def accumulate(sums, rows, dz, own, VEC: tl.constexpr):
+def _apart(x, VEC: tl.constexpr):
+    """The VEC columns [BLOCK_C, BLOCK_W // VEC] of every thread, of a row."""
+    if VEC == 1:
+        return (x,)
+    else:
+        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+        return _apart(even, VEC // 2) + _apart(odd, VEC // 2)
+
+
+@triton.jit
+def accumulate(sums, rows, dz, VEC: tl.constexpr):
     """Add dz times its neighbours, in K rows, to the sums [BLOCK_C, BLOCK_W // VEC] of K x K weights."""
     K: tl.constexpr = len(dz)
-    C: tl.constexpr = rows[0].shape[0]
-    W: tl.constexpr = rows[0].shape[1]
     added = ()
     for i in tl.static_range(K):
+        x = _apart(rows[i], VEC)
         for j in tl.static_range(K):
-            term = tl.sum(tl.reshape(rows[i] * dz[K - 1 - j], [C, W // VEC, VEC]), 2)
-            added += (sums[K * i + j] + tl.where(own, term, 0.0),)
+            total, d = sums[K * i + j], _apart(dz[K - 1 - j], VEC)
+            for v in tl.static_range(VEC):
+                total += x[v] * d[v]
+            added += (total,)
     return added
