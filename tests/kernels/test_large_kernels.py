@@ -2,14 +2,17 @@
 
 import pytest
 import torch
-from support import DEVICE, assert_equal, assert_right, outputs_and_gradients
+from probe import faults, probe
+from support import DEVICE, DTYPES, assert_equal, assert_right, outputs_and_gradients
 from torch import nn
 
 from segattn_triton import LocalAttention, compiled
 from segattn_triton import functional as F
 from segattn_triton.catalog import BY_NAME, LARGE_KERNELS
 from segattn_triton.kernels.stencil import choice
-from segattn_triton.testing import LAYOUTS, make_inputs
+from segattn_triton.ops import local_depthwise
+from segattn_triton.testing import LAYOUTS, make_inputs, matches
+from segattn_triton.tuning.target import planning_for
 
 ROW = BY_NAME["local_gate_depthwise"]
 LAYOUTS_OF_KERNELS = ("contiguous", "channels_last")
@@ -109,14 +112,57 @@ def test_repeats_bit_for_bit():
 @pytest.mark.parametrize("layout", LAYOUTS_OF_KERNELS)
 @each_window
 def test_passes(row, layout):
-    """2 and 3 over the map, as 3 x 3: what is read again comes from the cache, and that is counted here, too."""
-    sizes = row.cases[0].sizes
-    forward, backward = compiled.plans(row, sizes, layout=layout)
-    (fwd,), (bwd, finish) = forward, backward
+    """2 and 3 over the map, as 3 x 3, but for turns: what is read again comes from the cache, and counts."""
+    forward, backward = compiled.plans(row, row.cases[0].sizes, layout=layout)
+    (fwd,), (bwd, finish) = forward, [plan for plan in backward if plan.name != "turn"]
     assert (fwd.traffic["y_ptr"], bwd.traffic["dx_ptr"]) == ((0, 1), (0, 1))
     assert finish.name == "finish"
     for plan, names, most in ((fwd, ["x_ptr"], 2.5), (bwd, ["x_ptr", "dy_ptr"], 4)):
         assert all(1 <= plan.traffic[name][0] <= most for name in names), plan.traffic
+
+
+@pytest.mark.parametrize(
+    ("how", "turns"),
+    [
+        ({}, 3),
+        ({"dtype": torch.float32}, 3),
+        ({"return_map": True}, 4),  # the gate's gradient, too
+        ({"needs": [False, True, True]}, 2),
+        ({"layout": "contiguous"}, 0),
+        ({"S": (32, 32)}, 0),
+        ({"row": LARGE_KERNELS[0]}, 0),
+    ],
+    ids=str,
+)
+def test_which_maps_turn(how, turns):
+    """Backward, of a large map in channels_last, for a window whose weights and sums no thread holds."""
+    how = {"row": LARGE_KERNELS[1], "S": (64, 64), "dtype": torch.bfloat16, "layout": "channels_last", **how}
+    row, S, dtype, layout = (how.pop(name) for name in ("row", "S", "dtype", "layout"))
+    inputs = make_inputs(row, {"N": 8, "C": 32, "S": S}, dtype, layout=layout, device="meta")
+    with planning_for(90):
+        forward, backward = compiled.planned(row.op, *inputs, **how)
+    assert [plan.name for plan in forward] == ["stencil_fwd"]
+    assert [plan.name for plan in backward].count("turn") == turns
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_turned_maps_give(dtype, monkeypatch):
+    """Right, every element loaded and stored as often as the plans say; and of what is wanted alone."""
+    monkeypatch.setattr(local_depthwise, "TURNED_FROM", 1)
+    row = LARGE_KERNELS[1]
+    inputs = problem(row, (4, 5), 2, dtype, "channels_last")
+    for needs in ([True, True, True], [True, False, False], [False, True, False]):
+        with probe() as launches:
+            found = matches(row, *inputs, needs=needs, return_map=needs[1])
+        assert not faults(launches) and all(match.ok for match in found), found
+        names = [one.plan.name for one in launches]
+        assert names.count("turn") == 2 + needs[0] + needs[1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_turns(layout, monkeypatch):
+    monkeypatch.setattr(local_depthwise, "TURNED_FROM", 1)
+    assert_right(LARGE_KERNELS[1], *problem(LARGE_KERNELS[1], (3, 5), 3, layout=layout))
 
 
 def test_the_module_is_its_convolution():
