@@ -355,13 +355,6 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     ),
     *_exempt(
         ["stencil_bwd"],
-        [86, 89, 100, 120],
-        ["bytes of stack"],
-        "49 sums beside six rows of x and of dx: 6 to 20 values too many, where sm_90, sm_80 and sm_75 have none",
-        "local_gate_depthwise_7x7_dilated * * channels_last",
-    ),
-    *_exempt(
-        ["stencil_bwd"],
         [90],
         ["bytes of stack"],
         "121 sums beside ten rows of x, of dx and of windows: with weights in float32 and sums as chains four to eight "
