@@ -130,14 +130,20 @@ def test_passes(row, layout):
         ({"needs": [False, True, True]}, 2),
         ({"layout": "contiguous"}, 0),
         ({"S": (32, 32)}, 0),
-        ({"row": LARGE_KERNELS[0]}, 0),
+        ({"row": "local_gate_depthwise_5x5"}, 0),
     ],
     ids=str,
 )
 def test_which_maps_turn(how, turns):
     """Backward, of a large map in channels_last, for a window whose weights and sums no thread holds."""
-    how = {"row": LARGE_KERNELS[1], "S": (64, 64), "dtype": torch.bfloat16, "layout": "channels_last", **how}
-    row, S, dtype, layout = (how.pop(name) for name in ("row", "S", "dtype", "layout"))
+    how = {
+        "row": "local_gate_depthwise_7x7_dilated",
+        "S": (64, 64),
+        "dtype": torch.bfloat16,
+        "layout": "channels_last",
+        **how,
+    }
+    row, S, dtype, layout = BY_NAME[how.pop("row")], *(how.pop(name) for name in ("S", "dtype", "layout"))
     inputs = make_inputs(row, {"N": 8, "C": 32, "S": S}, dtype, layout=layout, device="meta")
     with planning_for(90):
         forward, backward = compiled.planned(row.op, *inputs, **how)

@@ -4,6 +4,7 @@ No spills, no atomics, wide accesses on aligned shapes, registers and shared mem
 in processes of its own, because Triton interprets in this one.
 """
 
+import itertools
 import os
 import random
 import subprocess
@@ -143,25 +144,18 @@ def test_the_split_pair_compiles_everywhere(ask, commit, in_turn):
         assert not found, (case, found)
 
 
-def test_dependent_kernels_wait_first(ask):
-    """All that can be launched dependently, and a kernel made to load before it waits."""
+def test_dependent_kernels_wait_first(ask, commit, in_turn):
+    """All that can be launched dependently, compiled in turn, and a kernel made to load before it waits."""
     rows = ["scse", "eca", "spatial_gate", "cbam", "squeeze_excite_norm", "cbam_spatial_gate_norm"]
     rows += ["local_gate_depthwise", "local_gate library", "local_gate pointers", "local_gate descriptors"]
     rows += ["gate_mul", "gate_mul vector", "gate_mul_resized", "gate_blend", "global_response_norm", "attention_gate"]
-    rows += [
-        "simam contiguous",
-        "simam channels_last",
-        "global_context",
-        "global_context_add",
-        "coordinate_attention",
-        "pixel_adaptive_refinement",
-        "radix_blend",
-    ]
-    found = ask(static_worker.dependent, rows)
-    assert not (wrong := [fault for faults, _ in found for fault in faults]), wrong
+    rows += ["simam contiguous", "simam channels_last", "global_context", "global_context_add"]
+    rows += ["coordinate_attention", "pixel_adaptive_refinement", "radix_blend"]
+    assert not (wrong := list(itertools.chain(*ask(static_worker.dependent, in_turn(rows, commit))))), wrong
     kernels = [value for module in kernel_modules() for value in vars(module).values()]
     able = {k.fn.__name__ for k in kernels if "DEPENDENT" in getattr(k, "arg_names", ())} - {"begin"}
-    assert able == {f"_{name}_kernel" for _, names in found for name in names}
+    names = itertools.chain(*ask(static_worker.names_of_dependent, rows))
+    assert able == {f"_{name}_kernel" for name in names}
     assert ask(static_worker.loads_before_it_waits, [None]) == [False]
 
 

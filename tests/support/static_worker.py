@@ -133,34 +133,35 @@ def pair_faults(dtype: str, layout: str, arch: int | str, kernel_size: int) -> l
     return wrong
 
 
-def dependent(name: str) -> tuple[list[str], list[str]]:
-    """What is wrong with the kernels of a row as a tuned table may have them launched, dependently, and their names: a
-    wait ahead of every access where they are, nothing of it where they are not, on older GPUs whatever a table says.
+def dependent(name: str) -> list[str]:
+    """What is wrong with the kernels of a row as a tuned table may have them launched, dependently: a wait ahead of
+    every access where they are, nothing of it where they are not, on older GPUs whatever a table says."""
+    wrong = [plan.name for plan in _dependent(name, 80, True) if plan.args["DEPENDENT"] or "launch_pdl" in plan.options]
+    wrong += [p.name for p in _dependent(name, 90, False) if "griddep" in static.compile_plan(p, 90).asm["ptx"]]
+    for arch in (90, 120):
+        wrong += [plan.name for plan in _dependent(name, arch, True) if not static.compile_plan(plan, arch).waits_first]
+    return wrong
 
-    A word after the row's name is the variant of its forward; "vector", logits that stand for all pixels; a layout,
-    that of every GPU.
-    """
+
+def names_of_dependent(name: str) -> list[str]:
+    return [plan.name for plan in _dependent(name, 90, True)]
+
+
+def _dependent(name: str, arch: int, on: bool) -> list[Plan]:
+    """A word after the row's name is the variant of its forward; "vector", logits that stand for all pixels; a layout,
+    that of every GPU."""
     name, _, variant = name.partition(" ")
     row = BY_NAME[name]
     if variant == "vector":
         row = replace(row, inputs={**row.inputs, "z": "N C 1 1"})
     elif variant and variant not in LAYOUTS:
         row = replace(row, op=partial(_dense_gate, variant))
-    wrong, sizes = [], row.cases[0].sizes
-
-    def plans(arch: int, on: bool) -> list[Plan]:
-        layout = "channels_last" if arch > 90 or variant == "descriptors" else "contiguous"
-        layout = variant if variant in LAYOUTS else layout
-        with using([Table("", arch, dependent=dict.fromkeys(SPACES, on))]):
-            found = itertools.chain(*static.plans(row, sizes, torch.float16, layout, arch))
-        return [replace(plan, follows=True) for plan in found if "DEPENDENT" in plan.args]
-
-    plans(90, False)  # its kernels are in SPACES from here on
-    wrong += [plan.name for plan in plans(80, True) if plan.args["DEPENDENT"] or "launch_pdl" in plan.options]
-    wrong += [plan.name for plan in plans(90, False) if "griddep" in static.compile_plan(plan, 90).asm["ptx"]]
-    for arch in (90, 120):
-        wrong += [plan.name for plan in plans(arch, True) if not static.compile_plan(plan, arch).waits_first]
-    return wrong, [plan.name for plan in plans(90, True)]
+    layout = "channels_last" if arch > 90 or variant == "descriptors" else "contiguous"
+    how = row, row.cases[0].sizes, torch.float16, variant if variant in LAYOUTS else layout, arch
+    static.plans(*how)  # its kernels are in SPACES from here on
+    with using([Table("", arch, dependent=dict.fromkeys(SPACES, on))]):
+        found = itertools.chain(*static.plans(*how))
+    return [replace(plan, follows=True) for plan in found if "DEPENDENT" in plan.args]
 
 
 def _dense_gate(variant: str, *tensors, backend: str, gate: str):
