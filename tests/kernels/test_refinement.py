@@ -7,6 +7,7 @@ from support import DEVICE, assert_equal, assert_right, each_dtype, outputs_and_
 
 from segattn_triton import functional
 from segattn_triton.catalog import BY_NAME
+from segattn_triton.kernels.refinement.gather import with_border
 from segattn_triton.perf.measure.rivals.refinement import refinement_listing
 from segattn_triton.testing import make_map
 
@@ -30,6 +31,14 @@ def test_masks_of_other_channels_than_the_image(layout, dtype):
 def test_past_the_border_and_the_image(dilations):
     """And more neighbours than a power of two; of float64, so that a pixel that is missing cannot hide."""
     assert_right(ROW, *maps((4, 5), (9, 1), M=2, dtype=torch.float64), dilations=dilations, steps=2)
+
+
+def test_an_image_that_its_border_makes_too_large():
+    """What its pixels get is gathered with a border around it, whose pixels are counted in 32 bits, too."""
+    image = torch.empty(1, 1, 16_000, 16_000, device="meta")
+    assert with_border(image, (1, 2)).shape == (1, 1, 16_004, 16_004)
+    with pytest.raises(ValueError, match=r"dilations: got 16000, which makes 2304000000 pixels of an image of 16000 x"):
+        with_border(image, (1, 16_000))
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
