@@ -29,8 +29,11 @@ each_border = pytest.mark.parametrize("border", BORDERS)
 
 @pytest.fixture
 def all_turn(monkeypatch):
-    """Without programs, which other tests may have written of maps that did not turn."""
+    """Programs that other tests wrote of maps that did not turn are dropped before, and those of turned ones after."""
     monkeypatch.setattr(neighborhood, "TURNED_FROM", 1)
+    with segattn_triton.set_programs_enabled(False):
+        pass
+    yield
     with segattn_triton.set_programs_enabled(False):
         pass
 
