@@ -1,8 +1,8 @@
 """What the account assumes of an H200 (sm_90) and of other GPUs, each number with its source.
 
 [H] NVIDIA, Hopper tuning guide and H100 white paper; [M] Luo et al., Dissecting the NVIDIA Hopper Architecture through
-Microbenchmarking, arXiv:2501.12084; [C] a device copy and a matrix product on an H200, as published; [D] NVIDIA, data
-sheets; [E] an estimate. perf/NOTES.md has what an H200 was measured to do since; of the others nothing was.
+Microbenchmarking, arXiv:2501.12084; [R] measured on an H200, `perf/results/nvidia-h200/facts.jsonl`; [D] NVIDIA, data
+sheets; [E] an estimate. Of other GPUs nothing was measured.
 A change of one of them changes both sides of every comparison: it is made in a commit that computes all of them anew.
 """
 
@@ -13,8 +13,8 @@ SMS = 132  # [H]
 SCHEDULERS = 4  # [H] of an SM, each issues one instruction of a warp a cycle
 CLOCK = 1755.0  # [H] cycles a microsecond
 
-DRAM = 4.3e6  # [C] bytes a microsecond that a copy moves
-L2 = 5.75e6  # [M] bytes a microsecond that all SMs together read from the L2 cache and write to it
+DRAM = 4.27e6  # [R] bytes a microsecond that a copy moves
+L2 = 8.5e6  # [R] bytes a microsecond that all SMs together read from the L2 cache, of 8 to 32 MB
 SM_BYTES = 64  # [H] bytes a cycle that one SM reads from the L2 cache
 SECTOR = 32  # [H] bytes that an access moves at least
 
@@ -34,8 +34,8 @@ WAVEFRONT = 128  # [H] bytes of shared memory that an SM moves a cycle; a shuffl
 SPECIAL_LANES = 16  # [H] special functions of an SM a cycle
 MATRIX = {"HMMA": 0.62 * 2048, "HGMMA": 2048}  # [M] products of 16-bit numbers, each with a sum, of an SM a cycle
 
-LAUNCH = 1.8  # [E] microseconds from the end of a kernel to the start of the next in a CUDA graph
-MATRIX_RATE = 790e6  # [C] floating-point operations a microsecond of a large bfloat16 product
+LAUNCH = 1.57  # [R] microseconds from the end of a kernel to the start of the next in a CUDA graph
+MATRIX_RATE = 762e6  # [R] floating-point operations a microsecond of a large bfloat16 product
 LIBRARY_LEAST = 2.0  # [E] microseconds of a library's kernel on a problem of any size
 LIBRARY = 0.8  # [E] share of DRAM's and of the matrix rate that a library's kernel reaches
 

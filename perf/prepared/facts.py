@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 
+from ..account import assumptions as assumed
 from ..measure import points as measure
 from ..measure import timing
 from ..measure.backends import Cpu
@@ -27,12 +28,12 @@ HOPS, LAUNCHES = 20_000, 100
 PROGRAMS = 132 * 8
 BYTES = 2**31  # that a bandwidth is taken over
 WARM = (("spatial_gate", 512), ("squeeze_excite", 256), ("squeeze_excite", 512), ("channel_gate", 256), ("scse", 512))
-ASSUMED = {  # by the model of time
-    "latency_ns 1024 MB": 700,
-    "latency_ns 8 MB": 270,
-    "bandwidth_gbs 16 MB": 6000,
-    "launch_us plain": 1.8,
-    "launch_us dependent": 0.6,
+ASSUMED = {  # by the account; its round trip is one while memory is busy
+    "latency_ns 1024 MB": 1e3 * assumed.ROUND_TRIP,
+    "latency_ns 8 MB": 1e3 * assumed.L2_TRIP,
+    "bandwidth_gbs 32 MB": assumed.L2 / 1e3,
+    "bandwidth_gbs 1024 MB": assumed.DRAM / 1e3,
+    "launch_us plain": assumed.LAUNCH,
 }
 
 

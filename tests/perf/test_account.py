@@ -24,7 +24,7 @@ BY_HAND = [
     ("channel_gate", "pool_bwd", "channels_last", 64, 512, {"BLOCK_C": 64, "BLOCK_P": 64}, 4, 205),
     ("channel_gate", "pool_bwd", "contiguous", 64, 512, {"BLOCK_C": 2, "BLOCK_P": 4096}, 8, 143),
     ("scse", "scse_bwd", "contiguous", 64, 512, {"BLOCK_P": 64}, 4, 246),
-    ("scse", "apply_bwd", "contiguous", 64, 512, {"BLOCK_C": 1, "BLOCK_P": 4096}, 4, 280),
+    ("scse", "apply_bwd", "contiguous", 64, 512, {"BLOCK_C": 1, "BLOCK_P": 4096}, 4, 189),
     ("scse", "apply_bwd", "contiguous", 64, 512, {"BLOCK_C": 16, "BLOCK_P": 256}, 4, 125),
     ("spatial_gate", "spatial_fwd", "contiguous", 64, 512, {"BLOCK_P": 128}, 4, 125),
     ("spatial_gate", "spatial_bwd", "contiguous", 64, 512, {"BLOCK_P": 64}, 4, 187),
