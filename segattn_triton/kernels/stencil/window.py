@@ -12,9 +12,9 @@ import triton.language as tl
 
 from ..common.tile import load_vector
 
-HELD = tl.constexpr(
-    50
-)  # weights, and backward their sums, that registers hold; where there are more, weights come anew
+# Weights, and backward their sums, that registers hold; where there are more,
+# weights come anew.
+HELD = tl.constexpr(50)
 
 
 class Window(NamedTuple):
