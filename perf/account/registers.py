@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"-?0x[0-9a-f]+|-?\d+")
 class Registers:
     def __init__(self, constants: Mapping[int, int]):
         self.constants = constants  # offset -> word: parameters, and sizes of the launch
-        self.words = {"R": [None] * 255 + [0], "UR": [None] * 63 + [0]}
+        self.words = {"R": [0] * 256, "UR": [0] * 64}  # of one never written single bits are set, and no other is read
         self.truths = {"P": [None] * 7 + [True], "UP": [None] * 7 + [True]}
 
     def word(self, text: str) -> Read:

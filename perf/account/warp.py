@@ -3,8 +3,8 @@
 Integers have values (parameters, the program's number, what is computed of them), so that loops turn as often as they
 will, branches go where they will, and addresses are those of the launch. What memory holds is unknown, but for tensors
 whose values are given. Where unknown values decide a branch (a NaN, a maximum), the warp goes past what is ahead, to
-the end where nothing else follows, and never back. Where lanes part each goes its way with registers of its own; those
-behind go first, until all meet.
+the end where nothing else follows; where they decide whether it goes back, it is lost. Where lanes part each goes its
+way with registers of its own; those behind go first, until all meet.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 
 from .accesses import KINDS, Access, access, place_of
 from .computations import computation
-from .registers import LANES, Registers, Saved, Value, first, holds
+from .registers import LANES, Registers, Saved, Value, first, holds, unknown
 from .sass import Instruction, is_predicate
 from .shared import Shared
 
@@ -152,13 +152,15 @@ class _Warp:
     def _branch(self, ins: Instruction) -> Callable:
         conditions = [self.registers.truth(o) for o in (ins.guard, *ins.operands) if is_predicate(o)]
         past = ins.name == "EXIT" or (ins.name == "BRA" and ins.target > ins.address)
+        loops = ins.name == "BRA" and not past
         back = self.registers.word(ins.operands[0].split()[0]) if ins.name == "RET" else lambda: ins.target
 
         def run(place: int) -> int | None:
-            values = [past if (v := condition()) is None else v for condition in conditions]
-            taken = True
+            values, taken = [condition() for condition in conditions], True
+            if loops and unknown(values):
+                raise Lost(f"whether {ins.opcode} at {ins.address:#x} goes back is unknown")
             for value in values:
-                taken = taken & value
+                taken = taken & (past if value is None else value)
             live = np.broadcast_to(self.live, 32)
             left = live & ~np.broadcast_to(taken, 32)
             if ins.name == "EXIT":

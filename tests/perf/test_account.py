@@ -10,8 +10,8 @@ import static_ledger
 from segattn_triton.catalog import ROWS
 from segattn_triton.perf.account import assumptions as assumed
 from segattn_triton.perf.account.sass import Instruction, parse
+from segattn_triton.perf.account.warp import Lost, play
 from segattn_triton.perf.account.warp import Path as Played
-from segattn_triton.perf.account.warp import play
 
 pytestmark = pytest.mark.static
 
@@ -170,12 +170,8 @@ def test_a_loop_turns_as_often_as_each_lane_wants():
     assert found["store"] == [(0x100 << 32) + 256 * i + i + 1 for i in range(32)] and path.steps.count(8) == 1
 
 
-@pytest.mark.parametrize(
-    ("branch", "stores"), [("@P0 EXIT", 0), ("@P0 BRA 0x60", 0), ("@P0 BRA 0x0", 1), ("@PT BRA 0x50", 1)]
-)
-def test_what_a_number_in_memory_decides_is_passed_by(branch, stores):
-    """As a fallback for what is not finite: neither gone into nor gone back to, also where it ends the program."""
-    path, found = played(
+def decided_by_memory(branch):
+    return played(
         "MOV R3, 0x100",
         "MOV R2, 0x800",
         "LDG.E R4, desc[UR4][R2.64]",
@@ -184,8 +180,34 @@ def test_what_a_number_in_memory_decides_is_passed_by(branch, stores):
         "STG.E desc[UR4][R2.64], R4",
         "EXIT",
     )
+
+
+@pytest.mark.parametrize(("branch", "stores"), [("@P0 EXIT", 0), ("@P0 BRA 0x60", 0), ("@PT BRA 0x50", 1)])
+def test_what_a_number_in_memory_decides_is_passed_by(branch, stores):
+    """As a fallback for what is not finite: not gone into, also where it ends the program."""
+    path, found = decided_by_memory(branch)
     assert len(found["load"]) == 32 and len(found.get("store", ())) == 32 * stores
     assert len(path.steps) == len(set(path.steps))
+
+
+def test_a_loop_that_memory_decides_has_no_time():
+    with pytest.raises(Lost, match="whether BRA at 0x40 goes back is unknown"):
+        decided_by_memory("@P0 BRA 0x0")
+
+
+def test_a_loop_turns_by_a_bit_of_a_register_that_was_never_written_whole():
+    """As a compiler keeps a predicate that it has no place for."""
+    path, _ = played(
+        "MOV R3, RZ",
+        "IADD3 R3, R3, 0x1, RZ",
+        "ISETP.GE.AND P2, PT, R3, 0x5, PT",
+        "LOP3.LUT R5, R5, 0xbfffffff, RZ, 0xc0, !PT",
+        "@P2 LOP3.LUT R5, R5, 0x40000000, RZ, 0xfc, !PT",
+        "LOP3.LUT P0, RZ, R5, 0x40000000, RZ, 0xc0, !PT",
+        "@!P0 BRA 0x10",
+        "EXIT",
+    )
+    assert path.steps.count(1) == 5
 
 
 def test_places_that_follow_from_floating_point_numbers():
