@@ -41,18 +41,31 @@ def nothing_yet(C: tl.constexpr, ACC: tl.constexpr, BLOCK_P: tl.constexpr):
 
 
 @triton.jit
+def _reached(here, offs_c, C: tl.constexpr):
+    """[BLOCK_P] each: the first channel where it holds, and how many there are."""
+    if C // here.shape[0] * here.shape[0] != C:
+        here = here & (offs_c < C)[:, None]
+    return tl.min(tl.where(here, offs_c[:, None], C), 0), tl.sum(here.to(tl.int32), 0)
+
+
+@triton.jit
 def squeeze(x, w, offs_c, total, peak, first, count, C: tl.constexpr, POOL: tl.constexpr):
     """Take a chunk of channels x [BLOCK_C, BLOCK_P] into the running sum, maximum, its first channel and count."""
     if POOL == "dot":
         total += tl.sum(x * w[:, None], 0)
+    if POOL == "mean" or POOL == "max" or POOL == "meanmax":
+        chunk_total = tl.sum(x, 0)
     if POOL == "mean" or POOL == "meanmax":
-        total += tl.sum(x, 0)
+        total += chunk_total
     if POOL == "max" or POOL == "meanmax":
-        x = tl.where((offs_c < C)[:, None], x, float("-inf"))
-        chunk_peak = nan_max(x, 0)
-        here = is_peak(x, chunk_peak[None, :]) & (offs_c < C)[:, None]
-        chunk_first = tl.min(tl.where(here, offs_c[:, None], C), 0)
-        chunk_count = tl.sum(here.to(tl.int32), 0)
+        if C // x.shape[0] * x.shape[0] != C:
+            x = tl.where((offs_c < C)[:, None], x, float("-inf"))
+        chunk_peak = tl.max(x, 0)
+        chunk_first, chunk_count = _reached(x == chunk_peak[None, :], offs_c, C)
+        # A maximum drops NaN, a sum keeps it: what a NaN costs is paid where one may be.
+        if tl.max((chunk_total != chunk_total).to(tl.int32), 0) > 0:
+            chunk_peak = nan_max(x, 0)
+            chunk_first, chunk_count = _reached(is_peak(x, chunk_peak[None, :]), offs_c, C)
         higher = (chunk_peak > peak) | ((chunk_peak != chunk_peak) & (peak == peak)) | (first == C)
         count = tl.where(higher, chunk_count, count + tl.where(is_peak(chunk_peak, peak), chunk_count, 0))
         first = tl.where(higher, chunk_first, first)
