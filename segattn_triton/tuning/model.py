@@ -11,6 +11,7 @@ SMS = 132  # the size of GPU that the model fills; a few more or fewer move no c
 REGISTERS = 65536  # per SM
 BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
 START = 1024  # bytes that an SM could have moved while one of its programs starts
+ALONE = 40  # values that a thread of a program without others loads and uses in a round trip to DRAM
 STEP = 0.8  # microseconds from a load to its use, with the arithmetic and the barriers between
 DRAM_BANDWIDTH = 4.3e6  # bytes per microsecond that a copy moves on an H200
 SM_BANDWIDTH, L2_BANDWIDTH = 0.1e6, 6e6  # bytes per microsecond that one SM and all of them read from the L2 cache
@@ -97,12 +98,14 @@ def cost(config: Config, f: Footprint) -> float:
     waves = per_sm / config.programs if config.programs else 0.0
     moved = 1 + f.side / (f.itemsize * (f.loads + 1))  # bytes from the L2 cache, of the map's own
     in_flight = min(resident, per_sm) * nbytes / max(f.waste, 1.0)
+    full = min(1.0, per_sm / resident)  # of an SM's programs: where there are no others, a program's own work shows
     return (
         f.waste  # masked elements take issue slots and registers
         * max(1.0, 2 * BYTES_IN_FLIGHT / in_flight)  # latency shows: a program waits for loads half of its time
         * (1 + 0.2 / resident)  # one program's load, arithmetic and store do not overlap: others fill the gaps
-        * (1 + START / nbytes)  # a program starts, and computes its indices
-        * (1 + 0.05 * abs(log2(values * f.loads / 64)))  # about 64 loads a thread: 32 values of two maps
+        * (1 + values * f.loads / ALONE) ** (1 - full)
+        * (1 + START / nbytes) ** full  # a program starts, and computes its indices
+        * (1 + 0.05 * abs(log2(values * f.loads / 64))) ** full  # about 64 loads a thread: 32 values of two maps
         * max(1.0, 16 / (values * f.itemsize))  # fewer values than fill a 128-bit access
         * max(1.0, f.shared)
         * max(1.0, moved * DRAM_BANDWIDTH / L2_BANDWIDTH)  # the L2 cache moves what is beside the map, too

@@ -37,10 +37,12 @@ from ..common.tile import (
     tile_ptrs,
 )
 
+# a warp has four pixels: sums of partials over warps that share fewer go through shared memory again and again
 SPACE = tuple(
     c
     for c in space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
     if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 1024 * c.num_warps  # of 64 values a thread some spill
+    and c.blocks["BLOCK_P"] >= 4 * c.num_warps
 )
 
 

@@ -4,9 +4,9 @@
     dpools_m(h, w) = sum_ij weight_mij dz(h - i + r, w - j + r)
     dweight_mij = sum_nhw pools_m(h, w) dz(h - i + r, w - j + r),    dbias = sum_nhw dz
 
-pools, dpools (N, M, P), M = 1 or 2; z, dz (N, P); weight (1, M, k, k). A program has some columns of a few rows: of each
-column of the window it loads a row once, for all of its own in whose window that is. The gradients of the parameters are
-partial, (tiles, M k^2 + 1).
+pools, dpools (N, M, P), M = 1 or 2; z, dz (N, P); weight (1, M, k, k). A program has some columns of a few rows: of a
+column of the window it loads each row once, for all of its own in whose window that is. The gradients of the parameters
+are partial, (tiles, M k^2 + 1).
 """
 
 from math import ceil

@@ -20,15 +20,16 @@ from ...tuning.model import STEP, Config, space
 from ..common.dependent import begin
 from ..common.tile import finish_sum, load_vector
 
-# a warp has 128 channels of its own, and no sum over tiles goes through shared memory; or all have the same few
+# a warp has 128 channels of its own, and no sum over tiles goes through shared memory; or several have the same
 APART = tuple(
     c
     for c in space(BLOCK_T=(1, 4), BLOCK_C=(1024, 512, 256), num_warps=(8, 4, 2))
     if c.blocks["BLOCK_C"] == 128 * c.num_warps
 )
-SPACE = APART + space(BLOCK_T=(16,), BLOCK_C=(64,), num_warps=(8,))
+SPACE = APART + space(BLOCK_T=(8, 16, 32), BLOCK_C=(256, 512), num_warps=(4, 8))
 UNROLLED = 4  # tiles on their way together, in a loop over one at a time as well
 VALUE_US = 1e-3  # of a value of a thread
+MOST_VALUES = 32  # of a thread, of each of two sums
 
 
 @triton.jit
@@ -142,6 +143,8 @@ def _config(kernel: str, partial: Tensor) -> Config:
     def microseconds(config: Config) -> float | None:
         block_t, block_c = config.blocks["BLOCK_T"], config.blocks["BLOCK_C"]
         values = block_t * block_c / (32 * config.num_warps)
+        if values > MOST_VALUES:
+            return None
         times = -(-C // block_c) * (1 if block_c >= C else 2)
         together = config not in APART
         return times * (-(-tiles // max(block_t, UNROLLED)) * STEP + VALUE_US * values + together * STEP)

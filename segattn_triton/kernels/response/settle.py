@@ -18,7 +18,7 @@ from ...tuning.model import STEP, Config, space
 from ..common.dependent import begin
 from ..common.tile import chunk_of, finish_sum, load_vector
 
-SPACE = space(BLOCK_T=(16, 64), BLOCK_C=(16, 64), num_warps=(2, 4))
+SPACE = space(BLOCK_T=(16, 64, 128), BLOCK_C=(16, 64), num_warps=(2, 4, 8))
 VALUE_US = 1e-3  # of a value of a thread
 
 
