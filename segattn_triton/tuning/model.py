@@ -98,12 +98,13 @@ def cost(config: Config, f: Footprint) -> float:
     waves = per_sm / config.programs if config.programs else 0.0
     moved = 1 + f.side / (f.itemsize * (f.loads + 1))  # bytes from the L2 cache, of the map's own
     in_flight = min(resident, per_sm) * nbytes / max(f.waste, 1.0)
-    full = min(1.0, per_sm / resident)  # of an SM's programs: where there are no others, a program's own work shows
+    # of the programs that an SM could have: where there are no others, a program's own work shows
+    full = 1.0 if config.programs else min(1.0, per_sm / resident)
     return (
         f.waste  # masked elements take issue slots and registers
         * max(1.0, 2 * BYTES_IN_FLIGHT / in_flight)  # latency shows: a program waits for loads half of its time
         * (1 + 0.2 / resident)  # one program's load, arithmetic and store do not overlap: others fill the gaps
-        * (1 + values * f.loads / ALONE) ** (1 - full)
+        * ((1 + values * f.loads / ALONE) * (1 + config.num_warps / 16)) ** (1 - full)  # warps wait for each other
         * (1 + START / nbytes) ** full  # a program starts, and computes its indices
         * (1 + 0.05 * abs(log2(values * f.loads / 64))) ** full  # about 64 loads a thread: 32 values of two maps
         * max(1.0, 16 / (values * f.itemsize))  # fewer values than fill a 128-bit access

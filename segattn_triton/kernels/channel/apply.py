@@ -157,8 +157,10 @@ def tiles_of(m: Maps, config: Config) -> tuple[int, int]:
     return -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
 
 
-def apply_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, by_pixel: int = 0) -> Config:
-    """`by_pixel`: bytes that are read for each pixel by every block of channels."""
+def apply_config(
+    kernel: str, m: Maps, x: Tensor, loads: int, live: float, by_channel: int = 0, by_pixel: int = 0
+) -> Config:
+    """Bytes that are read for each channel by every block of pixels, and for each pixel by every block of channels."""
     itemsize = x.element_size()
     tall = capability(x.device) >= 90 or m.layout.channels_last
 
@@ -169,10 +171,10 @@ def apply_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, by_pi
         chunks, blocks = tiles_of(m, config)
         waste = chunks * block_c / m.C * blocks * block_p / m.P
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        programs = m.N * chunks * blocks
-        return Footprint(block_c * block_p, itemsize, loads, live, programs, waste, row, by_pixel / block_c)
+        programs, side = m.N * chunks * blocks, by_channel / block_p + by_pixel / block_c
+        return Footprint(block_c * block_p, itemsize, loads, live, programs, waste, row, side)
 
-    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=(m.N, by_pixel))
+    how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=(m.N, by_channel, by_pixel))
     config = config_for(SPACE, footprint, kernel, x, **how)
     squeezed = m.layout.channels_last and itemsize == 4 and 80 < capability(x.device) < 90
     return with_all_registers(config, x.device) if squeezed else config
@@ -190,7 +192,8 @@ def plan_apply_fwd(
 ) -> Plan:
     """y = out(x * gate(sum_k z) + shortcut); the sum also fills `logit` (N, C), and its gate the map."""
     m = maps(y=y, x=x, shortcut=shortcut)
-    config = apply_config("apply_fwd", m, x, loads=1 + (shortcut is not None), live=1.2 if shortcut is None else 6.2)
+    loads, live = (1, 1.2) if shortcut is None else (2, 6.2)
+    config = apply_config("apply_fwd", m, x, loads, live, z.shape[1] * z.element_size())
     chunks, blocks = tiles_of(m, config)
     args = dict(
         x_ptr=x,
@@ -240,7 +243,8 @@ def plan_apply_bwd(
     m = maps(du=du, x=x if reads_x else None, dx=dx)
     live = 1.2 + (highest is not None) + (0 if pixel_gate is None else 2.5 if reduce == "max" else 0.5)
     by_pixel = 0 if gp is None else gp.element_size() + dzp.element_size()
-    config = apply_config("apply_bwd", m, x, max(1, (du is not None) + reads_x), live, by_pixel)
+    by_channel = dpooled.shape[1] * dpooled.element_size()
+    config = apply_config("apply_bwd", m, x, max(1, (du is not None) + reads_x), live, by_channel, by_pixel)
     chunks, blocks = tiles_of(m, config)
     args = dict(
         du_ptr=du,

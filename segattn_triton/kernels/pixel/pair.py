@@ -101,7 +101,8 @@ def plan_pair(
 ) -> Plan:
     """Fills pools (N, 1 or 2, P), found (N, P) and, with a split, peak (N, P); of zc also logit and gc (N, C)."""
     m, block_c = maps(x=x), channels_at_once(x.shape[1])
-    config = chain_config("pair", m, x, loads=1, live=2.3 if block_c < m.C or m.layout.align == 1 else 1.6)
+    live = 2.3 if block_c < m.C or m.layout.align == 1 else 1.6
+    config = chain_config("pair", m, x, loads=1, live=live, sums=3)
     tiles = -(-m.P // config.blocks["BLOCK_P"])
     args = dict(
         x_ptr=x,

@@ -124,17 +124,18 @@ def chain_stages(device: torch.device, itemsize: int, m: Maps, config: Config, l
     return stages_for(device, itemsize, elements, m.layout.align, config.programs)
 
 
-def chain_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
-    """Of a kernel that has all channels of its pixels, one tile of an image."""
+def chain_config(kernel: str, m: Maps, x: Tensor, loads: int, live: float, sums: int = 0) -> Config:
+    """Of a kernel that has all channels of its pixels, one tile of an image, and so many sums over them."""
     itemsize, block_c = x.element_size(), channels_at_once(m.C)
     few = _spills_first(m, x)
 
     def footprint(config: Config) -> Footprint | None:
         block_p, tiles = config.blocks["BLOCK_P"], -(-m.P // config.blocks["BLOCK_P"])
-        if few and block_c * block_p > 512 * config.num_warps:
-            return None
-        row = (block_c if m.layout.channels_last else block_p) * itemsize
-        return Footprint(block_c * block_p, itemsize, loads, live, m.N * tiles, tiles * block_p / max(m.P, 1), row)
+        if config.num_warps > 8 or (few and block_c * block_p > 512 * config.num_warps):
+            return None  # more warps wait for each other at every sum of partials
+        row, waste = (block_c if m.layout.channels_last else block_p) * itemsize, tiles * block_p / max(m.P, 1)
+        shared = shared_time(m, block_c, config, itemsize, sums, loads=0, passes=loads)
+        return Footprint(block_c * block_p, itemsize, loads, live, m.N * tiles, waste, row, shared=shared)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, f"{live:g}"), exact=m.N)
     return with_all_registers(config_for(SPACE, footprint, kernel, x, **how), x.device)

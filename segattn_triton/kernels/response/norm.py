@@ -27,7 +27,7 @@ APART = tuple(
     if c.blocks["BLOCK_C"] == 128 * c.num_warps
 )
 SPACE = APART + space(BLOCK_T=(8, 16, 32), BLOCK_C=(256, 512), num_warps=(4, 8))
-UNROLLED = 4  # tiles on their way together, in a loop over one at a time as well
+TILE_US = {"response_fwd": 0.05, "response_bwd": 0.17}  # of a tile, where a warp has its own channels of all
 VALUE_US = 1e-3  # of a value of a thread
 MOST_VALUES = 32  # of a thread, of each of two sums
 
@@ -143,11 +143,12 @@ def _config(kernel: str, partial: Tensor) -> Config:
     def microseconds(config: Config) -> float | None:
         block_t, block_c = config.blocks["BLOCK_T"], config.blocks["BLOCK_C"]
         values = block_t * block_c / (32 * config.num_warps)
+        times = -(-C // block_c) * (1 if block_c >= C else 2)
+        if config in APART:
+            return times * (TILE_US[kernel] * tiles + VALUE_US * values) + STEP
         if values > MOST_VALUES:
             return None
-        times = -(-C // block_c) * (1 if block_c >= C else 2)
-        together = config not in APART
-        return times * (-(-tiles // max(block_t, UNROLLED)) * STEP + VALUE_US * values + together * STEP)
+        return times * (-(-tiles // block_t) * STEP + VALUE_US * values) + 3 * STEP
 
     return config_for(SPACE, microseconds, kernel, partial, C=C, pixels=N * tiles, exact=(N, tiles))
 
