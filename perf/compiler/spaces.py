@@ -1,8 +1,9 @@
 """`segattn spaces`: how good the choice without a table is, by the account of time; no GPU is needed, none is used.
 
 Of each space are compiled for sm_90 the choice, the configs that the model of `segattn_triton.tuning` finds cheapest,
-and some that are drawn from all others that can run; the account of `perf/account` says how long each takes, its launch
-included: microseconds on an H200, predicted from machine code, not measured. A config that spills has none.
+and some that are drawn from all others that can run, but those that spill by the model; the account of `perf/account`
+says how long each takes, its launch included: microseconds on an H200, predicted from machine code, not measured. A
+config that spills has none.
 
 With `--named` every choice of every named case, into a file of records: what was computed from the same text by the
 same versions (`digests`) is kept. The bars: at the median 1.1 times the best of its space, 1.25 at worst, by the round
@@ -138,9 +139,12 @@ def report(
 
 def piece_of(problem: "Problem", case: str, choice: Any, made: str, most: int, drawn: int) -> dict:
     """What a child is asked: the choice first, the cheapest by the model, then some that its key draws."""
-    costs = list(choice.costs())
-    rest = costs[most:]
-    tried = [choice.index, *costs[:most], *random.Random(choice.key).sample(rest, min(drawn, len(rest)))]
+    from ...tuning.model import SPILLS
+
+    costs = choice.costs()
+    cheapest = list(costs)
+    rest = [i for i in cheapest[most:] if costs[i] < SPILLS]
+    tried = [choice.index, *cheapest[:most], *random.Random(choice.key).sample(rest, min(drawn, len(rest)))]
     asked = dict(problem=asdict(problem), case=case, key=choice.key, tried=list(dict.fromkeys(tried)))
     return asked | dict(can_run=len(costs), made=made)
 

@@ -11,6 +11,9 @@ SMS = 132  # the size of GPU that the model fills; a few more or fewer move no c
 REGISTERS = 65536  # per SM
 BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
 START = 1024  # bytes that an SM could have moved while one of its programs starts
+SPILLS = (
+    1e6  # the cost of a config whose threads need more registers than there are: it spills, or compiles for minutes
+)
 ALONE = 40  # values that a thread of a program without others loads and uses in a round trip to DRAM
 STEP = 0.8  # microseconds from a load to its use, with the arithmetic and the barriers between
 DRAM_BANDWIDTH = 4.3e6  # bytes per microsecond that a copy moves on an H200
@@ -90,7 +93,7 @@ def cost(config: Config, f: Footprint) -> float:
     values = f.tile / threads
     needed, limit = registers(config, f), min(232, REGISTERS // (threads * max(config.programs, 1)) // 8 * 8)
     if needed > limit:
-        return 1e6 * needed / limit
+        return SPILLS * needed / limit
     fit = max(1, min(REGISTERS // (threads * -(-int(needed) // 8) * 8), 2048 // threads, 32))
     resident = config.programs or fit
     nbytes = f.tile * f.itemsize * f.loads * f.ahead
