@@ -3,8 +3,9 @@
 Integers have values (parameters, the program's number, what is computed of them), so that loops turn as often as they
 will, branches go where they will, and addresses are those of the launch. What memory holds is unknown, but for tensors
 whose values are given. Where unknown values decide a branch (a NaN, a maximum), the warp goes past what is ahead, to
-the end where nothing else follows; where they decide whether it goes back, it is lost. Where lanes part each goes its
-way with registers of its own; those behind go first, until all meet.
+the end where nothing else follows. Where they decide whether it goes back, a compare-and-swap has succeeded at once;
+of any other loop the warp is lost. Where lanes part each goes its way with registers of its own; those behind go first,
+until all meet.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,7 +153,8 @@ class _Warp:
     def _branch(self, ins: Instruction) -> Callable:
         conditions = [self.registers.truth(o) for o in (ins.guard, *ins.operands) if is_predicate(o)]
         past = ins.name == "EXIT" or (ins.name == "BRA" and ins.target > ins.address)
-        loops = ins.name == "BRA" and not past
+        body = range(self.places.get(ins.target, 0), self.places[ins.address]) if ins.name == "BRA" and not past else ()
+        loops = body and not any("CAS" in self.path.code[i].has for i in body)
         back = self.registers.word(ins.operands[0].split()[0]) if ins.name == "RET" else lambda: ins.target
 
         def run(place: int) -> int | None:

@@ -195,6 +195,18 @@ def test_a_loop_that_memory_decides_has_no_time():
         decided_by_memory("@P0 BRA 0x0")
 
 
+def test_a_compare_and_swap_succeeds_at_once():
+    path, _ = played(
+        "MOV R3, 0x100",
+        "MOV R2, 0x800",
+        "ATOMG.E.CAS.STRONG.GPU PT, R5, [R2], R4, R6",
+        "ISETP.NE.U32.AND P0, PT, R5, R4, PT",
+        "@P0 BRA 0x20",
+        "EXIT",
+    )
+    assert path.steps.count(2) == 1
+
+
 def test_a_loop_turns_by_a_bit_of_a_register_that_was_never_written_whole():
     """As a compiler keeps a predicate that it has no place for."""
     path, _ = played(

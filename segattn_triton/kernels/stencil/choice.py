@@ -41,7 +41,7 @@ WALK = tuple(
         *((64, 16, 4), (64, 8, 2), (64, 4, 1), (32, 32, 4), (32, 8, 1), (16, 64, 4), (16, 16, 1)),
     )
     for config in space(
-        BLOCK_C=(block_c,), BLOCK_W=(16, 32, 64, 128), BLOCK_H=(block_h,), STAGES=STAGES, num_warps=(num_warps,)
+        BLOCK_C=(block_c,), BLOCK_W=(4, 8, 16, 32, 64, 128), BLOCK_H=(block_h,), STAGES=STAGES, num_warps=(num_warps,)
     )
 )
 LAST = tuple(
@@ -253,6 +253,8 @@ def time(geometry: Geometry, config: Config) -> float | None:
     if not g.held:  # nothing is loaded ahead, and at a row the warps of a program wait for each other
         memory, issue = 0.0, issue * max(1.0, config.num_warps / 2) ** 0.5
     waves = programs / resident
+    if waves < 1:  # all run at once: warps of one program wait for each other
+        issue *= 1 + config.num_warps / 100
     tail = (ceil(waves) / waves) ** 0.3 if waves > 1 else 1.0
     spills = max(1.0, g.registers(config) / 232) ** 8
     return (max(issue, memory) + 0.3 * min(issue, memory)) * tail * spills
