@@ -320,15 +320,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         [90],
         ["128-bit accesses"],
         "as in 16 bits: two channels, 64 bits, of four rows",
-        "local_gate_depthwise,local_pool_gate segnext-t-stage2 float32 channels_last",
-        "local_gate_depthwise,local_pool_gate pidnet-s-pag,bisenetv2-bga float32 channels_last",
-    ),
-    *_exempt(
-        ["stencil_fwd"],
-        [75, 80, 86, 89, 90, 100, 120],
-        ["128-bit accesses"],
-        "as in 16 bits: two channels, 64 bits, of four rows",
-        "local_gate_depthwise,local_pool_gate segnext-t-stage1 float32 channels_last",
+        "local_gate_depthwise,local_pool_gate bisenetv2-bga float32 channels_last",
     ),
     *_exempt(
         ["stencil_fwd"],
