@@ -337,3 +337,13 @@ def test_keys_of_tables_do_not_change():
             found.add(plan.config.choice.key)
     known = (Path(__file__).parents[1] / "support" / "tuned_keys.txt").read_text().splitlines()
     assert [f"schema {tuned.SCHEMA}", *sorted(found)] == [known[0], *sorted(known[1:])]
+
+
+@pytest.mark.parametrize("arch", [75, 90, 100])
+def test_a_window_of_any_size_has_a_config(arch):
+    """However many registers the model takes it to need."""
+    row = BY_NAME["cbam_spatial_gate"]
+    for k in (1, 31, 101):
+        sizes = {**row.cases[0].sizes, "N": 1, "C": 8, "S": (9, 130), "k": k}
+        both = compiled.plans(row, sizes, torch.float32, "contiguous", arch)
+        assert {"convolve_fwd", "convolve_bwd"} <= {plan.name for plans in both for plan in plans}

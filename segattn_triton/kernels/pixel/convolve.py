@@ -211,7 +211,7 @@ def _config(kernel: str, z: Tensor, M: int, k: int) -> Config:
         rows, values = config.blocks["BLOCK_H"], config.blocks["BLOCK_W"] / (32 * config.num_warps)
         around, maps = rows + k - 1, 1 if backward else M
         registers = 36 + (2.6 if backward else 1.67) * values * (2 * rows + around) + maps * k
-        if values < 1 or registers > 232 or rows * values > widest:
+        if values < 1 or (rows * values > 1 and (registers > 232 or rows * values > widest)):
             return None
         loads, sums = maps * around * (2.5 * values + 2), rows * k * values * (2 if backward else M)
         reduced = k * (12 if config.num_warps == 1 else 150) if backward else 0
@@ -261,7 +261,7 @@ def plan_convolve_fwd(
 
 
 def plan_convolve_bwd(dz: Tensor, pools: Tensor, weight: Tensor, dpools: Tensor | None, with_dparam: bool) -> Plan:
-    """Of dz (N, H, W) fills dpools; makes dparam (programs, M k^2 + 1), if asked for."""
+    """Of dz (N, H, W) fills dpools; makes dparam (tiles, M k^2 + 1), if asked for."""
     (N, H, W), M = dz.shape, pools.shape[1]
     k = weight.shape[2]
     config = _config("convolve_bwd", dz, M, k)
