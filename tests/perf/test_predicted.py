@@ -49,11 +49,11 @@ def test_of_the_small_map_launches_are_counted():
 
 
 def test_the_curves_say_what_limits_each_point():
-    found = [side(100), side(300, "compile"), side(5, size="8x64x32x32"), side(3.5, size="8x64x64x64", mode="bwd")]
+    found = [side(100), side(300, "compile"), side(5, size="8x64x32x32"), side(3, size="8x64x64x64", mode="bwd")]
     part = predicted.curves_part(found)
     row = cells(part, "scse")
     assert row[3] == "5 i" and row[4] == "" and row[7] == "100 i / 300 i"
-    assert "| 3.5 n |" in part and predicted.LEGEND in part
+    assert "| 3 n |" in part and predicted.LEGEND in part
     figure = predicted.curves(found, "fwd")
     (ax,) = [ax for ax in figure.axes if ax.get_title(loc="left") == "scse"]
     assert [list(line.get_xdata()) for line in ax.get_lines()] == [[32, 512], [512]]

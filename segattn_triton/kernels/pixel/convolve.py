@@ -216,7 +216,7 @@ def _config(kernel: str, z: Tensor, M: int, k: int) -> Config:
         loads, sums = maps * around * (2.5 * values + 2), rows * k * values * (2 if backward else M)
         reduced = k * (12 if config.num_warps == 1 else 150) if backward else 0
         each = 60 + k * (loads + sums + reduced + maps * k + 10)
-        warps = N * _tiles(H, W, config) * config.num_warps * (M if backward else 1)
+        warps = max(N, 1) * _tiles(H, W, config) * config.num_warps * (M if backward else 1)
         most = REGISTERS / (32 * registers)
         issue = 32 * warps * each / ISSUE * max(1.0, WARPS / min(warps / SMS, most))
         trips = k * TRIP * ceil(warps / (SMS * most))
