@@ -111,8 +111,10 @@ def test_a_bar_that_is_named_as_missed_may_not_fall(monkeypatch):
 
 
 def test_every_rival_of_a_stage_has_a_record():
-    """And what is named as missed is a bar that there is."""
-    found = {(s.op, s.mode, s.provider) for s in read(COMMITTED_WINDOWS.read_text())}
+    """One; and what is named as missed is a bar that there is."""
+    records = read(COMMITTED_WINDOWS.read_text())
+    found = {(s.op, s.mode, s.provider) for s in records}
+    assert len(found) == len(records)
     wanted = {
         (stage.name, layout, mode, rival): f"{times:g} times {rival}"
         for stage, layout in stages.asked()
