@@ -179,6 +179,8 @@ def spatial_config(m: Maps, x: Tensor, pool: str) -> Config:
 
     def footprint(config: Config) -> Footprint | None:
         block_p = config.blocks["BLOCK_P"]
+        if config.num_warps > 4 and not m.layout.channels_last:  # a pixel's sum would cross them all
+            return None
         if ampere and config.num_warps == 4 and block_c * block_p > 4096 and itemsize == 2:  # some of these spill
             return None
         tiles = -(-m.P // block_p)
