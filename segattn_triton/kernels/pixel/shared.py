@@ -179,13 +179,13 @@ def spatial_config(m: Maps, x: Tensor, pool: str) -> Config:
 
     def footprint(config: Config) -> Footprint | None:
         block_p = config.blocks["BLOCK_P"]
-        if config.num_warps > 4 and not m.layout.channels_last:  # a pixel's sum would cross them all
-            return None
         if ampere and config.num_warps == 4 and block_c * block_p > 4096 and itemsize == 2:  # some of these spill
             return None
         tiles = -(-m.P // block_p)
         row = (block_c if m.layout.channels_last else block_p) * itemsize
-        return Footprint(block_c * block_p, itemsize, 1, live, m.N * tiles, tiles * block_p / max(m.P, 1), row)
+        waste = tiles * block_p / max(m.P, 1)
+        across = 0.0 if m.layout.channels_last else config.num_warps / 4  # warps that a pixel's sum crosses
+        return Footprint(block_c * block_p, itemsize, 1, live, m.N * tiles, waste, row, shared=across)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(pool,), exact=m.N)
     config = config_for(SPACE, footprint, "spatial_fwd", x, **how)
