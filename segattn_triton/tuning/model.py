@@ -11,9 +11,7 @@ SMS = 132  # the size of GPU that the model fills; a few more or fewer move no c
 REGISTERS = 65536  # per SM
 BYTES_IN_FLIGHT = 32 * 1024  # per SM, at the latency and bandwidth of HBM3 (Little's law)
 START = 1024  # bytes that an SM could have moved while one of its programs starts
-SPILLS = (
-    1e6  # the cost of a config whose threads need more registers than there are: it spills, or compiles for minutes
-)
+SPILLS = 1e6  # cost of a config whose threads need more registers than there are
 ALONE = 40  # values that a thread of a program without others loads and uses in a round trip to DRAM
 STEP = 0.8  # microseconds from a load to its use, with the arithmetic and the barriers between
 DRAM_BANDWIDTH = 4.3e6  # bytes per microsecond that a copy moves on an H200

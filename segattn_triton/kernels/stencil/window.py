@@ -12,8 +12,8 @@ import triton.language as tl
 
 from ..common.tile import load_vector
 
-# Weights, and backward their sums, that registers hold; where there are more,
-# weights come anew.
+# Weights, and backward their sums, that registers hold.
+# Where there are more, weights come anew.
 HELD = tl.constexpr(50)
 
 
