@@ -37,9 +37,8 @@ def computation(ins: Instruction, registers: Registers, special: Mapping[str, Va
         return lambda: registers.set_word(operands[1], first(read()))
     if name == "ELECT":  # one lane
         return lambda: registers.set_truth(operands[0], LANES == 0)
-    special_form = {"ISETP": _compare, "PLOP3": _logic, "P2R": _pack, "R2P": _unpack, "VOTEU": _vote}.get(name)
-    if special_form:
-        return special_form(ins, registers)
+    if name in SPECIAL:
+        return SPECIAL[name](ins, registers)
     return floating(ins, registers) or _arithmetic(ins, name, registers)
 
 
@@ -132,12 +131,12 @@ def _vote(ins: Instruction, registers: Registers) -> Act:
 
 
 def _pack(ins: Instruction, registers: Registers) -> Act:
-    """Predicates into the bits of a word."""
-    chosen = [i for i in range(7) if int(ins.operands[3], 16) >> i & 1]
+    """Predicates, a thread's or the warp's, into the bits of a word."""
+    reads = {i: registers.truth(f"{_kind(ins)}{i}") for i in range(7) if int(ins.operands[3], 16) >> i & 1}
 
     def run() -> None:
-        values = [registers.truths["P"][i] for i in chosen]
-        word = None if unknown(values) else sum(bits(v) << i for i, v in zip(chosen, values, strict=True))
+        values = [read() for read in reads.values()]
+        word = None if unknown(values) else sum(bits(v) << i for i, v in zip(reads, values, strict=True))
         registers.set_word(ins.operands[0], word)
 
     return run
@@ -149,6 +148,15 @@ def _unpack(ins: Instruction, registers: Registers) -> Act:
     def run() -> None:
         value = read()
         for i in chosen:
-            registers.set_truth(f"P{i}", None if value is None else truths((value >> i & 1) != 0))
+            registers.set_truth(f"{_kind(ins)}{i}", None if value is None else truths((value >> i & 1) != 0))
 
     return run
+
+
+def _kind(ins: Instruction) -> str:
+    return "UP" if ins.name.startswith("U") else "P"
+
+
+# those of the warp, less their U: UP2UR, UR2UP
+SPECIAL = {"ISETP": _compare, "PLOP3": _logic, "VOTEU": _vote}
+SPECIAL |= dict.fromkeys(("P2R", "P2UR"), _pack) | dict.fromkeys(("R2P", "R2UP"), _unpack)

@@ -222,6 +222,30 @@ def test_a_loop_turns_by_a_bit_of_a_register_that_was_never_written_whole():
     assert path.steps.count(1) == 5
 
 
+@pytest.mark.parametrize("u", ["", "U"])
+def test_predicates_that_wait_in_a_word(u):
+    """Of a thread and of a warp: packed, and unpacked once they have meant something else."""
+    compare = f"{u}ISETP.{{}}.AND {u}P{{}}, {u}PT, {u}RZ, {{}}, {u}PT".format
+    pack, unpack = ("P2R", "R2P") if not u else ("UP2UR", "UR2UP")
+    _, found = played(
+        "MOV R3, 0x100",
+        "MOV R2, 0x800",
+        compare("EQ", 1, f"{u}RZ"),
+        compare("NE", 2, f"{u}RZ"),
+        f"{pack} {u}R6, {u}PR, {u}RZ, 0x6",
+        compare("NE", 1, f"{u}RZ"),
+        compare("EQ", 2, f"{u}RZ"),
+        f"{unpack} {u}PR, {u}R6, 0x6",
+        f"@{u}P1 LDG.E R4, desc[UR4][R2.64]",
+        f"@{u}P2 STG.E desc[UR4][R2.64], R4",
+        f"{u}ISETP.NE.AND {u}P3, {u}PT, {u}R6, 0x2, {u}PT",
+        f"@!{u}P3 STG.E desc[UR4][R2.64+0x100], R4",
+        "EXIT",
+    )
+    base = (0x100 << 32) + 0x800
+    assert found == {"load": [base] * 32, "store": [base + 0x100] * 32}
+
+
 def test_places_that_follow_from_floating_point_numbers():
     """Of 32 pixels of a row at 0.75 of its scale, in both widths: floor((x + 0.5) 3 / 4 - 0.5), none below zero."""
     ends = ("LEA R4, R6, 0x800, 0x2", "MOV R5, 0x100", "LDG.E R8, desc[UR4][R4.64]", "EXIT")
