@@ -40,11 +40,11 @@ def _backward(run, grads, douts, saved, tensors, options):
     sums = run.launch(plan_response_sums(x, dy))
     wanted = dweight is not None or dbias is not None
     back = run.launch(plan_response_bwd(sums.product, sums.total, dmap, norm, weight, options.eps, wanted))
+    both = [run.empty(torch.empty_like(weight)) if d is None and wanted else d for d in (dweight, dbias)]
     if dx is not None:
-        run.launch(plan_response_apply(dy, response, weight, None, dx, x, back.pull))
-    if wanted:
-        dweights, dbiases = (run.empty(torch.empty_like(weight)) if d is None else d for d in (dweight, dbias))
-        run.launch(plan_finish(back.dparam, dweights, dbiases))
+        run.launch(plan_response_apply(dy, response, weight, None, dx, x, back.pull, back.dparam, both))
+    elif wanted:
+        run.launch(plan_finish(back.dparam, *both))
 
 
 _global_response_norm = DifferentiableOp(

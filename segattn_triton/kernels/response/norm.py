@@ -16,7 +16,7 @@ from torch import Tensor
 from ...runtime.maps import accumulator, partials
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
-from ...tuning.model import STEP, Config, space
+from ...tuning.model import Config, space
 from ..common.dependent import begin
 from ..common.tile import finish_sum, load_vector
 
@@ -27,8 +27,13 @@ APART = tuple(
     if c.blocks["BLOCK_C"] == 128 * c.num_warps
 )
 SPACE = APART + space(BLOCK_T=(8, 16, 32), BLOCK_C=(256, 512), num_warps=(4, 8))
-TILE_US = {"response_fwd": 0.05, "response_bwd": 0.17}  # of a tile, where a warp has its own channels of all
-VALUE_US = 1e-3  # of a value of a thread
+# microseconds by the account: of a program's begin and end; of a tile, where a warp has its own channels of all; of tiles
+# that are loaded at once, and of each value of a thread among them
+BEGIN_US = {"response_fwd": 0.7, "response_bwd": 1.4}
+TILE_US = {"response_fwd": 0.04, "response_bwd": 0.15}
+ROUND_US = {"response_fwd": 0.03, "response_bwd": 0.4}
+VALUE_US = {"response_fwd": 0.0185, "response_bwd": 0.009}
+NARROW_US = 1.5  # of many channels in narrow blocks: their sums cross warps
 MOST_VALUES = 32  # of a thread, of each of two sums
 
 
@@ -143,12 +148,13 @@ def _config(kernel: str, partial: Tensor) -> Config:
     def microseconds(config: Config) -> float | None:
         block_t, block_c = config.blocks["BLOCK_T"], config.blocks["BLOCK_C"]
         values = block_t * block_c / (32 * config.num_warps)
-        times = -(-C // block_c) * (1 if block_c >= C else 2)
+        times, rounds = -(-C // block_c) * (1 if block_c >= C else 2), -(-tiles // block_t)
+        begin = BEGIN_US[kernel] + NARROW_US * (C > 256 and block_c <= 512)
         if config in APART:
-            return times * (TILE_US[kernel] * tiles + VALUE_US * values) + STEP
+            return begin + times * TILE_US[kernel] * tiles * (1.0 if block_t == 1 else 1.5)
         if values > MOST_VALUES:
             return None
-        return times * (-(-tiles // block_t) * STEP + VALUE_US * values) + 3 * STEP
+        return begin + times * rounds * (ROUND_US[kernel] + VALUE_US[kernel] * values)
 
     return config_for(SPACE, microseconds, kernel, partial, C=C, pixels=N * tiles, exact=(N, tiles))
 

@@ -17,7 +17,7 @@ from ...runtime.maps import Maps, accumulator, maps
 from ...runtime.plan import Plan
 from ...tuning.choice import config_for
 from ...tuning.grids import FULL, MANY, filled
-from ...tuning.model import Config, Footprint, looping
+from ...tuning.model import Config, Footprint, cost, looping
 from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.activations import sigmoid
 from ..common.dependent import begin
@@ -27,6 +27,7 @@ from .moments import moments_of
 from .sums import TILES
 
 SPACE = looping(tuple(c for c in TILES if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 1024 * c.num_warps))
+VALUES = 32  # of a thread, of which half of the time is a program's that has an SM by itself
 MOST = 64  # bytes of a map that a thread holds: of more, fewer programs fit an SM than there are planes for it
 
 
@@ -126,7 +127,7 @@ def _stages(m: Maps, device: torch.device, itemsize: int, config: Config, loads:
 def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
     size, device, itemsize = sms(x.device), x.device, x.element_size()
 
-    def footprint(config: Config) -> Footprint | None:
+    def footprint(config: Config) -> Footprint | float | None:
         block_c, block_p = config.blocks["BLOCK_C"], config.blocks["BLOCK_P"]
         chunks, blocks = -(-m.C // block_c), -(-m.P // block_p)
         waves = m.N * chunks / (config.programs * size)
@@ -136,7 +137,10 @@ def _config(kernel: str, m: Maps, x: Tensor, loads: int, live: float) -> Config:
         waste = chunks * block_c / m.C * blocks * block_p / m.P
         how = dict(ahead=rounds_ahead(_stages(m, device, itemsize, config, loads)), sms=size)
         grid, row = m.N * chunks, block_p * itemsize
-        return Footprint(block_c * block_p, itemsize, loads, live, grid, waste, row, **how)
+        found = Footprint(block_c * block_p, itemsize, loads, live, grid, waste, row, **how)
+        if grid > size:
+            return found
+        return cost(config, found) * (1 + found.tile / (32 * config.num_warps) / VALUES)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads,), exact=m.N)
     return config_for(SPACE, footprint, kernel, x, **how)

@@ -57,16 +57,19 @@ def _response_rate_kernel(
     begin(DEPENDENT)
     n, offs_c = chunk_of(tl.program_id(0), C, BLOCK_C)
     total = tl.zeros([BLOCK_T, BLOCK_C], ACC)
+    squares, means = total, total
     for tile in range(0, tiles, BLOCK_T):
         offs_t = tile + tl.arange(0, BLOCK_T)
-        total += _pixels_of(offs_t, tiles, P, SPAN, ACC) * _load_tiles(of_mean_ptr, n, offs_t, offs_c, tiles, C)
+        means = _load_tiles(of_mean_ptr, n, offs_t, offs_c, tiles, C)
+        squares += _load_tiles(of_squares_ptr, n, offs_t, offs_c, tiles, C)
+        total += _pixels_of(offs_t, tiles, P, SPAN, ACC) * means
     mean = tl.sum(total, 0) / P
-    squares = tl.zeros([BLOCK_T, BLOCK_C], ACC)
     for tile in range(0, tiles, BLOCK_T):
         offs_t = tile + tl.arange(0, BLOCK_T)
-        count = _pixels_of(offs_t, tiles, P, SPAN, ACC)
-        apart = _load_tiles(of_mean_ptr, n, offs_t, offs_c, tiles, C) - mean[None, :]
-        squares += _load_tiles(of_squares_ptr, n, offs_t, offs_c, tiles, C) + count * apart * apart
+        if tiles > BLOCK_T:
+            means = _load_tiles(of_mean_ptr, n, offs_t, offs_c, tiles, C)
+        apart = means - mean[None, :]
+        squares += _pixels_of(offs_t, tiles, P, SPAN, ACC) * apart * apart
     var = tl.sum(squares, 0) / (P - 1)
     offs = n.to(tl.int64) * C + offs_c
     tl.store(mean_ptr + offs, mean, offs_c < C)
@@ -105,7 +108,7 @@ def _config(kernel: str, partial: Tensor) -> tuple[Config, int]:
     def microseconds(config: Config) -> float | None:
         block_t, block_c = config.blocks["BLOCK_T"], config.blocks["BLOCK_C"]
         values = block_t * block_c / (32 * config.num_warps)
-        if values > 32 or (block_t >= 2 * tiles and block_t > 16):
+        if values > 32 or (block_t >= 4 * tiles and block_t > 16):
             return None
         return 2 * -(-tiles // block_t) * (STEP + VALUE_US * values)
 
@@ -120,7 +123,8 @@ def plan_response_rate(
     (config, programs), (_, tiles, C) = _config("response_rate", of_mean), of_mean.shape
     args = dict(of_mean_ptr=of_mean, of_squares_ptr=of_squares, mean_ptr=mean, rate_ptr=rate, tiles=tiles, P=P, C=C)
     args |= dict(SPAN=span, EPS=eps, ACC=accumulator(of_mean), DEPENDENT=config.dependent)
-    traffic = dict(of_mean_ptr=(2, 0), of_squares_ptr=(1, 0), mean_ptr=(0, 1), rate_ptr=(0, 1))
+    again = 1 if tiles <= config.blocks["BLOCK_T"] else 2
+    traffic = dict(of_mean_ptr=(again, 0), of_squares_ptr=(1, 0), mean_ptr=(0, 1), rate_ptr=(0, 1))
     return Plan(_response_rate_kernel, args, config, programs, traffic)
 
 

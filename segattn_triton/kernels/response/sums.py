@@ -25,6 +25,7 @@ from ..common.tile import chunk_of, load_tile, num_pixels
 TILES = space(BLOCK_C=(1, 2, 4, 8, 16, 32, 64, 128, 256), BLOCK_P=(4096, 1024, 256, 64, 16), num_warps=(4, 8))
 SPACE = looping(tuple(c for c in TILES if 512 <= c.blocks["BLOCK_C"] * c.blocks["BLOCK_P"] <= 512 * c.num_warps))
 PARTIALS = 16384  # values per image that the second stage has to read, at most
+LEAST = 256  # pixels that a partial stands for, where an image has so many: the second stage has to wait for them all
 
 
 @triton.jit
@@ -72,7 +73,7 @@ def _response_sums_kernel(
 def shares(m: Maps, config: Config, size: int) -> tuple[int, int, int]:
     """Channel blocks, pixel blocks, and the programs that share the latter of an image."""
     chunks, blocks = -(-m.C // config.blocks["BLOCK_C"]), -(-m.P // config.blocks["BLOCK_P"])
-    return chunks, blocks, sharing(blocks, config, size, m.N * chunks, PARTIALS // m.C)
+    return chunks, blocks, sharing(blocks, config, size, m.N * chunks, min(PARTIALS // m.C, m.P // LEAST))
 
 
 def stages(device: torch.device, itemsize: int, m: Maps, config: Config, loads: int) -> int:
