@@ -5,11 +5,18 @@ from torch import Tensor
 from ...runtime.maps import Maps, partials
 from ...tuning.choice import config_for
 from ...tuning.grids import sharing
-from ...tuning.model import Config, Footprint, looping, space
+from ...tuning.model import DRAM_BANDWIDTH, Config, Footprint, cost, looping, space
 from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.sums import BYTES_A_CYCLE
 
-ACROSS = 8  # wavefronts of shared memory for the sum of a row of a channel, whose columns lie across warps
+# wavefronts of shared memory for the sums of rows: of channels_last, of a thread, and for each channel of the tile; where
+# tiles have several rows of a contiguous map, for each channel
+ACROSS, SEVERAL = (2.24, 0.052), 0.065
+# what a program's sums of columns take at its end where its tile has several rows, in tiles that DRAM could bring: of a
+# contiguous map for each channel, of channels_last
+END = 5.5, 10
+AT_ONCE, VALUES = 4, 16  # programs of an SM; values of a thread, whose work takes as long as all else
+PART_US = 0.08  # of each part of a sum, in the second stage
 # of a program at least, where programs without a share fill the GPU: to begin and to end costs as much as two
 ROUNDS = 4
 SIDES = dict(BLOCK_C=(1, 2, 8, 16, 32, 64, 128), BLOCK_H=(1, 4, 8, 16), BLOCK_W=(8, 16, 32, 64, 128, 256, 512, 1024))
@@ -61,20 +68,29 @@ def sums_config(
         c, h, w = config.blocks.values()
         return stages_for(device, itemsize, loads * c * h * w, m.layout.align, config.programs)
 
+    def relative(config: Config) -> float:
+        """With what the second stage takes, which waits for all parts of a sum."""
+        least = 1 + loads * itemsize * m.N * m.C * m.P / DRAM_BANDWIDTH
+        return cost(config, footprint(config)) * (1 + PART_US * max(shared(config)) / least)
+
     def footprint(config: Config) -> Footprint:
         c, h, w = config.blocks.values()
         shares, columns = shared(config)
         rows = -(-H // (h * max(shares, 1))) * h * shares
-        partial = 4.0 / itemsize * (shares / H + columns / W) / loads  # of the sums, read from the L2 cache again
-        waste, row = _waste(m, config, H, W, rows) * (1 + partial), _side_by_side(m, config, W) * itemsize
+        partial = 4 * (shares / H + columns / W)  # bytes of the sums, for each element
+        waste, row = _waste(m, config, H, W, rows), _side_by_side(m, config, W) * itemsize
         programs = m.N * -(-m.C // c) * columns * shares
         ahead = rounds_ahead(stages(config))
-        fronts = 0.07 * loads + ACROSS / (h * w) if m.layout.channels_last else 0.0
-        beside = dict(side=8 / w, shared=fronts * BYTES_A_CYCLE / (loads * itemsize), ahead=ahead, sms=size)
+        values = c * h * w / (32 * config.num_warps)
+        across = (ACROSS[0] + ACROSS[1] * c) / values if m.layout.channels_last else SEVERAL * c * (h > 1)
+        fronts = 0.07 * (loads - 1) + across
+        end = (END[1] if m.layout.channels_last else END[0] * c) * (h > 1) / max(rows / (h * max(shares, 1)), 1)
+        busy = (fronts * BYTES_A_CYCLE + 2 * end) / (loads * itemsize)
+        beside = dict(side=8 / w + partial, shared=busy, ahead=ahead, sms=size)
         return Footprint(c * h * w, itemsize, loads, live, programs, waste, row, **beside)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, *also), exact=(m.N, H, W))
-    config = config_for(LOOPS, footprint, kernel, x, **how)
+    config = config_for(LOOPS, relative, kernel, x, **how)
     shares, columns = shared(config)
     chunks, blocks, _ = _split(m, config, H, W)
     each = -(-blocks // max(shares, 1)) * config.blocks["BLOCK_H"]
@@ -92,7 +108,13 @@ def tile_config(
 ) -> tuple[Config, tuple[int, int, int]]:
     """Of a kernel with a program for every tile: the config, and the blocks of channels, rows and columns. vectors: how
     many it reads of the rows, and as many of the columns."""
-    itemsize, (H, W) = x.element_size(), x.shape[2:]
+    itemsize, size, (H, W) = x.element_size(), sms(x.device), x.shape[2:]
+
+    def relative(config: Config) -> float:
+        """Of programs that all run at once, the work of each shows."""
+        found = footprint(config)
+        alone = found.programs <= AT_ONCE * size
+        return cost(config, found) * (1 + alone * found.tile / (32 * config.num_warps) / VALUES)
 
     def footprint(config: Config) -> Footprint:
         c, h, w = config.blocks.values()
@@ -102,5 +124,5 @@ def tile_config(
         return Footprint(c * h * w, itemsize, loads, live, m.N * chunks * blocks * columns, waste, row, side)
 
     how = dict(C=m.C, pixels=m.N * m.P, layout=m.layout, also=(loads, vectors, *also), exact=(m.N, H, W))
-    config = config_for(TILES, footprint, kernel, x, **how)
+    config = config_for(TILES, relative, kernel, x, **how)
     return config, _split(m, config, H, W)

@@ -15,7 +15,7 @@ from ...tuning.target import sms
 from ..common.dependent import begin
 from .shared import reaches_far, vector_strides
 
-SPACE = space(BLOCK_T=(1, 4, 16), BLOCK=(64, 256, 1024), num_warps=(4,))
+SPACE = space(BLOCK_T=(1, 4, 16, 64), BLOCK=(64, 256, 1024), num_warps=(4,))
 
 
 @triton.jit
@@ -89,11 +89,12 @@ def plan_coordinate_finish(rows: Tensor, cols: Tensor, out_h: Tensor | None, out
         block_t, block = config.blocks.values()
         programs, values = sum(-(-size // block) for size in sizes), block_t * block / 128
         rounds = -(-max(parts) // block_t)
-        if not 1 <= values <= 32 or (block_t > 1 and block_t >= 2 * max(parts)):
+        if not 1 <= values <= 32:
             return None
         waves = max(1.0, programs / (8 * multiprocessors))
         moved = 4 * sum(p * size for p, size in zip(parts, sizes, strict=True)) / L2_BANDWIDTH
-        return max(waves * (rounds * STEP + 1e-2 * values), moved) + 1e-3 * values
+        few = 0.3 if values < 8 else 0.0  # its warps wait for each other as long
+        return max(waves * (rounds * STEP + 1e-2 * values + few), moved) + 1e-3 * values
 
     how = dict(C=C, pixels=N * sum(lengths), exact=(N, lengths, parts, sizes))
     config = config_for(SPACE, microseconds, "coordinate_finish", rows, **how)
