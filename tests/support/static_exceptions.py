@@ -249,22 +249,12 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "products and exponentials limit it, and a program is one tile of queries or keys",
         "*",
     ),
-    # --- gates of rows and columns
     *_exempt(
-        ["coordinate_sums"],
+        ["response_apply"],
         [90],
-        ["waves"],
-        "1152 channels of all images in two shares of the rows: by the account twice as many take half as long again",
-        "strip_gate,coordinate_attention,coordinate_attention_norm mobilenetv2-ca-stage2 bfloat16,float16 contiguous",
-        "strip_gate mobilenetv2-ca-stage2 bfloat16 contiguous combine=sum",
-        "coordinate_attention,coordinate_attention_norm mobilenetv2-ca-stage2 bfloat16 contiguous combine=sum",
-    ),
-    *_exempt(
-        ["coordinate_mean"],
-        [90],
-        ["waves"],
-        "a program has all rows of two channels; what the model takes for the programs of an SM are fewer than fit",
-        "coordinate_attention mobilenetv2-ca-stage4 bfloat16,float16 contiguous",
+        ["in flight", "waves"],
+        "what loops are the programs that finish the gradients of weight and bias beside it: of the map each has one tile",
+        "global_response_norm * * *",
     ),
     # --- gates of channels
     *_exempt(
