@@ -45,6 +45,7 @@ VIEWS = {  # maps (N, C, H, W) that are views of something else
         for row in ROWS
         for view in VIEWS
         if min(VIEWS[view]().shape[2:]) >= row.smallest
+        and not (row.over_batch and view == "one_value")  # less its mean nothing is left of it but rounding
     ],
 )
 def test_views(row, view):

@@ -517,6 +517,11 @@ BAD = {
         ValueError,
         "expected at most 255",
     ),
+    "along one axis past every pixel": (
+        lambda q, k, v, b: ((q, k, v), {"kernel_size": (3, 257), "border": "mask"}),
+        ValueError,
+        "expected at most 255",
+    ),
     "no dilation": (lambda q, k, v, b: ((q, k, v), {"dilation": 0}), ValueError, "dilation: got 0"),
     "border": (lambda q, k, v, b: ((q, k, v), {"border": "wrap"}), ValueError, "border: got 'wrap'"),
     "scale NaN": (lambda q, k, v, b: ((q, k, v), {"scale": math.nan}), ValueError, "scale: got nan"),

@@ -122,6 +122,8 @@ OTHER_MAPS = {
 )
 def test_other_maps(row, name, wrong):
     change, said = OTHER_MAPS[wrong]
+    if (row.name, wrong) == ("gate_mul", "one_image"):
+        pytest.skip("one image's logits are for all images")
     inputs = dict(zip(names(row), problem(row), strict=True))
     H, W = inputs[name].shape[2:]
     changed = [change(t) if n == name else t for n, t in inputs.items()]
