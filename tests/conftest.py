@@ -113,6 +113,7 @@ def pytest_configure(config):
     if seconds := config.getoption("smoke"):
         config.pluginmanager.register(Smoke(seconds))
     config.addinivalue_line("markers", "interpreter: kernels on CPU tensors, where there is no GPU")
+    config.addinivalue_line("markers", "cheap: all cases take seconds together, so that no share leaves one out")
     config.addinivalue_line("markers", "gpu: kernels compiled and run on a GPU")
     config.addinivalue_line(
         "markers", "interop: needs another tool, such as an exporter, a type checker or an installed library"
@@ -165,7 +166,7 @@ def _cases(items) -> set[str]:
 
 def _share_of(items: list, share: int) -> set:
     """Of each test, and each variant of one, one in `share` of the cases that are not skipped, and at least one: in the
-    order of their rows, so that these have equal shares, from a place that is the test's own."""
+    order of their rows, so that these have equal shares, from a place that is the test's own; of cheap ones all."""
     tests = defaultdict(list)
     for item in items:
         variant = _parameter(item, "variant")
@@ -175,7 +176,7 @@ def _share_of(items: list, share: int) -> set:
         running = [item for item in cases if not item.get_closest_marker("skip")]
         running.sort(key=lambda item: (getattr(_parameter(item, "row"), "name", ""), _checksum(item.nodeid)))
         kept.update(running[_checksum(name) % share % max(1, len(running)) :: share])
-        kept.update(item for item in cases if "[" not in item.nodeid)
+        kept.update(item for item in cases if "[" not in item.nodeid or item.get_closest_marker("cheap"))
     return kept
 
 

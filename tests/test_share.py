@@ -43,15 +43,18 @@ def test_shares_are_spread_over_rows():
     counts = Counter((i.nodeid.partition("[")[0], i.callspec.params["row"].name) for i in kept)
     assert len(counts) == 12 and set(counts.values()) == {2}
     assert len(conftest._share_of([item("few", "a", i) for i in range(3)], 8)) == 1
+    cheap = [Item(f"tests/a.py::cheap[{i}]", SimpleNamespace(params={}), ("cheap",)) for i in range(16)]
+    assert conftest._share_of(cheap, 8) == set(cheap)
 
 
 @dataclass(eq=False)
 class Item:
     nodeid: str
     callspec: SimpleNamespace
+    markers: tuple[str, ...] = ()
 
     def get_closest_marker(self, name):
-        return None
+        return name if name in self.markers else None
 
 
 def test_no_case_skips_for_what_it_is():

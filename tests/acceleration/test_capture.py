@@ -172,6 +172,7 @@ def test_a_model_saved_inside_is_the_model():
     support.assert_equal(torch.load(file, weights_only=False)(image()), model(image()))
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("gate", [None, standins.SCSEModule, standins.SEResNetBottleneck])
 def test_a_compiled_model_gives_its_maps(gate):
     """In eager mode; outside it is one graph, which is not compiled again."""

@@ -82,6 +82,7 @@ WRONG = [  # shape of z
 ]
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("shape", WRONG, ids=str)
 def test_what_is_no_number_of_branches(shape):
     x, z = made(2)[0], torch.zeros(shape, device=DEVICE)

@@ -207,6 +207,7 @@ BAD = {
 }
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("backend", [None, "triton", "reference"])
 @pytest.mark.parametrize("wrong", BAD)
 def test_bad_input(wrong, backend):
@@ -216,6 +217,7 @@ def test_bad_input(wrong, backend):
     assert said in str(caught.value)
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("options", "said"),
     [

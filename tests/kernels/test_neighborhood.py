@@ -536,6 +536,7 @@ BAD = {
 }
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(name):
     change, error, said = BAD[name]

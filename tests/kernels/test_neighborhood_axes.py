@@ -113,6 +113,7 @@ def test_a_causal_window_is_not_moved_inside(length):
         assert_no_faults(qkv((length,), (5,)), kernel_size=[5], dilation=[dilation], is_causal=[True])
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(("D", "dtype"), [(1, torch.float32), (128, torch.float32), (256, torch.float16)], ids=str)
 def test_head_dims(D, dtype):
     assert_right(ANY, *qkv((4,), (3,), D=D, dtype=dtype), kernel_size=3, dilation=1, is_causal=False)
@@ -297,6 +298,7 @@ BAD = {
 }
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("name", BAD)
 def test_bad_windows(name):
     options, said = BAD[name]
@@ -373,6 +375,7 @@ def test_exported_saved_and_compiled(axes):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -158,6 +158,7 @@ def test_as_many_channels_as_pools(row, layout):
         assert_right(row, *problem(row, C=C, layout=layout))
 
 
+@pytest.mark.cheap
 @over_batch
 def test_statistics_of_the_norm(row):
     """Mean and biased variance, in float32 or wider, whatever the map; without a gradient."""

@@ -141,6 +141,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(("changed", "said"), WRONG, ids=str)
 def test_calls_that_cannot_be(changed, said):
     image, mask = maps()

@@ -97,6 +97,7 @@ def test_gradients_of_every_subset(layout):
             assert torch.equal(got, wanted)
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -112,6 +113,7 @@ def test_what_the_gate_refuses(change, message):
         F.strip_gate(**{**given, **change})
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -177,6 +177,7 @@ def test_one_value_per_channel_in_training():
         gate(torch.ones(1, C, 1, 1, device=DEVICE), g=torch.ones(1, G, 1, 1, device=DEVICE))
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_wrong_maps_are_named(training):
     gate, (x, g) = sat.AttentionGate(C, G, F).to(DEVICE).train(training), maps(2)

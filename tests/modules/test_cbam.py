@@ -229,6 +229,7 @@ def test_what_a_module_refuses():
             made()
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("shape", [(1, 2, 4, 4), (1, 2, 3, 5), (1, 3, 3, 3), (2, 2, 3, 3), (1, 2, 3), (1, 2, 0, 0)])
 def test_windows_that_are_refused(shape):
     """An even kernel, one that is not square, maps that there are not."""

@@ -41,6 +41,7 @@ with_axes = [
 each_axes = pytest.mark.parametrize(("row", "d"), with_axes, ids=lambda v: getattr(v, "name", str(v)))
 
 
+@pytest.mark.cheap
 @each_option_of_modules
 def test_a_wrong_option_is_an_error_when_the_module_is_made(row, name):
     wrong, said = OPTIONS[name]
@@ -100,6 +101,7 @@ def test_without_spatial_dims_rank_3_is_an_error_that_names_both_readings(row):
         module(x)
 
 
+@pytest.mark.cheap
 @each_module
 def test_channels_last_of_another_library_is_an_error(row):
     """(N, H, W, C) is told by its channels; with as many rows as channels nothing could tell."""

@@ -354,6 +354,7 @@ BAD = {
 }
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(name):
     call, said = BAD[name]
@@ -379,6 +380,7 @@ VECTORS = {
 }
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("name", VECTORS)
 def test_bad_vectors(name):
     """The names of the arguments are those of NATTEN."""
@@ -387,6 +389,7 @@ def test_bad_vectors(name):
         natten.na1d(*change(*(rand(1, 9, 2, 4, seed=i) for i in range(3))), 3)
 
 
+@pytest.mark.cheap
 @each_axes
 def test_bad_scores_and_weights(axes):
     q, k, v = heads_first(axes)

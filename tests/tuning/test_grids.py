@@ -96,3 +96,12 @@ def test_the_sms_of_a_device_are_asked_once(monkeypatch):
     assert target.sms(torch.device("cpu")) == target.sms(torch.device("meta")) == 132
     with target.planning_for(80):
         assert target.sms(torch.device("cuda")) == 108
+
+
+def test_who_gets_all_registers():
+    """A kernel with many live values on every GPU of NVIDIA's but Hopper, there where it is asked for."""
+    config, device = Config({"BLOCK_P": 64}), torch.device("cpu")
+    for arch, hopper, most in ((80, False, True), (90, False, False), (90, True, True), (100, False, True)):
+        with target.planning_for(arch):
+            given = target.with_all_registers(config, device, hopper).maxnreg
+            assert given == (target.MOST_REGISTERS if most else None), (arch, hopper)

@@ -99,6 +99,7 @@ def place_deep(path):
 PLACED = [place_pipe, place_device, place_folder, place_circle, place_huge, place_deep]
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("place", PLACED, ids=lambda place: place.__name__.removeprefix("place_"))
 def test_what_is_no_table(place, home, caplog):
     place(tuned.user_path(DEVICE))
