@@ -253,7 +253,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         ["response_apply"],
         [90],
         ["in flight", "waves"],
-        "what loops are the programs that finish the gradients of weight and bias beside it: of the map each has one tile",
+        "what loops are programs that finish the gradients of weight and bias beside it: of the map each has one tile",
         "global_response_norm * * *",
     ),
     # --- gates of channels

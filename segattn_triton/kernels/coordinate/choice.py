@@ -9,8 +9,8 @@ from ...tuning.model import DRAM_BANDWIDTH, Config, Footprint, cost, looping, sp
 from ...tuning.target import rounds_ahead, sms, stages_for
 from ..common.sums import BYTES_A_CYCLE
 
-# wavefronts of shared memory for the sums of rows: of channels_last, of a thread, and for each channel of the tile; where
-# tiles have several rows of a contiguous map, for each channel
+# wavefronts of shared memory for the sums of rows: of channels_last, of a thread, and for each channel of the tile;
+# where tiles have several rows of a contiguous map, for each channel
 ACROSS, SEVERAL = (2.24, 0.052), 0.065
 # what a program's sums of columns take at its end where its tile has several rows, in tiles that DRAM could bring: of a
 # contiguous map for each channel, of channels_last

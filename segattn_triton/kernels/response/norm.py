@@ -27,8 +27,8 @@ APART = tuple(
     if c.blocks["BLOCK_C"] == 128 * c.num_warps
 )
 SPACE = APART + space(BLOCK_T=(8, 16, 32), BLOCK_C=(256, 512), num_warps=(4, 8))
-# microseconds by the account: of a program's begin and end; of a tile, where a warp has its own channels of all; of tiles
-# that are loaded at once, and of each value of a thread among them
+# microseconds by the account: of a program's begin and end; of a tile, where a warp has its own channels of all; of
+# tiles that are loaded at once, and of each value of a thread among them
 BEGIN_US = {"response_fwd": 0.7, "response_bwd": 1.4}
 TILE_US = {"response_fwd": 0.04, "response_bwd": 0.15}
 ROUND_US = {"response_fwd": 0.03, "response_bwd": 0.4}
