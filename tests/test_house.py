@@ -14,6 +14,7 @@ import segattn_triton
 from segattn_triton import functional, reference
 from segattn_triton.catalog import BY_NAME, ROWS
 
+pytestmark = pytest.mark.cheap
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"segattn_triton": ROOT / "segattn_triton"}
 FOLDERS |= {f"segattn_triton.{name}": ROOT / name for name in ("reference", "perf")}
@@ -162,6 +163,7 @@ ARROWS = {  # layer -> the layers it may import
         "catalog",
         "compiled",
         "draft",
+        "perf.account",
         "perf.folder",
         "perf.measure",
         "perf.models",

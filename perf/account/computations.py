@@ -37,8 +37,8 @@ def computation(ins: Instruction, registers: Registers, special: Mapping[str, Va
         return lambda: registers.set_word(operands[1], first(read()))
     if name == "ELECT":  # one lane
         return lambda: registers.set_truth(operands[0], LANES == 0)
-    if name in SPECIAL:
-        return SPECIAL[name](ins, registers)
+    if name in OF_PREDICATES:
+        return OF_PREDICATES[name](ins, registers)
     return floating(ins, registers) or _arithmetic(ins, name, registers)
 
 
@@ -158,5 +158,5 @@ def _kind(ins: Instruction) -> str:
 
 
 # those of the warp, less their U: UP2UR, UR2UP
-SPECIAL = {"ISETP": _compare, "PLOP3": _logic, "VOTEU": _vote}
-SPECIAL |= dict.fromkeys(("P2R", "P2UR"), _pack) | dict.fromkeys(("R2P", "R2UP"), _unpack)
+OF_PREDICATES = {"ISETP": _compare, "PLOP3": _logic, "VOTEU": _vote}
+OF_PREDICATES |= dict.fromkeys(("P2R", "P2UR"), _pack) | dict.fromkeys(("R2P", "R2UP"), _unpack)

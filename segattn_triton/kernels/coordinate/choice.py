@@ -15,7 +15,7 @@ ACROSS, SEVERAL = (2.24, 0.052), 0.065
 # what a program's sums of columns take at its end where its tile has several rows, in tiles that DRAM could bring: of a
 # contiguous map for each channel, of channels_last
 END = 5.5, 10
-AT_ONCE, VALUES = 4, 16  # programs of an SM; values of a thread, whose work takes as long as all else
+BESIDE, VALUES = 4, 16  # programs of an SM; values of a thread, whose work takes as long as all else
 PART_US = 0.08  # of each part of a sum, in the second stage
 # of a program at least, where programs without a share fill the GPU: to begin and to end costs as much as two
 ROUNDS = 4
@@ -113,7 +113,7 @@ def tile_config(
     def relative(config: Config) -> float:
         """Of programs that all run at once, the work of each shows."""
         found = footprint(config)
-        alone = found.programs <= AT_ONCE * size
+        alone = found.programs <= BESIDE * size
         return cost(config, found) * (1 + alone * found.tile / (32 * config.num_warps) / VALUES)
 
     def footprint(config: Config) -> Footprint:
