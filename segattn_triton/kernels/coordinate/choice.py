@@ -62,7 +62,7 @@ def sums_config(
         chunks, blocks, columns = _split(m, config, H, W)
         units = m.N * chunks * columns
         most = max(blocks // ROUNDS, config.programs * size // max(units, 1), 1)  # each share has sums of all columns
-        return sharing(blocks, config, size, units, most), columns
+        return sharing(blocks, config, size, units, min(most, (H + 1) // 2)), columns  # which are no second map
 
     def stages(config: Config) -> int:
         c, h, w = config.blocks.values()
