@@ -249,6 +249,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         "products and exponentials limit it, and a program is one tile of queries or keys",
         "*",
     ),
+    # --- the response norm
     *_exempt(
         ["response_apply"],
         [90],
